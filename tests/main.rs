@@ -1,0 +1,1 @@
+//! The one integration-test binary, so that it links once and can be carried to a GPU machine.
