@@ -1,7 +1,12 @@
 //! GL-MAE, the global-local masked autoencoder for 3D medical volumes (arXiv 2306.08913), on
 //! hand-written kernels. `docs/architecture.md` is the map of the house.
 
+pub mod config;
+pub mod device;
 pub mod error;
+pub mod nn;
+pub mod ops;
 pub mod rng;
+pub mod tape;
 
 pub use error::{Error, Result};

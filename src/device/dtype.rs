@@ -1,0 +1,150 @@
+//! Element types of tensors.
+
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    F64,
+    Bf16,
+    I32,
+    I64,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 | Self::I32 => 4,
+            Self::F64 | Self::I64 => 8,
+        }
+    }
+
+    /// Lower-case name, as users write it (`--dtype f32`).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A Rust type that a tensor can hold.
+pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug + PartialEq + 'static {
+    const DTYPE: DType;
+    /// The value as f64 (exact for every type but i64 beyond 2^53).
+    fn to_f64(self) -> f64;
+    /// The nearest value of this type.
+    fn from_f64(x: f64) -> Self;
+}
+
+macro_rules! element {
+    ($($t:ty => $d:ident, $from:expr, $to:expr;)*) => {$(
+        impl Element for $t {
+            const DTYPE: DType = DType::$d;
+            fn to_f64(self) -> f64 { ($to)(self) }
+            fn from_f64(x: f64) -> Self { ($from)(x) }
+        }
+    )*};
+}
+
+element! {
+    f32 => F32, |x| x as f32, f64::from;
+    f64 => F64, |x| x, |x| x;
+    half::bf16 => Bf16, half::bf16::from_f64, half::bf16::to_f64;
+    i32 => I32, |x| x as i32, f64::from;
+    i64 => I64, |x| x as i64, |x| x as f64;
+}
+
+/// The arithmetic that a CPU reference is written in: f32 (the CPU backend) or f64 (the oracle).
+pub trait Real:
+    Element
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + Sum
+{
+    fn sqrt(self) -> Self;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn erf(self) -> Self;
+    fn max(self, other: Self) -> Self;
+    /// Shorthand for constants in generic code.
+    fn of(x: f64) -> Self {
+        Self::from_f64(x)
+    }
+}
+
+impl Real for f32 {
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+    fn exp(self) -> Self {
+        libm::expf(self)
+    }
+    fn ln(self) -> Self {
+        libm::logf(self)
+    }
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
+    fn max(self, other: Self) -> Self {
+        f32::max(self, other)
+    }
+}
+
+impl Real for f64 {
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+    fn exp(self) -> Self {
+        libm::exp(self)
+    }
+    fn ln(self) -> Self {
+        libm::log(self)
+    }
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+    fn max(self, other: Self) -> Self {
+        f64::max(self, other)
+    }
+}
+
+/// Runs a generic body with `$T` bound to the arithmetic of a dtype; other dtypes are an error
+/// that names the op.
+macro_rules! with_real {
+    ($op:expr, $dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::device::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::device::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            other => Err($crate::Error::shape($op, "f32 or f64 on the CPU", other.name())),
+        }
+    };
+}
+pub(crate) use with_real;

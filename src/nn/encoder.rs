@@ -1,0 +1,57 @@
+//! The ViT encoder: patch embedding, cls token, blocks, final norm.
+
+use super::block::{Block, Linear, Norm, run_blocks};
+use super::params::{ParamId, ParamLayout, Params};
+use crate::Result;
+use crate::config::ModelConfig;
+use crate::device::Tensor;
+use crate::ops::attention::Packing;
+use crate::ops::linear::Epilogue;
+use crate::ops::row_assemble::AssemblePlan;
+use crate::tape::{Tape, Var};
+
+/// ViT encoder over packed sequences of patches.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    cls_token: ParamId,
+    patch_embed: Linear,
+    blocks: Vec<Block>,
+    norm: Norm,
+    recompute: bool,
+}
+
+impl Encoder {
+    /// Parameters as in the official encoder (gl-mae 5.1).
+    pub fn new(layout: &mut ParamLayout, config: &ModelConfig) -> Self {
+        let (dim, p) = (config.dim, config.patch);
+        let cls_token = layout.add("cls_token", &[1, 1, dim]);
+        let kernel = [dim, config.in_chans, p, p, p];
+        let patch_embed = Linear::new(layout, "patch_embed.proj", &kernel);
+        let block = |i| format!("blocks.{i}");
+        let blocks = (0..config.depth)
+            .map(|i| Block::new(layout, &block(i), dim, config.heads, config.mlp_hidden()))
+            .collect();
+        let norm = Norm::new(layout, "norm", dim);
+        Self { cls_token, patch_embed, blocks, norm, recompute: config.recompute }
+    }
+
+    /// Encodes packed sequences, each with its cls token in front.
+    ///
+    /// Shapes: `patches` [patches, C p^3] in channels-first order, `table` the position table that
+    /// `assemble` refers to, result [rows of `assemble`, dim].
+    pub fn forward<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        params: &'a Params,
+        patches: &Var,
+        table: &Tensor,
+        assemble: &AssemblePlan,
+        packing: &'a Packing,
+    ) -> Result<Var> {
+        let tokens = self.patch_embed.forward(tape, params, patches, Epilogue::None)?;
+        let x = tape.row_assemble(&tokens, &params.get(self.cls_token)?, table, assemble)?;
+        drop(tokens);
+        let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;
+        self.norm.forward(tape, params, &x)
+    }
+}

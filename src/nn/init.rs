@@ -1,0 +1,49 @@
+//! Initial parameters.
+
+use super::params::{ParamEntry, Params};
+use crate::Result;
+use crate::device::with_real;
+use crate::device::Element;
+use crate::rng::{Purpose, Rng};
+
+/// Draws every parameter from its own stream, so that a parameter's start does not depend on
+/// which others exist.
+///
+/// Xavier uniform for linear weights and for the patch kernel seen as `[dim, C p^3]`; cls and
+/// mask tokens N(0, 0.02^2); weights of the head's MLP truncated normal with sigma 0.02;
+/// `weight_v` uniform in +-1/sqrt(fan-in); `weight_g` and norm weights 1; biases 0.
+///
+/// Source: gl-mae 1.4.
+pub fn init(params: &mut Params, seed: u64) -> Result<()> {
+    let entries = params.layout().entries().to_vec();
+    for (index, entry) in entries.iter().enumerate() {
+        let mut rng = Rng::new(seed, Purpose::Init, 0, index as u32, 0);
+        let mut value = params.value_mut(&entry.name)?;
+        with_real!("init", value.dtype(), T => {
+            for x in value.host_mut::<T>()? {
+                *x = T::from_f64(draw(entry, &mut rng));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn draw(entry: &ParamEntry, rng: &mut Rng) -> f64 {
+    let fan_out = entry.shape[0] as f64;
+    let fan_in = entry.len() as f64 / fan_out;
+    let name = entry.name.as_str();
+    if name.ends_with(".bias") {
+        0.0
+    } else if entry.shape.len() == 1 || name.ends_with("weight_g") {
+        1.0
+    } else if name.ends_with("_token") {
+        0.02 * rng.normal()
+    } else if name.starts_with("head.mlp.") {
+        0.02 * rng.truncated_normal()
+    } else if name.ends_with("weight_v") {
+        rng.range(-1.0, 1.0) / fan_in.sqrt()
+    } else {
+        rng.range(-1.0, 1.0) * (6.0 / (fan_in + fan_out)).sqrt()
+    }
+}

@@ -1,0 +1,15 @@
+//! Floor 3: parameters and networks, built from tape calls.
+//!
+//! A module holds parameter ids, never tensors: the same module runs with the student's and with
+//! the teacher's parameters.
+
+pub mod block;
+pub mod decoder;
+pub mod encoder;
+pub mod head;
+pub mod init;
+pub mod params;
+pub mod pos_embed;
+
+/// Layer norm epsilon of every norm in the model (timm 0.3.2 as GL-MAE uses it).
+pub const NORM_EPS: f64 = 1e-6;

@@ -1,0 +1,251 @@
+//! Multi-head self-attention over packed sequences.
+//!
+//! All sequences of a step stand in one `[T, 3 C]` matrix of queries, keys and values; row `t`
+//! attends to the rows of its own sequence. Nothing is padded.
+
+use super::kernels::Kernels;
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Device, Real, Tensor, with_real};
+use crate::tape::{Backward, Grads, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "attention";
+
+/// Where the sequences of a packed matrix begin and end.
+#[derive(Clone, Debug)]
+pub struct Packing {
+    /// `[S + 1]` i32: sequence `s` is rows `cu_seqlens[s] .. cu_seqlens[s + 1]`.
+    pub cu_seqlens: Tensor,
+    lengths: Vec<usize>,
+}
+
+impl Packing {
+    /// Sequences of these lengths, one after the other. A length of 0 is an error.
+    pub fn new(device: &Device, lengths: &[usize]) -> Result<Self> {
+        let mut ends = vec![0i32];
+        let mut total = 0usize;
+        for &length in lengths {
+            total += length;
+            let end = i32::try_from(total).ok().filter(|_| length > 0).ok_or_else(|| {
+                Error::shape(OP, "sequences of 1 token or more, 2^31 - 1 in all", format!("{lengths:?}"))
+            })?;
+            ends.push(end);
+        }
+        let cu_seqlens = Tensor::from_slice(device, &ends, &[ends.len()])?;
+        Ok(Self { cu_seqlens, lengths: lengths.to_vec() })
+    }
+
+    /// Length of every sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Rows of the packed matrix.
+    pub fn total(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// First row of every sequence.
+    pub fn starts(&self) -> Vec<usize> {
+        self.lengths
+            .iter()
+            .scan(0, |end, &n| {
+                *end += n;
+                Some(*end - n)
+            })
+            .collect()
+    }
+}
+
+impl<'a> Tape<'a> {
+    /// `softmax(q k^T / sqrt(d)) v` per sequence and head.
+    ///
+    /// Shapes: `qkv` [T, 3 C], a row is q, then k, then v, each head-major with head dim
+    /// `d = C / heads`; result [T, C].
+    /// Numerics: scores minus the row maximum before the exponential; the log-sum-exp of every
+    /// row is kept and the probabilities are computed again in the backward pass.
+    /// Errors: `Shape`.
+    /// Source: Vaswani et al., arXiv 1706.03762; recomputation: Dao et al., arXiv 2205.14135.
+    pub fn attention(&mut self, qkv: &Var, packing: &Packing, heads: usize) -> Result<Var> {
+        let (rows, width) = qkv.value().matrix(OP)?;
+        if heads == 0 || width % (3 * heads) != 0 || rows != packing.total() {
+            let expected = format!("[{}, 3 x {heads} heads x d]", packing.total());
+            return Err(Error::shape(OP, expected, format!("{:?}", qkv.shape())));
+        }
+        let dtype = qkv.value().dtype();
+        let mut out = Tensor::empty(self.device(), dtype, &[rows, width / 3])?;
+        let mut lse = Tensor::empty(self.device(), dtype, &[heads, rows])?;
+        with_real!(OP, dtype, T => {
+            let cu = packing.cu_seqlens.host::<i32>()?;
+            T::attention(out.host_mut()?, lse.host_mut()?, qkv.value().host()?, cu, heads);
+            Ok(())
+        })?;
+        let saved = out.clone();
+        Ok(self.record(OP, out, needs_grad(&[qkv], &[]), || AttentionBwd {
+            qkv: qkv.clone(),
+            out: saved,
+            lse,
+            packing: packing.clone(),
+            heads,
+        }))
+    }
+}
+
+struct AttentionBwd {
+    qkv: Var,
+    out: Tensor,
+    lse: Tensor,
+    packing: Packing,
+    heads: usize,
+}
+
+impl Backward for AttentionBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let qkv = self.qkv.value();
+        let mut dqkv = Tensor::empty(qkv.device(), qkv.dtype(), qkv.shape())?;
+        with_real!(OP, dy.dtype(), T => {
+            T::attention_backward(
+                dqkv.host_mut()?, dy.host()?, qkv.host()?, self.out.host()?, self.lse.host()?,
+                self.packing.cu_seqlens.host::<i32>()?, self.heads,
+            );
+            Ok(())
+        })?;
+        grads.add(&self.qkv, dqkv)
+    }
+}
+
+/// Reference forward: `out` [T, C], `lse` [heads, T].
+pub(super) fn reference<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], cu: &[i32], heads: usize) {
+    let rows = lse.len() / heads;
+    let c = out.len() / rows.max(1);
+    let d = c / heads;
+    let scale = T::of(1.0 / (d as f64).sqrt());
+    for span in cu.windows(2) {
+        let (begin, end) = (span[0] as usize, span[1] as usize);
+        for h in 0..heads {
+            for i in begin..end {
+                let scores: Vec<T> = (begin..end).map(|j| score(qkv, c, d, h, i, j) * scale).collect();
+                let max = scores.iter().copied().fold(scores[0], T::max);
+                let sum: T = scores.iter().map(|&s| (s - max).exp()).sum();
+                lse[h * rows + i] = max + sum.ln();
+                for e in 0..d {
+                    let mut acc = T::default();
+                    for (j, &s) in (begin..end).zip(&scores) {
+                        acc += (s - max).exp() * qkv[j * 3 * c + 2 * c + h * d + e];
+                    }
+                    out[i * c + h * d + e] = acc / sum;
+                }
+            }
+        }
+    }
+}
+
+/// Reference backward: with `P = exp(S - lse)`, `delta_i = dout_i . out_i`:
+/// `dv_j = sum_i P_ij dout_i`, `dS_ij = P_ij (dout_i . v_j - delta_i)`,
+/// `dq_i = scale sum_j dS_ij k_j`, `dk_j = scale sum_i dS_ij q_i`.
+pub(super) fn reference_backward<T: Real>(
+    dqkv: &mut [T],
+    dout: &[T],
+    qkv: &[T],
+    out: &[T],
+    lse: &[T],
+    cu: &[i32],
+    heads: usize,
+) {
+    let rows = lse.len() / heads;
+    let c = out.len() / rows.max(1);
+    let d = c / heads;
+    let scale = T::of(1.0 / (d as f64).sqrt());
+    dqkv.fill(T::default());
+    for span in cu.windows(2) {
+        let (begin, end) = (span[0] as usize, span[1] as usize);
+        for h in 0..heads {
+            let head = h * d..(h + 1) * d;
+            for i in begin..end {
+                let (dout, out) = (&dout[i * c..][head.clone()], &out[i * c..][head.clone()]);
+                let delta: T = dout.iter().zip(out).map(|(&a, &b)| a * b).sum();
+                for j in begin..end {
+                    let p = (score(qkv, c, d, h, i, j) * scale - lse[h * rows + i]).exp();
+                    let value = &qkv[j * 3 * c + 2 * c..][head.clone()];
+                    let dp: T = dout.iter().zip(value).map(|(&a, &b)| a * b).sum();
+                    let ds = p * (dp - delta) * scale;
+                    for e in 0..d {
+                        let column = h * d + e;
+                        dqkv[i * 3 * c + column] += ds * qkv[j * 3 * c + c + column];
+                        dqkv[j * 3 * c + c + column] += ds * qkv[i * 3 * c + column];
+                        dqkv[j * 3 * c + 2 * c + column] += p * dout[e];
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn score<T: Real>(qkv: &[T], c: usize, d: usize, h: usize, i: usize, j: usize) -> T {
+    let q = &qkv[i * 3 * c + h * d..][..d];
+    let k = &qkv[j * 3 * c + c + h * d..][..d];
+    q.iter().zip(k).map(|(&a, &b)| a * b).sum()
+}
+
+/// The op in the registry. Dims of a case: heads, head dim, then the lengths of the sequences.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "multi-head attention over packed sequences (cu_seqlens)"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |dims: &[usize]| {
+            let mut case = Case::new(&["heads", "d"], dims);
+            case.label += &format!(",lengths={:?}", &dims[2..]);
+            case
+        };
+        vec![
+            case(&[1, 1, 1]),
+            case(&[1, 4, 7]),
+            case(&[3, 5, 1, 13, 2]),
+            case(&[2, 32, 31, 17]),
+            case(&[3, 64, 55, 9, 66]),
+            case(&[2, 48, 129]),
+            case(&[2, 12, 40, 23]).with_offset(10.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        let mut case = Case::new(&["heads", "d"], &[3, 64, 1001, 1001]);
+        case.label += ",lengths=[1001, 1001]";
+        case
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let width = 3 * case.dims[0] * case.dims[1];
+        let rows: usize = case.dims[2..].iter().sum();
+        let qkv = case.normal(0, rows * width, case.offset, 1.0);
+        vec![Input::new("qkv", InputKind::Activation, &[rows, width], qkv)]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let packing = Packing::new(tape.device(), &case.dims[2..])?;
+        Ok(vec![tape.attention(args.var(0)?, &packing, case.dims[0])?])
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        let longest = case.dims[2..].iter().copied().max().unwrap_or(1);
+        Tolerance::Products { k: longest.max(case.dims[1]) }
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        let rows: usize = case.dims[2..].iter().sum();
+        (4 * rows * case.dims[0] * case.dims[1] * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        let squares: usize = case.dims[2..].iter().map(|n| n * n).sum();
+        4 * (squares * case.dims[0] * case.dims[1]) as u64
+    }
+}

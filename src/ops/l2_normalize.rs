@@ -1,0 +1,119 @@
+//! L2 normalise: `y = x / max(|x|, 1e-12)` per row, as in front of the prototypes of the
+//! projection head.
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::Result;
+use crate::device::{Real, Tensor, with_real};
+use crate::tape::{Backward, Grads, Tape, Var};
+
+const OP: &str = "l2_normalize";
+const EPS: f64 = 1e-12;
+
+impl<'a> Tape<'a> {
+    /// Rows divided by their Euclidean length.
+    ///
+    /// Shapes: `x` and result [rows, c].
+    /// Numerics: a row shorter than 1e-12 is divided by 1e-12 and its gradient is that of a
+    /// constant divisor, as `torch.nn.functional.normalize`.
+    /// Errors: `Shape`.
+    pub fn l2_normalize(&mut self, x: &Var) -> Result<Var> {
+        let (rows, c) = x.value().matrix(OP)?;
+        let dtype = x.value().dtype();
+        let mut y = Tensor::empty(self.device(), dtype, &[rows, c])?;
+        let mut norm = Tensor::empty(self.device(), dtype, &[rows])?;
+        with_real!(OP, dtype, T => {
+            forward::<T>(y.host_mut()?, norm.host_mut()?, x.value().host()?);
+            Ok(())
+        })?;
+        let saved = y.clone();
+        let keeps = needs_grad(&[x], &[]);
+        Ok(self.record(OP, y, keeps, || L2NormalizeBwd { x: x.clone(), y: saved, norm }))
+    }
+}
+
+struct L2NormalizeBwd {
+    x: Var,
+    y: Tensor,
+    norm: Tensor,
+}
+
+impl Backward for L2NormalizeBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let Some((mut dx, mode)) = grads.slot(&self.x)? else { return Ok(()) };
+        with_real!(OP, dy.dtype(), T => {
+            backward::<T>(dx.host_mut()?, dy.host()?, self.y.host()?, self.norm.host()?, mode.accumulates());
+            Ok(())
+        })
+    }
+}
+
+fn forward<T: Real>(y: &mut [T], norm: &mut [T], x: &[T]) {
+    let c = x.len() / norm.len().max(1);
+    for (r, n) in norm.iter_mut().enumerate() {
+        let row = &x[r * c..][..c];
+        *n = row.iter().map(|&x| x * x).sum::<T>().sqrt();
+        let divisor = n.max(T::of(EPS));
+        for (y, &x) in y[r * c..][..c].iter_mut().zip(row) {
+            *y = x / divisor;
+        }
+    }
+}
+
+/// `dx = (dy - y (y . dy)) / |x|`.
+fn backward<T: Real>(dx: &mut [T], dy: &[T], y: &[T], norm: &[T], accumulate: bool) {
+    let c = y.len() / norm.len().max(1);
+    for (r, &n) in norm.iter().enumerate() {
+        let (dy, y) = (&dy[r * c..][..c], &y[r * c..][..c]);
+        let clamped = n < T::of(EPS);
+        let dot: T = if clamped { T::default() } else { dy.iter().zip(y).map(|(&a, &b)| a * b).sum() };
+        let divisor = n.max(T::of(EPS));
+        for ((dst, &d), &y) in dx[r * c..][..c].iter_mut().zip(dy).zip(y) {
+            let g = (d - y * dot) / divisor;
+            *dst = if accumulate { *dst + g } else { g };
+        }
+    }
+}
+
+/// The op in the registry. Dims of a case: rows, c.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "rows divided by their Euclidean length"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |rows, c| Case::new(&["rows", "c"], &[rows, c]);
+        vec![case(1, 2), case(5, 13), case(11, 50), case(6, 256), case(7, 31).with_offset(1000.0)]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["rows", "c"], &[40, 256])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [rows, c] = [case.dims[0], case.dims[1]];
+        let x = case.normal(0, rows * c, case.offset, 1.0);
+        vec![Input::new("x", InputKind::Activation, &[rows, c], x)]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+        Ok(vec![tape.l2_normalize(args.var(0)?)?])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        (2 * case.dims[0] * case.dims[1] * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        3 * (case.dims[0] * case.dims[1]) as u64
+    }
+}

@@ -1,0 +1,245 @@
+//! Linear layer: `y = x W^T + b`, optionally followed by the exact (erf) GELU or by the addition
+//! of a residual. The patch embedding is this op with the kernel `[dim, C, p, p, p]` read as a
+//! `[dim, C p^3]` matrix.
+
+use super::kernels::Kernels;
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Real, Tensor, with_real};
+use crate::tape::{Backward, Grads, Param, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "linear";
+
+/// What follows the product and the bias.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Epilogue<'v> {
+    #[default]
+    None,
+    /// `y = gelu(x W^T + b)`, `gelu(u) = u Phi(u)` with the exact normal distribution function.
+    Gelu,
+    /// `y = x W^T + b + residual`.
+    Add(&'v Var),
+}
+
+impl<'a> Tape<'a> {
+    /// `y = epilogue(x W^T + b)`.
+    ///
+    /// Shapes: `x` [rows, in], `weight` [out, ...] of `out * in` elements, `bias` [out],
+    /// residual and result [rows, out].
+    /// Numerics: products are summed in the arithmetic of the tensors.
+    /// Errors: `Shape` when sizes do not match.
+    pub fn linear(
+        &mut self,
+        x: &Var,
+        weight: &Param,
+        bias: Option<&Param>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<Var> {
+        let (rows, fan_in) = x.value().matrix(OP)?;
+        let out = weight.value.shape().first().copied().unwrap_or(0);
+        if out * fan_in != weight.value.len() || out == 0 {
+            let expected = format!("a weight of [out, {fan_in}]");
+            return Err(Error::shape(OP, expected, format!("{:?}", weight.value.shape())));
+        }
+        if let Some(b) = bias {
+            b.value.expect_shape(OP, &[out])?;
+        }
+        if let Epilogue::Add(r) = epilogue {
+            r.value().expect_shape(OP, &[rows, out])?;
+        }
+        let residual = match epilogue {
+            Epilogue::Add(r) => Some(r),
+            _ => None,
+        };
+        let mut vars = vec![x];
+        vars.extend(residual);
+        let mut params = vec![weight];
+        params.extend(bias);
+        let keeps = self.records() && needs_grad(&vars, &params);
+
+        let dtype = x.value().dtype();
+        let mut y = Tensor::empty(self.device(), dtype, &[rows, out])?;
+        let mut pre = None;
+        with_real!(OP, dtype, T => {
+            let y = y.host_mut::<T>()?;
+            let (xs, ws) = (x.value().host::<T>()?, weight.value.host::<T>()?);
+            T::gemm(
+                [rows, out, fan_in], T::of(1.0), xs, [fan_in, 1], ws, [1, fan_in], T::of(0.0), y, out,
+            );
+            if let Some(b) = bias {
+                let b = b.value.host::<T>()?;
+                for row in y.chunks_exact_mut(out) {
+                    for (y, &b) in row.iter_mut().zip(b) {
+                        *y += b;
+                    }
+                }
+            }
+            match epilogue {
+                Epilogue::None => {}
+                Epilogue::Gelu => {
+                    if keeps {
+                        pre = Some(Tensor::from_slice(self.device(), y, &[rows, out])?);
+                    }
+                    T::gelu(y);
+                }
+                Epilogue::Add(r) => {
+                    for (y, &r) in y.iter_mut().zip(r.value().host::<T>()?) {
+                        *y += r;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(self.record(OP, y, keeps, || LinearBwd {
+            x: x.clone(),
+            weight: weight.clone(),
+            bias: bias.cloned(),
+            pre,
+            residual: residual.cloned(),
+        }))
+    }
+}
+
+struct LinearBwd {
+    x: Var,
+    weight: Param,
+    bias: Option<Param>,
+    /// Pre-activation, when a GELU follows.
+    pre: Option<Tensor>,
+    residual: Option<Var>,
+}
+
+impl Backward for LinearBwd {
+    fn run(self: Box<Self>, mut dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let (rows, fan_in) = self.x.value().matrix(OP)?;
+        let out = dy.len() / rows.max(1);
+        with_real!(OP, dy.dtype(), T => {
+            if let Some(pre) = &self.pre {
+                if !dy.is_unique() {
+                    dy = dy.duplicate()?;
+                }
+                T::gelu_backward(dy.host_mut::<T>()?, pre.host::<T>()?);
+            }
+            let d = dy.host::<T>()?;
+            if let Some((mut dx, mode)) = grads.slot(&self.x)? {
+                let w = self.weight.value.host::<T>()?;
+                let beta = T::of(if mode.accumulates() { 1.0 } else { 0.0 });
+                T::gemm(
+                    [rows, fan_in, out], T::of(1.0), d, [out, 1], w, [fan_in, 1], beta,
+                    dx.host_mut::<T>()?, fan_in,
+                );
+            }
+            if let Some((mut dw, mode)) = grads.param(&self.weight)? {
+                let x = self.x.value().host::<T>()?;
+                let beta = T::of(if mode.accumulates() { 1.0 } else { 0.0 });
+                T::gemm(
+                    [out, fan_in, rows], T::of(1.0), d, [1, out], x, [fan_in, 1], beta,
+                    dw.host_mut::<T>()?, fan_in,
+                );
+            }
+            if let Some(bias) = &self.bias
+                && let Some((mut db, mode)) = grads.param(bias)?
+            {
+                sum_rows(db.host_mut::<T>()?, d, mode.accumulates());
+            }
+            Ok(())
+        })?;
+        if let Some(residual) = &self.residual {
+            grads.add(residual, dy)?;
+        }
+        Ok(())
+    }
+}
+
+/// `out[j] (+)= sum_i x[i, j]`, rows in order.
+pub(super) fn sum_rows<T: Real>(out: &mut [T], x: &[T], accumulate: bool) {
+    if !accumulate {
+        out.fill(T::default());
+    }
+    if out.is_empty() {
+        return;
+    }
+    for row in x.chunks_exact(out.len()) {
+        for (o, &x) in out.iter_mut().zip(row) {
+            *o += x;
+        }
+    }
+}
+
+/// `gelu(u) = u/2 (1 + erf(u / sqrt 2))`.
+pub(super) fn gelu<T: Real>(u: T) -> T {
+    T::of(0.5) * u * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
+}
+
+/// `gelu'(u) = (1 + erf(u / sqrt 2)) / 2 + u phi(u)`.
+pub(super) fn gelu_derivative<T: Real>(u: T) -> T {
+    let phi = (T::of(-0.5) * u * u).exp() * T::of(0.398_942_280_401_432_7);
+    T::of(0.5) * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()) + u * phi
+}
+
+/// The op in the registry. Dims of a case: rows, in, out, epilogue (0 none, 1 GELU, 2 residual),
+/// bias (0 or 1).
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "y = x W^T + b, with erf-GELU or residual addition"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 5]| Case::new(&["rows", "in", "out", "epilogue", "bias"], &d);
+        vec![
+            case([1, 1, 1, 0, 1]),
+            case([7, 13, 5, 0, 0]),
+            case([37, 29, 31, 1, 1]),
+            case([33, 48, 144, 2, 1]),
+            case([130, 50, 70, 1, 1]),
+            case([19, 66, 18, 2, 0]),
+            case([23, 40, 12, 0, 1]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["rows", "in", "out", "epilogue", "bias"], &[2002, 192, 768, 1, 1])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [rows, fan_in, out] = [case.dims[0], case.dims[1], case.dims[2]];
+        let scale = 1.0 / (fan_in as f64).sqrt();
+        let weight = case.normal(1, out * fan_in, 0.0, scale);
+        vec![
+            Input::new("x", InputKind::Activation, &[rows, fan_in], case.normal(0, rows * fan_in, case.offset, 1.0)),
+            Input::new("weight", InputKind::Param, &[out, fan_in], weight),
+            Input::new("bias", InputKind::Param, &[out], case.normal(2, out, 0.0, 0.5)),
+            Input::new("residual", InputKind::Activation, &[rows, out], case.normal(3, rows * out, 0.0, 1.0)),
+        ]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let epilogue = match case.dims[3] {
+            0 => Epilogue::None,
+            1 => Epilogue::Gelu,
+            _ => Epilogue::Add(args.var(3)?),
+        };
+        let bias = if case.dims[4] == 1 { Some(args.param(2)?) } else { None };
+        Ok(vec![tape.linear(args.var(0)?, args.param(1)?, bias, epilogue)?])
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::Products { k: case.dims[1].max(case.dims[0]).max(case.dims[2]) }
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        let [m, k, n] = [case.dims[0], case.dims[1], case.dims[2]];
+        let extra = if case.dims[3] == 0 { 0 } else { m * n };
+        ((m * k + n * k + m * n + extra) * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        2 * (case.dims[0] * case.dims[1] * case.dims[2]) as u64
+    }
+}

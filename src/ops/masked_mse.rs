@@ -1,0 +1,170 @@
+//! Masked mean square error: how well the masked patches are reconstructed.
+//!
+//! `loss_g = mean over the rows r of group g of mean_j (pred[r, j] - t[r, j])^2`, where `t` is the
+//! target patch itself or, with `norm_pix`, `(t - mean(t)) / sqrt(var(t) + 1e-6)` with the unbiased
+//! variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Real, Tensor, with_real};
+use crate::tape::{Backward, Grads, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "masked_mse";
+
+impl<'a> Tape<'a> {
+    /// One loss per group of consecutive rows (masked patches of global views, of local views).
+    ///
+    /// Shapes: `pred` and `target` [rows, p^3 C], `group_rows` sums to rows; result [groups].
+    /// Numerics: patch statistics in two passes; value and gradient in one pass.
+    /// Errors: `Shape`; an empty group has no mean and is refused.
+    /// Source: gl-mae 1.6; He et al., arXiv 2111.06377 (`norm_pix_loss`).
+    pub fn masked_mse(
+        &mut self,
+        pred: &Var,
+        target: &Var,
+        group_rows: &[usize],
+        norm_pix: bool,
+    ) -> Result<Var> {
+        let (rows, width) = pred.value().matrix(OP)?;
+        target.value().expect_shape(OP, &[rows, width])?;
+        if group_rows.iter().sum::<usize>() != rows || group_rows.contains(&0) {
+            return Err(Error::shape(OP, format!("non-empty groups of {rows} rows"), format!("{group_rows:?}")));
+        }
+        let dtype = pred.value().dtype();
+        let mut losses = Tensor::empty(self.device(), dtype, &[group_rows.len()])?;
+        let mut gradient = Tensor::empty(self.device(), dtype, &[rows, width])?;
+        with_real!(OP, dtype, T => {
+            reference::<T>(
+                losses.host_mut()?, gradient.host_mut()?, pred.value().host()?,
+                target.value().host()?, group_rows, norm_pix,
+            );
+            Ok(())
+        })?;
+        Ok(self.record(OP, losses, needs_grad(&[pred], &[]), || MaskedMseBwd {
+            pred: pred.clone(),
+            gradient,
+            group_rows: group_rows.to_vec(),
+        }))
+    }
+}
+
+struct MaskedMseBwd {
+    pred: Var,
+    /// Gradient of each row's own group loss.
+    gradient: Tensor,
+    group_rows: Vec<usize>,
+}
+
+impl Backward for MaskedMseBwd {
+    fn run(mut self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let (_, width) = self.gradient.matrix(OP)?;
+        with_real!(OP, dy.dtype(), T => {
+            let mut rest = self.gradient.host_mut::<T>()?;
+            for (&rows, &d) in self.group_rows.iter().zip(dy.host::<T>()?) {
+                let (group, tail) = rest.split_at_mut(rows * width);
+                group.iter_mut().for_each(|g| *g *= d);
+                rest = tail;
+            }
+            Ok(())
+        })?;
+        grads.add(&self.pred, self.gradient)
+    }
+}
+
+fn reference<T: Real>(
+    losses: &mut [T],
+    gradient: &mut [T],
+    pred: &[T],
+    target: &[T],
+    group_rows: &[usize],
+    norm_pix: bool,
+) {
+    let rows: usize = group_rows.iter().sum();
+    let width = pred.len() / rows.max(1);
+    let n = T::of(width as f64);
+    let mut first = 0;
+    for (loss, &count) in losses.iter_mut().zip(group_rows) {
+        let scale = T::of(2.0 / (width as f64 * count as f64));
+        let mut sum = T::default();
+        for r in first..first + count {
+            let (p, t) = (&pred[r * width..][..width], &target[r * width..][..width]);
+            let (mean, rstd) = if norm_pix { patch_statistics(t) } else { (T::default(), T::of(1.0)) };
+            let mut error = T::default();
+            for ((g, &p), &t) in gradient[r * width..][..width].iter_mut().zip(p).zip(t) {
+                let difference = p - (t - mean) * rstd;
+                error += difference * difference;
+                *g = difference * scale;
+            }
+            sum += error / n;
+        }
+        *loss = sum / T::of(count as f64);
+        first += count;
+    }
+}
+
+/// Mean and `1 / sqrt(unbiased variance + 1e-6)` of a patch. A patch of one voxel has no unbiased
+/// variance; it counts as 0, which leaves the centred value 0.
+pub fn patch_statistics<T: Real>(patch: &[T]) -> (T, T) {
+    let n = patch.len() as f64;
+    let mean = patch.iter().copied().sum::<T>() / T::of(n);
+    let squares = patch.iter().map(|&x| (x - mean) * (x - mean)).sum::<T>();
+    let var = squares / T::of((n - 1.0).max(1.0));
+    (mean, T::of(1.0) / (var + T::of(1e-6)).sqrt())
+}
+
+/// The op in the registry. Dims of a case: width, rows of group 0, of group 1, norm_pix.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "mean square error of masked patches, raw or per-patch normalised"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 4]| Case::new(&["width", "rows0", "rows1", "norm_pix"], &d);
+        vec![
+            case([1, 1, 1, 0]),
+            case([13, 3, 5, 0]),
+            case([27, 7, 2, 1]),
+            case([50, 4, 6, 1]),
+            case([512, 5, 3, 1]),
+            case([64, 3, 4, 1]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["width", "rows0", "rows1", "norm_pix"], &[512, 1500, 648, 1])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [width, rows] = [case.dims[0], case.dims[1] + case.dims[2]];
+        let shape = [rows, width];
+        let pred = case.normal(0, rows * width, 0.0, 1.0);
+        let target = case.normal(1, rows * width, case.offset, 1.0);
+        vec![
+            Input::new("pred", InputKind::Activation, &shape, pred),
+            Input::new("target", InputKind::Constant, &shape, target),
+        ]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let norm_pix = case.dims[3] == 1;
+        Ok(vec![tape.masked_mse(args.var(0)?, args.var(1)?, &case.dims[1..3], norm_pix)?])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        (3 * case.dims[0] * (case.dims[1] + case.dims[2]) * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        8 * (case.dims[0] * (case.dims[1] + case.dims[2])) as u64
+    }
+}

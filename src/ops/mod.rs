@@ -1,0 +1,53 @@
+//! Floor 2: one file per op. Each holds, top to bottom, what the op computes, its shape checks,
+//! the differentiable call on [`crate::tape::Tape`], the CPU reference and its backward, and its
+//! cases. [`OPS`] is the only list; tests, gradient checks and benchmarks are made from it.
+
+pub mod adamw_ema;
+pub mod attention;
+pub mod center_update;
+pub mod grad_norm;
+pub mod kernels;
+pub mod l2_normalize;
+pub mod layer_norm;
+pub mod linear;
+pub mod masked_mse;
+pub mod patch_gather;
+pub mod row_assemble;
+pub mod row_gather;
+pub mod soft_cross_entropy;
+mod spec;
+pub mod teacher_targets;
+pub mod unpatchify;
+pub mod view_cut;
+pub mod weight_norm_linear;
+pub mod weighted_sum;
+
+pub use spec::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
+
+use crate::tape::{Param, Var};
+
+/// Every op of the engine, in the order in which a step meets them.
+pub static OPS: &[&dyn OpSpec] = &[
+    &view_cut::Spec,
+    &patch_gather::Spec,
+    &unpatchify::Spec,
+    &linear::Spec,
+    &row_assemble::Spec,
+    &row_gather::Spec,
+    &layer_norm::Spec,
+    &attention::Spec,
+    &l2_normalize::Spec,
+    &weight_norm_linear::Spec,
+    &masked_mse::Spec,
+    &teacher_targets::Spec,
+    &soft_cross_entropy::Spec,
+    &weighted_sum::Spec,
+    &center_update::Spec,
+    &grad_norm::Spec,
+    &adamw_ema::Spec,
+];
+
+/// Whether a gradient has to flow through a call with these inputs.
+fn needs_grad(vars: &[&Var], params: &[&Param]) -> bool {
+    vars.iter().any(|v| v.id().is_some()) || params.iter().any(|p| p.slot.is_some())
+}

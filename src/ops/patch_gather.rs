@@ -1,0 +1,269 @@
+//! Patch gather (3D patchify of chosen patches): reads patches straight from volumes into packed
+//! rows. Only the patches that are wanted are read: the visible ones for the student, all for the
+//! teacher, the masked ones as reconstruction targets.
+
+use super::unpatchify;
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Device, Element, Tensor, with_real};
+use crate::tape::{Backward, Grads, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "patch_gather";
+
+/// A volume `[channels, d, h, w]` inside a flat voxel buffer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VolumeAt {
+    /// Index of its first voxel.
+    pub offset: usize,
+    pub channels: usize,
+    /// Voxels along d, h, w.
+    pub dims: [usize; 3],
+}
+
+impl VolumeAt {
+    /// Voxels of all channels.
+    pub fn len(&self) -> usize {
+        self.channels * self.dims.iter().product::<usize>()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Patches along d, h, w.
+    pub fn grid(&self, patch: usize) -> [usize; 3] {
+        self.dims.map(|n| n / patch)
+    }
+}
+
+/// Order of the voxels within a row of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoxelOrder {
+    /// (c, dz, dy, dx): the order of a convolution kernel, so that the patch embedding is a
+    /// matrix product with the kernel as it is stored.
+    ChannelsFirst,
+    /// (dz, dy, dx, c): the order of reconstruction targets and of `decoder_pred`.
+    ChannelsLast,
+}
+
+/// Which patches of which volumes, in which order. All volumes share patch size and channels.
+#[derive(Clone, Debug)]
+pub struct PatchPlan {
+    patch: usize,
+    channels: usize,
+    /// `[rows, 4]` i64: first voxel, and the strides of channel, d and h. Those of w are 1.
+    table: Tensor,
+    voxels: usize,
+}
+
+impl PatchPlan {
+    /// `rows` are pairs (volume, patch), patches numbered in raster order of the volume's grid.
+    /// Errors: a volume whose sides are not multiples of `patch`, a patch outside its grid.
+    pub fn new(
+        device: &Device,
+        patch: usize,
+        volumes: &[VolumeAt],
+        rows: &[(usize, usize)],
+    ) -> Result<Self> {
+        let channels = volumes.first().map_or(1, |v| v.channels);
+        for v in volumes {
+            if patch == 0 || v.dims.iter().any(|n| n % patch != 0 || *n == 0) || v.channels != channels {
+                let expected = format!("{channels} channel(s) and sides that are multiples of {patch}");
+                return Err(Error::shape(OP, expected, format!("{v:?}")));
+            }
+        }
+        let mut table = Vec::with_capacity(rows.len() * 4);
+        for &(volume, n) in rows {
+            let at = volumes.get(volume).ok_or_else(|| {
+                Error::shape(OP, format!("{} volumes", volumes.len()), format!("volume {volume}"))
+            })?;
+            let [gd, gh, gw] = at.grid(patch);
+            if n >= gd * gh * gw {
+                return Err(Error::shape(OP, format!("{} patches", gd * gh * gw), format!("patch {n}")));
+            }
+            let [d, h, w] = at.dims;
+            let (z, y, x) = (n / (gh * gw), n / gw % gh, n % gw);
+            let first = at.offset + ((z * h + y) * w + x) * patch;
+            table.extend([first, d * h * w, h * w, w].map(|i| i as i64));
+        }
+        let voxels = volumes.iter().map(|v| v.offset + v.len()).max().unwrap_or(0);
+        let table = Tensor::from_slice(device, &table, &[rows.len(), 4])?;
+        Ok(Self { patch, channels, table, voxels })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.table.shape()[0]
+    }
+
+    /// Voxels of a patch, all channels: the width of a row.
+    pub fn width(&self) -> usize {
+        self.patch.pow(3) * self.channels
+    }
+
+    /// Voxels of the flat buffer that the plan reads from, at least.
+    pub fn voxels(&self) -> usize {
+        self.voxels
+    }
+
+    /// Calls `f(column, voxel)` for every element of row `row`: the one definition of the order.
+    fn each(&self, table: &[i64], row: usize, order: VoxelOrder, mut f: impl FnMut(usize, usize)) {
+        let p = self.patch;
+        let [first, stride_c, stride_d, stride_h] =
+            [0, 1, 2, 3].map(|i| table[row * 4 + i] as usize);
+        for c in 0..self.channels {
+            for dz in 0..p {
+                for dy in 0..p {
+                    let voxel = first + c * stride_c + dz * stride_d + dy * stride_h;
+                    for dx in 0..p {
+                        let column = match order {
+                            VoxelOrder::ChannelsFirst => ((c * p + dz) * p + dy) * p + dx,
+                            VoxelOrder::ChannelsLast => ((dz * p + dy) * p + dx) * self.channels + c,
+                        };
+                        f(column, voxel + dx);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reference: `rows[r, column] = voxels[...]`.
+    pub(super) fn gather<T: Element>(
+        &self,
+        rows: &mut [T],
+        voxels: &[T],
+        order: VoxelOrder,
+    ) -> Result<()> {
+        let (table, width) = (self.table.host::<i64>()?, self.width());
+        for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+            self.each(table, r, order, |column, voxel| row[column] = voxels[voxel]);
+        }
+        Ok(())
+    }
+
+    /// Reference: `voxels[...] += rows[r, column]`, rows in order.
+    pub(super) fn scatter<T: Element + std::ops::AddAssign>(
+        &self,
+        voxels: &mut [T],
+        rows: &[T],
+        order: VoxelOrder,
+    ) -> Result<()> {
+        let (table, width) = (self.table.host::<i64>()?, self.width());
+        for (r, row) in rows.chunks_exact(width).enumerate() {
+            self.each(table, r, order, |column, voxel| voxels[voxel] += row[column]);
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Tape<'a> {
+    /// Gathers the patches of `plan` from a flat voxel buffer.
+    ///
+    /// Shapes: `voxels` [at least `plan.voxels()`], result [plan.rows(), p^3 C].
+    /// Numerics: data movement, exact.
+    /// Errors: `Shape`.
+    /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
+    pub fn patch_gather(&mut self, voxels: &Var, plan: &PatchPlan, order: VoxelOrder) -> Result<Var> {
+        if voxels.value().len() < plan.voxels {
+            let expected = format!("{} voxels", plan.voxels);
+            return Err(Error::shape(OP, expected, format!("{:?}", voxels.shape())));
+        }
+        let dtype = voxels.value().dtype();
+        let mut rows = Tensor::empty(self.device(), dtype, &[plan.rows(), plan.width()])?;
+        with_real!(OP, dtype, T => plan.gather(rows.host_mut::<T>()?, voxels.value().host::<T>()?, order))?;
+        Ok(self.record(OP, rows, needs_grad(&[voxels], &[]), || PatchGatherBwd {
+            voxels: voxels.clone(),
+            plan: plan.clone(),
+            order,
+        }))
+    }
+}
+
+struct PatchGatherBwd {
+    voxels: Var,
+    plan: PatchPlan,
+    order: VoxelOrder,
+}
+
+impl Backward for PatchGatherBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let Some((mut dx, mode)) = grads.slot(&self.voxels)? else { return Ok(()) };
+        with_real!(OP, dy.dtype(), T => {
+            let dx = dx.host_mut::<T>()?;
+            if !mode.accumulates() {
+                dx.fill(T::default());
+            }
+            self.plan.scatter(dx, dy.host::<T>()?, self.order)
+        })
+    }
+}
+
+/// The op in the registry. Dims of a case: patch, channels, d, h, w of two volumes (the second
+/// has d and w swapped), every how many-th patch is taken.
+pub struct Spec;
+
+/// The volumes and rows of a case, shared with [`unpatchify`].
+pub(super) fn case_plan(device: &Device, case: &Case) -> Result<PatchPlan> {
+    let [patch, channels, d, h, w, step] = [0, 1, 2, 3, 4, 5].map(|i| case.dims[i]);
+    let first = VolumeAt { offset: 0, channels, dims: [d, h, w] };
+    let second = VolumeAt { offset: first.len(), channels, dims: [w, h, d] };
+    let patches = d * h * w / patch.pow(3);
+    let mut rows: Vec<(usize, usize)> =
+        (0..2).flat_map(|v| (0..patches).map(move |n| (v, n))).step_by(step).collect();
+    rows.reverse();
+    PatchPlan::new(device, patch, &[first, second], &rows)
+}
+
+pub(super) fn case_list() -> Vec<Case> {
+    let case = |d: [usize; 6]| Case::new(&["patch", "channels", "d", "h", "w", "step"], &d);
+    vec![
+        case([1, 1, 1, 1, 1, 1]),
+        case([2, 1, 4, 2, 6, 1]),
+        case([3, 2, 6, 3, 9, 2]),
+        case([4, 3, 8, 12, 4, 1]),
+        case([8, 1, 16, 16, 16, 3]),
+        case([5, 1, 5, 10, 15, 2]).with_offset(1000.0),
+    ]
+}
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "chosen patches of volumes as packed rows"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        case_list()
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["patch", "channels", "d", "h", "w", "step"], &[8, 1, 80, 80, 80, 1])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let len = 2 * case.dims[1..5].iter().product::<usize>();
+        vec![Input::new("voxels", InputKind::Activation, &[len], case.normal(0, len, case.offset, 1.0))]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let plan = case_plan(tape.device(), case)?;
+        let first = tape.patch_gather(args.var(0)?, &plan, VoxelOrder::ChannelsFirst)?;
+        let last = tape.patch_gather(args.var(0)?, &plan, VoxelOrder::ChannelsLast)?;
+        Ok(vec![first, last])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Bitwise
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        unpatchify::case_bytes(case, size)
+    }
+
+    fn flops(&self, _: &Case) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,223 @@
+//! Row assembly: puts token rows, a learnable token and positions together.
+//!
+//! `y[i] = (source[i] >= 0 ? x[source[i]] : token) + table[position[i]]`
+//!
+//! The encoder input is made so (the token is the cls token, the rows are the embedded visible
+//! patches) and the decoder input too (the token is the mask token, the rows are the encoder
+//! outputs put back in raster order).
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Device, Tensor, with_real};
+use crate::tape::{Backward, Grads, Param, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "row_assemble";
+
+/// One row of the result: which input row (`None`: the token), and which row of the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowSource {
+    pub row: Option<usize>,
+    pub position: usize,
+}
+
+/// The rows of the result in order. Every input row is used at most once.
+#[derive(Clone, Debug)]
+pub struct AssemblePlan {
+    /// `[rows]` i32, -1 for the token.
+    source: Tensor,
+    /// `[rows]` i32.
+    position: Tensor,
+    /// `[inputs]` i32: the row of the result that an input row goes to, -1 for none.
+    target: Tensor,
+    positions: usize,
+}
+
+impl AssemblePlan {
+    /// Errors: an input row beyond `inputs` or named twice, a position beyond `positions`.
+    pub fn new(
+        device: &Device,
+        inputs: usize,
+        positions: usize,
+        rows: &[RowSource],
+    ) -> Result<Self> {
+        let mut target = vec![-1i32; inputs];
+        for (i, row) in rows.iter().enumerate() {
+            let fresh = row.row.is_none_or(|r| r < inputs && target[r] < 0);
+            if !fresh || row.position >= positions {
+                let expected = format!("distinct rows below {inputs}, positions below {positions}");
+                return Err(Error::shape(OP, expected, format!("{row:?}")));
+            }
+            if let Some(r) = row.row {
+                target[r] = i as i32;
+            }
+        }
+        let source: Vec<i32> = rows.iter().map(|r| r.row.map_or(-1, |r| r as i32)).collect();
+        let position: Vec<i32> = rows.iter().map(|r| r.position as i32).collect();
+        let upload = |v: &[i32]| Tensor::from_slice(device, v, &[v.len()]);
+        Ok(Self {
+            source: upload(&source)?,
+            position: upload(&position)?,
+            target: upload(&target)?,
+            positions,
+        })
+    }
+
+    /// Rows of the result.
+    pub fn rows(&self) -> usize {
+        self.source.len()
+    }
+}
+
+impl<'a> Tape<'a> {
+    /// Assembles rows; see the module.
+    ///
+    /// Shapes: `x` [inputs, c], `token` of c elements (stored [1, 1, c]), `table` [positions, c]
+    /// (not trained), result [plan.rows(), c].
+    /// Numerics: one addition per element; the gradient of the token sums rows in order.
+    /// Errors: `Shape`.
+    /// Source: gl-mae 1.3 and 1.4 (positions are added before masked tokens are dropped, which is
+    /// the same as adding the kept tokens' positions).
+    pub fn row_assemble(
+        &mut self,
+        x: &Var,
+        token: &Param,
+        table: &Tensor,
+        plan: &AssemblePlan,
+    ) -> Result<Var> {
+        let (inputs, c) = x.value().matrix(OP)?;
+        table.expect_shape(OP, &[plan.positions, c])?;
+        if inputs != plan.target.len() || token.value.len() != c {
+            let expected = format!("{} rows and a token of {c}", plan.target.len());
+            return Err(Error::shape(OP, expected, format!("{inputs} rows, {:?}", token.value)));
+        }
+        let dtype = x.value().dtype();
+        let mut y = Tensor::empty(self.device(), dtype, &[plan.rows(), c])?;
+        with_real!(OP, dtype, T => {
+            let (x, token, table) = (x.value().host::<T>()?, token.value.host::<T>()?, table.host::<T>()?);
+            let rows = plan.source.host::<i32>()?.iter().zip(plan.position.host::<i32>()?);
+            for (y, (&source, &position)) in y.host_mut::<T>()?.chunks_exact_mut(c.max(1)).zip(rows) {
+                let row = if source < 0 { token } else { &x[source as usize * c..][..c] };
+                let position = &table[position as usize * c..][..c];
+                for ((y, &a), &b) in y.iter_mut().zip(row).zip(position) {
+                    *y = a + b;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(self.record(OP, y, needs_grad(&[x], &[token]), || RowAssembleBwd {
+            x: x.clone(),
+            token: token.clone(),
+            plan: plan.clone(),
+        }))
+    }
+}
+
+struct RowAssembleBwd {
+    x: Var,
+    token: Param,
+    plan: AssemblePlan,
+}
+
+impl Backward for RowAssembleBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let (_, c) = dy.matrix(OP)?;
+        with_real!(OP, dy.dtype(), T => {
+            let dy = dy.host::<T>()?;
+            if let Some((mut dtoken, mode)) = grads.param(&self.token)? {
+                let dtoken = dtoken.host_mut::<T>()?;
+                if !mode.accumulates() {
+                    dtoken.fill(T::default());
+                }
+                for (row, &source) in dy.chunks_exact(c.max(1)).zip(self.plan.source.host::<i32>()?) {
+                    if source < 0 {
+                        for (d, &g) in dtoken.iter_mut().zip(row) {
+                            *d += g;
+                        }
+                    }
+                }
+            }
+            if let Some((mut dx, mode)) = grads.slot(&self.x)? {
+                let rows = dx.host_mut::<T>()?.chunks_exact_mut(c.max(1));
+                for (dx, &target) in rows.zip(self.plan.target.host::<i32>()?) {
+                    if !mode.accumulates() {
+                        dx.fill(T::default());
+                    }
+                    if target >= 0 {
+                        for (d, &g) in dx.iter_mut().zip(&dy[target as usize * c..][..c]) {
+                            *d += g;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The op in the registry. Dims of a case: rows, c, every how many-th row is the token.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "tokens, learnable token and positions put together"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 3]| Case::new(&["rows", "c", "token_every"], &d);
+        vec![
+            case([1, 1, 1]),
+            case([2, 5, 2]),
+            case([31, 7, 4]),
+            case([55, 96, 3]),
+            case([29, 50, 2]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["rows", "c", "token_every"], &[2870, 96, 2])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [rows, c, every] = [case.dims[0], case.dims[1], case.dims[2]];
+        // One input row more than is used: its gradient must be zero.
+        let inputs = rows - rows.div_ceil(every) + 1;
+        vec![
+            Input::new("x", InputKind::Activation, &[inputs, c], case.normal(0, inputs * c, case.offset, 1.0)),
+            Input::new("token", InputKind::Param, &[1, 1, c], case.normal(1, c, case.offset, 1.0)),
+            Input::new("table", InputKind::Constant, &[rows, c], case.normal(2, rows * c, 0.0, 1.0)),
+        ]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let [rows, _, every] = [case.dims[0], case.dims[1], case.dims[2]];
+        let inputs = args.var(0)?.shape()[0];
+        let mut used = 0;
+        let plan: Vec<RowSource> = (0..rows)
+            .map(|i| {
+                let row = (i % every != 0).then(|| {
+                    used += 1;
+                    inputs - used
+                });
+                RowSource { row, position: rows - 1 - i }
+            })
+            .collect();
+        let plan = AssemblePlan::new(tape.device(), inputs, rows, &plan)?;
+        Ok(vec![tape.row_assemble(args.var(0)?, args.param(1)?, args.var(2)?.value(), &plan)?])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        (3 * case.dims[0] * case.dims[1] * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        (case.dims[0] * case.dims[1]) as u64
+    }
+}

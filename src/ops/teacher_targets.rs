@@ -1,0 +1,202 @@
+//! Teacher targets: which soft assignment the student is asked to reproduce.
+//!
+//! All three kinds have the form `P_i = softmax((t_i - center) * inv_tau)`; they differ in where
+//! `center` [K] and `inv_tau` come from, so the loss ([`super::soft_cross_entropy`]) need not know
+//! which one is used:
+//!
+//! - `center` (DINO): the running centre, `1 / tau`.
+//! - `standardise`: the batch mean, `1 / (s tau)` with `s` the standard deviation of the centred
+//!   logits over rows and prototypes.
+//! - `sinkhorn`: Sinkhorn-Knopp scales rows and columns of `exp(t / tau)` in turn and ends with the
+//!   rows, so the result is a softmax of `t / tau + f` with one potential `f_k` per prototype:
+//!   `center = -tau f`.
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use crate::device::{Real, Tensor, with_real};
+use crate::tape::{Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "teacher_targets";
+
+/// Rounds of Sinkhorn-Knopp, as in SwAV.
+const SINKHORN_ROUNDS: usize = 3;
+
+/// How the teacher's logits become targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// Centred and sharpened, as DINO: faithful default of the paper presets.
+    #[default]
+    Center,
+    /// Standardised over the batch: keeps the consistency terms alive on small data sets.
+    Standardise,
+    /// Sinkhorn-Knopp over the batch, as SwAV.
+    Sinkhorn,
+}
+
+/// `center` [K] and `inv_tau` [1] such that the targets are `softmax((t - center) * inv_tau)`.
+///
+/// Shapes: `logits` [rows, K], `running_center` [K].
+/// Numerics: two-pass statistics; Sinkhorn in the log domain. A batch whose logits do not differ
+/// at all (`s` = 0) keeps uniform targets.
+/// Errors: `Shape`.
+/// Source: DINO, arXiv 2104.14294; SwAV, arXiv 2006.09882; `standardise`: docs/training.md.
+pub fn teacher_targets(
+    kind: TargetKind,
+    logits: &Tensor,
+    running_center: &Tensor,
+    tau: f64,
+) -> Result<(Tensor, Tensor)> {
+    let (rows, k) = logits.matrix(OP)?;
+    running_center.expect_shape(OP, &[k])?;
+    if rows == 0 {
+        return Err(Error::shape(OP, "at least one teacher row", "none"));
+    }
+    let mut center = Tensor::empty(logits.device(), logits.dtype(), &[k])?;
+    let mut inv_tau = Tensor::empty(logits.device(), logits.dtype(), &[1])?;
+    with_real!(OP, logits.dtype(), T => {
+        let (t, c) = (logits.host::<T>()?, center.host_mut::<T>()?);
+        inv_tau.host_mut::<T>()?[0] = match kind {
+            TargetKind::Center => {
+                c.copy_from_slice(running_center.host()?);
+                T::of(1.0 / tau)
+            }
+            TargetKind::Standardise => standardise(c, t, T::of(tau)),
+            TargetKind::Sinkhorn => sinkhorn(c, t, T::of(tau)),
+        };
+        Ok(())
+    })?;
+    Ok((center, inv_tau))
+}
+
+/// Batch mean into `center`; returns `1 / (s tau)`.
+fn standardise<T: Real>(center: &mut [T], logits: &[T], tau: T) -> T {
+    let k = center.len();
+    super::linear::sum_rows(center, logits, false);
+    let rows = T::of((logits.len() / k) as f64);
+    center.iter_mut().for_each(|c| *c = *c / rows);
+    let mut squares = T::default();
+    for row in logits.chunks_exact(k) {
+        squares += row.iter().zip(&*center).map(|(&t, &c)| (t - c) * (t - c)).sum::<T>();
+    }
+    let s = (squares / T::of(logits.len() as f64)).sqrt();
+    if s > T::default() { T::of(1.0) / (s * tau) } else { T::of(1.0) / tau }
+}
+
+/// `-tau f` into `center`, `f` the prototypes' potentials; returns `1 / tau`.
+fn sinkhorn<T: Real>(center: &mut [T], logits: &[T], tau: T) -> T {
+    let k = center.len();
+    let inv_tau = T::of(1.0) / tau;
+    let mut row_potential = vec![T::default(); logits.len() / k];
+    for _ in 0..SINKHORN_ROUNDS {
+        for (j, c) in center.iter_mut().enumerate() {
+            let column = row_potential.iter().enumerate();
+            let total = log_sum_exp(column.map(|(i, &g)| logits[i * k + j] * inv_tau + g));
+            *c = tau * total;
+        }
+        for (row, g) in logits.chunks_exact(k).zip(&mut row_potential) {
+            *g = -log_sum_exp(row.iter().zip(&*center).map(|(&t, &c)| (t - c) * inv_tau));
+        }
+    }
+    inv_tau
+}
+
+fn log_sum_exp<T: Real>(values: impl Iterator<Item = T> + Clone) -> T {
+    let max = values.clone().reduce(T::max).unwrap_or_default();
+    max + values.map(|v| (v - max).exp()).sum::<T>().ln()
+}
+
+/// The op in the registry. Dims of a case: rows, K, kind (0 center, 1 standardise, 2 sinkhorn).
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "centre and temperature of the teacher's soft assignment"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 3]| Case::new(&["rows", "k", "kind"], &d);
+        vec![
+            case([1, 5, 0]),
+            case([1, 7, 2]),
+            case([4, 13, 1]),
+            case([6, 50, 2]),
+            case([16, 130, 1]),
+            case([3, 31, 0]).with_offset(1000.0),
+            case([5, 33, 1]).with_offset(100.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["rows", "k", "kind"], &[8, 65536, 1])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [rows, k] = [case.dims[0], case.dims[1]];
+        let logits = case.normal(0, rows * k, case.offset, 1.0);
+        vec![
+            Input::new("logits", InputKind::Constant, &[rows, k], logits),
+            Input::new("running_center", InputKind::Constant, &[k], case.normal(1, k, 0.0, 1.0)),
+        ]
+    }
+
+    fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let kind = [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
+        let (center, inv_tau) =
+            teacher_targets(kind, args.var(0)?.value(), args.var(1)?.value(), 0.25)?;
+        Ok(vec![Var::constant(center), Var::constant(inv_tau)])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn differentiable(&self) -> bool {
+        false
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        (case.dims[0] * case.dims[1] * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        4 * (case.dims[0] * case.dims[1]) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the plain algorithm on the matrix of assignments.
+    #[test]
+    fn sinkhorn_equals_alternating_normalisation() {
+        let (rows, k, tau) = (5, 7, 0.3);
+        let case = Case::new(&["sinkhorn"], &[1]);
+        let logits = case.normal(0, rows * k, 0.0, 1.0);
+        let mut q: Vec<f64> = logits.iter().map(|t| (t / tau).exp()).collect();
+        for _ in 0..SINKHORN_ROUNDS {
+            for j in 0..k {
+                let sum: f64 = (0..rows).map(|i| q[i * k + j]).sum();
+                (0..rows).for_each(|i| q[i * k + j] /= sum);
+            }
+            for row in q.chunks_exact_mut(k) {
+                let sum: f64 = row.iter().sum();
+                row.iter_mut().for_each(|v| *v /= sum);
+            }
+        }
+        let mut center = vec![0.0; k];
+        let inv_tau = sinkhorn(&mut center, &logits, tau);
+        for (i, row) in logits.chunks_exact(k).enumerate() {
+            let e: Vec<f64> = row.iter().zip(&center).map(|(t, c)| ((t - c) * inv_tau).exp()).collect();
+            let sum: f64 = e.iter().sum();
+            for (j, e) in e.iter().enumerate() {
+                assert!((e / sum - q[i * k + j]).abs() < 1e-12, "row {i} prototype {j}");
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! View cutting: boxes of a volume, native or resized, into a flat voxel buffer.
+//!
+//! A box that has the size of its view on an integer position is copied (native crop). Otherwise
+//! it is resized trilinearly: output voxel `i` of `n` reads position `start + (i + 0.5) size / n
+//! - 0.5` along each axis, clamped to the volume (the convention without aligned corners).
+
+use rayon::prelude::*;
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use crate::device::{Real, Tensor, TensorMut, with_real};
+use crate::tape::{Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "view_cut";
+
+/// A box in voxels of its volume, possibly fractional, along d, h, w. Voxel `i` covers the
+/// interval from `i` to `i + 1`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ViewBox {
+    pub start: [f64; 3],
+    pub size: [f64; 3],
+}
+
+impl ViewBox {
+    /// A native crop.
+    pub fn native(start: [usize; 3], size: [usize; 3]) -> Self {
+        Self { start: start.map(|x| x as f64), size: size.map(|x| x as f64) }
+    }
+}
+
+/// Cuts one view.
+///
+/// Shapes: `out` [channels, d', h', w'], `volume` [channels, d, h, w].
+/// Numerics: native crops are exact; weights and sums in the arithmetic of the tensors.
+/// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
+/// Source: gl-mae 1.2 and U1.
+pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Result<()> {
+    let (to, from) = (out.shape().to_vec(), volume.shape().to_vec());
+    let (&[oc, d, h, w], &[ic, id, ih, iw]) = (&to[..], &from[..]) else {
+        return Err(Error::shape(OP, "[channels, d, h, w]", format!("{to:?} from {from:?}")));
+    };
+    let (from, to) = ([id, ih, iw], [d, h, w]);
+    let inside = (0..3).all(|a| {
+        let (start, size) = (view.start[a], view.size[a]);
+        size > 0.0 && start >= 0.0 && start + size <= from[a] as f64 + 1e-6 && to[a] > 0
+    });
+    if oc != ic || !inside {
+        return Err(Error::shape(OP, format!("{ic} channels, a box within {from:?}"), format!("{view:?}")));
+    }
+    let axes: Vec<Vec<Tap>> = (0..3).map(|a| taps(view.start[a], view.size[a], to[a], from[a])).collect();
+    with_real!(OP, volume.dtype(), T => {
+        let x = volume.host::<T>()?;
+        out.host_mut::<T>()?.par_chunks_mut(h * w).enumerate().for_each(|(plane, y)| {
+            let (channel, z) = (plane / d, &axes[0][plane % d]);
+            let x = &x[channel * id * ih * iw..][..id * ih * iw];
+            for (row, ty) in y.chunks_exact_mut(w).zip(&axes[1]) {
+                cut_row(row, x, [ih, iw], z, ty, &axes[2]);
+            }
+        });
+        Ok(())
+    })
+}
+
+/// Two neighbours along an axis and the weight of the second.
+struct Tap {
+    low: usize,
+    high: usize,
+    weight: f64,
+}
+
+fn taps(start: f64, size: f64, to: usize, from: usize) -> Vec<Tap> {
+    let last = from - 1;
+    (0..to)
+        .map(|i| {
+            let position = start + (i as f64 + 0.5) * (size / to as f64) - 0.5;
+            let position = position.clamp(0.0, last as f64);
+            let low = (position.floor() as usize).min(last);
+            Tap { low, high: (low + 1).min(last), weight: position - low as f64 }
+        })
+        .collect()
+}
+
+fn cut_row<T: Real>(row: &mut [T], x: &[T], [h, w]: [usize; 2], z: &Tap, y: &Tap, axis: &[Tap]) {
+    let line = |z: usize, y: usize| &x[(z * h + y) * w..][..w];
+    if z.weight == 0.0 && y.weight == 0.0 {
+        let line = line(z.low, y.low);
+        for (out, t) in row.iter_mut().zip(axis) {
+            // No arithmetic on exact positions: a native crop is a copy.
+            *out = if t.weight == 0.0 { line[t.low] } else { lerp(line[t.low], line[t.high], t.weight) };
+        }
+        return;
+    }
+    let lines = [line(z.low, y.low), line(z.low, y.high), line(z.high, y.low), line(z.high, y.high)];
+    for (out, t) in row.iter_mut().zip(axis) {
+        let [a, b, c, d] = lines.map(|l| lerp(l[t.low], l[t.high], t.weight));
+        *out = lerp(lerp(a, b, y.weight), lerp(c, d, y.weight), z.weight);
+    }
+}
+
+fn lerp<T: Real>(a: T, b: T, t: f64) -> T {
+    a + (b - a) * T::of(t)
+}
+
+/// The op in the registry. Dims of a case: channels, volume d, h, w, view d, h, w, then 1 for a
+/// native crop or 0 for a resized box.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "crop and trilinear resize of a volume into a view"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 8]| {
+            Case::new(&["channels", "d", "h", "w", "to_d", "to_h", "to_w", "native"], &d)
+        };
+        vec![
+            case([1, 1, 1, 1, 1, 1, 1, 1]),
+            case([1, 7, 5, 9, 3, 4, 5, 1]),
+            case([2, 13, 11, 6, 8, 8, 8, 0]),
+            case([1, 31, 17, 23, 16, 12, 20, 0]),
+            case([3, 9, 10, 8, 9, 10, 8, 1]),
+            case([1, 20, 20, 20, 12, 8, 16, 0]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        let names = ["channels", "d", "h", "w", "to_d", "to_h", "to_w", "native"];
+        Case::new(&names, &[1, 128, 128, 128, 80, 80, 80, 0])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let shape = &case.dims[..4];
+        let len = shape.iter().product();
+        vec![Input::new("volume", InputKind::Constant, shape, case.normal(0, len, case.offset, 1.0))]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let from = [case.dims[1], case.dims[2], case.dims[3]];
+        let to = [case.dims[4], case.dims[5], case.dims[6]];
+        let view = if case.dims[7] == 1 {
+            ViewBox::native([0, 1, 2].map(|a| (from[a] - to[a]) / 2), to)
+        } else {
+            ViewBox { start: from.map(|n| 0.11 * n as f64), size: from.map(|n| 0.83 * n as f64) }
+        };
+        let volume = args.var(0)?.value();
+        let shape = [case.dims[0], to[0], to[1], to[2]];
+        let mut out = Tensor::empty(tape.device(), volume.dtype(), &shape)?;
+        view_cut(&mut out.as_mut(), volume, &view)?;
+        Ok(vec![Var::constant(out)])
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        if case.dims[7] == 1 { Tolerance::Bitwise } else { Tolerance::Reduction }
+    }
+
+    fn differentiable(&self) -> bool {
+        false
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        let volume: usize = case.dims[..4].iter().product();
+        let view = case.dims[0] * case.dims[4..7].iter().product::<usize>();
+        ((volume.min(8 * view) + view) * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        21 * (case.dims[0] * case.dims[4..7].iter().product::<usize>()) as u64
+    }
+}

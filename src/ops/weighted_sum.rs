@@ -1,0 +1,104 @@
+//! Weighted sum of losses: `total = sum_i weight_i loss_i`, over the elements of several vectors.
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Real, Tensor, with_real};
+use crate::tape::{Backward, Grads, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "weighted_sum";
+
+impl<'a> Tape<'a> {
+    /// The total loss from its terms.
+    ///
+    /// Shapes: every part [n] with n weights; result [1].
+    /// Numerics: terms are added in order.
+    /// Errors: `Shape`.
+    pub fn weighted_sum(&mut self, parts: &[(&Var, &[f64])]) -> Result<Var> {
+        let Some((first, _)) = parts.first() else {
+            return Err(Error::shape(OP, "at least one term", "none"));
+        };
+        let dtype = first.value().dtype();
+        let mut total = Tensor::empty(self.device(), dtype, &[1])?;
+        with_real!(OP, dtype, T => {
+            let mut sum = T::default();
+            for (part, weights) in parts {
+                part.value().expect_shape(OP, &[weights.len()])?;
+                for (&loss, &weight) in part.value().host::<T>()?.iter().zip(*weights) {
+                    sum += T::of(weight) * loss;
+                }
+            }
+            total.host_mut::<T>()?[0] = sum;
+            Ok(())
+        })?;
+        let vars: Vec<&Var> = parts.iter().map(|(v, _)| *v).collect();
+        Ok(self.record(OP, total, needs_grad(&vars, &[]), || WeightedSumBwd {
+            parts: parts.iter().map(|(v, w)| ((*v).clone(), w.to_vec())).collect(),
+        }))
+    }
+}
+
+struct WeightedSumBwd {
+    parts: Vec<(Var, Vec<f64>)>,
+}
+
+impl Backward for WeightedSumBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        for (part, weights) in &self.parts {
+            with_real!(OP, dy.dtype(), T => {
+                let d = dy.host::<T>()?[0];
+                let gradient: Vec<_> = weights.iter().map(|&w| T::of(w) * d).collect();
+                grads.add(part, Tensor::from_slice(dy.device(), &gradient, &[weights.len()])?)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The op in the registry. Dims of a case: lengths of the two parts.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "total loss from its weighted terms"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 2]| Case::new(&["first", "second"], &d);
+        vec![case([1, 1]), case([2, 2]), case([7, 13]), case([3, 50]).with_offset(1000.0)]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["first", "second"], &[2, 2])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [a, b] = [case.dims[0], case.dims[1]];
+        vec![
+            Input::new("first", InputKind::Activation, &[a], case.normal(0, a, case.offset, 1.0)),
+            Input::new("second", InputKind::Activation, &[b], case.normal(1, b, case.offset, 1.0)),
+        ]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let weights: Vec<Vec<f64>> =
+            case.dims.iter().map(|&n| (0..n).map(|i| 0.1 + i as f64).collect()).collect();
+        let parts = [(args.var(0)?, &weights[0][..]), (args.var(1)?, &weights[1][..])];
+        Ok(vec![tape.weighted_sum(&parts)?])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        ((case.dims[0] + case.dims[1] + 1) * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        2 * (case.dims[0] + case.dims[1]) as u64
+    }
+}
