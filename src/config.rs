@@ -417,7 +417,10 @@ impl Config {
         require(sizes.iter().all(|&n| n > 0), "sizes in [model] must be at least 1")?;
         require(m.patch <= 64, "model.patch must be at most 64")?;
         require(m.dim % m.heads == 0, "model.dim must be a multiple of model.heads")?;
-        require(m.dec_dim % m.dec_heads == 0, "model.dec_dim must be a multiple of model.dec_heads")?;
+        require(
+            m.dec_dim % m.dec_heads == 0,
+            "model.dec_dim must be a multiple of model.dec_heads",
+        )?;
         require(
             m.mlp_ratio.is_finite() && m.mlp_hidden() > 0 && m.dec_mlp_hidden() > 0,
             "model.mlp_ratio must be a positive number that leaves the MLPs at least one channel",

@@ -4,9 +4,12 @@
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod glmae;
+pub mod lab;
 pub mod nn;
 pub mod ops;
 pub mod rng;
 pub mod tape;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -186,10 +186,11 @@ mod tests {
 
     #[test]
     fn overrides_are_typed() {
-        let set = ["loss.beta1=1", "loss.gg_pairs=all", "views.local_size=8,8,16", "train.steps=7"];
+        let set =
+            ["loss.beta1=1", "loss.gg_pairs=all", "views.local_size=8,16,16", "train.steps=7"];
         let config = Config::load("tiny", &set.map(String::from)).unwrap();
         assert_eq!((config.loss.beta1, config.train.steps), (1.0, 7));
-        assert_eq!(config.views.local_size, [8, 8, 16]);
+        assert_eq!(config.views.local_size, [8, 16, 16]);
         assert!(Config::load("tiny", &["train.steps=-3".into()]).is_err());
         assert!(Config::load("tiny", &["optim.lr=nan".into()]).is_err());
         assert!(Config::load("tiny", &["views.local_size=8,8,9".into()]).is_err());

@@ -4,8 +4,8 @@ mod dtype;
 pub mod memory;
 mod tensor;
 
-pub use dtype::{DType, Element, Real};
 pub(crate) use dtype::with_real;
+pub use dtype::{DType, Element, Real};
 pub use tensor::{Tensor, TensorMut};
 
 use crate::{Error, Result};

@@ -23,10 +23,10 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor with unspecified contents.
     pub fn empty(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
-        let bytes = shape
-            .iter()
-            .try_fold(dtype.size(), |acc, &n| acc.checked_mul(n))
-            .ok_or_else(|| Error::shape("tensor", "a size that fits memory", format!("{shape:?}")))?;
+        let bytes =
+            shape.iter().try_fold(dtype.size(), |acc, &n| acc.checked_mul(n)).ok_or_else(|| {
+                Error::shape("tensor", "a size that fits memory", format!("{shape:?}"))
+            })?;
         Ok(Self {
             device: device.clone(),
             memory: Arc::new(HostMemory::new(bytes)),
@@ -47,7 +47,11 @@ impl Tensor {
     pub fn from_slice<T: Element>(device: &Device, data: &[T], shape: &[usize]) -> Result<Self> {
         let mut out = Self::empty(device, T::DTYPE, shape)?;
         if out.len() != data.len() {
-            return Err(Error::shape("tensor", format!("{shape:?}"), format!("{} values", data.len())));
+            return Err(Error::shape(
+                "tensor",
+                format!("{shape:?}"),
+                format!("{} values", data.len()),
+            ));
         }
         out.host_mut::<T>()?.copy_from_slice(data);
         Ok(out)

@@ -31,7 +31,15 @@ impl Decoder {
         let mask_token = layout.add(name("mask_token"), &[1, 1, dim]);
         let hidden = config.dec_mlp_hidden();
         let blocks = (0..config.dec_depth)
-            .map(|i| Block::new(layout, &name(&format!("decoder_blocks.{i}")), dim, config.dec_heads, hidden))
+            .map(|i| {
+                Block::new(
+                    layout,
+                    &name(&format!("decoder_blocks.{i}")),
+                    dim,
+                    config.dec_heads,
+                    hidden,
+                )
+            })
             .collect();
         let norm = Norm::new(layout, &name("decoder_norm"), dim);
         let pred = Linear::new(layout, &name("decoder_pred"), &[config.patch_voxels(), dim]);

@@ -2,8 +2,8 @@
 
 use super::params::{ParamEntry, Params};
 use crate::Result;
-use crate::device::with_real;
 use crate::device::Element;
+use crate::device::with_real;
 use crate::rng::{Purpose, Rng};
 
 /// Draws every parameter from its own stream, so that a parameter's start does not depend on

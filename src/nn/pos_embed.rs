@@ -40,9 +40,8 @@ pub fn interpolate(table: &[f64], dim: usize, from: [usize; 3], to: [usize; 3]) 
             })
             .collect::<Vec<_>>()
     });
-    let row = |z: usize, y: usize, x: usize| {
-        &table[(1 + (z * from[1] + y) * from[2] + x) * dim..][..dim]
-    };
+    let row =
+        |z: usize, y: usize, x: usize| &table[(1 + (z * from[1] + y) * from[2] + x) * dim..][..dim];
     let mut out = table[..dim].to_vec();
     for &(z0, z1, wz) in &taps[0] {
         for &(y0, y1, wy) in &taps[1] {
@@ -70,8 +69,20 @@ mod tests {
         // Token (1, 2, 1) is number (1 * 3 + 2) * 2 + 1 = 11; f = 2, w = 1, 0.01.
         let row = &table[14 * 12..];
         let expected = [
-            1f64.sin(), 0.01f64.sin(), 1f64.cos(), 0.01f64.cos(), 2f64.sin(), 0.02f64.sin(),
-            2f64.cos(), 0.02f64.cos(), 1f64.sin(), 0.01f64.sin(), 1f64.cos(), 0.01f64.cos(), 0.0, 0.0,
+            1f64.sin(),
+            0.01f64.sin(),
+            1f64.cos(),
+            0.01f64.cos(),
+            2f64.sin(),
+            0.02f64.sin(),
+            2f64.cos(),
+            0.02f64.cos(),
+            1f64.sin(),
+            0.01f64.sin(),
+            1f64.cos(),
+            0.01f64.cos(),
+            0.0,
+            0.0,
         ];
         for (a, b) in row.iter().zip(expected) {
             assert!((a - b).abs() < 1e-15);

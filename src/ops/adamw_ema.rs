@@ -80,7 +80,11 @@ pub fn adamw_ema(settings: &AdamW, segments: &[Segment], buffers: Buffers<'_>) -
         tensor.expect_shape(OP, &[n])?;
     }
     if segments.iter().any(|s| s.offset + s.len > n) {
-        return Err(Error::shape(OP, format!("segments within {n} elements"), format!("{segments:?}")));
+        return Err(Error::shape(
+            OP,
+            format!("segments within {n} elements"),
+            format!("{segments:?}"),
+        ));
     }
     with_real!(OP, buffers.params.dtype(), T => {
         let params = buffers.params.host_mut::<T>()?;
@@ -192,7 +196,12 @@ impl OpSpec for Spec {
             Segment { offset: 0, len: decayed, decays: true, update },
             // The second half of the plain ones is frozen.
             Segment { offset: decayed, len: plain / 2, decays: false, update },
-            Segment { offset: decayed + plain / 2, len: plain - plain / 2, decays: false, update: 0 },
+            Segment {
+                offset: decayed + plain / 2,
+                len: plain - plain / 2,
+                decays: false,
+                update: 0,
+            },
         ];
         let grads = args.var(1)?.value();
         adamw_ema(&settings, &segments, Buffers { params, grads, m, v, teacher: Some(teacher) })?;

@@ -27,7 +27,11 @@ impl Packing {
         for &length in lengths {
             total += length;
             let end = i32::try_from(total).ok().filter(|_| length > 0).ok_or_else(|| {
-                Error::shape(OP, "sequences of 1 token or more, 2^31 - 1 in all", format!("{lengths:?}"))
+                Error::shape(
+                    OP,
+                    "sequences of 1 token or more, 2^31 - 1 in all",
+                    format!("{lengths:?}"),
+                )
             })?;
             ends.push(end);
         }
@@ -115,7 +119,13 @@ impl Backward for AttentionBwd {
 }
 
 /// Reference forward: `out` [T, C], `lse` [heads, T].
-pub(super) fn reference<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], cu: &[i32], heads: usize) {
+pub(super) fn reference<T: Real>(
+    out: &mut [T],
+    lse: &mut [T],
+    qkv: &[T],
+    cu: &[i32],
+    heads: usize,
+) {
     let rows = lse.len() / heads;
     let c = out.len() / rows.max(1);
     let d = c / heads;
@@ -124,7 +134,8 @@ pub(super) fn reference<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], cu: &[
         let (begin, end) = (span[0] as usize, span[1] as usize);
         for h in 0..heads {
             for i in begin..end {
-                let scores: Vec<T> = (begin..end).map(|j| score(qkv, c, d, h, i, j) * scale).collect();
+                let scores: Vec<T> =
+                    (begin..end).map(|j| score(qkv, c, d, h, i, j) * scale).collect();
                 let max = scores.iter().copied().fold(scores[0], T::max);
                 let sum: T = scores.iter().map(|&s| (s - max).exp()).sum();
                 lse[h * rows + i] = max + sum.ln();

@@ -29,7 +29,8 @@ pub trait Kernels: Real {
                     sum += a[i * a_rs + l * a_cs] * b[l * b_rs + j * b_cs];
                 }
                 let dst = &mut c[i * c_rs + j];
-                *dst = if beta == Self::default() { alpha * sum } else { alpha * sum + beta * *dst };
+                *dst =
+                    if beta == Self::default() { alpha * sum } else { alpha * sum + beta * *dst };
             }
         }
     }

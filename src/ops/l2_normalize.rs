@@ -65,7 +65,8 @@ fn backward<T: Real>(dx: &mut [T], dy: &[T], y: &[T], norm: &[T], accumulate: bo
     for (r, &n) in norm.iter().enumerate() {
         let (dy, y) = (&dy[r * c..][..c], &y[r * c..][..c]);
         let clamped = n < T::of(EPS);
-        let dot: T = if clamped { T::default() } else { dy.iter().zip(y).map(|(&a, &b)| a * b).sum() };
+        let dot: T =
+            if clamped { T::default() } else { dy.iter().zip(y).map(|(&a, &b)| a * b).sum() };
         let divisor = n.max(T::of(EPS));
         for ((dst, &d), &y) in dx[r * c..][..c].iter_mut().zip(dy).zip(y) {
             let g = (d - y * dot) / divisor;

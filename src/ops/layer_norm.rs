@@ -176,7 +176,12 @@ impl OpSpec for Spec {
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let [rows, c] = [case.dims[0], case.dims[1]];
         vec![
-            Input::new("x", InputKind::Activation, &[rows, c], case.normal(0, rows * c, case.offset, 1.0)),
+            Input::new(
+                "x",
+                InputKind::Activation,
+                &[rows, c],
+                case.normal(0, rows * c, case.offset, 1.0),
+            ),
             Input::new("weight", InputKind::Param, &[c], case.normal(1, c, 1.0, 0.3)),
             Input::new("bias", InputKind::Param, &[c], case.normal(2, c, 0.0, 0.3)),
         ]

@@ -212,10 +212,20 @@ impl OpSpec for Spec {
         let scale = 1.0 / (fan_in as f64).sqrt();
         let weight = case.normal(1, out * fan_in, 0.0, scale);
         vec![
-            Input::new("x", InputKind::Activation, &[rows, fan_in], case.normal(0, rows * fan_in, case.offset, 1.0)),
+            Input::new(
+                "x",
+                InputKind::Activation,
+                &[rows, fan_in],
+                case.normal(0, rows * fan_in, case.offset, 1.0),
+            ),
             Input::new("weight", InputKind::Param, &[out, fan_in], weight),
             Input::new("bias", InputKind::Param, &[out], case.normal(2, out, 0.0, 0.5)),
-            Input::new("residual", InputKind::Activation, &[rows, out], case.normal(3, rows * out, 0.0, 1.0)),
+            Input::new(
+                "residual",
+                InputKind::Activation,
+                &[rows, out],
+                case.normal(3, rows * out, 0.0, 1.0),
+            ),
         ]
     }
 

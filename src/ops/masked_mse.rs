@@ -28,7 +28,11 @@ impl<'a> Tape<'a> {
         let (rows, width) = pred.value().matrix(OP)?;
         target.value().expect_shape(OP, &[rows, width])?;
         if group_rows.iter().sum::<usize>() != rows || group_rows.contains(&0) {
-            return Err(Error::shape(OP, format!("non-empty groups of {rows} rows"), format!("{group_rows:?}")));
+            return Err(Error::shape(
+                OP,
+                format!("non-empty groups of {rows} rows"),
+                format!("{group_rows:?}"),
+            ));
         }
         let dtype = pred.value().dtype();
         let mut losses = Tensor::empty(self.device(), dtype, &[group_rows.len()])?;
@@ -88,7 +92,8 @@ fn reference<T: Real>(
         let mut sum = T::default();
         for r in first..first + count {
             let (p, t) = (&pred[r * width..][..width], &target[r * width..][..width]);
-            let (mean, rstd) = if norm_pix { patch_statistics(t) } else { (T::default(), T::of(1.0)) };
+            let (mean, rstd) =
+                if norm_pix { patch_statistics(t) } else { (T::default(), T::of(1.0)) };
             let mut error = T::default();
             for ((g, &p), &t) in gradient[r * width..][..width].iter_mut().zip(p).zip(t) {
                 let difference = p - (t - mean) * rstd;

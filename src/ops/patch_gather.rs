@@ -67,8 +67,12 @@ impl PatchPlan {
     ) -> Result<Self> {
         let channels = volumes.first().map_or(1, |v| v.channels);
         for v in volumes {
-            if patch == 0 || v.dims.iter().any(|n| n % patch != 0 || *n == 0) || v.channels != channels {
-                let expected = format!("{channels} channel(s) and sides that are multiples of {patch}");
+            if patch == 0
+                || v.dims.iter().any(|n| n % patch != 0 || *n == 0)
+                || v.channels != channels
+            {
+                let expected =
+                    format!("{channels} channel(s) and sides that are multiples of {patch}");
                 return Err(Error::shape(OP, expected, format!("{v:?}")));
             }
         }
@@ -79,7 +83,11 @@ impl PatchPlan {
             })?;
             let [gd, gh, gw] = at.grid(patch);
             if n >= gd * gh * gw {
-                return Err(Error::shape(OP, format!("{} patches", gd * gh * gw), format!("patch {n}")));
+                return Err(Error::shape(
+                    OP,
+                    format!("{} patches", gd * gh * gw),
+                    format!("patch {n}"),
+                ));
             }
             let [d, h, w] = at.dims;
             let (z, y, x) = (n / (gh * gw), n / gw % gh, n % gw);
@@ -118,7 +126,9 @@ impl PatchPlan {
                     for dx in 0..p {
                         let column = match order {
                             VoxelOrder::ChannelsFirst => ((c * p + dz) * p + dy) * p + dx,
-                            VoxelOrder::ChannelsLast => ((dz * p + dy) * p + dx) * self.channels + c,
+                            VoxelOrder::ChannelsLast => {
+                                ((dz * p + dy) * p + dx) * self.channels + c
+                            }
                         };
                         f(column, voxel + dx);
                     }
@@ -163,7 +173,12 @@ impl<'a> Tape<'a> {
     /// Numerics: data movement, exact.
     /// Errors: `Shape`.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
-    pub fn patch_gather(&mut self, voxels: &Var, plan: &PatchPlan, order: VoxelOrder) -> Result<Var> {
+    pub fn patch_gather(
+        &mut self,
+        voxels: &Var,
+        plan: &PatchPlan,
+        order: VoxelOrder,
+    ) -> Result<Var> {
         if voxels.value().len() < plan.voxels {
             let expected = format!("{} voxels", plan.voxels);
             return Err(Error::shape(OP, expected, format!("{:?}", voxels.shape())));
@@ -245,7 +260,12 @@ impl OpSpec for Spec {
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
-        vec![Input::new("voxels", InputKind::Activation, &[len], case.normal(0, len, case.offset, 1.0))]
+        vec![Input::new(
+            "voxels",
+            InputKind::Activation,
+            &[len],
+            case.normal(0, len, case.offset, 1.0),
+        )]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {

@@ -186,9 +186,19 @@ impl OpSpec for Spec {
         // One input row more than is used: its gradient must be zero.
         let inputs = rows - rows.div_ceil(every) + 1;
         vec![
-            Input::new("x", InputKind::Activation, &[inputs, c], case.normal(0, inputs * c, case.offset, 1.0)),
+            Input::new(
+                "x",
+                InputKind::Activation,
+                &[inputs, c],
+                case.normal(0, inputs * c, case.offset, 1.0),
+            ),
             Input::new("token", InputKind::Param, &[1, 1, c], case.normal(1, c, case.offset, 1.0)),
-            Input::new("table", InputKind::Constant, &[rows, c], case.normal(2, rows * c, 0.0, 1.0)),
+            Input::new(
+                "table",
+                InputKind::Constant,
+                &[rows, c],
+                case.normal(2, rows * c, 0.0, 1.0),
+            ),
         ]
     }
 

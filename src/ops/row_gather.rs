@@ -22,7 +22,11 @@ impl GatherPlan {
         let mut seen = vec![false; rows];
         for &i in index {
             if i >= rows || std::mem::replace(&mut seen[i], true) {
-                return Err(Error::shape(OP, format!("distinct rows below {rows}"), format!("row {i}")));
+                return Err(Error::shape(
+                    OP,
+                    format!("distinct rows below {rows}"),
+                    format!("row {i}"),
+                ));
             }
         }
         let ids: Vec<i32> = index.iter().map(|&i| i as i32).collect();

@@ -92,7 +92,11 @@ impl<'a> Tape<'a> {
         targets.center.expect_shape(OP, &[k])?;
         targets.inv_tau.expect_shape(OP, &[1])?;
         if rows != pairs.group.len() {
-            return Err(Error::shape(OP, format!("{} student rows", pairs.group.len()), rows.to_string()));
+            return Err(Error::shape(
+                OP,
+                format!("{} student rows", pairs.group.len()),
+                rows.to_string(),
+            ));
         }
         let dtype = student.value().dtype();
         let mut losses = Tensor::empty(self.device(), dtype, &[pairs.counts.len()])?;
@@ -230,7 +234,9 @@ impl OpSpec for Spec {
         let rows: Vec<Anchors> = (0..students)
             .map(|j| match j {
                 j if j < students / 2 => Anchors { group: 0, teacher_rows: vec![j % teachers] },
-                j if j == students / 2 && students > 3 => Anchors { group: 0, teacher_rows: vec![] },
+                j if j == students / 2 && students > 3 => {
+                    Anchors { group: 0, teacher_rows: vec![] }
+                }
                 _ => Anchors { group: 1, teacher_rows: (0..teachers).collect() },
             })
             .collect();

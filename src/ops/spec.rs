@@ -49,7 +49,8 @@ impl Case {
     /// A case; the label lists `names` with `dims`.
     pub fn new(names: &[&str], dims: &[usize]) -> Self {
         let label: Vec<String> = names.iter().zip(dims).map(|(n, d)| format!("{n}={d}")).collect();
-        let seed = dims.iter().fold(17u64, |s, &d| s.wrapping_mul(1_000_003).wrapping_add(d as u64));
+        let seed =
+            dims.iter().fold(17u64, |s, &d| s.wrapping_mul(1_000_003).wrapping_add(d as u64));
         Self { label: label.join(","), dims: dims.to_vec(), offset: 0.0, seed }
     }
 

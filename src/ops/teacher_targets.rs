@@ -145,7 +145,8 @@ impl OpSpec for Spec {
     }
 
     fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let kind = [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
+        let kind =
+            [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
         let (center, inv_tau) =
             teacher_targets(kind, args.var(0)?.value(), args.var(1)?.value(), 0.25)?;
         Ok(vec![Var::constant(center), Var::constant(inv_tau)])
@@ -192,7 +193,8 @@ mod tests {
         let mut center = vec![0.0; k];
         let inv_tau = sinkhorn(&mut center, &logits, tau);
         for (i, row) in logits.chunks_exact(k).enumerate() {
-            let e: Vec<f64> = row.iter().zip(&center).map(|(t, c)| ((t - c) * inv_tau).exp()).collect();
+            let e: Vec<f64> =
+                row.iter().zip(&center).map(|(t, c)| ((t - c) * inv_tau).exp()).collect();
             let sum: f64 = e.iter().sum();
             for (j, e) in e.iter().enumerate() {
                 assert!((e / sum - q[i * k + j]).abs() < 1e-12, "row {i} prototype {j}");

@@ -45,9 +45,14 @@ pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Res
         size > 0.0 && start >= 0.0 && start + size <= from[a] as f64 + 1e-6 && to[a] > 0
     });
     if oc != ic || !inside {
-        return Err(Error::shape(OP, format!("{ic} channels, a box within {from:?}"), format!("{view:?}")));
+        return Err(Error::shape(
+            OP,
+            format!("{ic} channels, a box within {from:?}"),
+            format!("{view:?}"),
+        ));
     }
-    let axes: Vec<Vec<Tap>> = (0..3).map(|a| taps(view.start[a], view.size[a], to[a], from[a])).collect();
+    let axes: Vec<Vec<Tap>> =
+        (0..3).map(|a| taps(view.start[a], view.size[a], to[a], from[a])).collect();
     with_real!(OP, volume.dtype(), T => {
         let x = volume.host::<T>()?;
         out.host_mut::<T>()?.par_chunks_mut(h * w).enumerate().for_each(|(plane, y)| {
@@ -86,11 +91,16 @@ fn cut_row<T: Real>(row: &mut [T], x: &[T], [h, w]: [usize; 2], z: &Tap, y: &Tap
         let line = line(z.low, y.low);
         for (out, t) in row.iter_mut().zip(axis) {
             // No arithmetic on exact positions: a native crop is a copy.
-            *out = if t.weight == 0.0 { line[t.low] } else { lerp(line[t.low], line[t.high], t.weight) };
+            *out = if t.weight == 0.0 {
+                line[t.low]
+            } else {
+                lerp(line[t.low], line[t.high], t.weight)
+            };
         }
         return;
     }
-    let lines = [line(z.low, y.low), line(z.low, y.high), line(z.high, y.low), line(z.high, y.high)];
+    let lines =
+        [line(z.low, y.low), line(z.low, y.high), line(z.high, y.low), line(z.high, y.high)];
     for (out, t) in row.iter_mut().zip(axis) {
         let [a, b, c, d] = lines.map(|l| lerp(l[t.low], l[t.high], t.weight));
         *out = lerp(lerp(a, b, y.weight), lerp(c, d, y.weight), z.weight);
@@ -136,7 +146,12 @@ impl OpSpec for Spec {
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let shape = &case.dims[..4];
         let len = shape.iter().product();
-        vec![Input::new("volume", InputKind::Constant, shape, case.normal(0, len, case.offset, 1.0))]
+        vec![Input::new(
+            "volume",
+            InputKind::Constant,
+            shape,
+            case.normal(0, len, case.offset, 1.0),
+        )]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {

@@ -145,7 +145,12 @@ impl OpSpec for Spec {
         vec![
             Input::new("x", InputKind::Activation, &[rows, fan_in], x),
             Input::new("g", InputKind::Param, &[out, 1], case.normal(1, out, 1.0, 0.2)),
-            Input::new("v", InputKind::Param, &[out, fan_in], case.normal(2, out * fan_in, 0.0, 1.0)),
+            Input::new(
+                "v",
+                InputKind::Param,
+                &[out, fan_in],
+                case.normal(2, out * fan_in, 0.0, 1.0),
+            ),
         ]
     }
 

@@ -1,0 +1,87 @@
+//! Student and teacher: one set of modules, two sets of parameters.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::config::Config;
+use crate::device::{DType, Device, Tensor};
+use crate::nn::decoder::Decoder;
+use crate::nn::encoder::Encoder;
+use crate::nn::head::ProjectionHead;
+use crate::nn::init;
+use crate::nn::params::{ParamLayout, Params};
+
+use super::plan::PositionTables;
+
+/// The networks of GL-MAE, without parameters.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    pub encoder: Encoder,
+    pub head: Option<ProjectionHead>,
+    /// One shared decoder, or one for global and one for local views (U10).
+    pub decoders: Vec<Decoder>,
+    pub tables: PositionTables,
+    /// Encoder, head, decoder: the teacher's layout is the front part of the student's.
+    pub student_layout: Arc<ParamLayout>,
+    pub teacher_layout: Arc<ParamLayout>,
+}
+
+/// What a run learns: parameters of both branches and the centre.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    pub student: Params,
+    /// Present when the objective has a consistency term.
+    pub teacher: Option<Params>,
+    /// Centre of the teacher's logits, [K].
+    pub center: Option<Tensor>,
+}
+
+impl Networks {
+    /// Networks for `config`; position tables in `dtype` on `device`.
+    pub fn new(device: &Device, dtype: DType, config: &Config) -> Result<Self> {
+        let mut layout = ParamLayout::default();
+        let encoder = Encoder::new(&mut layout, &config.model);
+        let head = config
+            .loss
+            .objective
+            .has_teacher()
+            .then(|| ProjectionHead::new(&mut layout, &config.model, &config.head));
+        let teacher_layout = Arc::new(layout.clone());
+        let separate = !config.model.shared_decoder && config.loss.objective.has_global_views();
+        let prefixes: &[&str] = if separate { &["", "local_"] } else { &[""] };
+        let decoders =
+            prefixes.iter().map(|p| Decoder::new(&mut layout, &config.model, p)).collect();
+        Ok(Self {
+            encoder,
+            head,
+            decoders,
+            tables: PositionTables::new(device, dtype, config)?,
+            student_layout: Arc::new(layout),
+            teacher_layout,
+        })
+    }
+}
+
+impl Weights {
+    /// Zeros in the right shapes, to be initialised or loaded.
+    pub fn zeros(device: &Device, dtype: DType, config: &Config, nets: &Networks) -> Result<Self> {
+        let student = Params::zeros(device, dtype, nets.student_layout.clone(), true)?;
+        let (mut teacher, mut center) = (None, None);
+        if config.loss.objective.has_teacher() {
+            teacher = Some(Params::zeros(device, dtype, nets.teacher_layout.clone(), false)?);
+            center = Some(Tensor::zeros(device, dtype, &[config.head.prototypes])?);
+        }
+        Ok(Self { student, teacher, center })
+    }
+
+    /// The state before step 0: drawn from the seed; the teacher is a copy of the student.
+    pub fn init(device: &Device, dtype: DType, config: &Config, nets: &Networks) -> Result<Self> {
+        let mut weights = Self::zeros(device, dtype, config, nets)?;
+        init::init(&mut weights.student, config.train.seed)?;
+        if let Some(teacher) = &mut weights.teacher {
+            let front = weights.student.flat().view(0, &[teacher.layout().len()])?;
+            *teacher.flat_mut() = front.duplicate()?;
+        }
+        Ok(weights)
+    }
+}

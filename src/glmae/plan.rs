@@ -1,0 +1,200 @@
+//! The plan of a pass: for given masks, which patches and rows every op reads and writes. All the
+//! index arithmetic of the method is here; ops only follow tables.
+
+use super::batch::{BatchShape, ViewKind};
+use super::mask::Mask;
+use crate::config::{Config, Pairs, PositionTable};
+use crate::device::{DType, Device, Tensor};
+use crate::nn::pos_embed::{interpolate, sincos_3d};
+use crate::ops::attention::Packing;
+use crate::ops::patch_gather::PatchPlan;
+use crate::ops::row_assemble::{AssemblePlan, RowSource};
+use crate::ops::row_gather::GatherPlan;
+use crate::ops::soft_cross_entropy::{Anchors, PairPlan};
+use crate::{Error, Result};
+
+/// Position tables of both grids in one matrix: the global table, then the local one.
+#[derive(Clone, Debug)]
+pub struct PositionTables {
+    /// `[rows, dim]`, encoder and decoder.
+    pub encoder: Tensor,
+    pub decoder: Tensor,
+    /// First row of the global and of the local table (their cls rows).
+    first: [usize; 2],
+}
+
+impl PositionTables {
+    /// Tables for the views of `config`.
+    pub fn new(device: &Device, dtype: DType, config: &Config) -> Result<Self> {
+        let shape = BatchShape::new(config, 1);
+        let [global, local] = ViewKind::ALL.map(|kind| shape.grid(kind));
+        let build = |dim: usize| {
+            let mut tables = [sincos_3d(global, dim), sincos_3d(local, dim)];
+            match config.model.position_table {
+                PositionTable::Native => {}
+                PositionTable::InterpFromLocal => {
+                    tables[0] = interpolate(&tables[1], dim, local, global);
+                }
+                PositionTable::InterpFromGlobal => {
+                    tables[1] = interpolate(&tables[0], dim, global, local);
+                }
+            }
+            let [mut rows, local] = tables;
+            rows.extend(local);
+            Tensor::from_f64(device, dtype, &rows, &[rows.len() / dim, dim])
+        };
+        Ok(Self {
+            encoder: build(config.model.dim)?,
+            decoder: build(config.model.dec_dim)?,
+            first: [0, 1 + global.iter().product::<usize>()],
+        })
+    }
+
+    /// Row of the cls position of a kind; token `n` follows at `1 + n`.
+    pub fn first(&self, kind: ViewKind) -> usize {
+        self.first[kind as usize]
+    }
+
+    fn rows(&self) -> usize {
+        self.encoder.shape()[0]
+    }
+}
+
+/// Patches into the encoder and its sequences out of it.
+#[derive(Debug)]
+pub struct EncodePlan {
+    pub patches: PatchPlan,
+    pub assemble: AssemblePlan,
+    pub packing: Packing,
+    /// The cls row of every sequence.
+    pub cls: GatherPlan,
+}
+
+/// The encoder's rows into the decoder, and the rows that are predicted.
+#[derive(Debug)]
+pub struct DecodePlan {
+    pub assemble: AssemblePlan,
+    pub packing: Packing,
+    /// Rows that the pixel head runs on.
+    pub wanted: GatherPlan,
+    /// The patches that the predicted rows belong to, in the same order.
+    pub targets: PatchPlan,
+    /// Predicted rows of global and of local views.
+    pub kind_rows: [usize; 2],
+}
+
+/// Which tokens the decoder predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Predict {
+    /// Masked tokens: training.
+    Masked,
+    /// All tokens: pictures and parity with full predictions.
+    All,
+}
+
+/// Encoder plan for the views `views` of a batch (indices into its views), with their masks.
+pub fn encode_plan(
+    device: &Device,
+    shape: &BatchShape,
+    tables: &PositionTables,
+    views: &[(usize, &Mask)],
+) -> Result<EncodePlan> {
+    let kinds: Vec<ViewKind> = shape.kinds().collect();
+    let (mut patches, mut rows, mut lengths, mut cls) = (vec![], vec![], vec![], vec![]);
+    for &(view, mask) in views {
+        let first = tables.first(kinds[view]);
+        check_tokens(shape, kinds[view], mask)?;
+        cls.push(rows.len());
+        rows.push(RowSource { row: None, position: first });
+        for &token in mask.keep() {
+            rows.push(RowSource { row: Some(patches.len()), position: first + 1 + token });
+            patches.push((view, token));
+        }
+        lengths.push(1 + mask.keep().len());
+    }
+    Ok(EncodePlan {
+        patches: PatchPlan::new(device, shape.patch, &shape.volumes_at(), &patches)?,
+        assemble: AssemblePlan::new(device, patches.len(), tables.rows(), &rows)?,
+        packing: Packing::new(device, &lengths)?,
+        cls: GatherPlan::new(device, rows.len(), &cls)?,
+    })
+}
+
+/// Decoder plan for the views `views`, whose encoder rows stand in `encoder_starts` order: view
+/// `i` of the list begins at row `encoder_starts[i]` of `encoder_rows` rows.
+pub fn decode_plan(
+    device: &Device,
+    shape: &BatchShape,
+    tables: &PositionTables,
+    views: &[(usize, &Mask)],
+    encoder_starts: &[usize],
+    encoder_rows: usize,
+    predict: Predict,
+) -> Result<DecodePlan> {
+    let kinds: Vec<ViewKind> = shape.kinds().collect();
+    let (mut rows, mut lengths, mut wanted, mut targets) = (vec![], vec![], vec![], vec![]);
+    let mut kind_rows = [0; 2];
+    for (&(view, mask), &start) in views.iter().zip(encoder_starts) {
+        let first = tables.first(kinds[view]);
+        rows.push(RowSource { row: Some(start), position: first });
+        for token in 0..mask.tokens() {
+            let place = mask.place(token);
+            if place.is_none() || predict == Predict::All {
+                wanted.push(rows.len());
+                targets.push((view, token));
+                kind_rows[kinds[view] as usize] += 1;
+            }
+            let row = place.map(|p| start + 1 + p);
+            rows.push(RowSource { row, position: first + 1 + token });
+        }
+        lengths.push(1 + mask.tokens());
+    }
+    Ok(DecodePlan {
+        assemble: AssemblePlan::new(device, encoder_rows, tables.rows(), &rows)?,
+        packing: Packing::new(device, &lengths)?,
+        wanted: GatherPlan::new(device, rows.len(), &wanted)?,
+        targets: PatchPlan::new(device, shape.patch, &shape.volumes_at(), &targets)?,
+        kind_rows,
+    })
+}
+
+fn check_tokens(shape: &BatchShape, kind: ViewKind, mask: &Mask) -> Result<()> {
+    if mask.tokens() == shape.tokens(kind) {
+        return Ok(());
+    }
+    let expected = format!("a mask of {} tokens", shape.tokens(kind));
+    Err(Error::shape("plan", expected, format!("{}", mask.tokens())))
+}
+
+/// Which student rows are compared with which teacher rows. The student's rows are the cls rows
+/// of all views of the batch; group 0 is the first consistency term the objective has.
+pub fn pair_plan(device: &Device, config: &Config, shape: &BatchShape) -> Result<PairPlan> {
+    let (volumes, objective) = (shape.volumes, config.loss.objective);
+    let n_global = shape.count(ViewKind::Global) / volumes.max(1);
+    let n_local = shape.count(ViewKind::Local) / volumes.max(1);
+    let local_group = usize::from(objective.has_g2g());
+    let mut rows = Vec::new();
+    for j in 0..n_global {
+        for b in 0..volumes {
+            let anchors = (0..n_global).filter(|&i| {
+                objective.has_g2g()
+                    && match config.loss.gg_pairs {
+                        Pairs::Same => i == j,
+                        Pairs::Cross => i != j,
+                        Pairs::All => true,
+                    }
+            });
+            let teacher_rows = anchors.map(|i| i * volumes + b).collect();
+            rows.push(Anchors { group: 0, teacher_rows });
+        }
+    }
+    for _ in 0..n_local {
+        for b in 0..volumes {
+            let all = if objective.has_l2g() { n_global } else { 0 };
+            let group = if objective.has_l2g() { local_group } else { 0 };
+            rows.push(Anchors { group, teacher_rows: (0..all).map(|i| i * volumes + b).collect() });
+        }
+    }
+    let groups = usize::from(objective.has_g2g()) + usize::from(objective.has_l2g());
+    PairPlan::new(device, n_global * volumes, groups, &rows)
+}

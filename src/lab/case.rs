@@ -1,0 +1,218 @@
+//! Reference cases: a few training steps of the PyTorch reference with everything needed to
+//! repeat them (format `glmae-case-1`, described in docs/verification.md).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+use crate::config::{Config, GlobalCrop, HeadConfig, LossConfig, ModelConfig, OptimConfig, Pairs};
+use crate::config::{TrainConfig, ViewConfig};
+use crate::device::{DType, Device, Element, Tensor};
+use crate::glmae::batch::{Batch, BatchShape, ViewKind};
+use crate::glmae::mask::Mask;
+use crate::{Error, Result};
+
+/// A case in memory.
+pub struct ReferenceCase {
+    path: PathBuf,
+    pub config: Config,
+    pub steps: usize,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+/// Fields of the reference's configuration that matter to an engine; it stores more.
+#[derive(serde::Deserialize)]
+struct Fields {
+    in_chans: usize,
+    patch: usize,
+    global_size: [usize; 3],
+    local_size: [usize; 3],
+    n_global: usize,
+    n_local: usize,
+    batch: usize,
+    mask_ratio: f64,
+    dim: usize,
+    depth: usize,
+    heads: usize,
+    mlp_ratio: f64,
+    dec_dim: usize,
+    dec_depth: usize,
+    dec_heads: usize,
+    head_hidden: usize,
+    head_bottleneck: usize,
+    head_out: usize,
+    norm_last_layer: bool,
+    norm_pix: bool,
+    beta1: f64,
+    beta2: f64,
+    gg_pairs: Pairs,
+    tau_s: f64,
+    tau_t: f64,
+    tau_t_start: f64,
+    tau_t_warmup: u64,
+    center_momentum: f64,
+    lr: f64,
+    lr_end: f64,
+    warmup: u64,
+    total_steps: u64,
+    wd: f64,
+    wd_end: f64,
+    adam_b1: f64,
+    adam_b2: f64,
+    adam_eps: f64,
+    clip_grad: f64,
+    freeze_last_layer: u64,
+    ema_start: f64,
+}
+
+impl From<Fields> for Config {
+    fn from(f: Fields) -> Self {
+        Self {
+            model: ModelConfig {
+                in_chans: f.in_chans,
+                patch: f.patch,
+                dim: f.dim,
+                depth: f.depth,
+                heads: f.heads,
+                mlp_ratio: f.mlp_ratio,
+                dec_dim: f.dec_dim,
+                dec_depth: f.dec_depth,
+                dec_heads: f.dec_heads,
+                ..ModelConfig::default()
+            },
+            head: HeadConfig {
+                hidden: f.head_hidden,
+                bottleneck: f.head_bottleneck,
+                prototypes: f.head_out,
+                norm_last_layer: f.norm_last_layer,
+            },
+            views: ViewConfig {
+                global_size: f.global_size,
+                local_size: f.local_size,
+                n_global: f.n_global,
+                n_local: f.n_local,
+                mask_ratio: f.mask_ratio,
+                global_crop: GlobalCrop::Native,
+                ..ViewConfig::default()
+            },
+            loss: LossConfig {
+                norm_pix: f.norm_pix,
+                beta1: f.beta1,
+                beta2: f.beta2,
+                gg_pairs: f.gg_pairs,
+                tau_s: f.tau_s,
+                tau_t: f.tau_t,
+                tau_t_start: f.tau_t_start,
+                tau_t_warmup: f.tau_t_warmup,
+                center_momentum: f.center_momentum,
+                ..LossConfig::default()
+            },
+            optim: OptimConfig {
+                lr: f.lr,
+                lr_end: f.lr_end,
+                warmup: f.warmup,
+                weight_decay: f.wd,
+                weight_decay_end: f.wd_end,
+                beta1: f.adam_b1,
+                beta2: f.adam_b2,
+                eps: f.adam_eps,
+                clip_grad: f.clip_grad,
+                freeze_last_layer: f.freeze_last_layer,
+                ema_start: f.ema_start,
+            },
+            train: TrainConfig { steps: f.total_steps, batch: f.batch, ..TrainConfig::default() },
+            ..Self::default()
+        }
+    }
+}
+
+impl ReferenceCase {
+    /// Reads a case. Errors: a file that is no safetensors file or no case, a tensor of another
+    /// type than f32, f64 or i64.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bad = |reason: String| Error::data(path, reason);
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| bad(format!("not a safetensors file: {e}")))?;
+        let metadata = metadata.metadata().clone().unwrap_or_default();
+        match metadata.get("format").map(String::as_str) {
+            Some("glmae-case-1") => {}
+            Some(other) => {
+                return Err(bad(format!("a case of format '{other}', not 'glmae-case-1'")));
+            }
+            None => return Err(bad("no reference case: the metadata has no 'format'".into())),
+        }
+        let text = |key: &str| {
+            metadata.get(key).ok_or_else(|| bad(format!("the metadata has no '{key}'")))
+        };
+        let fields: Fields = serde_json::from_str(text("config")?)
+            .map_err(|e| bad(format!("metadata 'config': {e}")))?;
+        let steps = text("steps")?.parse().map_err(|e| bad(format!("metadata 'steps': {e}")))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.tensors() {
+            let data = match view.dtype() {
+                Dtype::F32 => numbers::<f32, 4>(view.data(), f32::from_le_bytes),
+                Dtype::F64 => numbers::<f64, 8>(view.data(), f64::from_le_bytes),
+                Dtype::I64 => numbers::<i64, 8>(view.data(), i64::from_le_bytes),
+                other => return Err(bad(format!("tensor '{name}' has dtype {other:?}"))),
+            };
+            tensors.insert(name, (view.shape().to_vec(), data));
+        }
+        Ok(Self { path: path.to_owned(), config: fields.into(), steps, tensors })
+    }
+
+    /// Shape and values of a tensor.
+    pub fn get(&self, name: &str) -> Result<(&[usize], &[f64])> {
+        self.find(name).ok_or_else(|| Error::data(&self.path, format!("no tensor '{name}'")))
+    }
+
+    /// As [`ReferenceCase::get`], `None` when it is absent.
+    pub fn find(&self, name: &str) -> Option<(&[usize], &[f64])> {
+        self.tensors.get(name).map(|(shape, data)| (&shape[..], &data[..]))
+    }
+
+    /// Names with a prefix, without it.
+    pub fn names<'c>(&'c self, prefix: &'c str) -> impl Iterator<Item = &'c str> {
+        self.tensors.keys().filter_map(move |k| k.strip_prefix(prefix))
+    }
+
+    /// Inputs of a step as a batch.
+    pub fn batch(&self, device: &Device, dtype: DType, step: usize) -> Result<Batch> {
+        let shape = BatchShape::new(&self.config, self.config.train.batch);
+        let (mut voxels, mut masks) = (Vec::new(), Vec::new());
+        for kind in ViewKind::ALL {
+            let name = kind.name();
+            let (dims, data) = self.get(&format!("step{step}.views_{name}"))?;
+            let [d, h, w] = shape.size(kind);
+            if dims != [shape.count(kind), shape.channels, d, h, w] {
+                let reason = format!("step{step}.views_{name} has shape {dims:?}");
+                return Err(Error::data(&self.path, reason));
+            }
+            voxels.extend_from_slice(data);
+            let (dims, keep) = self.get(&format!("step{step}.ids_keep_{name}"))?;
+            let &[views, kept] = dims else {
+                return Err(Error::data(&self.path, format!("ids_keep_{name} has shape {dims:?}")));
+            };
+            if views != shape.count(kind) {
+                return Err(Error::data(&self.path, format!("ids_keep_{name} has {views} views")));
+            }
+            for view in 0..views {
+                let keep = &keep[view * kept..(view + 1) * kept];
+                if keep.iter().any(|t| *t < 0.0) {
+                    return Err(Error::data(&self.path, format!("ids_keep_{name} is negative")));
+                }
+                let keep: Vec<usize> = keep.iter().map(|&t| t as usize).collect();
+                masks.push(Mask::from_keep(shape.tokens(kind), &keep)?);
+            }
+        }
+        let voxels = Tensor::from_f64(device, dtype, &voxels, &[voxels.len()])?;
+        Ok(Batch { shape, voxels, masks })
+    }
+}
+
+fn numbers<T: Element, const N: usize>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<f64> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|&b| read(b).to_f64()).collect()
+}

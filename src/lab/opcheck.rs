@@ -1,0 +1,210 @@
+//! Checks of ops that are made from the registry: finite differences against the backward pass,
+//! and one device against the f64 reference. Tests and benchmarks call the same code.
+
+use crate::device::{DType, Device, Tensor};
+use crate::nn::params::{ParamLayout, Params};
+use crate::ops::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
+use crate::rng::{Purpose, Rng};
+use crate::tape::{ParamGrads, Tape, Var};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Outputs and gradients of one run of a case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub outputs: Vec<Vec<f64>>,
+    /// Gradient of `sum_i w_i y_i` (fixed random `w`) with respect to every input that has one,
+    /// by the input's name.
+    pub gradients: Vec<(&'static str, Vec<f64>)>,
+}
+
+/// Runs a case: forward, and backward when the op has a gradient.
+pub fn run(
+    op: &dyn OpSpec,
+    case: &Case,
+    inputs: &[Input],
+    device: &Device,
+    dtype: DType,
+) -> Result<Outcome> {
+    let mut layout = ParamLayout::default();
+    let mut ids = Vec::new();
+    for input in inputs {
+        let is_param = input.kind == InputKind::Param;
+        ids.push(is_param.then(|| layout.add(input.name, &input.shape)));
+    }
+    let layout = Arc::new(layout);
+    let mut flat = vec![0.0; layout.len()];
+    for (input, id) in inputs.iter().zip(&ids) {
+        if let Some(id) = id {
+            flat[layout.entry(*id).range()].copy_from_slice(&input.data);
+        }
+    }
+    let mut params = Params::zeros(device, dtype, layout.clone(), true)?;
+    *params.flat_mut() = Tensor::from_f64(device, dtype, &flat, &[flat.len()])?;
+
+    let mut tape = Tape::new(device);
+    let mut args = Vec::new();
+    for (input, id) in inputs.iter().zip(&ids) {
+        let tensor = |dtype| Tensor::from_f64(device, dtype, &input.data, &input.shape);
+        args.push(match (id, input.kind) {
+            (Some(id), _) => Arg::Param(params.get(*id)?),
+            (None, InputKind::Constant) => Arg::Var(Var::constant(tensor(dtype)?)),
+            (None, _) => Arg::Var(tape.leaf(tensor(dtype)?)),
+        });
+    }
+    let args = Args(args);
+    let outputs = op.run(&mut tape, case, &args)?;
+    let mut outcome = Outcome { outputs: Vec::new(), gradients: Vec::new() };
+    for y in &outputs {
+        outcome.outputs.push(y.value().to_f64_vec()?);
+    }
+    if !op.differentiable() {
+        return Ok(outcome);
+    }
+    let mut seeds = Vec::new();
+    for (i, y) in outputs.iter().enumerate().filter(|(_, y)| y.id().is_some()) {
+        let w = output_weights(case, i, y.value().len());
+        seeds.push((y.clone(), Tensor::from_f64(device, y.value().dtype(), &w, y.shape())?));
+    }
+    let mut grads = ParamGrads::new(device, dtype, &layout)?;
+    let mut values = tape.backward_from(&seeds, &mut grads)?;
+    let flat = grads.finish(&layout)?.to_f64_vec()?;
+    for ((input, id), arg) in inputs.iter().zip(&ids).zip(&args.0) {
+        let gradient = match (id, arg) {
+            (Some(id), _) => flat[layout.entry(*id).range()].to_vec(),
+            (None, Arg::Var(v)) if v.id().is_some() => match values.take(v) {
+                Some(g) => g.to_f64_vec()?,
+                None => vec![0.0; input.data.len()],
+            },
+            _ => continue,
+        };
+        outcome.gradients.push((input.name, gradient));
+    }
+    Ok(outcome)
+}
+
+/// The fixed random weights of output `i`.
+fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
+    let mut rng = Rng::new(case.seed, Purpose::Test, 1, i as u32, 0);
+    (0..len).map(|_| rng.normal()).collect()
+}
+
+/// Result of a gradient check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GradCheck {
+    /// Entries compared.
+    pub entries: usize,
+    /// Largest `|analytic - numeric| / (atol + rtol |numeric|)`; at most 1 passes.
+    pub worst: f64,
+}
+
+/// Gradient-check tolerances (docs/numerics.md).
+pub const GRAD_RTOL: f64 = 1e-5;
+pub const GRAD_ATOL: f64 = 1e-7;
+
+/// Compares the backward pass in f64 with central differences. Inputs of up to `limit` entries
+/// are checked entry by entry, larger ones at `limit` entries spread over them by a fixed stride
+/// and along one random direction that touches every entry.
+pub fn gradcheck(op: &dyn OpSpec, case: &Case, limit: usize) -> Result<GradCheck> {
+    let device = Device::Cpu;
+    let inputs = op.inputs(case);
+    let analytic = run(op, case, &inputs, &device, DType::F64)?;
+    let objective = |inputs: &[Input]| -> Result<f64> {
+        let outcome = run(op, case, inputs, &device, DType::F64)?;
+        let weighted = outcome.outputs.iter().enumerate().map(|(i, y)| {
+            let w = output_weights(case, i, y.len());
+            w.iter().zip(y).map(|(w, y)| w * y).sum::<f64>()
+        });
+        Ok(weighted.sum())
+    };
+    let mut check = GradCheck::default();
+    for (name, gradient) in &analytic.gradients {
+        let index = inputs.iter().position(|i| i.name == *name);
+        let Some(index) = index else { continue };
+        let mut moved = inputs.clone();
+        let mut difference = |change: &dyn Fn(&mut [f64], f64)| -> Result<f64> {
+            // Central differences at two step sizes, extrapolated: error O(h^4).
+            let scale = inputs[index].data.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+            let mut slope = |h: f64| -> Result<f64> {
+                let mut at = |sign: f64| {
+                    moved[index].data.copy_from_slice(&inputs[index].data);
+                    change(&mut moved[index].data, sign * h);
+                    objective(&moved)
+                };
+                Ok((at(1.0)? - at(-1.0)?) / (2.0 * h))
+            };
+            let h = 1e-4 * scale.min(10.0);
+            Ok((4.0 * slope(h / 2.0)? - slope(h)?) / 3.0)
+        };
+        let mut judge = |analytic: f64, numeric: f64| {
+            let ratio = (analytic - numeric).abs() / (GRAD_ATOL + GRAD_RTOL * numeric.abs());
+            check.entries += 1;
+            check.worst = check.worst.max(if ratio.is_nan() { f64::INFINITY } else { ratio });
+        };
+        let stride = gradient.len().div_ceil(limit).max(1);
+        for entry in (0..gradient.len()).step_by(stride) {
+            let numeric = difference(&|x, h| x[entry] += h)?;
+            judge(gradient[entry], numeric);
+        }
+        if stride > 1 {
+            let mut rng = Rng::new(case.seed, Purpose::Test, 2, index as u32, 0);
+            let direction: Vec<f64> = gradient.iter().map(|_| rng.range(-1.0, 1.0)).collect();
+            let numeric = difference(&|x, h| {
+                x.iter_mut().zip(&direction).for_each(|(x, d)| *x += h * d);
+            })?;
+            judge(gradient.iter().zip(&direction).map(|(g, d)| g * d).sum(), numeric);
+        }
+    }
+    if check.entries == 0 {
+        return Err(Error::shape("gradcheck", "a gradient to check", op.name()));
+    }
+    Ok(check)
+}
+
+/// How far two vectors are apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Distance {
+    /// `sum (a - b)^2 / sum b^2`.
+    pub nmse: f64,
+    /// Largest `|a - b|`, where it is, and the largest `|b|`.
+    pub max_abs: f64,
+    pub at: usize,
+    pub scale: f64,
+}
+
+/// Distance of `ours` from `reference`; infinite when lengths or kinds of non-finite values differ.
+pub fn distance(ours: &[f64], reference: &[f64]) -> Distance {
+    if ours.len() != reference.len() {
+        return Distance { nmse: f64::INFINITY, max_abs: f64::INFINITY, ..Distance::default() };
+    }
+    let (mut d, mut error, mut norm) = (Distance::default(), 0.0, 0.0);
+    for (i, (&a, &b)) in ours.iter().zip(reference).enumerate() {
+        let gap = match a == b || (a.is_nan() && b.is_nan()) {
+            true => 0.0,
+            false if (a - b).is_finite() => (a - b).abs(),
+            false => f64::INFINITY,
+        };
+        error += gap * gap;
+        norm += if b.is_finite() { b * b } else { 0.0 };
+        d.scale = d.scale.max(if b.is_finite() { b.abs() } else { 0.0 });
+        if gap > d.max_abs {
+            (d.max_abs, d.at) = (gap, i);
+        }
+    }
+    d.nmse = if error == 0.0 { 0.0 } else { error / norm.max(f64::MIN_POSITIVE) };
+    d
+}
+
+/// Whether f32 results are as close to the f64 reference as their class demands
+/// (docs/numerics.md). `row_norms` bounds the products summed per element for class `Products`.
+pub fn within(d: &Distance, class: Tolerance, row_norms: f64) -> bool {
+    let eps = f64::from(f32::EPSILON);
+    match class {
+        Tolerance::Bitwise => d.max_abs == 0.0,
+        Tolerance::Elementwise => d.max_abs <= 4e-6 * d.scale,
+        Tolerance::Reduction => d.max_abs <= 1e-5 * d.scale && d.nmse <= 1e-10,
+        Tolerance::Products { k } => {
+            d.max_abs <= 8.0 * eps * (k as f64).sqrt() * row_norms.max(d.scale) && d.nmse <= 1e-10
+        }
+    }
+}

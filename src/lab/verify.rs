@@ -1,0 +1,260 @@
+//! Parity: repeats a reference case and compares every quantity with PyTorch's f64 run.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::case::ReferenceCase;
+use crate::device::{DType, Device, Element, TensorMut, with_real};
+use crate::glmae::batch::ViewKind;
+use crate::glmae::model::{Networks, Weights};
+use crate::glmae::objective::{StepPlan, forward};
+use crate::glmae::plan::Predict;
+use crate::nn::params::Params;
+use crate::tape::Tape;
+use crate::train::schedule::schedule;
+use crate::train::state::State;
+use crate::train::update;
+use crate::{Error, Result};
+
+/// Results of an engine on a case: name (as in the case, without `fp64.`) to values.
+pub type Results = BTreeMap<String, Vec<f64>>;
+
+/// Largest accepted distances, each relative to the L2 norm of the reference tensor.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Bounds {
+    /// Losses, activations, logits, the centre.
+    pub values: f64,
+    pub gradients: f64,
+    /// Final parameters, and the same relative to what training changed in them.
+    pub parameters: f64,
+    pub moved: f64,
+}
+
+impl Bounds {
+    /// f64: agreement to rounding. f32: the defaults of the reference's own judge
+    /// (`compare_case.py`: 1e-5, moved 1e-3).
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F64 => Self { values: 1e-9, gradients: 1e-8, parameters: 1e-8, moved: 1e-6 },
+            _ => Self { values: 1e-5, gradients: 1e-5, parameters: 1e-5, moved: 1e-3 },
+        }
+    }
+}
+
+/// One line of the report: a quantity, its worst tensor, and the verdict.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub quantity: String,
+    /// Tensors compared.
+    pub tensors: usize,
+    /// The tensor with the largest relative distance.
+    pub worst: String,
+    /// Largest absolute difference of an element, over all tensors of the row.
+    pub max_abs: f64,
+    /// Largest `|ours - reference| / |reference|` of a tensor (L2 norms).
+    pub rel_l2: f64,
+    pub bound: f64,
+    pub pass: bool,
+}
+
+/// Repeats the case on `device` in `dtype`.
+pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Results> {
+    let config = &case.config;
+    let nets = Networks::new(device, dtype, config)?;
+    let mut state = State::from_weights(load_init(case, device, dtype, &nets)?)?;
+    let mut grads = state.new_grads()?;
+    let mut out = Results::new();
+    for t in 0..case.steps {
+        let batch = case.batch(device, dtype, t)?;
+        if t == 0 {
+            activations(case, device, &nets, &state, &batch, &mut out)?;
+        }
+        let report = update::step(config, &nets, &mut state, &mut grads, &[batch])?;
+        if let Some(what) = report.not_finite {
+            return Err(Error::NotFinite(format!("step {t}: {what}")));
+        }
+        let names = [("loss", "total"), ("rec_global", "rec_g"), ("rec_local", "rec_l")];
+        for (name, value) in report.losses.terms() {
+            let key = names.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| *theirs);
+            let key = key.unwrap_or(if name == "g2g" { "gg" } else { "lg" });
+            out.insert(format!("step{t}.loss.{key}"), vec![value]);
+        }
+        if t == 0 {
+            for e in state.weights.student.layout().entries().iter().filter(|e| e.trains) {
+                let values = grads.flat().view(e.offset, &e.shape)?.to_f64_vec()?;
+                out.insert(format!("step0.grad.student.{}", e.name), values);
+            }
+            if let Some(center) = &state.weights.center {
+                out.insert("step0.center".into(), center.to_f64_vec()?);
+            }
+        }
+    }
+    let branches =
+        [("student", Some(&state.weights.student)), ("teacher", state.weights.teacher.as_ref())];
+    for (branch, params) in branches {
+        let Some(params) = params else { continue };
+        for e in params.layout().entries() {
+            out.insert(format!("final.{branch}.{}", e.name), params.value(&e.name)?.to_f64_vec()?);
+        }
+    }
+    if let Some(center) = &state.weights.center {
+        out.insert("final.center".into(), center.to_f64_vec()?);
+    }
+    Ok(out)
+}
+
+fn load_init(
+    case: &ReferenceCase,
+    device: &Device,
+    dtype: DType,
+    nets: &Networks,
+) -> Result<Weights> {
+    let mut weights = Weights::zeros(device, dtype, &case.config, nets)?;
+    fill(case, "init.student.", &mut weights.student)?;
+    if let Some(teacher) = &mut weights.teacher {
+        fill(case, "init.teacher.", teacher)?;
+    }
+    if let Some(center) = &mut weights.center {
+        write(&mut center.as_mut(), case.get("init.center")?.1)?;
+    }
+    Ok(weights)
+}
+
+fn fill(case: &ReferenceCase, prefix: &str, params: &mut Params) -> Result<()> {
+    for entry in params.layout().entries().to_vec() {
+        let (shape, values) = case.get(&format!("{prefix}{}", entry.name))?;
+        if shape != entry.shape {
+            let expected = format!("{}: {:?}", entry.name, entry.shape);
+            return Err(Error::shape("verify", expected, format!("{shape:?}")));
+        }
+        write(&mut params.value_mut(&entry.name)?, values)?;
+    }
+    Ok(())
+}
+
+fn write(target: &mut TensorMut<'_>, values: &[f64]) -> Result<()> {
+    with_real!("verify", target.dtype(), T => {
+        for (x, &v) in target.host_mut::<T>()?.iter_mut().zip(values) {
+            *x = T::from_f64(v);
+        }
+        Ok(())
+    })
+}
+
+/// Activations of step 0, with predictions for all tokens as the reference has them.
+fn activations(
+    case: &ReferenceCase,
+    device: &Device,
+    nets: &Networks,
+    state: &State,
+    batch: &crate::glmae::batch::Batch,
+    out: &mut Results,
+) -> Result<()> {
+    if case.names("fp64.step0.act.").next().is_none() {
+        return Ok(());
+    }
+    let config = &case.config;
+    let plan = StepPlan::new(device, config, nets, batch, Predict::All)?;
+    let tau_t = schedule(config, 0).tau_t;
+    let mut tape = Tape::inference(device);
+    let pass = forward(&mut tape, config, nets, &state.weights, batch, &plan, tau_t)?;
+    let globals = batch.shape.count(ViewKind::Global);
+    let mut split = |name: &str, values: Vec<f64>, first: usize| {
+        let local = values[first..].to_vec();
+        out.insert(format!("step0.act.{name}_global"), values[..first].to_vec());
+        out.insert(format!("step0.act.{name}_local"), local);
+    };
+    let latent_rows: usize = plan.student.packing.lengths()[..globals].iter().sum();
+    split("latent", pass.latent.value().to_f64_vec()?, latent_rows * config.model.dim);
+    let predictions: Vec<f64> = pass
+        .predictions
+        .iter()
+        .map(|p| p.value().to_f64_vec())
+        .collect::<Result<Vec<_>>>()?
+        .concat();
+    let voxels = batch.shape.tokens(ViewKind::Global) * config.model.patch_voxels();
+    split("pred", predictions, globals * voxels);
+    if let Some(c) = &pass.consistency {
+        split("student_logits", c.student_logits.to_f64_vec()?, globals * config.head.prototypes);
+        out.insert("step0.act.teacher_cls".into(), c.teacher_cls.to_f64_vec()?);
+        out.insert("step0.act.teacher_logits".into(), c.teacher_logits.to_f64_vec()?);
+    }
+    Ok(())
+}
+
+/// `|ours - reference| / |reference - start|` in L2 norms, and the largest absolute difference.
+/// The key third of every `attn.qkv.bias` is left out: a constant added to all keys leaves the
+/// softmax unchanged, so its gradient is zero up to rounding noise, which AdamW amplifies.
+fn distance(name: &str, ours: &[f64], reference: &[f64], start: Option<&[f64]>) -> (f64, f64) {
+    if ours.len() != reference.len() {
+        return (f64::INFINITY, f64::INFINITY);
+    }
+    let third = reference.len() / 3;
+    let skip = if name.ends_with("attn.qkv.bias") { third..2 * third } else { 0..0 };
+    let (mut error, mut scale, mut max_abs) = (0.0, 0.0, 0.0f64);
+    for i in (0..reference.len()).filter(|i| !skip.contains(i)) {
+        let difference = ours[i] - reference[i];
+        error += difference * difference;
+        scale += (reference[i] - start.map_or(0.0, |s| s[i])).powi(2);
+        max_abs = if difference.is_nan() { f64::INFINITY } else { max_abs.max(difference.abs()) };
+    }
+    let relative = error.sqrt() / scale.sqrt().max(1e-30);
+    (if relative.is_finite() { relative } else { f64::INFINITY }, max_abs)
+}
+
+/// Compares results with the case. Every f64 tensor of the case must be there.
+pub fn compare(case: &ReferenceCase, ours: &Results, bounds: &Bounds) -> Vec<Row> {
+    let mut rows: BTreeMap<(usize, String), Row> = BTreeMap::new();
+    for key in case.names("fp64.") {
+        let Some((_, reference)) = case.find(&format!("fp64.{key}")) else { continue };
+        let missing = Vec::new();
+        let values = ours.get(key).unwrap_or(&missing);
+        let start = key.strip_prefix("final.").and_then(|k| case.find(&format!("init.{k}")));
+        for (order, quantity, bound, start) in quantities(key, bounds, start.map(|s| s.1)) {
+            let (rel, abs) = distance(key, values, reference, start);
+            let row = rows.entry((order, quantity.clone())).or_insert(Row {
+                quantity,
+                tensors: 0,
+                worst: key.to_owned(),
+                max_abs: 0.0,
+                rel_l2: -1.0,
+                bound,
+                pass: true,
+            });
+            row.tensors += 1;
+            row.max_abs = row.max_abs.max(abs);
+            row.pass &= rel <= bound;
+            if rel > row.rel_l2 {
+                (row.rel_l2, row.worst) = (rel, key.to_owned());
+            }
+        }
+    }
+    rows.into_values().collect()
+}
+
+/// The lines of the report that a tensor counts in: order, name, bound, what it is relative to.
+fn quantities<'s>(
+    key: &str,
+    bounds: &Bounds,
+    start: Option<&'s [f64]>,
+) -> Vec<(usize, String, f64, Option<&'s [f64]>)> {
+    let (step, rest) = key.split_once('.').unwrap_or((key, ""));
+    if let Some(term) = rest.strip_prefix("loss.") {
+        return vec![(0, format!("loss.{term}"), bounds.values, None)];
+    }
+    if rest.starts_with("act.") {
+        return vec![(1, format!("{step}.{rest}"), bounds.values, None)];
+    }
+    if rest.starts_with("grad.") {
+        return vec![(2, format!("{step}.gradients"), bounds.gradients, None)];
+    }
+    if step == "final" {
+        let branch = rest.split('.').next().unwrap_or(rest);
+        return vec![
+            (4, format!("final.{branch}"), bounds.parameters, None),
+            (5, format!("final.{branch} moved"), bounds.moved, start),
+        ];
+    }
+    vec![(3, key.to_owned(), bounds.values, None)]
+}

@@ -1,0 +1,52 @@
+//! Everything a run carries from step to step.
+
+use crate::Result;
+use crate::config::Config;
+use crate::device::{DType, Device, Tensor};
+use crate::glmae::model::{Networks, Weights};
+use crate::tape::ParamGrads;
+
+/// The state of training: what a checkpoint must hold for a bit-exact resume.
+#[derive(Debug)]
+pub struct State {
+    pub weights: Weights,
+    /// First and second moments of AdamW over the student's flat buffer.
+    pub m: Tensor,
+    pub v: Tensor,
+    pub counters: Counters,
+}
+
+/// The numbers of a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counters {
+    /// Steps done; the next step has this number.
+    pub step: u64,
+    /// Updates of the parameters (a step without finite numbers makes none), and those of the
+    /// head's last layer, which is frozen at first: the numbers of AdamW's bias correction.
+    pub updates: u64,
+    pub last_layer_updates: u64,
+    /// Steps skipped for non-finite numbers, in all and in a row.
+    pub bad_steps: u64,
+    pub bad_in_a_row: u32,
+}
+
+impl State {
+    /// The state before step 0.
+    pub fn init(device: &Device, dtype: DType, config: &Config, nets: &Networks) -> Result<Self> {
+        Self::from_weights(Weights::init(device, dtype, config, nets)?)
+    }
+
+    /// A state with these weights that has not been trained yet.
+    pub fn from_weights(weights: Weights) -> Result<Self> {
+        let flat = weights.student.flat();
+        let zeros = || Tensor::zeros(flat.device(), flat.dtype(), flat.shape());
+        Ok(Self { m: zeros()?, v: zeros()?, counters: Counters::default(), weights })
+    }
+
+    /// A gradient buffer for the student.
+    pub fn new_grads(&self) -> Result<ParamGrads> {
+        let student = &self.weights.student;
+        let flat = student.flat();
+        ParamGrads::new(flat.device(), flat.dtype(), student.layout())
+    }
+}

@@ -1,0 +1,72 @@
+//! Tests made from the registry of ops.
+
+use glmae::device::{DType, Device};
+use glmae::lab::opcheck::{distance, gradcheck, run, within};
+use glmae::ops::{OPS, Tolerance};
+
+#[test]
+fn gradients_of_every_op() {
+    let (mut cases, mut entries, mut ops) = (0, 0, 0);
+    for op in OPS.iter().filter(|op| op.differentiable()) {
+        for case in op.cases() {
+            let check = gradcheck(*op, &case, 64).unwrap();
+            assert!(check.worst <= 1.0, "{} {}: {check:?}", op.name(), case.label);
+            cases += 1;
+            entries += check.entries;
+        }
+        ops += 1;
+    }
+    let updates: Vec<_> =
+        OPS.iter().filter(|op| !op.differentiable()).map(|op| op.name()).collect();
+    println!("{ops} ops, {cases} cases, {entries} gradient entries checked, 0 skipped");
+    println!("updates of state and data, which have no gradient: {}", updates.join(", "));
+}
+
+#[test]
+fn f32_follows_the_f64_reference() {
+    for op in OPS {
+        for case in op.cases() {
+            let inputs: Vec<_> = op
+                .inputs(&case)
+                .into_iter()
+                .map(|mut i| {
+                    // Both precisions start from the same numbers.
+                    i.data.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+                    i
+                })
+                .collect();
+            let norm = inputs
+                .iter()
+                .map(|i| i.data.iter().map(|x| x * x).sum::<f64>() / (i.data.len() as f64))
+                .fold(1.0f64, f64::max);
+            let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
+            let ours = run(*op, &case, &inputs, &Device::Cpu, DType::F32).unwrap();
+            let class = op.tolerance(&case);
+            let name = format!("{} {}", op.name(), case.label);
+            for (i, (a, b)) in ours.outputs.iter().zip(&reference.outputs).enumerate() {
+                let d = distance(a, b);
+                assert!(within(&d, class, norm), "{name} output {i}: {d:?}");
+            }
+            // A gradient sums over the places where a value is used, also where the op only moves it.
+            let sums = if class == Tolerance::Bitwise { Tolerance::Reduction } else { class };
+            for ((input, a), (_, b)) in ours.gradients.iter().zip(&reference.gradients) {
+                let d = distance(a, b);
+                assert!(within(&d, sums, norm), "{name} gradient of {input}: {d:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn names_and_cases_are_complete() {
+    for op in OPS {
+        assert_eq!(OPS.iter().filter(|o| o.name() == op.name()).count(), 1);
+        let labels: Vec<_> = op.cases().into_iter().map(|c| c.label).collect();
+        assert!(labels.len() >= 4, "{}: {labels:?}", op.name());
+        assert!(labels.iter().any(|l| l.contains("offset")), "{}: no offset data", op.name());
+        assert!(op.bytes(&op.bench_case(), 4) > 0);
+        let file = format!("{}/src/ops/{}.rs", env!("CARGO_MANIFEST_DIR"), op.name());
+        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(text.contains("Shapes:") && text.contains("Errors:"), "{file} lacks headings");
+    }
+}
