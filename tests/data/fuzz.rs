@@ -40,7 +40,8 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
             return;
         }
         // Most of what decides lies in the header.
-        let at = rng.below(if rng.below(4) == 0 { len - 4 } else { (len - 4).min(360) }) as usize;
+        let range = if rng.below(4) == 0 { len - 4 } else { (len - 4).min(360) };
+        let at = rng.below(range) as usize;
         match rng.below(16) {
             0..6 => bytes[at] ^= 1 << rng.below(8),
             6..9 => bytes[at] = rng.next_u32() as u8,

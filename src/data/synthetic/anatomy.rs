@@ -32,6 +32,7 @@ const MUSCLE: f64 = 55.0;
 struct Noise(Vec<f64>);
 
 impl Noise {
+    /// A power of two, so that wrapping holds for negative cells too.
     const SIDE: usize = 16;
 
     fn draw(rng: &mut Rng) -> Self {
@@ -45,7 +46,7 @@ impl Noise {
             let t = p[i] / scale - cell[i];
             t * t * (3.0 - 2.0 * t)
         });
-        let wrap = |v: f64| (v as i64).rem_euclid(Self::SIDE as i64) as usize;
+        let wrap = |v: f64| v as i64 as usize % Self::SIDE;
         (0..8).fold(0.0, |sum, corner: usize| {
             let bit = |axis: usize| (corner >> axis & 1) as f64;
             let index = (0..3).fold(0, |i, a| i * Self::SIDE + wrap(cell[a] + bit(a)));
@@ -91,7 +92,8 @@ pub(super) struct Body {
     blood: f64,
     noise: Noise,
     heart: Ellipsoid,
-    liver: Ellipsoid,
+    /// Right and left lobe.
+    liver: [Ellipsoid; 2],
     spleen: Ellipsoid,
     stomach: Ellipsoid,
     kidneys: [Ellipsoid; 2],
@@ -154,8 +156,11 @@ impl Body {
             blood,
             noise: Noise::draw(rng),
             heart: ellipsoid(rng, [-24.0, 26.0, rim + 50.0], [58.0, 45.0, 44.0]),
-            liver: ellipsoid(rng, [64.0, 10.0, rim - 28.0], [88.0, 80.0, 74.0]),
-            spleen: ellipsoid(rng, [-104.0, -42.0, rim - 18.0], [24.0, 42.0, 46.0]),
+            liver: [
+                ellipsoid(rng, [66.0, 4.0, rim - 28.0], [80.0, 82.0, 74.0]),
+                ellipsoid(rng, [2.0, 46.0, rim - 8.0], [56.0, 34.0, 36.0]),
+            ],
+            spleen: ellipsoid(rng, [-94.0, -42.0, rim - 16.0], [30.0, 44.0, 50.0]),
             stomach: ellipsoid(rng, [-70.0, 34.0, rim - 22.0], [36.0, 42.0, 50.0]),
             kidneys: [
                 ellipsoid(rng, [62.0, spine_y - 2.0, rim - 88.0], [25.0, 24.0, 48.0]),
@@ -343,7 +348,7 @@ impl Body {
         if self.gallbladder.depth(p) < 1.0 {
             return (10.0, Organ::Background);
         }
-        if self.liver.depth(p) < 1.0 && x > -58.0 {
+        if self.liver.iter().any(|lobe| lobe.depth(p) < 1.0) {
             return (62.0 + 0.25 * self.blood + 5.0 * fine, Organ::Liver);
         }
         let psoas = ((x.abs() - 34.0) / 17.0).powi(2) + ((y - self.spine_y - 2.0) / 20.0).powi(2);

@@ -177,7 +177,8 @@ fn stored_affine(orientation: &Orientation, ras_dims: [usize; 3], spacing: [f64;
 fn blur(data: &mut [f32], [nd, nh, nw]: [usize; 3], side: f32) {
     let mut line: Vec<f32> = Vec::new();
     for (n, stride) in [(nd, nh * nw), (nh, nw), (nw, 1)] {
-        for start in (0..data.len()).filter(|i| i / stride % n == 0) {
+        let blocks = (0..data.len()).step_by(n * stride);
+        for start in blocks.flat_map(|block| block..block + stride) {
             line.clear();
             line.extend(data[start..].iter().step_by(stride).take(n).copied());
             for i in 0..n {
