@@ -20,7 +20,7 @@ enum Expected {
         shape: [usize; 4],
         codes: String,
         crc32: u32,
-        affine: Option<[[f64; 4]; 4]>,
+        affine: Option<Box<[[f64; 4]; 4]>>,
         sum: Option<f64>,
         min: Option<f64>,
         max: Option<f64>,

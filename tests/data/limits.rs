@@ -200,6 +200,8 @@ fn gzip_is_known_by_its_bytes_and_may_have_members() {
     assert_eq!(read(&folder.write("plain.nii.gz", &bytes)).unwrap().data, SMALL);
     let members = [gz(&bytes[..100]), gz(&bytes[100..355]), gz(&bytes[355..])].concat();
     assert_eq!(read(&folder.write("members.nii.gz", &members)).unwrap().data, SMALL);
+    let padded = [&whole[..], &[0; 700]].concat();
+    assert_eq!(read(&folder.write("padded.nii.gz", &padded)).unwrap().data, SMALL);
     // Every truncation, and a wrong checksum.
     for cut in 0..whole.len() {
         assert!(read(&folder.write("cut.nii.gz", &whole[..cut])).is_err(), "cut at {cut}");

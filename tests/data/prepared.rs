@@ -87,12 +87,13 @@ fn real_scans_come_back_exactly() {
         };
         // A corner of the box, in both grids.
         let p = [record.crop.pad_before[0], record.crop.pad_before[1], record.crop.pad_before[2]];
-        let mut q = [0; 3];
-        for axis in 0..3 {
-            let n = input.dims[axis];
+        let q = [0, 1, 2].map(|axis: usize| {
             let at = record.crop.start[record.orientation.world_axis[axis]];
-            q[axis] = if record.orientation.is_flipped[axis] { n - 1 - at } else { at };
-        }
+            match record.orientation.is_flipped[axis] {
+                true => input.dims[axis] - 1 - at,
+                false => at,
+            }
+        });
         let (a, b) = (world(prepared.affine(), p), world(&input.affine, q));
         for r in 0..3 {
             assert!((a[r] - b[r]).abs() < 1e-3, "{name}: {a:?} {b:?}");

@@ -388,7 +388,7 @@ impl Body {
             let hilum = [side * 40.0, -8.0, self.rim + 88.0];
             let tree = Tree { hu: 45.0, within: Organ::Lungs, away_from: hilum };
             for up in [0.9, 0.35, -0.3, -0.8, -1.4] {
-                for forward in [-0.7, 0.5] {
+                for forward in [-0.8, 0.0, 0.7] {
                     let direction = [side, forward + rng.range(-0.2, 0.2), up];
                     let (radius, length) = (rng.range(3.6, 4.8), rng.range(30.0, 38.0));
                     tree.grow(rng, hilum, unit(direction), length, radius, &mut out);

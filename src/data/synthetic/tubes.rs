@@ -87,7 +87,7 @@ impl Tree {
             let outward = unit([0, 1, 2].map(|i| to[i] - self.away_from[i]));
             let turned =
                 [0, 1, 2].map(|i| direction[i] + 0.35 * outward[i] + rng.range(-0.85, 0.85));
-            let (shorter, thinner) = (rng.range(0.65, 0.85), rng.range(0.58, 0.75));
+            let (shorter, thinner) = (rng.range(0.65, 0.85), rng.range(0.6, 0.78));
             self.grow(rng, to, unit(turned), length * shorter, radius * thinner, out);
         }
     }
