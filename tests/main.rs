@@ -1,5 +1,6 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
 
+mod data;
 mod ops;
 mod parity;
 mod step_gradient;

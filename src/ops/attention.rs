@@ -223,7 +223,8 @@ impl OpSpec for Spec {
             case(&[2, 32, 31, 17]),
             case(&[3, 64, 55, 9, 66]),
             case(&[2, 48, 129]),
-            case(&[2, 12, 40, 23]).with_offset(10.0),
+            // A larger offset would test the exponential of scores in the hundreds, not the op.
+            case(&[2, 12, 40, 23]).with_offset(2.0),
         ]
     }
 

@@ -1,0 +1,30 @@
+//! Volumes in: NIfTI files, geometry, intensity, dataset layouts, prepared cases, the loader. Knows
+//! nothing of devices or of the tape.
+//!
+//! The way of a voxel: [`layout::discover`] finds the cases, [`nifti::read_volume`] reads a
+//! [`Volume`], [`prepare`](prepare::prepare) turns it to RAS, maps its intensities and cuts its
+//! foreground out, and the [`Loader`] hands the [`Prepared`] cases to the training step in an order
+//! that depends neither on threads nor on time. A [`CaseRecord`] knows the way back to the input.
+
+// Formulas over the three axes read best with their indices.
+#![allow(clippy::needless_range_loop)]
+
+pub mod crop;
+pub mod geometry;
+pub mod intensity;
+pub mod layout;
+pub mod loader;
+mod manifest;
+pub mod nifti;
+pub mod prepare;
+pub mod synthetic;
+pub mod volume;
+
+pub use crop::{CropRecord, Pad};
+pub use geometry::{Affine, Orientation};
+pub use intensity::{Intensity, IntensityMap};
+pub use layout::{Case, Source, discover, hold_out};
+pub use loader::{Loader, LoaderConfig};
+pub use nifti::{Channels, Limits, ReadOptions, read_volume};
+pub use prepare::{CaseRecord, NonFinite, PrepareConfig, Prepared, prepare};
+pub use volume::Volume;

@@ -1,0 +1,300 @@
+//! From a case to what a model takes: oriented, mapped, cropped, padded; with the way back.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::crop::{CropRecord, Pad, foreground_box};
+use super::geometry::{Affine, Orientation, spacing_mm, to_ras};
+use super::intensity::{Intensity, IntensityMap};
+use super::layout::Case;
+use super::nifti::{Channels, Limits, ReadOptions, read_volume};
+use super::volume::Volume;
+use crate::{Error, Result};
+
+/// What to do with NaN and infinite voxels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// Refuse the case and say where they are.
+    #[default]
+    Error,
+    /// Read them as 0.
+    Zero,
+}
+
+impl FromStr for NonFinite {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "error" => Ok(Self::Error),
+            "zero" => Ok(Self::Zero),
+            _ => Err(Error::Config(format!("nonfinite = {s:?}: must be \"error\" or \"zero\""))),
+        }
+    }
+}
+
+/// How cases are prepared. Every case is turned to RAS first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PrepareConfig {
+    pub intensity: Intensity,
+    /// Keep the box of the voxels above this value, *after* the intensity map. `None` keeps all.
+    pub foreground_threshold: Option<f32>,
+    /// Channels every case must have: files per case times values per voxel.
+    pub channels: usize,
+    /// Least size `d h w` in voxels after the crop; smaller cases are padded with 0.
+    pub min_size: [usize; 3],
+    pub pad: Pad,
+    pub nonfinite: NonFinite,
+    pub limits: Limits,
+}
+
+impl Default for PrepareConfig {
+    /// The paper's: HU window [-1000, 1000], foreground above 0, one channel, no padding.
+    fn default() -> Self {
+        Self {
+            intensity: Intensity::default(),
+            foreground_threshold: Some(0.0),
+            channels: 1,
+            min_size: [1; 3],
+            pad: Pad::default(),
+            nonfinite: NonFinite::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Everything that was done to a case, to bring a result of the model back to the input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    /// Grid and affine of the file.
+    pub input_dims: [usize; 3],
+    pub input_affine: Affine,
+    pub space_code: i16,
+    /// Axes of the file before they were turned to RAS.
+    pub orientation: Orientation,
+    /// The box, on the RAS grid.
+    pub crop: CropRecord,
+    /// One per channel.
+    pub intensity: Vec<IntensityMap>,
+}
+
+/// A prepared case: `[c, d, h, w]` in RAS, mapped, cropped to the foreground and padded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    pub id: String,
+    data: Vec<f32>,
+    channels: usize,
+    dims: [usize; 3],
+    affine: Affine,
+    record: CaseRecord,
+}
+
+impl Prepared {
+    /// `channels * d * h * w` mapped values, `w` fastest.
+    pub fn voxels(&self) -> &[f32] {
+        &self.data
+    }
+
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// `d h w` in voxels.
+    pub fn dims(&self) -> [usize; 3] {
+        self.dims
+    }
+
+    /// Voxel indices to millimetres in RAS+ world space.
+    pub fn affine(&self) -> &Affine {
+        &self.affine
+    }
+
+    pub fn spacing_mm(&self) -> [f64; 3] {
+        spacing_mm(&self.affine)
+    }
+
+    /// The way back to the input.
+    pub fn record(&self) -> &CaseRecord {
+        &self.record
+    }
+
+    /// Memory of the voxels.
+    pub fn size_bytes(&self) -> usize {
+        size_of_val(self.data.as_slice())
+    }
+}
+
+impl CaseRecord {
+    /// Brings `[c, d, h, w]` values of a prepared case back: input units, input grid, input affine.
+    /// Voxels outside of the box become `fill`, in input units (-1000 is air in CT).
+    ///
+    /// Errors: [`Error::Shape`] when `data` is not the size of the prepared case.
+    pub fn restore(&self, data: &[f32], fill: f32) -> Result<Volume> {
+        let count: usize = self.crop.dims.iter().product();
+        if data.len() != count * self.intensity.len() {
+            return Err(Error::shape(
+                "restore",
+                format!("{} x {:?}", self.intensity.len(), self.crop.dims),
+                format!("{} values", data.len()),
+            ));
+        }
+        let maps = data.chunks_exact(count).zip(&self.intensity);
+        let values: Vec<f32> =
+            maps.flat_map(|(channel, map)| channel.iter().map(|&y| map.inverse(y))).collect();
+        let ras = self.crop.paste(&values, fill)?;
+        let voxels = self.orientation.voxels_from_ras(&ras, self.input_dims)?;
+        Volume::new(
+            voxels,
+            self.intensity.len(),
+            self.input_dims,
+            self.input_affine,
+            self.space_code,
+        )
+    }
+}
+
+/// Reads and prepares a case.
+///
+/// Errors: [`Error::Io`] and [`Error::Data`] when a file of the case cannot be used (also: channels
+/// on different grids, NaN or infinite voxels, no foreground); [`Error::Config`] for a wrong
+/// configuration; [`Error::OutOfMemory`].
+pub fn prepare(case: &Case, config: &PrepareConfig) -> Result<Prepared> {
+    config.intensity.check()?;
+    if config.channels == 0 || config.min_size.contains(&0) {
+        return Err(Error::Config(
+            "data.channels and the least size must be at least 1".to_owned(),
+        ));
+    }
+    prepare_volume(&case.id, read_case(case, config)?, first_path(case), config)
+}
+
+fn first_path(case: &Case) -> &Path {
+    case.images.first().map_or(Path::new(&case.id), |p| p.as_path())
+}
+
+/// Reads the files of a case into one volume.
+fn read_case(case: &Case, config: &PrepareConfig) -> Result<Volume> {
+    let options = ReadOptions { channels: Channels::UpTo(config.channels), limits: config.limits };
+    let mut whole: Option<Volume> = None;
+    for path in &case.images {
+        let mut volume = read_volume(path, &options)?;
+        settle_nonfinite(path, &mut volume, config.nonfinite)?;
+        match &mut whole {
+            None => whole = Some(volume),
+            Some(first) => {
+                if first.dims != volume.dims || !same_place(first, &volume) {
+                    return Err(Error::data(
+                        path,
+                        format!(
+                            "lies on another grid ({:?} voxels) than the first channel of case {} \
+                             ({:?} voxels): resample the channels of a case onto one grid",
+                            volume.dims, case.id, first.dims
+                        ),
+                    ));
+                }
+                first.data.append(&mut volume.data);
+                first.channels += volume.channels;
+            }
+        }
+    }
+    let path = first_path(case);
+    let volume = whole.ok_or_else(|| Error::data(path, "the case names no image"))?;
+    if volume.channels != config.channels {
+        return Err(Error::data(
+            path,
+            format!(
+                "case {} has {} channels, data.channels = {}",
+                case.id, volume.channels, config.channels
+            ),
+        ));
+    }
+    Ok(volume)
+}
+
+/// Affines that put every corner of the grid within a hundredth of a voxel.
+fn same_place(a: &Volume, b: &Volume) -> bool {
+    let tolerance = 0.01 * a.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
+    (0..8).all(|corner: usize| {
+        (0..3).all(|r| {
+            let off = |c: usize| {
+                if c < 3 && corner >> c & 1 == 0 {
+                    return 0.0;
+                };
+                let at = a.dims.get(c).map_or(1.0, |&n| n as f64 - 1.0);
+                (a.affine[r][c] - b.affine[r][c]) * at
+            };
+            (0..4).map(off).sum::<f64>().abs() <= tolerance
+        })
+    })
+}
+
+fn settle_nonfinite(path: &Path, volume: &mut Volume, rule: NonFinite) -> Result<()> {
+    let Some(first) = volume.data.iter().position(|v| !v.is_finite()) else { return Ok(()) };
+    if rule == NonFinite::Zero {
+        for v in volume.data.iter_mut().filter(|v| !v.is_finite()) {
+            *v = 0.0;
+        }
+        return Ok(());
+    }
+    let count = volume.data.iter().filter(|v| !v.is_finite()).count();
+    let [_, nh, nw] = volume.dims;
+    let at = first % volume.voxels_per_channel();
+    let voxel = [at / (nh * nw), at / nw % nh, at % nw];
+    Err(Error::data(
+        path,
+        format!(
+            "{count} voxels are NaN or infinite, the first at {voxel:?} of channel {}; set \
+             data.nonfinite = \"zero\" to read them as 0",
+            first / volume.voxels_per_channel()
+        ),
+    ))
+}
+
+/// Prepares a volume that is already in memory; `path` is for messages.
+///
+/// Errors: as [`prepare`].
+pub fn prepare_volume(
+    id: &str,
+    volume: Volume,
+    path: &Path,
+    config: &PrepareConfig,
+) -> Result<Prepared> {
+    let (input_dims, input_affine, space_code) = (volume.dims, volume.affine, volume.space_code);
+    let (mut ras, orientation) = to_ras(volume)?;
+    let count = ras.voxels_per_channel();
+    let mut intensity = Vec::with_capacity(ras.channels);
+    for channel in ras.data.chunks_exact_mut(count) {
+        let map = config.intensity.fit(channel)?;
+        for v in channel.iter_mut() {
+            *v = map.forward(*v);
+        }
+        intensity.push(map);
+    }
+    let (start, size) = match config.foreground_threshold {
+        None => ([0; 3], ras.dims),
+        Some(threshold) => foreground_box(&ras.data, ras.dims, threshold).ok_or_else(|| {
+            let largest = ras.data.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            Error::data(
+                path,
+                format!(
+                    "no foreground: the largest voxel is {largest} after the intensity map \
+                     {:?}, data.foreground_threshold = {threshold}",
+                    config.intensity
+                ),
+            )
+        })?,
+    };
+    let crop = CropRecord::new(ras.dims, start, size, config.min_size, config.pad);
+    let data = if crop.dims == ras.dims { ras.data } else { crop.cut(&ras.data)? };
+    Ok(Prepared {
+        id: id.to_owned(),
+        data,
+        channels: ras.channels,
+        dims: crop.dims,
+        affine: crop.affine(&ras.affine),
+        record: CaseRecord { input_dims, input_affine, space_code, orientation, crop, intensity },
+    })
+}
