@@ -297,5 +297,4 @@ impl<W: Write> Write for Crc32cWriter<W> {
 }
 
 #[cfg(test)]
-#[path = "atomic_tests.rs"]
 mod tests;

@@ -3,6 +3,7 @@
 
 pub mod atomic;
 pub mod error;
+pub mod report;
 pub mod rng;
 
 pub use error::{Error, Result};
