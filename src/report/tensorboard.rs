@@ -200,9 +200,12 @@ fn truncate(path: &Path, keep: Option<u64>) -> Result<()> {
     let (mut kept, mut contents) = (Vec::new(), 0);
     for record in record::records(&bytes) {
         let head = protobuf::event_head(record.data);
-        if head.is_version || (head.has_summary && keep.is_some_and(|k| head.step <= k)) {
+        let wanted = head.has_summary && keep.is_some_and(|k| head.step <= k);
+        // TensorBoard purges nothing at the first START it sees, so the older ones must stay.
+        let start = head.is_session && keep.is_some_and(|k| head.step <= k.saturating_add(1));
+        if head.is_version || wanted || start {
             kept.push(record.framed);
-            contents += usize::from(!head.is_version);
+            contents += usize::from(wanted);
         }
     }
     if contents == 0 {

@@ -57,6 +57,7 @@ pub struct EventHead {
     pub step: u64,
     pub is_version: bool,
     pub has_summary: bool,
+    pub is_session: bool,
 }
 
 /// Reads the top fields of an encoded `Event`; stops at the first thing that is not protobuf.
@@ -83,6 +84,7 @@ fn read_field(data: &mut &[u8], head: &mut EventHead) -> Option<()> {
             data.split_off(..n)?;
             head.is_version |= field == 3;
             head.has_summary |= field == 5;
+            head.is_session |= field == 7;
         }
         _ => return None,
     }

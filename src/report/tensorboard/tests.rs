@@ -37,7 +37,7 @@ fn a_file_begins_with_version_and_start() {
     let heads: Vec<_> = record::records(&bytes).map(|r| protobuf::event_head(r.data)).collect();
     assert_eq!(heads.len(), 2);
     assert!(heads[0].is_version && !heads[1].is_version);
-    assert_eq!((heads[1].step, heads[1].has_summary), (42, false));
+    assert_eq!((heads[1].step, heads[1].has_summary, heads[1].is_session), (42, false, true));
 }
 
 #[test]
@@ -119,6 +119,20 @@ proptest! {
         framed.extend_from_slice(&bytes);
         prop_assert!(record::records(&framed).next().is_some_and(|r| r.data == bytes));
     }
+}
+
+/// TensorBoard ignores the first START it sees; were it cut off, the next one would purge nothing.
+#[test]
+fn the_start_of_a_kept_file_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = EventWriter::open(dir.path(), None).unwrap();
+    first.scalars(1, &[("a", 1.0)]).unwrap();
+    first.scalars(2, &[("a", 1.0)]).unwrap();
+    EventWriter::open(dir.path(), Some(1)).unwrap();
+    let bytes = fs::read(first.path()).unwrap();
+    let heads: Vec<_> = record::records(&bytes).map(|r| protobuf::event_head(r.data)).collect();
+    let starts: Vec<u64> = heads.iter().filter(|h| h.is_session).map(|h| h.step).collect();
+    assert_eq!((starts, summaries(dir.path())), (vec![0], vec![1]));
 }
 
 /// Leaves an event folder for `scripts/check-tensorboard.py` where `GLMAE_REPORT_OUT` points to.
