@@ -69,9 +69,11 @@ impl Canvas {
         }
     }
 
-    /// Draws text with its top left corner at (x, y), `scale` picture pixels per font pixel.
+    /// Draws text with the top left corner of a capital at (x, y), `scale` picture pixels per font
+    /// pixel.
     pub fn text(&mut self, [x, y]: [isize; 2], scale: usize, colour: Rgb, text: &str) {
-        let (scale, [w, h]) = (scale.max(1) as isize, font::GLYPH.map(|n| n as isize));
+        let [w, h] = [font::GLYPH[0], font::GLYPH[1] + font::DESCENT].map(|n| n as isize);
+        let scale = scale.max(1) as isize;
         for (i, c) in text.chars().enumerate() {
             let left = x + i as isize * font::ADVANCE as isize * scale;
             for row in 0..h * scale {
@@ -82,6 +84,14 @@ impl Canvas {
                 }
             }
         }
+    }
+
+    /// Text with a dark rim, legible on any picture.
+    pub fn text_on_image(&mut self, [x, y]: [isize; 2], scale: usize, colour: Rgb, text: &str) {
+        for (dx, dy) in [(-1, -1), (0, -1), (1, -1), (-1, 0), (1, 0), (-1, 1), (0, 1), (1, 1)] {
+            self.text([x + dx, y + dy], scale, [0; 3], text);
+        }
+        self.text([x, y], scale, colour, text);
     }
 
     /// Width of a text in pixels.

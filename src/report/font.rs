@@ -1,8 +1,10 @@
 //! A 5 x 7 bitmap font for labels: printable ASCII, one row per byte, leftmost pixel in bit 4.
 //! Drawn for this crate, so that pictures need no font file and have the same bits everywhere.
 
-/// Width and height of a glyph in font pixels, without spacing.
+/// Width and height of a glyph above the base line in font pixels, without spacing.
 pub const GLYPH: [usize; 2] = [5, 7];
+/// Rows below the base line, used by g, j, p, q and y.
+pub const DESCENT: usize = 2;
 /// Font pixels from one glyph to the next.
 pub const ADVANCE: usize = 6;
 
@@ -15,10 +17,24 @@ pub fn pixel(c: char, col: isize, row: isize) -> bool {
     if col >= GLYPH[0] {
         return false;
     }
+    let below = BELOW.iter().find(|(letter, _)| *letter == c).map(|(_, rows)| rows);
     let glyph = (c as u32).checked_sub(FIRST).and_then(|i| GLYPHS.get(i as usize));
     let rows = glyph.unwrap_or(&[31, 17, 17, 17, 17, 17, 31]);
-    rows.get(row).is_some_and(|bits| bits >> (GLYPH[0] - 1 - col) & 1 == 1)
+    let bits = match row.checked_sub(GLYPH[1]) {
+        None => rows.get(row),
+        Some(row) => below.and_then(|rows| rows.get(row)),
+    };
+    bits.is_some_and(|bits| bits >> (GLYPH[0] - 1 - col) & 1 == 1)
 }
+
+/// What hangs below the base line.
+const BELOW: [(char, [u8; DESCENT]); 5] = [
+    ('g', [0x01, 0x0e]),
+    ('j', [0x12, 0x0c]),
+    ('p', [0x10, 0x10]),
+    ('q', [0x01, 0x01]),
+    ('y', [0x01, 0x0e]),
+];
 
 #[rustfmt::skip]
 const GLYPHS: [[u8; 7]; 95] = [
@@ -93,17 +109,17 @@ const GLYPHS: [[u8; 7]; 95] = [
     [0x01, 0x01, 0x0f, 0x11, 0x11, 0x11, 0x0f], // d
     [0x00, 0x00, 0x0e, 0x11, 0x1f, 0x10, 0x0f], // e
     [0x06, 0x08, 0x1e, 0x08, 0x08, 0x08, 0x08], // f
-    [0x00, 0x00, 0x0f, 0x11, 0x0f, 0x01, 0x0e], // g
+    [0x00, 0x00, 0x0f, 0x11, 0x11, 0x11, 0x0f], // g
     [0x10, 0x10, 0x1e, 0x11, 0x11, 0x11, 0x11], // h
     [0x04, 0x00, 0x0c, 0x04, 0x04, 0x04, 0x0e], // i
-    [0x02, 0x00, 0x06, 0x02, 0x02, 0x12, 0x0c], // j
+    [0x02, 0x00, 0x06, 0x02, 0x02, 0x02, 0x02], // j
     [0x10, 0x10, 0x12, 0x14, 0x18, 0x14, 0x12], // k
     [0x0c, 0x04, 0x04, 0x04, 0x04, 0x04, 0x0e], // l
     [0x00, 0x00, 0x1e, 0x15, 0x15, 0x15, 0x15], // m
     [0x00, 0x00, 0x1e, 0x11, 0x11, 0x11, 0x11], // n
     [0x00, 0x00, 0x0e, 0x11, 0x11, 0x11, 0x0e], // o
-    [0x00, 0x00, 0x1e, 0x11, 0x1e, 0x10, 0x10], // p
-    [0x00, 0x00, 0x0f, 0x11, 0x0f, 0x01, 0x01], // q
+    [0x00, 0x00, 0x1e, 0x11, 0x11, 0x11, 0x1e], // p
+    [0x00, 0x00, 0x0f, 0x11, 0x11, 0x11, 0x0f], // q
     [0x00, 0x00, 0x16, 0x18, 0x10, 0x10, 0x10], // r
     [0x00, 0x00, 0x0f, 0x10, 0x0e, 0x01, 0x1e], // s
     [0x08, 0x08, 0x1e, 0x08, 0x08, 0x08, 0x06], // t
@@ -111,7 +127,7 @@ const GLYPHS: [[u8; 7]; 95] = [
     [0x00, 0x00, 0x11, 0x11, 0x11, 0x0a, 0x04], // v
     [0x00, 0x00, 0x11, 0x15, 0x15, 0x15, 0x0a], // w
     [0x00, 0x00, 0x11, 0x0a, 0x04, 0x0a, 0x11], // x
-    [0x00, 0x00, 0x11, 0x11, 0x0f, 0x01, 0x0e], // y
+    [0x00, 0x00, 0x11, 0x11, 0x11, 0x11, 0x0f], // y
     [0x00, 0x00, 0x1f, 0x02, 0x04, 0x08, 0x1f], // z
     [0x02, 0x04, 0x04, 0x08, 0x04, 0x04, 0x02], // {
     [0x04, 0x04, 0x04, 0x04, 0x04, 0x04, 0x04], // |
@@ -127,8 +143,12 @@ mod tests {
     fn every_glyph_is_there_and_differs_from_every_other() {
         for (i, a) in GLYPHS.iter().enumerate() {
             assert!(a.iter().all(|row| *row < 32));
-            // O and zero may share a shape; nothing else may.
-            let twins = GLYPHS.iter().filter(|b| *b == a).count();
+            // Only O and zero share a shape; u and y, g and q differ below the base line.
+            let shape = |i: usize| {
+                let c = char::from_u32(FIRST + i as u32).unwrap();
+                (0..9).flat_map(move |y| (0..5).map(move |x| pixel(c, x, y))).collect::<Vec<_>>()
+            };
+            let twins = (0..GLYPHS.len()).filter(|j| shape(*j) == shape(i)).count();
             let c = char::from_u32(FIRST + i as u32).unwrap();
             assert!(twins == 1 || (twins == 2 && "O0".contains(c)), "{c:?}");
         }
@@ -139,6 +159,7 @@ mod tests {
         let row = |r| (0..5).map(|c| if pixel('L', c, r) { '#' } else { '.' }).collect::<String>();
         assert_eq!((row(0), row(6)), ("#....".into(), "#####".into()));
         assert!(!pixel('L', -1, 0) && !pixel('L', 5, 6) && !pixel('L', 0, 7));
+        assert!(pixel('p', 0, 8) && !pixel('p', 0, 9));
         assert!(pixel('\u{e9}', 0, 0) && !pixel('\u{e9}', 1, 1) && pixel('\n', 0, 0));
     }
 }

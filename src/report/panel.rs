@@ -168,10 +168,12 @@ impl<'a> Panel<'a> {
                 top += size[1] + GAP;
             }
         }
-        let [low, high] = self.window;
+        let ([low, high], range) = (self.window, (self.window[1] - self.window[0]).abs());
         let separator = if self.caption.is_empty() { "" } else { "   " };
-        let text = format!("{}{separator}window {low:.4} .. {high:.4}", self.caption);
-        canvas.text([LEFT as isize, (TOP + rows_px + 10) as isize], 1, DIM, &text);
+        let [low, high] = [low, high].map(|v| format!("{v:.*}", if range < 20.0 { 2 } else { 0 }));
+        let text = format!("{}{separator}window {low} to {high}", self.caption);
+        let scale = if Canvas::text_width(&text, 2) + LEFT + MARGIN <= width { 2 } else { 1 };
+        canvas.text([LEFT as isize, (TOP + rows_px + 8) as isize], scale, DIM, &text);
         Ok(canvas)
     }
 
@@ -230,8 +232,8 @@ impl<'a> Panel<'a> {
         let place = format!("{name} = {} of {}", self.centre[cut], self.shape[cut]);
         canvas.text([MARGIN as isize, middle + 6], 1, DIM, &place);
         let [left, top] = plane.edges(self.convention);
-        canvas.text([at[0] + 5, middle - 7], 2, EDGE, left);
-        canvas.text([at[0] + size[0] as isize / 2 - 5, at[1] + 5], 2, EDGE, top);
+        canvas.text_on_image([at[0] + 5, middle - 7], 2, EDGE, left);
+        canvas.text_on_image([at[0] + size[0] as isize / 2 - 5, at[1] + 5], 2, EDGE, top);
     }
 }
 

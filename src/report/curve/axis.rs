@@ -54,7 +54,9 @@ impl Axis {
         if self.log {
             let (first, last) = (self.low.ceil() as i32, self.high.floor() as i32);
             let every = ((last - first) as f64 / TICKS).ceil().max(1.0) as usize;
-            return (first..=last).step_by(every).map(|e| 10f64.powi(e)).collect();
+            let decades = (first..=last).step_by(every).map(|e| 10f64.powi(e));
+            // Powers near the ends of f64 round to zero or infinity.
+            return decades.filter(|v| v.is_normal()).collect();
         }
         let step = self.step();
         let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());

@@ -40,8 +40,9 @@ fn a_line_is_drawn_where_its_values_are() {
     let plot = Plot { left: 30 + widest, top: 98, right: 970, bottom: 538 };
     for v in [10.0, 50.0, 90.0] {
         let at = [plot.x(x.place(v)), plot.y(y.place(v))].map(|p| p.round() as usize);
-        assert_eq!(canvas.get(at[0], at[1]), Some(SERIES_COLOURS[0]), "value {v}");
-        assert_ne!(canvas.get(at[0], at[1] - 40), Some(SERIES_COLOURS[0]));
+        // The edges of a line are softened.
+        let blue = |y| canvas.get(at[0], y).is_some_and(|c: Rgb| c[0] < 60 && c[2] > 170);
+        assert!(blue(at[1]) && !blue(at[1] - 6) && !blue(at[1] + 6), "value {v}");
     }
 }
 
@@ -66,7 +67,7 @@ fn empty_and_lonely_series() {
     let canvas = curve.render().unwrap();
     curve.push("dot", vec![(5.0, 3.0)]);
     let dot = curve.render().unwrap();
-    assert!(count(&dot, SERIES_COLOURS[1]) > count(&canvas, SERIES_COLOURS[1]) + 22 * 4 + 20);
+    assert!(count(&dot, SERIES_COLOURS[1]) > count(&canvas, SERIES_COLOURS[1]) + 22 * 4 + 10);
     curve.size = [10, 600];
     assert!(matches!(curve.render(), Err(Error::Config(_))));
 }
