@@ -1,6 +1,6 @@
 //! Files that are either the old one or the whole new one, whatever happens in between: a full
 //! disk, a kill, a crash of the machine. Checkpoints, pictures and rewritten logs all go through
-//! [`write`]: temporary file in the same folder, write, fsync, rename, fsync of the folder.
+//! [`write()`]: temporary file in the same folder, write, fsync, rename, fsync of the folder.
 //!
 //! Nothing here locks. Two processes writing one path leave one of the two files whole.
 
@@ -84,12 +84,12 @@ pub fn write(
     write_to(&Disk, path.as_ref(), fill)
 }
 
-/// [`write`] of contents that are at hand.
+/// [`write()`] of contents that are at hand.
 pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<u64> {
     write(path, |w| w.write_all(bytes))
 }
 
-/// [`write`] through another [`Storage`].
+/// [`write()`] through another [`Storage`].
 pub fn write_to(
     storage: &dyn Storage,
     path: &Path,

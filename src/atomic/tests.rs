@@ -248,6 +248,54 @@ fn crc32c_known_answer_however_the_bytes_arrive() {
     assert_eq!(w.crc(), 0xE306_9283);
 }
 
+/// Rewrites a file without end; run only as the child of the test below.
+#[test]
+fn endless_writer() {
+    let Some(path) = std::env::var_os("GLMAE_TEST_ENDLESS_WRITER") else { return };
+    for generation in 0u64.. {
+        write_bytes(&path, &whole_file(generation)).unwrap();
+    }
+}
+
+/// Its generation, a length that depends on it, and a checksum at the end.
+fn whole_file(generation: u64) -> Vec<u8> {
+    let mut bytes = generation.to_le_bytes().repeat(1 + (generation % 64) as usize * 4096);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+/// kill -9 at scattered moments: the file is always one whole generation, and what the dead writers
+/// left behind can be removed.
+#[test]
+#[cfg(unix)]
+fn sigkill_leaves_a_whole_file() {
+    use crate::rng::{Purpose, Rng};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.bin");
+    let mut rng = Rng::new(11, Purpose::Test, 0, 0, 0);
+    let (mut leftovers, mut generations) = (0, 0);
+    for _ in 0..40 {
+        write_bytes(&path, &whole_file(0)).unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "atomic::tests::endless_writer"])
+            .env("GLMAE_TEST_ENDLESS_WRITER", &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(5_000 + rng.below(25_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = fs::read(&path).unwrap();
+        let generation = u64::from_le_bytes(*found.first_chunk().unwrap());
+        assert!(found == whole_file(generation), "generation {generation} is torn");
+        generations += generation;
+        leftovers += remove_stale(dir.path()).unwrap().len();
+        assert_eq!(names(dir.path()), ["model.bin"]);
+    }
+    // The kills must have hit the middle of something to prove anything.
+    assert!(generations > 0 && leftovers > 0, "{generations} generations, {leftovers} leftovers");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -43,21 +43,17 @@ impl CsvLog {
         let old = read_lines(&path)?;
         let mut names: Vec<String> = Vec::new();
         let mut rows: Vec<(u64, &str)> = Vec::new();
-        if let (Some(keep), Some((header, lines))) = (keep, old.split_first()) {
-            let Some(found) = header.strip_prefix("step") else {
-                let reason = "not a metrics file (its header must begin with `step`)";
+        if let Some((header, lines)) = old.split_first() {
+            let Some(found) =
+                header.strip_prefix("step").filter(|f| f.is_empty() || f.starts_with(','))
+            else {
+                let reason =
+                    "not a metrics file (its header must begin with `step,`); move it away";
                 return Err(Error::data(&path, reason));
             };
-            names.extend(found.split(',').skip(1).map(str::to_owned));
-            for line in lines {
-                let (step, cells) = line.split_once(',').unwrap_or((line, ""));
-                // Anything else was damaged by a crash of the machine.
-                let whole = line.matches(',').count() == names.len();
-                if let (true, Ok(step)) = (whole, step.parse::<u64>()) {
-                    if step <= keep && rows.last().is_none_or(|(last, _)| *last < step) {
-                        rows.push((step, cells));
-                    }
-                }
+            if let Some(keep) = keep {
+                names.extend(found.split(',').skip(1).map(str::to_owned));
+                rows = kept_rows(lines, names.len(), keep);
             }
         }
         let kept = names.len();
@@ -130,11 +126,12 @@ impl JsonLog {
         for line in &old {
             let record: Option<Value> = serde_json::from_str(line).ok();
             let step = record.as_ref().and_then(|r| r.get("step")).and_then(Value::as_u64);
-            if let (Some(step), Some(keep)) = (step, keep) {
-                if step <= keep && last_step.is_none_or(|last| last <= step) {
-                    last_step = Some(step);
-                    lines.push(line);
-                }
+            if let (Some(step), Some(keep)) = (step, keep)
+                && step <= keep
+                && last_step.is_none_or(|last| last <= step)
+            {
+                last_step = Some(step);
+                lines.push(line);
             }
         }
         atomic::write(&path, |w| lines.iter().try_for_each(|line| writeln!(w, "{line}")))?;
@@ -181,6 +178,22 @@ pub fn json_number(x: f64) -> Value {
         None if x > 0.0 => "Infinity".into(),
         None => "-Infinity".into(),
     }
+}
+
+/// The sound rows up to a step; what has another number of cells, or a step that does not rise, was
+/// damaged by a crash of the machine.
+fn kept_rows(lines: &[String], columns: usize, keep: u64) -> Vec<(u64, &str)> {
+    let mut rows: Vec<(u64, &str)> = Vec::new();
+    for line in lines {
+        let (step, cells) = line.split_once(',').unwrap_or((line, ""));
+        let whole = line.matches(',').count() == columns;
+        if let Some(step) = step.parse::<u64>().ok().filter(|step| whole && *step <= keep)
+            && rows.last().is_none_or(|(last, _)| *last < step)
+        {
+            rows.push((step, cells));
+        }
+    }
+    rows
 }
 
 fn number(x: f64) -> String {

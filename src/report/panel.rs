@@ -33,7 +33,7 @@ const LABELS: [Rgb; 10] = [
 
 const MARGIN: usize = 18;
 const GAP: usize = 6;
-const LEFT: usize = 118;
+const LEFT: usize = 126;
 const TOP: usize = 46;
 const BOTTOM: usize = 34;
 

@@ -72,9 +72,13 @@ fn new_columns_are_added_to_an_old_file() {
 fn a_foreign_file_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.csv");
-    fs::write(&path, "my,thesis\n1,2\n").unwrap();
-    assert!(matches!(CsvLog::open(&path, Some(3), &COLUMNS), Err(Error::Data { .. })));
-    assert_eq!(fs::read_to_string(&path).unwrap(), "my,thesis\n1,2\n");
+    for text in ["my,thesis\n1,2\n", "steps,loss\n1,2\n"] {
+        fs::write(&path, text).unwrap();
+        for keep in [None, Some(3)] {
+            assert!(matches!(CsvLog::open(&path, keep, &COLUMNS), Err(Error::Data { .. })));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn the_window_ignores_outliers() {
     assert_eq!(robust_window(&[7.0; 3]), [7.0, 8.0]);
 }
 
-/// A real chest CT: the spine is posterior, the lungs are dark, the liver lies on the right.
+/// A real chest CT: superior is up, posterior down, the descending aorta on the patient's left.
 #[test]
 fn a_chest_ct_is_the_right_way_round() {
     use nifti::{NiftiObject, NiftiVolume, ReaderOptions};
@@ -139,7 +139,7 @@ fn a_chest_ct_is_the_right_way_round() {
     let hidden: Vec<bool> = (0..input.len())
         .map(|i| {
             let patch = at(i).map(|v| (v / 16) as u32);
-            crate::rng::philox4x32([patch[0], patch[1], patch[2], 0], [7, 7])[0] % 4 != 0
+            crate::rng::philox4x32([patch[0], patch[1], patch[2], 0], [7, 7])[0] > u32::MAX / 4
         })
         .collect();
     let blurred: Vec<f32> = (0..input.len())
@@ -163,15 +163,15 @@ fn a_chest_ct_is_the_right_way_round() {
         picture.save(Path::new(&dir).join("panel.png")).unwrap();
         overlay.save(Path::new(&dir).join("labels.png")).unwrap();
     }
-    let index = shape[2] / 2;
-    let axial = Plane::Axial.cut(&input, shape, index, Convention::Radiological);
-    // Dense voxels (spine, ribs) fill the posterior quarter, at the bottom, more than the anterior.
-    let quarter = axial.len() / 4;
-    let dense = |part: &[f32]| part.iter().filter(|v| **v > 200.0).count();
-    let (front, back) = (dense(&axial[..quarter]), dense(&axial[3 * quarter..]));
-    assert!(back > front, "{front} dense voxels in front, {back} behind");
+    // Below the diaphragm there is no air-filled lung: the coronal picture is denser at its bottom.
+    let coronal = Plane::Coronal.cut(&input, shape, shape[1] / 2, Convention::Radiological);
+    let quarter = coronal.len() / 4;
+    let air = |part: &[f32]| part.iter().filter(|v| **v < -500.0).count();
+    let (above, below) = (air(&coronal[..quarter]), air(&coronal[3 * quarter..]));
+    assert!(above > 10 * below, "{above} voxels of air above, {below} below");
     // The descending aorta (labels 1 and 2, lumina of a dissection) runs left of the spine: in
-    // the right half of a radiological picture.
+    // the right half of a radiological picture, near its bottom.
+    let (index, quarter) = (shape[2] / 2, shape[0] * shape[1] / 4);
     let labels = Plane::Axial.cut(&labels, shape, index, Convention::Radiological);
     let aorta = labels.iter().enumerate().skip(3 * quarter).filter(|(_, l)| matches!(l, 1 | 2));
     let columns: Vec<usize> = aorta.map(|(i, _)| i % shape[0]).collect();
