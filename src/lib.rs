@@ -1,14 +1,17 @@
 //! GL-MAE, the global-local masked autoencoder for 3D medical volumes (arXiv 2306.08913), on
 //! hand-written kernels. `docs/architecture.md` is the map of the house.
 
+pub mod atomic;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod error;
 pub mod error;
 pub mod glmae;
 pub mod lab;
 pub mod nn;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod tape;
 pub mod train;
