@@ -6,7 +6,6 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
-pub mod error;
 pub mod glmae;
 pub mod lab;
 pub mod nn;
