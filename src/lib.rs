@@ -1,6 +1,7 @@
 //! GL-MAE, the global-local masked autoencoder for 3D medical volumes (arXiv 2306.08913), on
 //! hand-written kernels. `docs/architecture.md` is the map of the house.
 
+pub mod device;
 pub mod error;
 pub mod rng;
 

@@ -1,1 +1,3 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
+
+mod emulator;
