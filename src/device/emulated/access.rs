@@ -70,8 +70,8 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         seen_lanes: state.clocks.seen_lanes(thread),
     };
 
-    // The shared memory of an earlier block on this OS thread is history.
-    let shared_view = View { first_block: block.number, ..view };
+    // What other blocks did to the shared memory of this OS thread is history.
+    let shared_view = View { first_block: u32::MAX, ..view };
     let live = &block.launch.map.live;
     if let Some(a) = live.get(state.last_allocation)
         && let Some(offset) = within(at, bytes, a.start, a.len)
