@@ -1,6 +1,9 @@
 //! Floor 1: where tensors live and where ops run.
 
+pub mod abi;
 mod dtype;
+pub mod emulated;
+pub mod launch;
 pub mod memory;
 mod tensor;
 

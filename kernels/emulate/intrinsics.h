@@ -1,0 +1,105 @@
+// Scalar intrinsics. Where the device approximates (__expf, rsqrtf, ...) the host is accurate: the
+// tolerance of an op is set by the device's documented error, not by this.
+#pragma once
+
+namespace GLMAE_NS {
+
+inline uint32_t __float_as_uint(float x) { return bits_as<uint32_t>(x); }
+inline float __uint_as_float(uint32_t x) { return bits_as<float>(x); }
+inline int __float_as_int(float x) { return bits_as<int>(x); }
+inline float __int_as_float(int x) { return bits_as<float>(x); }
+
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __log2f(float x) { return log2f(x); }
+inline float __powf(float x, float y) { return powf(x, y); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __frsqrt_rn(float x) { return float(1.0 / sqrt(double(x))); }
+inline float rsqrtf(float x) { return float(1.0 / sqrt(double(x))); }
+inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+inline int __float2int_rd(float x) { return int(floorf(x)); }
+inline int __float2int_rn(float x) { return int(rintf(x)); }
+inline int __float2int_rz(float x) { return int(x); }
+
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
+inline uint32_t __umulhi(uint32_t x, uint32_t y) { return uint32_t(uint64_t(x) * y >> 32); }
+inline uint32_t __brev(uint32_t x) {
+    uint32_t r = 0;
+    for (int i = 0; i < 32; ++i) r |= (x >> i & 1u) << (31 - i);
+    return r;
+}
+
+template <typename T> inline T min(T x, T y) { return y < x ? y : x; }
+template <typename T> inline T max(T x, T y) { return x < y ? y : x; }
+
+// Cache hints mean nothing here.
+template <typename T> inline T __ldg(const T* p) { return *p; }
+template <typename T> inline T __ldcs(const T* p) { return *p; }
+template <typename T> inline T __ldcg(const T* p) { return *p; }
+template <typename T> inline void __stcs(T* p, T v) { *p = v; }
+template <typename T> inline void __stcg(T* p, T v) { *p = v; }
+
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+inline void __nanosleep(unsigned) {}
+inline void __trap() { glmae_emu_fault(GLMAE_FAULT_TRAP); }
+
+// Integer atomics on device or shared memory. The checked build tells the emulator, which then knows
+// that two of them never race.
+#define GLMAE_ATOMIC(name, type, expression)                                               \
+    GLMAE_UNCHECKED type name(type* p, type v) {                                           \
+        glmae_emu_access(p, sizeof(type), GLMAE_ACCESS_ATOMIC);                            \
+        type old = __atomic_load_n(p, __ATOMIC_RELAXED);                                   \
+        while (!__atomic_compare_exchange_n(p, &old, static_cast<type>(expression), true,   \
+                                            __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {}        \
+        return old;                                                                        \
+    }
+#define GLMAE_ATOMICS(type)                                 \
+    GLMAE_ATOMIC(atomicAdd, type, old + v)                  \
+    GLMAE_ATOMIC(atomicSub, type, old - v)                  \
+    GLMAE_ATOMIC(atomicMin, type, v < old ? v : old)        \
+    GLMAE_ATOMIC(atomicMax, type, v > old ? v : old)        \
+    GLMAE_ATOMIC(atomicAnd, type, old & v)                  \
+    GLMAE_ATOMIC(atomicOr, type, old | v)                   \
+    GLMAE_ATOMIC(atomicXor, type, old ^ v)                  \
+    GLMAE_ATOMIC(atomicExch, type, v)
+GLMAE_ATOMICS(int)
+GLMAE_ATOMICS(unsigned)
+GLMAE_ATOMICS(unsigned long long)
+GLMAE_ATOMIC(atomicInc, unsigned, old >= v ? 0 : old + 1)
+#undef GLMAE_ATOMICS
+#undef GLMAE_ATOMIC
+
+template <typename T>
+GLMAE_UNCHECKED T atomicCAS(T* p, T expected, T desired) {
+    glmae_emu_access(p, sizeof(T), GLMAE_ACCESS_ATOMIC);
+    __atomic_compare_exchange_n(p, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    return expected;
+}
+
+// The order of float additions would depend on the schedule: not in this project.
+inline float atomicAdd(float*, float) {
+    glmae_emu_fault(GLMAE_FAULT_FLOAT_ATOMIC);
+    return 0.0f;
+}
+inline double atomicAdd(double*, double) {
+    glmae_emu_fault(GLMAE_FAULT_FLOAT_ATOMIC);
+    return 0.0;
+}
+inline bf16 atomicAdd(bf16*, bf16) {
+    glmae_emu_fault(GLMAE_FAULT_FLOAT_ATOMIC);
+    return {0};
+}
+inline bf16x2 atomicAdd(bf16x2*, bf16x2) {
+    glmae_emu_fault(GLMAE_FAULT_FLOAT_ATOMIC);
+    return {};
+}
+
+}  // namespace GLMAE_NS

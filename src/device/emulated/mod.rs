@@ -1,0 +1,294 @@
+//! The emulated CUDA device: the `.cu` files of `kernels/`, compiled by the host C++ compiler, run one
+//! fibre per thread, blocks in parallel.
+//!
+//! On a [`Mode::Checked`] device every load and store of a kernel is seen (the compiler calls
+//! `__tsan_read4` and its like before each; `kernels/emulate/runtime.cpp` provides them), and the
+//! launch fails with the kernel, block, thread and source line on: an access outside the allocations,
+//! after a free, misaligned, or of bytes never written; a data race within a block or between blocks;
+//! a barrier or warp operation that some threads do not reach; a `cp.async` not waited for; a float
+//! atomic; an integer overflow. [`Mode::Plain`] runs the same code without the checks of memory.
+//!
+//! Limits: no thread may spin on memory that another one writes; a grid never synchronises except by
+//! ending; a race is only seen between accesses that a run makes, so tests run several [`Schedule`]s.
+
+mod access;
+mod block;
+mod clocks;
+mod ffi;
+mod memory;
+mod shadow;
+mod symbols;
+mod sync;
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+
+use rayon::prelude::*;
+
+use self::access::SharedMap;
+use self::memory::{Map, Memory};
+use self::symbols::Symbols;
+use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Slots, check};
+use crate::error::{Error, Result};
+use crate::rng::{Purpose, Rng};
+
+/// The order in which the threads of a block, and the blocks of a grid, are started and resumed.
+/// A correct deterministic kernel gives the same bits under all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    Ascending,
+    Descending,
+    /// Another order at every pass, from this seed.
+    Shuffled(u64),
+}
+
+/// Whether memory accesses are checked (about ten times slower).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Checked,
+    Plain,
+}
+
+/// Settings of an emulated device.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub mode: Mode,
+    pub schedule: Schedule,
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mode: Mode::Checked, schedule: Schedule::Ascending, limits: Limits::SM_90 }
+    }
+}
+
+/// An emulated device. All methods take `&self`; launches are finished when they return.
+pub struct Emulated {
+    options: Options,
+    memory: Mutex<Memory>,
+    shared_opt_in: Mutex<HashMap<&'static str, u32>>,
+}
+
+/// A launch, as its blocks see it.
+struct Launch<'a> {
+    kernel: &'static Kernel,
+    config: LaunchConfig,
+    schedule: Schedule,
+    call: unsafe extern "C" fn(*mut *mut c_void),
+    args: &'a [*mut c_void],
+    map: Arc<Map>,
+    checked: bool,
+    symbols: Option<&'static Symbols>,
+    shared: &'static SharedMap,
+    first_block: u32,
+    /// Pairs of code addresses already found to be of the same line.
+    same_line: Mutex<HashSet<(u64, u64)>>,
+}
+
+// SAFETY: the argument slots are only read while the launch runs.
+unsafe impl Sync for Launch<'_> {}
+
+impl Launch<'_> {
+    /// Coordinates of a block from its linear index.
+    fn index(&self, linear: u32) -> [u32; 3] {
+        let [x, y, _] = self.config.grid;
+        [linear % x, linear / x % y, linear / x / y]
+    }
+
+    fn locate(&self, pc: u64) -> String {
+        let found = if pc == 0 { None } else { self.symbols.and_then(|s| s.locate(pc)) };
+        found.unwrap_or_else(|| format!("{}.cu", self.kernel.file))
+    }
+
+    /// The line of `first` when `pc` is another line. The compiler may have duplicated one call.
+    fn other_line(&self, pc: u64, first: u64) -> Option<String> {
+        let mut same = lock(&self.same_line);
+        if same.contains(&(pc, first)) {
+            return None;
+        }
+        let there = self.locate(first);
+        if self.locate(pc) != there {
+            return Some(there);
+        }
+        same.insert((pc, first));
+        None
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Emulated {
+    pub fn new(options: Options) -> Self {
+        static INSTALL: Once = Once::new();
+        // SAFETY: the table is a static of the layout that the layout test checks.
+        INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
+        let memory = Memory::new(options.mode == Mode::Checked);
+        Self { options, memory: Mutex::new(memory), shared_opt_in: Mutex::default() }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Allocates `bytes` (256-byte aligned), poisoned; `name` appears in messages.
+    ///
+    /// Errors: `OutOfMemory`.
+    pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
+        lock(&self.memory).alloc(bytes, name)
+    }
+
+    /// Frees an allocation.
+    ///
+    /// Errors: `Device` when `ptr` is not the start of a live allocation, or when something was
+    /// written just outside it.
+    pub fn free(&self, ptr: DevicePtr) -> Result<()> {
+        lock(&self.memory).free(ptr)
+    }
+
+    /// Errors (of this and the next three): `Device` when a range is not within one allocation.
+    pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        lock(&self.memory).upload(to, from)
+    }
+
+    /// Also an error, when checked: bytes that were never written.
+    pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        lock(&self.memory).download(from, to)
+    }
+
+    /// Copies within the device; never-written bytes stay so.
+    pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        lock(&self.memory).copy(to, from, bytes)
+    }
+
+    pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        lock(&self.memory).fill(to, byte, bytes)
+    }
+
+    /// Live and quarantined bytes are not limited; the first is what a real device would hold.
+    pub fn live_bytes(&self) -> usize {
+        lock(&self.memory).map.live.iter().map(|a| a.len).sum()
+    }
+
+    /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, as
+    /// `cuFuncSetAttribute` does.
+    ///
+    /// Errors: `Unsupported` for an unknown kernel, `Device` above the limit.
+    pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
+        let kernel = Kernel::find(kernel)?;
+        let most = self.options.limits.shared_bytes_opt_in;
+        if bytes > most {
+            return Err(Error::Device(format!(
+                "kernel {}: {bytes} bytes of shared memory, at most {most}",
+                kernel.name
+            )));
+        }
+        lock(&self.shared_opt_in).insert(kernel.name, bytes);
+        Ok(())
+    }
+
+    /// Runs a kernel to its end.
+    ///
+    /// Errors: `Unsupported` for an unknown kernel (or a checked launch in a stripped executable);
+    /// `Device` for a wrong launch, and for everything the emulator reports.
+    pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
+        let kernel = Kernel::find(name)?;
+        let opted_in = lock(&self.shared_opt_in).get(kernel.name).copied().unwrap_or(0);
+        check(kernel, config, args, &self.options.limits, opted_in)?;
+        let map = lock(&self.memory).map.clone();
+        check_pointers(kernel, args, &map)?;
+
+        let checked = self.options.mode == Mode::Checked;
+        let symbols = Symbols::get();
+        static SHARED: OnceLock<SharedMap> = OnceLock::new();
+        let shared = SHARED
+            .get_or_init(|| symbols.map_or_else(SharedMap::default, |s| SharedMap::new(&s.shared)));
+        if checked && symbols.is_none() {
+            return Err(Error::Unsupported(
+                "checked emulation in an executable without its symbol table (was it stripped?)"
+                    .into(),
+            ));
+        }
+        let blocks = u32::try_from(config.blocks())
+            .map_err(|_| Error::Unsupported("emulation of 2^32 blocks".into()))?;
+        let info = if checked { kernel.checked } else { kernel.plain };
+        let mut slots = Slots::new(args);
+        let launch = Launch {
+            kernel,
+            config: *config,
+            schedule: self.options.schedule,
+            // SAFETY: both point to immutable statics.
+            call: unsafe { (*info).call },
+            args: &slots.pointers(),
+            map,
+            checked,
+            symbols,
+            shared,
+            first_block: number_blocks(blocks)?,
+            same_line: Mutex::default(),
+        };
+        run(&launch, blocks)?;
+        if checked { Ok(()) } else { lock(&self.memory).check_guards() }
+    }
+}
+
+/// Pointer arguments must point into live allocations, or be null.
+fn check_pointers(kernel: &Kernel, args: &[Arg], map: &Map) -> Result<()> {
+    for (i, arg) in args.iter().enumerate() {
+        if let Arg::Ptr(ptr) = arg
+            && *ptr != DevicePtr::NULL
+            && map.find(ptr.0).is_none()
+        {
+            return Err(Error::Device(format!(
+                "kernel {}: argument {i} points to {}",
+                kernel.name,
+                map.describe(ptr.0)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reserves numbers for the blocks of a launch; stamps of older launches are all smaller.
+fn number_blocks(blocks: u32) -> Result<u32> {
+    static NEXT: AtomicU64 = AtomicU64::new(shadow::HOST_BLOCK as u64 + 1);
+    let first = NEXT.fetch_add(u64::from(blocks), Relaxed);
+    match u32::try_from(first + u64::from(blocks)) {
+        Ok(_) => Ok(first as u32),
+        Err(_) => Err(Error::Unsupported("more than 2^32 emulated blocks in one process".into())),
+    }
+}
+
+/// Runs all blocks; of the faults seen, reports that of the first block.
+fn run(launch: &Launch, blocks: u32) -> Result<()> {
+    let order: Vec<u32> = match launch.schedule {
+        Schedule::Ascending => (0..blocks).collect(),
+        Schedule::Descending => (0..blocks).rev().collect(),
+        Schedule::Shuffled(seed) => {
+            Rng::new(seed, Purpose::Test, 0, 0, 0).permutation(blocks as usize)
+        }
+    };
+    let stop = AtomicBool::new(false);
+    let faults = order.par_iter().with_max_len(1).filter_map(|&linear| {
+        if stop.load(Relaxed) {
+            return None;
+        }
+        let fault = block::run(launch, launch.index(linear), launch.first_block + linear).err()?;
+        stop.store(true, Relaxed);
+        Some((linear, fault))
+    });
+    let Some((linear, fault)) = faults.min_by_key(|f| f.0) else { return Ok(()) };
+    let [bx, by, bz] = launch.index(linear);
+    let [x, y, _] = launch.config.block;
+    let (tx, ty, tz) = (fault.thread % x, fault.thread / x % y, fault.thread / x / y);
+    Err(Error::Device(format!(
+        "kernel {}, block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz}), {}: {}",
+        launch.kernel.name,
+        launch.locate(fault.pc),
+        fault.message
+    )))
+}

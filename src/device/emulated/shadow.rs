@@ -1,0 +1,224 @@
+//! What the checked emulator remembers about every byte of device and shared memory: who wrote it
+//! last, and who read it last. From that follow reads of never-written bytes and data races, within a
+//! block and between blocks.
+//!
+//! A stamp names an access: the running block (a number that is never used twice in a process), the
+//! thread, and two clocks of that thread: `warp` counts the block barriers its warp has passed, `lane`
+//! the `__syncwarp`s since. Whether a stamp comes before now is asked of the reader's [`View`].
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+/// Packed as block (32 bits), flag (2), thread (10), warp clock (12), lane clock (8). 0: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub u64);
+
+const WARP_BITS: u64 = 12;
+const LANE_BITS: u64 = 8;
+const THREAD_AT: u64 = WARP_BITS + LANE_BITS;
+const FLAG_AT: u64 = THREAD_AT + 10;
+
+/// The "block" that stands for the host.
+pub const HOST_BLOCK: u32 = 1;
+/// Written by the host (an upload, a fill).
+pub const HOST: Stamp = Stamp((HOST_BLOCK as u64) << 32);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flag {
+    Plain = 0,
+    /// Two atomics never race.
+    Atomic = 1,
+    /// The target of an asynchronous copy that has not arrived.
+    Pending = 2,
+}
+
+impl Stamp {
+    pub fn new(block: u32, flag: Flag, thread: u32, warp: u32, lane: u32) -> Self {
+        // A clock that has reached its end stays there; `precedes` then reports no race rather than
+        // a false one.
+        let warp = u64::from(warp).min((1 << WARP_BITS) - 1);
+        let lane = u64::from(lane).min((1 << LANE_BITS) - 1);
+        Self(
+            u64::from(block) << 32
+                | (flag as u64) << FLAG_AT
+                | u64::from(thread) << THREAD_AT
+                | warp << LANE_BITS
+                | lane,
+        )
+    }
+
+    pub fn block(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub fn thread(self) -> u32 {
+        (self.0 >> THREAD_AT) as u32 & 1023
+    }
+
+    fn is(self, flag: Flag) -> bool {
+        self.0 >> FLAG_AT & 3 == flag as u64
+    }
+
+    fn warp_clock(self) -> u32 {
+        (self.0 >> LANE_BITS) as u32 & ((1 << WARP_BITS) - 1)
+    }
+
+    fn lane_clock(self) -> u32 {
+        self.0 as u32 & ((1 << LANE_BITS) - 1)
+    }
+}
+
+/// The accessing thread, and what it has seen of the others.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Stamp of the access itself.
+    pub stamp: Stamp,
+    /// The first block number of this launch: older stamps are history.
+    pub first_block: u32,
+    /// Of every warp of the block: accesses with a smaller warp clock have been seen.
+    pub seen_warps: &'a [u32],
+    /// Of every lane of the own warp, since the last barrier: likewise for the lane clock.
+    pub seen_lanes: &'a [u32; 32],
+}
+
+impl View<'_> {
+    /// Whether the access `other` of the same block is ordered before this one.
+    fn precedes(&self, other: Stamp) -> bool {
+        let (mine, thread) = (self.stamp.thread(), other.thread());
+        if thread == mine {
+            return true;
+        }
+        let clock = other.warp_clock();
+        let end = (1 << WARP_BITS) - 1;
+        if clock < self.seen_warps[(thread / 32) as usize] || clock == end {
+            return true;
+        }
+        let (lane, end) = (other.lane_clock(), (1 << LANE_BITS) - 1);
+        thread / 32 == mine / 32 && (lane < self.seen_lanes[(thread % 32) as usize] || lane == end)
+    }
+
+    /// Whether this access and the earlier `other` are in a race.
+    fn races(&self, other: Stamp) -> bool {
+        if other.block() == self.stamp.block() {
+            !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic)) && !self.precedes(other)
+        } else {
+            other.block() >= self.first_block
+                && !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic))
+        }
+    }
+}
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Unwritten,
+    /// The bytes are still on their way (`cp.async` without its wait).
+    Pending,
+    /// The other access, and whether it was a write.
+    Race(Stamp, bool),
+}
+
+/// The shadow of one byte: its last writer, and its last two readers, of different warps where there
+/// were several (a write that is in order with both may still race with a third: another schedule,
+/// in which that one reads last, finds it).
+#[derive(Default)]
+pub struct Byte {
+    write: AtomicU64,
+    reads: [AtomicU64; 2],
+}
+
+impl Byte {
+    pub fn set(&self, writer: Stamp) {
+        self.write.store(writer.0, Relaxed);
+        self.reads[0].store(0, Relaxed);
+        self.reads[1].store(0, Relaxed);
+    }
+
+    /// Forgets that the byte was ever written.
+    pub fn clear(&self) {
+        self.set(Stamp(0));
+    }
+
+    pub fn is_written(&self) -> bool {
+        self.write.load(Relaxed) != 0
+    }
+
+    /// A device-to-device copy takes along whether the byte was written.
+    pub fn copy_from(&self, other: &Self) {
+        self.set(if other.is_written() { HOST } else { Stamp(0) });
+    }
+
+    /// Records a read. `shared`: only writes of the same block count as having written.
+    #[inline]
+    pub fn read(&self, view: &View, shared: bool) -> Option<Trouble> {
+        let now = view.stamp;
+        let last = Stamp(self.reads[0].load(Relaxed));
+        if last != now {
+            if last.block() != now.block() {
+                // Blocks run on different OS threads. Each publishes its own access before it
+                // looks for the others': at least one of two sees the other.
+                self.reads[0].swap(now.0, SeqCst);
+                self.reads[1]
+                    .store(if last.block() >= view.first_block { last.0 } else { 0 }, SeqCst);
+            } else {
+                let second = Stamp(self.reads[1].load(Relaxed));
+                let warp = now.thread() / 32;
+                let keep_second = last.thread() == now.thread()
+                    || last.thread() / 32 == warp
+                        && second.block() == now.block()
+                        && second.thread() / 32 != warp;
+                if !keep_second {
+                    self.reads[1].store(last.0, Relaxed);
+                }
+                self.reads[0].store(now.0, Relaxed);
+            }
+        }
+        let write = Stamp(self.write.load(SeqCst));
+        if write.0 == 0 || shared && write.block() != now.block() {
+            return Some(Trouble::Unwritten);
+        }
+        if write.is(Flag::Pending) && write.block() == now.block() {
+            return Some(Trouble::Pending);
+        }
+        view.races(write).then_some(Trouble::Race(write, true))
+    }
+
+    /// Records a write (an atomic counts as one).
+    #[inline]
+    pub fn write(&self, view: &View) -> Option<Trouble> {
+        let now = view.stamp;
+        let mut last = Stamp(self.write.load(Relaxed));
+        if last.block() == now.block() {
+            self.write.store(now.0, Relaxed);
+        } else {
+            last = Stamp(self.write.swap(now.0, SeqCst));
+        }
+        if last.0 != 0 && view.races(last) {
+            return Some(Trouble::Race(last, true));
+        }
+        for read in &self.reads {
+            let read = Stamp(read.load(SeqCst));
+            if read.0 != 0 && view.races(read) {
+                return Some(Trouble::Race(read, false));
+            }
+        }
+        None
+    }
+}
+
+/// `n` bytes of shadow, never written. Zeroed pages come from the system untouched.
+pub fn shadow(n: usize) -> Box<[Byte]> {
+    let layout = std::alloc::Layout::array::<Byte>(n);
+    let Ok(layout) = layout else { return Box::default() };
+    if layout.size() == 0 {
+        return Box::default();
+    }
+    // SAFETY: `Byte` is three atomic integers, for which all zeros is a valid value; the layout is
+    // that of `[Byte; n]`, as `Box` will assume when it frees it.
+    unsafe {
+        let data = std::alloc::alloc_zeroed(layout).cast::<Byte>();
+        if data.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, n))
+    }
+}

@@ -1,0 +1,116 @@
+//! What the emulator reads from its own executable: the source line of a code address, and where the
+//! `__shared__` variables of the checked kernels lie within a thread's TLS block.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use object::{Object as _, ObjectSymbol as _, SymbolKind};
+
+use super::ffi;
+
+/// A `__shared__` variable: offset from this thread's anchor, bytes, and readable name.
+#[derive(Clone, Debug)]
+pub struct SharedVariable {
+    pub offset: i64,
+    pub len: usize,
+    pub name: String,
+}
+
+pub struct Symbols {
+    executable: PathBuf,
+    /// Load address minus link address.
+    bias: u64,
+    /// Sorted by offset.
+    pub shared: Vec<SharedVariable>,
+}
+
+impl Symbols {
+    /// Those of this executable; `None` when it was stripped of its symbol table.
+    pub fn get() -> Option<&'static Self> {
+        static SYMBOLS: OnceLock<Option<Symbols>> = OnceLock::new();
+        SYMBOLS.get_or_init(Self::read).as_ref()
+    }
+
+    fn read() -> Option<Self> {
+        let executable = std::env::current_exe().ok()?;
+        let file = std::fs::File::open(&executable).ok()?;
+        // SAFETY: a running executable is not rewritten in place (the system refuses).
+        let bytes = unsafe { memmap2::Mmap::map(&file).ok()? };
+        let object = object::File::parse(&*bytes).ok()?;
+        let (mut function, mut anchor) = (None, None);
+        let mut found = Vec::new();
+        for symbol in object.symbols() {
+            let Ok(name) = symbol.name() else { continue };
+            if name == "glmae_emu_install" {
+                function = Some(symbol.address());
+            } else if name == "glmae_emu_self" {
+                anchor = Some(symbol.address() as i64);
+            } else if symbol.kind() == SymbolKind::Tls && name.contains("glmae_checked") {
+                found.push((symbol.address() as i64, symbol.size() as usize, readable(name)));
+            }
+        }
+        let anchor = anchor?;
+        // Identical local statics of inlined copies appear once per symbol table entry.
+        let mut seen = HashSet::new();
+        found.retain(|&(at, ..)| seen.insert(at));
+        found.sort();
+        let shared = found.into_iter().map(|(at, len, name)| SharedVariable {
+            offset: at - anchor,
+            len,
+            name,
+        });
+        let bias = (ffi::glmae_emu_install as *const () as u64).wrapping_sub(function?);
+        Some(Self { executable, bias, shared: shared.collect() })
+    }
+
+    /// `file:line` of a return address, with the caller's when the code was inlined.
+    pub fn locate(&self, pc: u64) -> Option<String> {
+        let loader = addr2line::Loader::new(&self.executable).ok()?;
+        // A return address points behind the call.
+        let mut frames = loader.find_frames(pc.wrapping_sub(self.bias) - 1).ok()?;
+        let mut lines = Vec::new();
+        while let Ok(Some(frame)) = frames.next() {
+            let location = frame.location?;
+            let line = format!("{}:{}", location.file?.trim_start_matches("./"), location.line?);
+            // The shim's own lines say nothing to the author of a kernel.
+            if !line.contains("emulate/") || line.contains("faults.cu") {
+                lines.push(line);
+            }
+        }
+        lines.dedup();
+        match lines.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            [first, .., last] => Some(format!("{first} (inlined from {last})")),
+        }
+    }
+}
+
+/// The last identifier of a mangled local name: `_ZZN13glmae_checked1fEvE4tile` is `tile`.
+fn readable(mangled: &str) -> String {
+    let bytes = mangled.as_bytes();
+    let mut last = mangled;
+    let mut i = 0;
+    while i < bytes.len() {
+        let digits = bytes[i..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let len = mangled[i..i + digits].parse::<usize>().unwrap_or(0);
+        i += digits;
+        if digits > 0 && len > 0 && i + len <= bytes.len() {
+            last = &mangled[i..i + len];
+            i += len;
+        } else if digits == 0 {
+            i += 1;
+        }
+    }
+    last.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn mangled_names_become_readable() {
+        assert_eq!(super::readable("_ZZN13glmae_checked1fEvE4tile"), "tile");
+        assert_eq!(super::readable("_ZZN13glmae_checked12layer_norm_fEPfE5sums2"), "sums2");
+    }
+}
