@@ -53,7 +53,7 @@ impl TrainProgress {
     /// Progress towards step `total` of a run that has `done` steps behind it (0, or the step of
     /// the checkpoint it resumed from; speed and remaining time count only what this process does).
     pub fn stderr(total: u64, done: u64) -> Self {
-        const TEMPLATE: &str = "{bar:24.cyan/black} {pos}/{len} {wide_msg}";
+        const TEMPLATE: &str = "{bar:16.cyan/black} {pos}/{len}  {wide_msg}";
         let output = Output::stderr(total, TEMPLATE);
         if let Output::Bar(bar) = &output {
             bar.set_position(done);
@@ -74,18 +74,22 @@ impl TrainProgress {
 
     fn update_at(&mut self, step: u64, values: &[(&str, f64)], now: Instant) {
         self.rate.update(step, now);
-        let mut text = values.iter().map(|(n, v)| field(n, *v)).collect::<Vec<_>>().join("  ");
-        if let Some(rate) = self.rate.per_second() {
+        let mut parts: Vec<String> = values.iter().map(|(n, v)| field(n, *v)).collect();
+        let speed = self.rate.per_second().map(|rate| {
             let left = self.total.saturating_sub(step) as f64 / rate;
-            text.push_str(&format!("  {}  ETA {}", speed(rate), duration(left)));
-        }
+            format!("{}  ETA {}", speed(rate), duration(left))
+        });
         match &mut self.output {
             Output::Bar(bar) => {
+                // What does not fit the terminal is cut off at the end: the values, not the time.
+                parts.splice(0..0, speed);
                 bar.set_position(step);
-                bar.set_message(text);
+                bar.set_message(parts.join("  "));
             }
             lines => {
+                parts.extend(speed);
                 let percent = 100.0 * step as f64 / self.total.max(1) as f64;
+                let text = parts.join("  ");
                 lines.line(&format!("step {step}/{} ({percent:.1}%)  {text}", self.total));
             }
         }

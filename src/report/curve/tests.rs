@@ -29,6 +29,13 @@ fn ticks_are_round_numbers() {
     assert_eq!(log, ["0.01", "0.1", "1", "10"]);
 }
 
+/// Found by the property test below: powers of ten that f64 rounds to zero are no ticks.
+#[test]
+fn ticks_end_where_f64_ends() {
+    let axis = Axis::logarithmic([1e-300, 1e293].into_iter());
+    assert!(axis.ticks().len() > 4 && axis.ticks().iter().all(|t| axis.place(*t).is_finite()));
+}
+
 #[test]
 fn a_line_is_drawn_where_its_values_are() {
     let mut curve = Curve::new("t", "y");
