@@ -12,8 +12,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::device::{DType, Device, Tensor, TensorMut, with_real};
+use crate::device::abi::{GRAD_ACCUMULATE, GRAD_OVERWRITE};
+use crate::device::{DType, Device, Tensor, TensorMut};
 use crate::nn::params::ParamLayout;
+use crate::ops::accumulate::accumulate;
 use crate::{Error, Result};
 
 /// A value on the tape: a tensor, and the identity under which its gradient is collected.
@@ -50,8 +52,18 @@ impl Var {
 /// A parameter as an op sees it: its value, and where its gradient goes (`None`: not trained).
 #[derive(Clone, Debug)]
 pub struct Param {
+    /// The master value: f32, or f64 in checks.
     pub value: Tensor,
+    /// A bf16 copy for matrix products, when activations are bf16.
+    pub half: Option<Tensor>,
     pub slot: Option<ParamSlot>,
+}
+
+impl Param {
+    /// The value in the dtype of the activations, for matrix products.
+    pub fn operand(&self) -> &Tensor {
+        self.half.as_ref().unwrap_or(&self.value)
+    }
 }
 
 /// The place of a parameter in the flat gradient buffer.
@@ -73,6 +85,14 @@ pub enum GradMode {
 impl GradMode {
     pub fn accumulates(self) -> bool {
         self == Self::Accumulate
+    }
+
+    /// As kernels take it (`GLMAE_GRAD_*` of `abi.h`).
+    pub(crate) fn as_arg(self) -> i32 {
+        match self {
+            Self::Overwrite => GRAD_OVERWRITE,
+            Self::Accumulate => GRAD_ACCUMULATE,
+        }
     }
 }
 
@@ -271,14 +291,10 @@ impl Grads<'_> {
             entry.insert(gradient.reshape(var.shape())?);
             return Ok(());
         }
-        let Some((mut held, _)) = self.slot(var)? else { return Ok(()) };
-        with_real!("backward", gradient.dtype(), T => {
-            let source = gradient.host::<T>()?;
-            for (d, &s) in held.host_mut::<T>()?.iter_mut().zip(source) {
-                *d += s;
-            }
-            Ok(())
-        })
+        match self.slot(var)? {
+            Some((mut held, _)) => accumulate(&mut held, &gradient),
+            None => Ok(()),
+        }
     }
 
     /// Where the gradient of a parameter is to be written; `None` when it is not trained.
@@ -324,11 +340,7 @@ impl ParamGrads {
     pub fn finish(&mut self, layout: &ParamLayout) -> Result<&mut Tensor> {
         for (entry, touched) in layout.entries().iter().zip(&mut self.touched) {
             if !std::mem::replace(touched, true) {
-                let mut range = TensorMut::new(&mut self.flat, entry.offset, &entry.shape)?;
-                with_real!("parameter gradient", range.dtype(), T => {
-                    range.host_mut::<T>()?.fill(T::default());
-                    Ok(())
-                })?;
+                TensorMut::new(&mut self.flat, entry.offset, &entry.shape)?.fill_zero()?;
             }
         }
         Ok(&mut self.flat)

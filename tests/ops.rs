@@ -1,8 +1,9 @@
 //! Tests made from the registry of ops.
 
+use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
-use glmae::lab::opcheck::{distance, gradcheck, run, within};
-use glmae::ops::{OPS, Tolerance};
+use glmae::lab::opcheck::{distance, gradcheck, rounded, run, within, within_bf16};
+use glmae::ops::{Input, OPS, Tolerance};
 
 #[test]
 fn gradients_of_every_op() {
@@ -26,19 +27,8 @@ fn gradients_of_every_op() {
 fn f32_follows_the_f64_reference() {
     for op in OPS {
         for case in op.cases() {
-            let inputs: Vec<_> = op
-                .inputs(&case)
-                .into_iter()
-                .map(|mut i| {
-                    // Both precisions start from the same numbers.
-                    i.data.iter_mut().for_each(|x| *x = f64::from(*x as f32));
-                    i
-                })
-                .collect();
-            let norm = inputs
-                .iter()
-                .map(|i| i.data.iter().map(|x| x * x).sum::<f64>() / (i.data.len() as f64))
-                .fold(1.0f64, f64::max);
+            let inputs = rounded(op.inputs(&case), DType::F32);
+            let norm = mean_square(&inputs);
             let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
             let ours = run(*op, &case, &inputs, &Device::Cpu, DType::F32).unwrap();
             let class = op.tolerance(&case);
@@ -55,6 +45,57 @@ fn f32_follows_the_f64_reference() {
             }
         }
     }
+}
+
+fn mean_square(inputs: &[Input]) -> f64 {
+    let of = |i: &Input| i.data.iter().map(|x| x * x).sum::<f64>() / (i.data.len() as f64);
+    inputs.iter().map(of).fold(1.0, f64::max)
+}
+
+const SCHEDULES: [Schedule; 3] =
+    [Schedule::Ascending, Schedule::Descending, Schedule::Shuffled(17)];
+
+/// The kernels themselves, every memory access checked, in f32 and bf16, under three schedules.
+#[test]
+fn emulated_kernels_follow_the_f64_reference() {
+    let (mut runs, mut missing) = (0, Vec::new());
+    for op in OPS {
+        if !op.has_kernels() {
+            missing.push(op.name());
+            continue;
+        }
+        for case in op.cases() {
+            for dtype in [DType::F32, DType::Bf16] {
+                let inputs = rounded(op.inputs(&case), dtype);
+                let norm = mean_square(&inputs);
+                let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
+                let name = format!("{} {} {dtype}", op.name(), case.label);
+                let outcomes = SCHEDULES.map(|schedule| {
+                    let device = Device::emulated(Mode::Checked, schedule);
+                    run(*op, &case, &inputs, &device, dtype)
+                        .unwrap_or_else(|e| panic!("{name}: {e}"))
+                });
+                assert_eq!(outcomes[0], outcomes[1], "{name}: descending differs");
+                assert_eq!(outcomes[0], outcomes[2], "{name}: shuffled differs");
+                let class = op.tolerance(&case);
+                let sums = if class == Tolerance::Bitwise { Tolerance::Reduction } else { class };
+                let close = |d: &_, class| match dtype {
+                    DType::Bf16 => within_bf16(d),
+                    _ => within(d, class, norm),
+                };
+                for (i, (a, b)) in outcomes[0].outputs.iter().zip(&reference.outputs).enumerate() {
+                    let d = distance(a, b);
+                    assert!(close(&d, class), "{name} output {i}: {d:?}");
+                }
+                for ((input, a), (_, b)) in outcomes[0].gradients.iter().zip(&reference.gradients) {
+                    let d = distance(a, b);
+                    assert!(close(&d, sums), "{name} gradient of {input}: {d:?}");
+                }
+                runs += SCHEDULES.len();
+            }
+        }
+    }
+    println!("{runs} emulated runs; ops without kernels: {missing:?}");
 }
 
 #[test]

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::memory::HostMemory;
+use super::launch::DevicePtr;
+use super::storage::Storage;
 use super::{DType, Device, Element};
 use crate::{Error, Result};
 
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 #[derive(Clone)]
 pub struct Tensor {
     device: Device,
-    memory: Arc<HostMemory>,
+    memory: Arc<Storage>,
     offset: usize,
     shape: Vec<usize>,
     dtype: DType,
@@ -29,7 +30,7 @@ impl Tensor {
             })?;
         Ok(Self {
             device: device.clone(),
-            memory: Arc::new(HostMemory::new(bytes)),
+            memory: Arc::new(Storage::new(device, bytes)?),
             offset: 0,
             shape: shape.to_vec(),
             dtype,
@@ -39,7 +40,7 @@ impl Tensor {
     /// A tensor of zeros.
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let mut out = Self::empty(device, dtype, shape)?;
-        out.host_bytes_mut()?.fill(0);
+        out.as_mut().fill_zero()?;
         Ok(out)
     }
 
@@ -53,7 +54,11 @@ impl Tensor {
                 format!("{} values", data.len()),
             ));
         }
-        out.host_mut::<T>()?.copy_from_slice(data);
+        match device {
+            Device::Cpu => out.host_mut::<T>()?.copy_from_slice(data),
+            _ if data.is_empty() => {}
+            _ => device.upload(out.as_mut().ptr_mut()?, bytemuck::cast_slice(data))?,
+        }
         Ok(out)
     }
 
@@ -133,9 +138,15 @@ impl Tensor {
     /// The elements in host memory. Only for CPU tensors of type `T`.
     pub fn host<T: Element>(&self) -> Result<&[T]> {
         self.expect_dtype::<T>()?;
-        let size = self.dtype.size();
-        let bytes = &self.memory.bytes()[self.offset * size..(self.offset + self.len()) * size];
-        Ok(bytemuck::cast_slice(bytes))
+        Ok(bytemuck::cast_slice(self.host_bytes()?))
+    }
+
+    /// Where the elements are on a GPU. Only for tensors that are on one.
+    pub(super) fn ptr(&self) -> Result<DevicePtr> {
+        match &*self.memory {
+            Storage::Device(memory) => Ok(memory.ptr.offset(self.offset * self.dtype.size())),
+            Storage::Host(_) => Err(not_here("a GPU", &self.device)),
+        }
     }
 
     /// The elements for writing. Only for CPU tensors of type `T` whose memory nobody else holds.
@@ -157,13 +168,25 @@ impl Tensor {
     /// A copy with memory of its own.
     pub fn duplicate(&self) -> Result<Self> {
         let mut out = Self::empty(&self.device, self.dtype, &self.shape)?;
-        out.host_bytes_mut()?.copy_from_slice(self.host_bytes());
+        match &self.device {
+            Device::Cpu => out.host_bytes_mut()?.copy_from_slice(self.host_bytes()?),
+            device => {
+                let to = out.as_mut().ptr_mut()?;
+                device.copy(to, self.ptr()?, self.len() * self.dtype.size())?;
+            }
+        }
         Ok(out)
     }
 
     /// Downloads the elements.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        Ok(self.host::<T>()?.to_vec())
+        self.expect_dtype::<T>()?;
+        if self.device == Device::Cpu {
+            return Ok(self.host::<T>()?.to_vec());
+        }
+        let mut out = vec![T::zeroed(); self.len()];
+        self.device.download(self.ptr()?, bytemuck::cast_slice_mut(&mut out))?;
+        Ok(out)
     }
 
     /// Downloads the elements as f64, whatever the dtype.
@@ -187,19 +210,32 @@ impl Tensor {
         Err(Error::shape("tensor access", T::DTYPE.name(), self.dtype.name()))
     }
 
-    fn host_bytes(&self) -> &[u8] {
+    fn host_bytes(&self) -> Result<&[u8]> {
         let size = self.dtype.size();
-        &self.memory.bytes()[self.offset * size..(self.offset + self.len()) * size]
+        match &*self.memory {
+            Storage::Host(memory) => {
+                Ok(&memory.bytes()[self.offset * size..(self.offset + self.len()) * size])
+            }
+            Storage::Device(_) => Err(not_here("the CPU", &self.device)),
+        }
     }
 
     fn host_bytes_mut(&mut self) -> Result<&mut [u8]> {
         let size = self.dtype.size();
         let range = self.offset * size..(self.offset + self.len()) * size;
-        let memory = Arc::get_mut(&mut self.memory).ok_or_else(|| {
-            Error::shape("tensor write", "memory that nobody else holds", "shared memory")
-        })?;
-        Ok(&mut memory.bytes_mut()[range])
+        match Arc::get_mut(&mut self.memory).ok_or_else(is_shared)? {
+            Storage::Host(memory) => Ok(&mut memory.bytes_mut()[range]),
+            Storage::Device(_) => Err(not_here("the CPU", &self.device)),
+        }
     }
+}
+
+fn is_shared() -> Error {
+    Error::shape("tensor write", "memory that nobody else holds", "shared memory")
+}
+
+fn not_here(expected: &str, device: &Device) -> Error {
+    Error::shape("tensor access", format!("a tensor on {expected}"), device.name())
 }
 
 impl std::fmt::Debug for Tensor {
@@ -228,6 +264,66 @@ impl<'a> TensorMut<'a> {
 
     pub fn dtype(&self) -> DType {
         self.tensor.dtype
+    }
+
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.tensor.device
+    }
+
+    /// Where the elements are on a GPU, for a kernel to write. Nobody else may hold the memory.
+    pub(super) fn ptr_mut(&mut self) -> Result<DevicePtr> {
+        if !self.tensor.is_unique() {
+            return Err(is_shared());
+        }
+        Ok(self.tensor.ptr()?.offset(self.offset * self.tensor.dtype.size()))
+    }
+
+    /// Sets every element to zero.
+    pub fn fill_zero(&mut self) -> Result<()> {
+        let size = self.tensor.dtype.size();
+        let (start, bytes) = (self.offset * size, self.len() * size);
+        match self.tensor.device.clone() {
+            Device::Cpu => self.tensor.host_bytes_mut()?[start..start + bytes].fill(0),
+            _ if bytes == 0 => {}
+            device => device.fill_zero(self.ptr_mut()?, bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Uploads `data`, which must have as many elements.
+    pub fn upload<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        if self.len() != data.len() || T::DTYPE != self.dtype() {
+            let got = format!("{} {}", data.len(), T::DTYPE);
+            return Err(Error::shape("upload", format!("{} {}", self.len(), self.dtype()), got));
+        }
+        match self.device().clone() {
+            Device::Cpu => self.host_mut::<T>()?.copy_from_slice(data),
+            _ if data.is_empty() => {}
+            device => device.upload(self.ptr_mut()?, bytemuck::cast_slice(data))?,
+        }
+        Ok(())
+    }
+
+    /// Uploads f64 values, rounded to the dtype.
+    pub fn upload_f64(&mut self, data: &[f64]) -> Result<()> {
+        fn cast<T: Element>(data: &[f64]) -> Vec<T> {
+            data.iter().map(|&x| T::from_f64(x)).collect()
+        }
+        match self.dtype() {
+            DType::F32 => self.upload(&cast::<f32>(data)),
+            DType::F64 => self.upload(&cast::<f64>(data)),
+            DType::Bf16 => self.upload(&cast::<half::bf16>(data)),
+            DType::I32 => self.upload(&cast::<i32>(data)),
+            DType::I64 => self.upload(&cast::<i64>(data)),
+        }
     }
 
     /// The elements for writing; see [`Tensor::host_mut`].

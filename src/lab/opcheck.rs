@@ -39,17 +39,23 @@ pub fn run(
             flat[layout.entry(*id).range()].copy_from_slice(&input.data);
         }
     }
-    let mut params = Params::zeros(device, dtype, layout.clone(), true)?;
-    *params.flat_mut() = Tensor::from_f64(device, dtype, &flat, &[flat.len()])?;
+    // Parameters, statistics and logits stay f32 when activations are bf16.
+    let master = if dtype == DType::Bf16 { DType::F32 } else { dtype };
+    let mut params = Params::zeros(device, master, layout.clone(), true)?;
+    *params.flat_mut() = Tensor::from_f64(device, master, &flat, &[flat.len()])?;
+    if dtype == DType::Bf16 {
+        params.set_half(Tensor::from_f64(device, dtype, &flat, &[flat.len()])?)?;
+    }
 
     let mut tape = Tape::new(device);
     let mut args = Vec::new();
     for (input, id) in inputs.iter().zip(&ids) {
-        let tensor = |dtype| Tensor::from_f64(device, dtype, &input.data, &input.shape);
+        let dtype = if input.wide { master } else { dtype };
+        let tensor = || Tensor::from_f64(device, dtype, &input.data, &input.shape);
         args.push(match (id, input.kind) {
             (Some(id), _) => Arg::Param(params.get(*id)?),
-            (None, InputKind::Constant) => Arg::Var(Var::constant(tensor(dtype)?)),
-            (None, _) => Arg::Var(tape.leaf(tensor(dtype)?)),
+            (None, InputKind::Constant) => Arg::Var(Var::constant(tensor()?)),
+            (None, _) => Arg::Var(tape.leaf(tensor()?)),
         });
     }
     let args = Args(args);
@@ -66,7 +72,7 @@ pub fn run(
         let w = output_weights(case, i, y.value().len());
         seeds.push((y.clone(), Tensor::from_f64(device, y.value().dtype(), &w, y.shape())?));
     }
-    let mut grads = ParamGrads::new(device, dtype, &layout)?;
+    let mut grads = ParamGrads::new(device, master, &layout)?;
     let mut values = tape.backward_from(&seeds, &mut grads)?;
     let flat = grads.finish(&layout)?.to_f64_vec()?;
     for ((input, id), arg) in inputs.iter().zip(&ids).zip(&args.0) {
@@ -86,7 +92,8 @@ pub fn run(
 /// The fixed random weights of output `i`.
 fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
     let mut rng = Rng::new(case.seed, Purpose::Test, 1, i as u32, 0);
-    (0..len).map(|_| rng.normal()).collect()
+    // Representable in every dtype, so that all devices start from the same numbers.
+    (0..len).map(|_| half::bf16::from_f64(rng.normal()).to_f64()).collect()
 }
 
 /// Result of a gradient check.
@@ -193,6 +200,26 @@ pub fn distance(ours: &[f64], reference: &[f64]) -> Distance {
     }
     d.nmse = if error == 0.0 { 0.0 } else { error / norm.max(f64::MIN_POSITIVE) };
     d
+}
+
+/// Rounds the inputs of a case to what `dtype` can hold, so that every precision and the f64
+/// reference start from the same numbers.
+pub fn rounded(mut inputs: Vec<Input>, dtype: DType) -> Vec<Input> {
+    for input in &mut inputs {
+        for x in &mut input.data {
+            *x = match dtype {
+                DType::Bf16 if !input.wide => half::bf16::from_f64(*x).to_f64(),
+                DType::F64 => *x,
+                _ => f64::from(*x as f32),
+            };
+        }
+    }
+    inputs
+}
+
+/// Whether bf16 results (f32 accumulation) follow the f64 reference on the rounded inputs.
+pub fn within_bf16(d: &Distance) -> bool {
+    d.nmse <= 1e-5 && d.max_abs <= d.scale / 128.0
 }
 
 /// Whether f32 results are as close to the f64 reference as their class demands

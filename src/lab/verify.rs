@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::case::ReferenceCase;
-use crate::device::{DType, Device, Element, TensorMut, with_real};
+use crate::device::{DType, Device};
 use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
 use crate::glmae::objective::{StepPlan, forward};
@@ -116,7 +116,7 @@ fn load_init(
         fill(case, "init.teacher.", teacher)?;
     }
     if let Some(center) = &mut weights.center {
-        write(&mut center.as_mut(), case.get("init.center")?.1)?;
+        center.as_mut().upload_f64(case.get("init.center")?.1)?;
     }
     Ok(weights)
 }
@@ -128,18 +128,9 @@ fn fill(case: &ReferenceCase, prefix: &str, params: &mut Params) -> Result<()> {
             let expected = format!("{}: {:?}", entry.name, entry.shape);
             return Err(Error::shape("verify", expected, format!("{shape:?}")));
         }
-        write(&mut params.value_mut(&entry.name)?, values)?;
+        params.value_mut(&entry.name)?.upload_f64(values)?;
     }
     Ok(())
-}
-
-fn write(target: &mut TensorMut<'_>, values: &[f64]) -> Result<()> {
-    with_real!("verify", target.dtype(), T => {
-        for (x, &v) in target.host_mut::<T>()?.iter_mut().zip(values) {
-            *x = T::from_f64(v);
-        }
-        Ok(())
-    })
 }
 
 /// Activations of step 0, with predictions for all tokens as the reference has them.

@@ -2,8 +2,6 @@
 
 use super::params::{ParamEntry, Params};
 use crate::Result;
-use crate::device::Element;
-use crate::device::with_real;
 use crate::rng::{Purpose, Rng};
 
 /// Draws every parameter from its own stream, so that a parameter's start does not depend on
@@ -18,13 +16,8 @@ pub fn init(params: &mut Params, seed: u64) -> Result<()> {
     let entries = params.layout().entries().to_vec();
     for (index, entry) in entries.iter().enumerate() {
         let mut rng = Rng::new(seed, Purpose::Init, 0, index as u32, 0);
-        let mut value = params.value_mut(&entry.name)?;
-        with_real!("init", value.dtype(), T => {
-            for x in value.host_mut::<T>()? {
-                *x = T::from_f64(draw(entry, &mut rng));
-            }
-            Ok(())
-        })?;
+        let values: Vec<f64> = (0..entry.len()).map(|_| draw(entry, &mut rng)).collect();
+        params.value_mut(&entry.name)?.upload_f64(&values)?;
     }
     Ok(())
 }

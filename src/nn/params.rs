@@ -102,7 +102,10 @@ impl ParamLayout {
 #[derive(Clone, Debug)]
 pub struct Params {
     layout: Arc<ParamLayout>,
+    /// Master values.
     flat: Tensor,
+    /// The same, rounded to bf16, when activations are bf16.
+    half: Option<Tensor>,
     trains: bool,
 }
 
@@ -115,7 +118,15 @@ impl Params {
         trains: bool,
     ) -> Result<Self> {
         let flat = Tensor::zeros(device, dtype, &[layout.len()])?;
-        Ok(Self { layout, flat, trains })
+        Ok(Self { layout, flat, half: None, trains })
+    }
+
+    /// Keeps a bf16 copy beside the master values from now on; whoever changes the values
+    /// ([`crate::ops::adamw_ema`], loading) brings it up to date.
+    pub fn set_half(&mut self, half: Tensor) -> Result<()> {
+        half.expect_shape("params", self.flat.shape())?;
+        self.half = Some(half);
+        Ok(())
     }
 
     pub fn layout(&self) -> &ParamLayout {
@@ -127,7 +138,11 @@ impl Params {
         let entry = &self.layout.entries[id.0];
         let slot = (self.trains && entry.trains)
             .then_some(ParamSlot { index: id.0, offset: entry.offset });
-        Ok(Param { value: self.flat.view(entry.offset, &entry.shape)?, slot })
+        let half = match &self.half {
+            Some(half) => Some(half.view(entry.offset, &entry.shape)?),
+            None => None,
+        };
+        Ok(Param { value: self.flat.view(entry.offset, &entry.shape)?, half, slot })
     }
 
     /// The value of a parameter by its checkpoint name.

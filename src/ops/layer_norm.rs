@@ -8,8 +8,9 @@
 use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::Result;
-use crate::device::{Real, Tensor, with_real};
-use crate::tape::{Backward, Grads, Param, Tape, Var};
+use crate::device::launch::LaunchConfig;
+use crate::device::{Device, KernelCall, Real, Tensor, with_real};
+use crate::tape::{Backward, GradMode, Grads, Param, Tape, Var};
 
 const OP: &str = "layer_norm";
 
@@ -27,15 +28,28 @@ impl<'a> Tape<'a> {
         bias.value.expect_shape(OP, &[c])?;
         let dtype = x.value().dtype();
         let mut y = Tensor::empty(self.device(), dtype, &[rows, c])?;
-        let mut mean = Tensor::empty(self.device(), dtype, &[rows])?;
-        let mut rstd = Tensor::empty(self.device(), dtype, &[rows])?;
-        with_real!(OP, dtype, T => {
-            T::layer_norm(
-                y.host_mut()?, mean.host_mut()?, rstd.host_mut()?,
-                x.value().host()?, weight.value.host()?, bias.value.host()?, T::of(eps),
-            );
-            Ok(())
-        })?;
+        let mut mean = Tensor::empty(self.device(), weight.value.dtype(), &[rows])?;
+        let mut rstd = Tensor::empty(self.device(), weight.value.dtype(), &[rows])?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                T::layer_norm(
+                    y.host_mut()?, mean.host_mut()?, rstd.host_mut()?,
+                    x.value().host()?, weight.value.host()?, bias.value.host()?, T::of(eps),
+                );
+                Ok(())
+            })?,
+            device => KernelCall::typed(device, "layer_norm_fwd", dtype)
+                .output(&mut y)?
+                .output(&mut mean)?
+                .output(&mut rstd)?
+                .input(x.value())?
+                .input(&weight.value)?
+                .input(&bias.value)?
+                .value(rows as i64)
+                .value(c as i32)
+                .value(eps as f32)
+                .launch(LaunchConfig::linear(rows.div_ceil(4).max(1) as u32, 128))?,
+        }
         let keeps = needs_grad(&[x], &[weight, bias]);
         Ok(self.record(OP, y, keeps, || LayerNormBwd {
             x: x.clone(),
@@ -57,6 +71,9 @@ struct LayerNormBwd {
 
 impl Backward for LayerNormBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        if *dy.device() != Device::Cpu {
+            return self.run_kernels(&dy, grads);
+        }
         with_real!(OP, dy.dtype(), T => {
             let (d, x) = (dy.host::<T>()?, self.x.value().host::<T>()?);
             let (mean, rstd) = (self.mean.host::<T>()?, self.rstd.host::<T>()?);
@@ -73,6 +90,64 @@ impl Backward for LayerNormBwd {
             Ok(())
         })
     }
+}
+
+impl LayerNormBwd {
+    /// dx and per-block partial sums of dgamma and dbeta in one pass, then their sum in order.
+    fn run_kernels(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let (rows, c) = dy.matrix(OP)?;
+        let (device, dtype) = (dy.device().clone(), dy.dtype());
+        let launch = bwd_launch(rows, c);
+        let parts = launch.grid[0] as usize;
+        let stat = self.weight.value.dtype();
+        let mut partial = Tensor::empty(&device, stat, &[parts, 2, c])?;
+        // A gradient that nobody wants still needs a place.
+        let mut spare;
+        let (mut dx, mode) = match grads.slot(&self.x)? {
+            Some(slot) => slot,
+            None => {
+                spare = Tensor::empty(&device, dtype, &[rows, c])?;
+                (spare.as_mut(), GradMode::Overwrite)
+            }
+        };
+        KernelCall::typed(&device, "layer_norm_bwd", dtype)
+            .output_mut(&mut dx)?
+            .output(&mut partial)?
+            .input(&self.mean)?
+            .input(&self.rstd)?
+            .input(dy)?
+            .input(self.x.value())?
+            .input(&self.weight.value)?
+            .value(rows as i64)
+            .value(c as i32)
+            .value(mode.as_arg())
+            .launch(launch)?;
+        drop(dx);
+        for (param, first) in [(&self.weight, 0), (&self.bias, c)] {
+            if let Some((mut gradient, mode)) = grads.param(param)? {
+                KernelCall::new(&device, "layer_norm_bwd_params_f32")
+                    .output_mut(&mut gradient)?
+                    .input(&partial)?
+                    .value(parts as i32)
+                    .value(c as i32)
+                    .value(first as i32)
+                    .value(mode.as_arg())
+                    .launch(LaunchConfig {
+                        grid: [c.div_ceil(32) as u32, 1, 1],
+                        block: [32, 8, 1],
+                        shared_bytes: 0,
+                    })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The backward's grid depends on the sizes alone: it fixes the order of the partial sums.
+fn bwd_launch(rows: usize, c: usize) -> LaunchConfig {
+    let warps = (48 * 1024 / (8 * c)).clamp(1, 8);
+    let blocks = rows.div_ceil(4 * warps).clamp(1, 264);
+    LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * 8 * c) as u32)
 }
 
 /// Reference forward; see [`Tape::layer_norm`].
@@ -203,6 +278,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

@@ -2,6 +2,7 @@
 //! the differentiable call on [`crate::tape::Tape`], the CPU reference and its backward, and its
 //! cases. [`OPS`] is the only list; tests, gradient checks and benchmarks are made from it.
 
+pub mod accumulate;
 pub mod adamw_ema;
 pub mod attention;
 pub mod center_update;
@@ -42,6 +43,7 @@ pub static OPS: &[&dyn OpSpec] = &[
     &teacher_targets::Spec,
     &soft_cross_entropy::Spec,
     &weighted_sum::Spec,
+    &accumulate::Spec,
     &center_update::Spec,
     &grad_norm::Spec,
     &adamw_ema::Spec,

@@ -22,6 +22,10 @@ pub trait OpSpec: Sync {
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>>;
     /// How closely f32 must follow the f64 reference.
     fn tolerance(&self, case: &Case) -> Tolerance;
+    /// Whether CUDA kernels of the op exist (then the emulated device must follow the reference).
+    fn has_kernels(&self) -> bool {
+        false
+    }
     /// Whether the op has a gradient. Updates of state (optimiser, centre) have none.
     fn differentiable(&self) -> bool {
         true
@@ -91,12 +95,19 @@ pub struct Input {
     pub kind: InputKind,
     pub shape: Vec<usize>,
     pub data: Vec<f64>,
+    /// Stays f32 when activations are bf16: voxels, targets, statistics, logits.
+    pub wide: bool,
 }
 
 impl Input {
     pub fn new(name: &'static str, kind: InputKind, shape: &[usize], data: Vec<f64>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{name}");
-        Self { name, kind, shape: shape.to_vec(), data }
+        Self { name, kind, shape: shape.to_vec(), data, wide: false }
+    }
+
+    /// See [`Input::wide`].
+    pub fn wide(self) -> Self {
+        Self { wide: true, ..self }
     }
 }
 
