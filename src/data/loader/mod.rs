@@ -17,13 +17,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use self::state::{Slot, State};
 use super::layout::Case;
 use super::prepare::{PrepareConfig, Prepared, prepare};
 use crate::{Error, Result};
 
 /// How a [`Loader`] works. None of this changes which cases a step gets, except `max_bad_share`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
     /// Threads that decode. 0: as many as the machine has cores, at most 8.
     pub threads: usize,
