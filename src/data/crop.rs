@@ -151,6 +151,17 @@ mod tests {
         assert_eq!(foreground_box(&data, dims, 0.5), Some(([2, 1, 3], [1, 1, 1])));
     }
 
+    /// MONAI's `SpatialPad` puts (4 - 1) // 2 = 1 before a single voxel padded to 4.
+    #[test]
+    fn odd_padding_goes_after() {
+        let cut = |pad| {
+            let record = CropRecord::new([1, 1, 3], [0, 0, 1], [1, 1, 1], [1, 1, 4], pad);
+            record.cut(&[7.0, 8.0, 9.0]).unwrap()
+        };
+        assert_eq!(cut(Pad::Symmetric), [0.0, 8.0, 0.0, 0.0]);
+        assert_eq!(cut(Pad::End), [8.0, 0.0, 0.0, 0.0]);
+    }
+
     proptest! {
         /// Paste after cut restores the box and fills the rest; every result voxel keeps its world
         /// position.

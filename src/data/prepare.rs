@@ -185,7 +185,9 @@ fn read_case(case: &Case, config: &PrepareConfig) -> Result<Volume> {
         match &mut whole {
             None => whole = Some(volume),
             Some(first) => {
-                if first.dims != volume.dims || !same_place(first, &volume) {
+                if first.dims != volume.dims
+                    || !same_place(first.dims, &first.affine, &volume.affine)
+                {
                     return Err(Error::data(
                         path,
                         format!(
@@ -214,19 +216,16 @@ fn read_case(case: &Case, config: &PrepareConfig) -> Result<Volume> {
     Ok(volume)
 }
 
-/// Affines that put every corner of the grid within a hundredth of a voxel.
-fn same_place(a: &Volume, b: &Volume) -> bool {
-    let tolerance = 0.01 * a.spacing_mm().into_iter().fold(f64::INFINITY, f64::min);
+/// Whether two affines put every corner of a grid within a hundredth of a voxel.
+pub(super) fn same_place(dims: [usize; 3], a: &Affine, b: &Affine) -> bool {
+    let tolerance = 0.01 * spacing_mm(a).into_iter().fold(f64::INFINITY, f64::min);
     (0..8).all(|corner: usize| {
         (0..3).all(|r| {
-            let off = |c: usize| {
-                if c < 3 && corner >> c & 1 == 0 {
-                    return 0.0;
-                };
-                let at = a.dims.get(c).map_or(1.0, |&n| n as f64 - 1.0);
-                (a.affine[r][c] - b.affine[r][c]) * at
-            };
-            (0..4).map(off).sum::<f64>().abs() <= tolerance
+            let moved = (0..3).map(|c| {
+                let at = if corner >> c & 1 == 1 { dims[c] as f64 - 1.0 } else { 0.0 };
+                (a[r][c] - b[r][c]) * at
+            });
+            (moved.sum::<f64>() + a[r][3] - b[r][3]).abs() <= tolerance
         })
     })
 }

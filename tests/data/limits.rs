@@ -138,15 +138,15 @@ fn every_type_in_both_orders_and_versions() {
         assert_eq!(folder.read(&small(two, big)).unwrap().data, SMALL);
         macro_rules! check {
             ($($code:literal $t:ty),*) => {$(
-                let values: [$t; 4] = [0 as $t, 100 as $t, <$t>::MIN, <$t>::MAX];
+                let values: [$t; 4] = [3 as $t, 101 as $t, <$t>::MIN, <$t>::MAX];
                 let bits = 8 * size_of::<$t>() as i16;
                 let mut raw = Raw::new(two, big, &[4, 1, 1], $code, bits);
                 values.iter().for_each(|v| raw.voxel(&v.to_le_bytes()));
                 assert_eq!(folder.read(&raw).unwrap().data, values.map(|v| v as f32));
                 // Scaled in f64, rounded once.
-                raw.float(112, 176, 0.25);
-                raw.float(116, 184, -3.5);
-                let scaled = values.map(|v| (v as f64 * 0.25 - 3.5) as f32);
+                raw.float(112, 176, f64::from(0.1f32));
+                raw.float(116, 184, f64::from(-3.3f32));
+                let scaled = values.map(|v| (v as f64 * f64::from(0.1f32) + f64::from(-3.3f32)) as f32);
                 assert_eq!(folder.read(&raw).unwrap().data, scaled);
             )*};
         }

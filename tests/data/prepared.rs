@@ -5,8 +5,8 @@ use std::path::Path;
 use glmae::data::layout::{DiscoverOptions, Layout};
 use glmae::data::nifti::{Stored, write_volume};
 use glmae::data::{
-    Case, Intensity, Loader, LoaderConfig, NonFinite, PrepareConfig, ReadOptions, Volume, discover,
-    prepare, read_volume,
+    Case, Intensity, Limits, Loader, LoaderConfig, NonFinite, PrepareConfig, ReadOptions, Volume,
+    discover, prepare, prepare_label, read_volume,
 };
 use glmae::rng::{Purpose, Rng};
 
@@ -206,4 +206,65 @@ fn folders_of_real_scans_leave_labels_out() {
         ]
     );
     assert_eq!(source.labels_left_out.len(), 7);
+}
+
+#[test]
+fn labels_follow_their_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut rng = Rng::new(41, Purpose::Test, 0, 0, 0);
+    let dims = [5, 6, 7];
+    let labels: Vec<f32> = (0..210).map(|_| rng.below(4) as f32).collect();
+    // The image holds the label as its value, so that both can be compared after the way.
+    let image = volume(dims, labels.iter().map(|&l| if l > 0.0 { l } else { -1.0 }).collect());
+    let label = volume(dims, labels);
+    write_volume(&path("image.nii"), &image, Stored::F32).unwrap();
+    write_volume(&path("label.nii.gz"), &label, Stored::U8).unwrap();
+    let config = PrepareConfig {
+        intensity: Intensity::Identity,
+        min_size: [9; 3],
+        ..PrepareConfig::default()
+    };
+    let prepared = prepare(&case("c", &[&path("image.nii")]), &config).unwrap();
+    let run = |name: &str| prepare_label(&path(name), prepared.record(), &Limits::default());
+    let got = run("label.nii.gz").unwrap();
+    assert_eq!(got.len(), prepared.voxels().len());
+    for (l, v) in got.iter().zip(prepared.voxels()) {
+        assert_eq!(f32::from(*l), v.max(0.0));
+    }
+
+    let write = |name: &str, change: &dyn Fn(&mut Volume)| {
+        let mut changed = label.clone();
+        change(&mut changed);
+        write_volume(&path(name), &changed, Stored::F32).unwrap();
+        run(name)
+    };
+    // Within rounding of a whole number is fine, halves and values out of range are not.
+    assert_eq!(write("near.nii", &|v| v.data[3] += 5e-4).unwrap(), got);
+    for bad in [0.5, -1.0, 256.0, f32::NAN] {
+        let error = write("bad.nii", &|v| v.data[46] = bad).unwrap_err().to_string();
+        assert!(error.contains("[1, 0, 4]") && error.contains("bad.nii"), "{error}");
+    }
+    let error = write("moved.nii", &|v| v.affine[1][3] += 1.0).unwrap_err().to_string();
+    assert!(error.contains("another grid"), "{error}");
+}
+
+/// Every label of the real task fits its image.
+#[test]
+fn labels_of_a_real_task_fit() {
+    let Some(shared) = shared_data("labels of a real task") else { return };
+    let source = discover(&shared.join("hippocampus"), &DiscoverOptions::default()).unwrap();
+    let config = PrepareConfig {
+        intensity: Intensity::ZScore { nonzero: false },
+        foreground_threshold: None,
+        ..PrepareConfig::default()
+    };
+    for case in &source.cases {
+        let prepared = prepare(case, &config).unwrap();
+        let path = case.label.as_ref().unwrap();
+        let labels = prepare_label(path, prepared.record(), &Limits::default()).unwrap();
+        assert!(labels.iter().all(|&l| l <= 2), "{}", case.id);
+        let foreground = labels.iter().filter(|&&l| l > 0).count();
+        assert!(foreground > 500, "{}: {foreground} voxels", case.id);
+    }
 }

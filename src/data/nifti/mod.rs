@@ -14,6 +14,8 @@ mod write;
 
 pub(crate) use stream::{is_nifti_name, strip_nifti};
 
+use serde::{Deserialize, Serialize};
+
 pub use dtype::Dtype;
 pub use header::{Header, Version};
 pub use read::{read_header, read_volume};
@@ -21,7 +23,8 @@ pub use write::{Stored, write_volume};
 
 /// What a file may ask for. A file above a limit is refused before memory is allocated; the error
 /// names the key to raise.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Most voxels of one file, all channels together (`limits.max_voxels`). 2^31.
     pub max_voxels: u64,

@@ -10,18 +10,23 @@
 //! stops when more than `max_bad_share` of all cases are bad. One bad case is always tolerated in a
 //! set of two or more, unless the share is 0; a set in which every case is bad is an error.
 
-use std::collections::{BTreeSet, VecDeque};
+mod state;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use self::state::{Slot, State};
 use super::layout::Case;
 use super::prepare::{PrepareConfig, Prepared, prepare};
 use crate::{Error, Result};
 
 /// How a [`Loader`] works. None of this changes which cases a step gets, except `max_bad_share`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
     /// Threads that decode. 0: as many as the machine has cores, at most 8.
     pub threads: usize,
@@ -84,33 +89,6 @@ struct Shared {
     done: Condvar,
 }
 
-struct State {
-    slots: Vec<Slot>,
-    /// What the current step waits for, in order.
-    urgent: VecDeque<usize>,
-    /// What later steps will ask for, in order.
-    ahead: VecDeque<usize>,
-    /// Cases of the current step: never dropped.
-    current: BTreeSet<usize>,
-    /// Cases of the current and the coming steps: dropped only to make room for the current one.
-    wanted: BTreeSet<usize>,
-    bytes: usize,
-    largest: usize,
-    working: usize,
-    decoded: u64,
-    clock: u64,
-    /// An error that is no property of a case (out of memory, configuration).
-    fatal: Option<Error>,
-    stop: bool,
-}
-
-enum Slot {
-    Absent,
-    Working,
-    Ready { case: Arc<Prepared>, used: u64 },
-    Bad(String),
-}
-
 impl Loader {
     /// Starts the threads. `plan` gives the case indices of a step; it must be pure.
     ///
@@ -141,20 +119,7 @@ impl Loader {
                 config.max_bad_share
             )));
         }
-        let state = State {
-            slots: cases.iter().map(|_| Slot::Absent).collect(),
-            urgent: VecDeque::new(),
-            ahead: VecDeque::new(),
-            current: BTreeSet::new(),
-            wanted: BTreeSet::new(),
-            bytes: 0,
-            largest: 0,
-            working: 0,
-            decoded: 0,
-            clock: 0,
-            fatal: None,
-            stop: false,
-        };
+        let state = State::new(cases.len());
         let shared = Arc::new(Shared {
             cases,
             prepare: Box::new(prepare),
@@ -331,93 +296,6 @@ impl Drop for Loader {
     }
 }
 
-impl State {
-    /// Sets what this step and the next ones want.
-    fn window(&mut self, now: &[usize], later: &[usize]) {
-        self.urgent.clear();
-        self.ahead.clear();
-        self.current = now.iter().copied().collect();
-        self.wanted = self.current.clone();
-        for &index in later {
-            if let Some(good) = self.first_not_bad(index)
-                && self.wanted.insert(good)
-                && matches!(self.slots.get(good), Some(Slot::Absent))
-            {
-                self.ahead.push_back(good);
-            }
-        }
-    }
-
-    /// The first case from `index` on, round the end, that is not known to be bad.
-    fn first_not_bad(&self, index: usize) -> Option<usize> {
-        let is_bad = |i: &usize| matches!(self.slots.get(*i), Some(Slot::Bad(_)));
-        (index..self.slots.len()).chain(0..index).find(|i| !is_bad(i))
-    }
-
-    /// Queues what the step still lacks; whether anything is missing.
-    fn request(&mut self, now: &[usize]) -> bool {
-        let mut missing = false;
-        for &index in now {
-            let Some(good) = self.first_not_bad(index) else { continue };
-            self.current.insert(good);
-            match self.slots.get(good) {
-                Some(Slot::Absent) => {
-                    missing = true;
-                    if !self.urgent.contains(&good) {
-                        self.urgent.push_back(good);
-                    }
-                }
-                Some(Slot::Working) => missing = true,
-                _ => {}
-            }
-        }
-        missing
-    }
-
-    /// The next case to decode: what is waited for, else what comes, if there is room for it.
-    fn next_job(&mut self, budget: usize) -> Option<usize> {
-        let absent = |slots: &[Slot], i: usize| matches!(slots.get(i), Some(Slot::Absent));
-        while let Some(index) = self.urgent.pop_front() {
-            if absent(&self.slots, index) {
-                return Some(index);
-            }
-        }
-        while let Some(&index) = self.ahead.front() {
-            if !absent(&self.slots, index) {
-                self.ahead.pop_front();
-                continue;
-            }
-            // Sizes are not known before decoding: count on the largest so far.
-            let expected = self.largest * (self.working + 1);
-            self.evict(budget.saturating_sub(expected), true);
-            if self.bytes + expected > budget {
-                return None;
-            }
-            self.ahead.pop_front();
-            return Some(index);
-        }
-        None
-    }
-
-    /// Drops cases the current step does not need, nor the coming ones if `keep_wanted`, the longest
-    /// unused first, until at most `budget` bytes are held.
-    fn evict(&mut self, budget: usize, keep_wanted: bool) {
-        while self.bytes > budget {
-            let oldest = (0..self.slots.len())
-                .filter(|i| !self.current.contains(i))
-                .filter(|i| !(keep_wanted && self.wanted.contains(i)))
-                .filter_map(|i| match self.slots.get(i) {
-                    Some(Slot::Ready { case, used }) => Some((*used, i, case.size_bytes())),
-                    _ => None,
-                })
-                .min();
-            let Some((_, index, bytes)) = oldest else { break };
-            self.slots[index] = Slot::Absent;
-            self.bytes -= bytes;
-        }
-    }
-}
-
 impl Shared {
     /// A panic inside the lock cannot leave the state half changed in a way that matters more than
     /// going on.
@@ -479,5 +357,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-#[path = "loader_tests.rs"]
 mod tests;
