@@ -2,6 +2,9 @@
 //! hand-written kernels. `docs/architecture.md` is the map of the house.
 
 pub mod error;
+pub mod ops {
+    pub mod cpu;
+}
 pub mod rng;
 
 pub use error::{Error, Result};
