@@ -89,9 +89,11 @@ mod x86 {
     pub(super) const MR_512: usize = 14;
     pub(super) const MR_256: usize = 6;
 
+    /// `$rows` lists the rows, so that the loops over them are unrolled in the source: LLVM leaves
+    /// some of them rolled otherwise, with all sums in memory.
     macro_rules! tile {
-        ($name:ident, $features:literal, $mr:expr, $lanes:expr, $zero:ident, $load:ident,
-         $store:ident, $set1:ident, $fma:ident, $mul:ident) => {
+        ($name:ident, $features:literal, [$($row:literal)*], $mr:expr, $lanes:expr, $zero:ident,
+         $load:ident, $store:ident, $set1:ident, $fma:ident, $mul:ident) => {
             /// # Safety
             /// See `Tile::run`; the CPU must have the features.
             #[target_feature(enable = $features)]
@@ -106,56 +108,54 @@ mod x86 {
                         let mut a = x.a;
                         for _ in 0..x.k {
                             let (b0, b1) = ($load(b), $load(b.add(L)));
-                            for i in 0..MR {
-                                let v = $set1(*a.add(i));
-                                acc[i][0] = $fma(v, b0, acc[i][0]);
-                                acc[i][1] = $fma(v, b1, acc[i][1]);
-                            }
+                            $({
+                                let v = $set1(*a.add($row));
+                                acc[$row][0] = $fma(v, b0, acc[$row][0]);
+                                acc[$row][1] = $fma(v, b1, acc[$row][1]);
+                            })*
                             a = a.add(MR);
                             b = b.add(2 * L);
                         }
                     } else {
-                        let mut rows = [x.a; MR.div_ceil(3)];
-                        for (g, row) in rows.iter_mut().enumerate() {
-                            *row = x.a.add(3 * g * x.a_rs);
-                        }
+                        // One pointer per three rows: x86 addresses reach +0, +1 and +2 strides.
+                        let rs = x.a_rs;
+                        let mut rows: [*const f32; MR.div_ceil(3)] =
+                            std::array::from_fn(|g| x.a.add(3 * g * rs));
                         for _ in 0..x.k {
                             let (b0, b1) = ($load(b), $load(b.add(L)));
-                            for i in 0..MR {
-                                let v = $set1(*rows[i / 3].add(i % 3 * x.a_rs));
-                                acc[i][0] = $fma(v, b0, acc[i][0]);
-                                acc[i][1] = $fma(v, b1, acc[i][1]);
-                            }
-                            for row in &mut rows {
-                                *row = row.add(1);
-                            }
+                            $({
+                                let v = $set1(*rows[$row / 3].add($row % 3 * rs));
+                                acc[$row][0] = $fma(v, b0, acc[$row][0]);
+                                acc[$row][1] = $fma(v, b1, acc[$row][1]);
+                            })*
+                            rows = rows.map(|row| row.add(1));
                             b = b.add(2 * L);
                         }
                     }
                     let alpha = $set1(scale.alpha);
                     let beta = $set1(scale.beta);
-                    for i in 0..MR {
-                        let c = x.c.add(i * x.c_rs);
-                        for j in 0..2 {
-                            let mut v = $mul(alpha, acc[i][j]);
-                            if scale.beta != 0.0 {
-                                v = $fma(beta, $load(c.add(j * L)), v);
-                            }
-                            $store(c.add(j * L), v);
+                    $(
+                        let c = x.c.add($row * x.c_rs);
+                        let (mut v0, mut v1) = ($mul(alpha, acc[$row][0]), $mul(alpha, acc[$row][1]));
+                        if scale.beta != 0.0 {
+                            v0 = $fma(beta, $load(c), v0);
+                            v1 = $fma(beta, $load(c.add(L)), v1);
                         }
-                    }
+                        $store(c, v0);
+                        $store(c.add(L), v1);
+                    )*
                 }
             }
         };
     }
 
     tile!(
-        avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma", MR_512, LANES_512,
-        _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps,
-        _mm512_mul_ps
+        avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma", [0 1 2 3 4 5 6 7 8 9 10 11 12 13],
+        MR_512, LANES_512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps,
+        _mm512_fmadd_ps, _mm512_mul_ps
     );
     tile!(
-        avx2, "avx2,fma", MR_256, LANES_256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps,
-        _mm256_set1_ps, _mm256_fmadd_ps, _mm256_mul_ps
+        avx2, "avx2,fma", [0 1 2 3 4 5], MR_256, LANES_256, _mm256_setzero_ps, _mm256_loadu_ps,
+        _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_mul_ps
     );
 }

@@ -21,7 +21,7 @@ pub struct AdamW {
 
 /// What the loop needs, with the bias corrections rounded once.
 #[derive(Clone, Copy)]
-struct Scalars {
+pub(crate) struct Scalars {
     decay: f32,
     beta1: f32,
     beta2: f32,
