@@ -144,3 +144,59 @@ pub fn mse_rows(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::testing::{assert_close, normal};
+
+    #[test]
+    fn soft_cross_entropy_and_its_gradient_match_f64() {
+        for (n, k, inv_temp) in [(1, 1, 1.0f32), (3, 7, 10.0), (17, 1024, 10.0), (2, 65, 25.0)] {
+            let (x, logits, weight) = (normal(1, n * k), normal(2, n * k), normal(3, n));
+            let mut a = vec![0.0; n * k];
+            softmax_rows(&mut a, &logits, k, inv_temp);
+            let (mut loss, mut dx) = (vec![0.0; n], vec![0.0; n * k]);
+            soft_cross_entropy_rows(&mut loss, &mut dx, &x, &a, &weight, k, inv_temp);
+            let t = f64::from(inv_temp);
+            let log_softmax = |x: &[f32]| {
+                let sum = x.iter().map(|v| (f64::from(*v) * t).exp()).sum::<f64>().ln();
+                x.iter().map(|v| f64::from(*v) * t - sum).collect::<Vec<f64>>()
+            };
+            let (mut wa, mut wl, mut wd) = (Vec::new(), Vec::new(), Vec::new());
+            for i in 0..n {
+                let row = i * k..(i + 1) * k;
+                wa.extend(log_softmax(&logits[row.clone()]).iter().map(|v| v.exp()));
+                let (lp, a) = (log_softmax(&x[row.clone()]), &a[row]);
+                wl.push(-lp.iter().zip(a).map(|(l, a)| l * f64::from(*a)).sum::<f64>());
+                let mass: f64 = a.iter().map(|a| f64::from(*a)).sum();
+                wd.extend(lp.iter().zip(a).map(|(l, a)| {
+                    f64::from(weight[i]) * t * (mass * l.exp() - f64::from(*a))
+                }));
+            }
+            let top = |x: &[f64]| x.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
+            assert_close("softmax", &a, &wa, |_| 1e-5 * top(&wa));
+            if k > 1 {
+                assert_close("loss", &loss, &wl, |_| 1e-5 * top(&wl));
+                assert_close("dx", &dx, &wd, |_| 1e-5 * top(&wd));
+            }
+        }
+    }
+
+    #[test]
+    fn mean_square_error_and_its_gradient_match_f64() {
+        let (n, k) = (19, 513);
+        let (x, t, mut weight) = (normal(1, n * k), normal(2, n * k), normal(3, n));
+        weight[4] = 0.0;
+        let (mut loss, mut dx) = (vec![0.0; n], vec![0.0; n * k]);
+        mse_rows(&mut loss, &mut dx, &x, &t, &weight, k);
+        let e: Vec<f64> = x.iter().zip(&t).map(|(x, t)| f64::from(*x) - f64::from(*t)).collect();
+        let want: Vec<f64> =
+            e.chunks(k).map(|e| e.iter().map(|v| v * v).sum::<f64>() / k as f64).collect();
+        assert_close("mse", &loss, &want, |_| 2e-5);
+        let want: Vec<f64> =
+            (0..n * k).map(|i| 2.0 * f64::from(weight[i / k]) * e[i] / k as f64).collect();
+        assert_close("dmse", &dx, &want, |i| 4e-6 * want[i].abs() + 1e-9);
+        assert!(dx[4 * k..5 * k].iter().all(|v| *v == 0.0));
+    }
+}

@@ -180,3 +180,116 @@ multiversion! {
     /// `dy *= d/dx (x Phi(x))` at the pre-activation `x`. Panics when the lengths differ.
     pub fn gelu_backward | gelu_backward_at(dy: &mut [f32], x: &[f32]) = gelu_backward_body;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::simd::{Level, Separate, levels};
+
+    /// Every `step`-th float of both signs from the smallest subnormal to `to`.
+    fn sweep(to: f32, step: usize) -> Vec<f32> {
+        (1..=to.to_bits())
+            .step_by(step)
+            .flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)])
+            .chain([0.0, -0.0, to, -to])
+            .chain((0..=200_000).map(|i| (f64::from(to) * (f64::from(i) / 1e5 - 1.0)) as f32))
+            .collect()
+    }
+
+    fn check(
+        name: &str,
+        x: &[f32],
+        run: impl Fn(Level, &mut [f32], &[f32]),
+        exact: impl Fn(f64) -> f64,
+        relative: f64,
+        absolute: f64,
+    ) {
+        for level in levels() {
+            let mut y = x.to_vec();
+            run(level, &mut y, x);
+            for (x, y) in x.iter().zip(&y) {
+                let want = exact(f64::from(*x));
+                let e = (f64::from(*y) - want).abs();
+                let bound = relative * want.abs() + absolute;
+                assert!(e <= bound, "{name}({x}) = {y}, expected {want} ({level:?}, {e:e})");
+            }
+        }
+    }
+
+    /// Half a unit of the smallest subnormal, rounded up.
+    const TINY: f64 = 1e-45;
+
+    #[test]
+    fn exp_is_accurate_over_the_range() {
+        let run = |level, y: &mut [f32], _: &[f32]| exp_at(level, y);
+        let x: Vec<f32> = sweep(104.0, 4001).into_iter().filter(|x| *x < 88.72).collect();
+        check("exp", &x, run, libm::exp, 2e-7, TINY);
+        for level in levels() {
+            let mut y =
+                [f32::NEG_INFINITY, -1e30, -200.0, 0.0, 88.8, 1e30, f32::INFINITY, f32::NAN];
+            exp_at(level, &mut y);
+            assert_eq!(y[..4], [0.0, 0.0, 0.0, 1.0], "{level:?}");
+            assert_eq!(y[4..7], [f32::INFINITY; 3], "{level:?}");
+            assert!(y[7].is_nan(), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn softmax_exp_is_accurate_and_flushes_to_zero() {
+        for i in 0..1_000_000 {
+            let x = -87.29 * (i as f32 / 1e6);
+            let want = libm::exp(f64::from(x));
+            let e = (f64::from(exp_softmax1::<Separate>(x)) / want - 1.0).abs();
+            assert!(e <= 2e-7, "exp({x}): {e:e}");
+        }
+        assert_eq!(exp_softmax1::<Separate>(-88.0), 0.0);
+        assert_eq!(exp_softmax1::<Separate>(f32::NEG_INFINITY), 0.0);
+        assert!(exp_softmax1::<Separate>(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn erf_is_accurate() {
+        let run = |level, y: &mut [f32], _: &[f32]| erf_at(level, y);
+        check("erf", &sweep(10.0, 4001), run, libm::erf, 4e-7, TINY);
+        for level in levels() {
+            let mut y = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+            erf_at(level, &mut y);
+            assert_eq!(y[..2], [1.0, -1.0], "{level:?}");
+            assert!(y[2].is_nan(), "{level:?}");
+        }
+    }
+
+    fn phi(x: f64) -> f64 {
+        0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
+    }
+
+    #[test]
+    fn gelu_is_accurate_far_into_the_negative_tail() {
+        // Relative down to the smallest normal number, then to the spacing of the subnormals.
+        check("gelu", &sweep(30.0, 4001), gelu_at, |x| x * phi(x), 4e-6, 4e-44);
+        for level in levels() {
+            let x = [f32::INFINITY, f32::NEG_INFINITY, -1e30, 1e30, f32::NAN];
+            let mut y = [0.0; 5];
+            gelu_at(level, &mut y, &x);
+            assert_eq!(y[..4], [f32::INFINITY, 0.0, 0.0, 1e30], "{level:?}");
+            assert!(y[4].is_nan(), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn gelu_derivative_is_accurate() {
+        let run = |level, y: &mut [f32], x: &[f32]| {
+            y.fill(1.0);
+            gelu_backward_at(level, y, x);
+        };
+        let exact =
+            |x: f64| phi(x) + x * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        // The derivative crosses zero near -0.75: absolute error there.
+        check("gelu'", &sweep(30.0, 4001), run, exact, 1e-6, 1e-7);
+        for level in levels() {
+            let mut y = [1.0; 2];
+            gelu_backward_at(level, &mut y, &[f32::NAN, -1e30]);
+            assert!(y[0].is_nan() && y[1] == 0.0, "{level:?}: {y:?}");
+        }
+    }
+}

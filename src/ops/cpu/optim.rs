@@ -102,3 +102,58 @@ pub fn ema(average: &mut [f32], p: &[f32], momentum: f32) {
         ema_block_at(level, average, &p[r], momentum);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::testing::normal;
+
+    #[test]
+    fn adamw_follows_the_f64_recurrence() {
+        let n = 40_001;
+        let mut p = normal(1, n);
+        let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
+        let mut exact: Vec<[f64; 3]> = p.iter().map(|p| [f64::from(*p), 0.0, 0.0]).collect();
+        let (lr, b1, b2, eps, wd, gs) = (1e-2f32, 0.9f32, 0.95f32, 1e-8f32, 0.05f32, 0.5f32);
+        for step in 1..=5 {
+            let g = normal(10 + step, n);
+            let scalars = AdamW {
+                lr,
+                beta1: b1,
+                beta2: b2,
+                eps,
+                weight_decay: wd,
+                step,
+                grad_scale: gs,
+            };
+            adamw(&mut p, &g, &mut m, &mut v, scalars);
+            let [lr, b1, b2, eps, wd, gs] = [lr, b1, b2, eps, wd, gs].map(f64::from);
+            for (x, g) in exact.iter_mut().zip(&g) {
+                let g = f64::from(*g) * gs;
+                x[1] = b1 * x[1] + (1.0 - b1) * g;
+                x[2] = b2 * x[2] + (1.0 - b2) * g * g;
+                let (mh, vh) =
+                    (x[1] / (1.0 - b1.powf(step as f64)), x[2] / (1.0 - b2.powf(step as f64)));
+                x[0] = x[0] * (1.0 - lr * wd) - lr * mh / (vh.sqrt() + eps);
+            }
+        }
+        for (i, x) in exact.iter().enumerate() {
+            assert!((f64::from(p[i]) - x[0]).abs() <= 4e-6 * x[0].abs().max(0.1), "p[{i}]");
+            assert!((f64::from(m[i]) - x[1]).abs() <= 4e-6 * x[1].abs().max(0.1), "m[{i}]");
+            assert!((f64::from(v[i]) - x[2]).abs() <= 4e-6 * x[2], "v[{i}]");
+        }
+    }
+
+    #[test]
+    fn ema_moves_towards_the_student() {
+        let (p, start) = (normal(1, 1000), normal(2, 1000));
+        let mut a = start.clone();
+        ema(&mut a, &p, 0.75);
+        for i in 0..a.len() {
+            let want = 0.75 * f64::from(start[i]) + 0.25 * f64::from(p[i]);
+            assert!((f64::from(a[i]) - want).abs() <= 4e-7 * 4.0, "{i}");
+        }
+        ema(&mut a, &p, 0.0);
+        assert!(a.iter().zip(&p).all(|(a, p)| (a - p).abs() <= 4e-7 * 4.0));
+    }
+}

@@ -109,9 +109,6 @@ multiversion! {
 /// whole number of rows.
 pub fn column_sums(out: &mut [f32], x: &[f32], accumulate: bool) {
     let c = out.len();
-    if !accumulate {
-        out.fill(0.0);
-    }
     if c == 0 {
         return;
     }
@@ -124,5 +121,71 @@ pub fn column_sums(out: &mut [f32], x: &[f32], accumulate: bool) {
         let part = unsafe { shared.part(block * c..(block + 1) * c) };
         add_rows(part, &x[range.start * c..range.end * c]);
     });
-    add_rows(out, &partial);
+    join_rows(out, &mut partial, accumulate);
+}
+
+/// Sums the rows of `partial` in order (destroying it) into `out`, or adds that sum to `out`.
+pub(crate) fn join_rows(out: &mut [f32], partial: &mut [f32], accumulate: bool) {
+    if !accumulate {
+        out.fill(0.0);
+    }
+    if let Some((first, rest)) = partial.split_at_mut_checked(out.len()) {
+        add_rows(first, rest);
+        add_rows(out, first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::simd::levels;
+    use crate::ops::cpu::testing::{normal, same_bits_for_any_threads};
+
+    #[test]
+    fn reductions_match_f64_and_the_plain_sum_has_one_order_on_all_levels() {
+        for n in [0, 1, 31, 32, 33, 192, 1009] {
+            let (x, y) = (normal(n as u64, n), normal(7, n));
+            let exact: f64 = x.iter().map(|v| f64::from(*v)).sum();
+            let squares: f64 = x.iter().map(|v| (f64::from(*v) - 0.5).powi(2)).sum();
+            let product: f64 = x.iter().zip(&y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            let size: f64 = x.iter().map(|v| f64::from(v.abs())).sum::<f64>() + 1e-9;
+            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let first = sum(&x).to_bits();
+            for level in levels() {
+                assert_eq!(sum_at(level, &x).to_bits(), first, "{n} {level:?}");
+                assert!((f64::from(sum_at(level, &x)) - exact).abs() <= 1e-6 * size);
+                assert!((f64::from(sum_sq_at(level, &x, 0.5)) - squares).abs() <= 1e-6 * squares);
+                assert!((f64::from(dot_at(level, &x, &y)) - product).abs() <= 5e-6 * size);
+                assert_eq!(max_at(level, &x), top, "{n} {level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn column_sums_match_f64_for_any_number_of_threads() {
+        let (rows, c) = (333, 37);
+        let x = normal(1, rows * c);
+        let mut out = vec![f32::NAN; c];
+        column_sums(&mut out, &x, false);
+        for j in 0..c {
+            let want: f64 = (0..rows).map(|i| f64::from(x[i * c + j])).sum();
+            assert!((f64::from(out[j]) - want).abs() <= 1e-5 * rows as f64, "{j}");
+        }
+        let once = out.clone();
+        column_sums(&mut out, &x, true);
+        assert!(out.iter().zip(&once).all(|(a, b)| *a == 2.0 * b));
+        same_bits_for_any_threads(|| {
+            let mut out = vec![0.0; c];
+            column_sums(&mut out, &x, false);
+            out
+        });
+    }
+
+    #[test]
+    fn axpy_adds() {
+        let x = normal(1, 101);
+        let mut y = vec![1.0; 101];
+        axpy(&mut y, 2.0, &x);
+        assert!(y.iter().zip(&x).all(|(y, x)| (y - (1.0 + 2.0 * x)).abs() <= 1e-6));
+    }
 }
