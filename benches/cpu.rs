@@ -73,8 +73,7 @@ fn gemms(filter: &str) {
     let (mut y, mut pre) = (vec![0.0; t * n], vec![0.0; t * n]);
     time(filter, "gemm nt 722x192x768 bias+gelu", 2.0 * (t * k * n) as f64, "GFLOP/s", || {
         let (a, b) = (MatRef::new(&x, t, k), MatRef::new(&w, n, k));
-        let epilogue =
-            Epilogue { bias: Some(&bias), gelu: Some(&mut pre), ..Epilogue::default() };
+        let epilogue = Epilogue { bias: Some(&bias), gelu: Some(&mut pre), ..Epilogue::default() };
         let (a, b) = (a.expect("sizes agree"), b.expect("sizes agree").t());
         gemm(1.0, a, b, 0.0, &mut y, n, epilogue).expect("sizes agree");
     });
@@ -90,8 +89,7 @@ fn attentions(filter: &str) {
             cu.push(cu[cu.len() - 1] + len);
         }
         let t = cu[lens.len()] as usize;
-        let shape =
-            Shape { cu_seqlens: &cu, heads, head_dim: d, scale: 1.0 / (d as f32).sqrt() };
+        let shape = Shape { cu_seqlens: &cu, heads, head_dim: d, scale: 1.0 / (d as f32).sqrt() };
         let (qkv, dout) = (data(t * 3 * c), data(t * c));
         let (mut out, mut lse) = (vec![0.0; t * c], vec![0.0; t * heads]);
         let mut dqkv = vec![0.0; t * 3 * c];
@@ -153,7 +151,11 @@ fn main() {
     let threads = std::env::var("THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(0);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
     pool.install(|| {
-        println!("{} threads, {:?}", rayon::current_num_threads(), glmae::ops::cpu::simd::Level::detected());
+        println!(
+            "{} threads, {:?}",
+            rayon::current_num_threads(),
+            glmae::ops::cpu::simd::Level::detected()
+        );
         gemms(&filter);
         attentions(&filter);
         elementwise(&filter);

@@ -118,14 +118,7 @@ pub fn soft_cross_entropy_rows(
 /// tokens the masked error of MAE.
 ///
 /// Shapes: loss, weight `[n]`; dx, x, t `[n, k]`. Panics when the sizes differ.
-pub fn mse_rows(
-    loss: &mut [f32],
-    dx: &mut [f32],
-    x: &[f32],
-    t: &[f32],
-    weight: &[f32],
-    k: usize,
-) {
+pub fn mse_rows(loss: &mut [f32], dx: &mut [f32], x: &[f32], t: &[f32], weight: &[f32], k: usize) {
     let level = Level::detected();
     let n = loss.len();
     let full = n * k;
@@ -170,9 +163,11 @@ mod tests {
                 let (lp, a) = (log_softmax(&x[row.clone()]), &a[row]);
                 wl.push(-lp.iter().zip(a).map(|(l, a)| l * f64::from(*a)).sum::<f64>());
                 let mass: f64 = a.iter().map(|a| f64::from(*a)).sum();
-                wd.extend(lp.iter().zip(a).map(|(l, a)| {
-                    f64::from(weight[i]) * t * (mass * l.exp() - f64::from(*a))
-                }));
+                wd.extend(
+                    lp.iter()
+                        .zip(a)
+                        .map(|(l, a)| f64::from(weight[i]) * t * (mass * l.exp() - f64::from(*a))),
+                );
             }
             let top = |x: &[f64]| x.iter().fold(1e-6f64, |m, v| m.max(v.abs()));
             assert_close("softmax", &a, &wa, |_| 1e-5 * top(&wa));

@@ -16,9 +16,11 @@ pub mod par;
 pub mod reduce;
 pub mod simd;
 
+mod epilogue;
 mod kernel;
 mod pack;
 mod scratch;
+mod view;
 
 #[cfg(test)]
 mod testing;

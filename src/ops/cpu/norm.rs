@@ -60,8 +60,12 @@ fn bwd_body<A: Arith>(
         let (mu, r) = (*mu, *r);
         let rest = rest_of_mean(x, mu);
         let sum_g = fold([dy, w], 0.0, |s, [d, w]| A::mul_add(d, w, s), |a, b| a + b);
-        let sum_gx =
-            fold([dy, w, x], 0.0, |s, [d, w, x]| A::mul_add(d * w, (x - mu - rest) * r, s), |a, b| a + b);
+        let sum_gx = fold(
+            [dy, w, x],
+            0.0,
+            |s, [d, w, x]| A::mul_add(d * w, (x - mu - rest) * r, s),
+            |a, b| a + b,
+        );
         let (mean_g, mean_gx) = (sum_g / c as f32, sum_gx / c as f32);
         for j in 0..c {
             let xhat = (x[j] - mu - rest) * r;
@@ -229,9 +233,7 @@ mod tests {
                 }
                 close("db", &db, &wdb);
                 let before = (dw.clone(), db.clone());
-                layer_norm_bwd(
-                    &mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, true,
-                );
+                layer_norm_bwd(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, true);
                 assert!(dw.iter().zip(&before.0).all(|(a, b)| *a == 2.0 * b));
                 assert!(db.iter().zip(&before.1).all(|(a, b)| *a == 2.0 * b));
             }
@@ -247,9 +249,7 @@ mod tests {
             let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
             let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
             layer_norm_fwd(&mut y, &mut mean, &mut rstd, &x, &w, &b, rows, c, 1e-6);
-            layer_norm_bwd(
-                &mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, false,
-            );
+            layer_norm_bwd(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, false);
             [y, dx, dw, db].concat()
         });
     }

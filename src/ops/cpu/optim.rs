@@ -117,15 +117,8 @@ mod tests {
         let (lr, b1, b2, eps, wd, gs) = (1e-2f32, 0.9f32, 0.95f32, 1e-8f32, 0.05f32, 0.5f32);
         for step in 1..=5 {
             let g = normal(10 + step, n);
-            let scalars = AdamW {
-                lr,
-                beta1: b1,
-                beta2: b2,
-                eps,
-                weight_decay: wd,
-                step,
-                grad_scale: gs,
-            };
+            let scalars =
+                AdamW { lr, beta1: b1, beta2: b2, eps, weight_decay: wd, step, grad_scale: gs };
             adamw(&mut p, &g, &mut m, &mut v, scalars);
             let [lr, b1, b2, eps, wd, gs] = [lr, b1, b2, eps, wd, gs].map(f64::from);
             for (x, g) in exact.iter_mut().zip(&g) {

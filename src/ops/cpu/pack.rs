@@ -1,6 +1,6 @@
 //! Copies of A and B in the order in which the register tile reads them.
 
-use crate::ops::cpu::gemm::MatRef;
+use crate::ops::cpu::view::MatRef;
 
 /// Packs columns `j..j + cols` (at most `nr`) of rows `p..p + k` of B into one panel
 /// `[k][nr]`, padded with zeros.
@@ -75,7 +75,8 @@ fn transpose8(block: &[[f32; 8]; 8], out: &mut [f32], stride: usize) {
         unsafe {
             for half in 0..2 {
                 for quarter in 0..2 {
-                    let line = |c: usize| _mm_loadu_ps(block[4 * half + c].as_ptr().add(4 * quarter));
+                    let line =
+                        |c: usize| _mm_loadu_ps(block[4 * half + c].as_ptr().add(4 * quarter));
                     let (mut r0, mut r1, mut r2, mut r3) = (line(0), line(1), line(2), line(3));
                     _MM_TRANSPOSE4_PS(&mut r0, &mut r1, &mut r2, &mut r3);
                     for (r, v) in [r0, r1, r2, r3].into_iter().enumerate() {
@@ -108,18 +109,24 @@ pub(crate) fn pack_a_panel(
     panel: &mut [f32],
 ) {
     let panel = &mut panel[..k * mr];
-    if a.rs == 1 && rows == mr && mr == 14 {
+    if a.rs == 1 && rows == mr {
         // The case of weight gradients; a constant length copies without a call.
-        for (column, out) in panel.chunks_exact_mut(14).enumerate() {
-            let at = i + (p + column) * a.cs;
-            let source: &[f32; 14] = a.data[at..].first_chunk().expect("checked by MatRef");
-            out.copy_from_slice(source);
+        match mr {
+            14 => return copy_columns::<14>(a, i, p, panel),
+            6 => return copy_columns::<6>(a, i, p, panel),
+            _ => {}
         }
-        return;
     }
     for (column, out) in panel.chunks_exact_mut(mr).enumerate() {
         for (row, v) in out.iter_mut().enumerate() {
             *v = if row < rows { a.data[(i + row) * a.rs + (p + column) * a.cs] } else { 0.0 };
         }
+    }
+}
+
+fn copy_columns<const MR: usize>(a: &MatRef, i: usize, p: usize, panel: &mut [f32]) {
+    for (column, out) in panel.chunks_exact_mut(MR).enumerate() {
+        let at = i + (p + column) * a.cs;
+        out.copy_from_slice(&a.data[at..at + MR]);
     }
 }

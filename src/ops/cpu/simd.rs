@@ -36,8 +36,13 @@ impl Level {
         self.min(Self::hardware())
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn hardware() -> Self {
+        static HARDWARE: OnceLock<Level> = OnceLock::new();
+        *HARDWARE.get_or_init(Self::ask)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn ask() -> Self {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
@@ -51,7 +56,7 @@ impl Level {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn hardware() -> Self {
+    fn ask() -> Self {
         Self::Baseline
     }
 }
