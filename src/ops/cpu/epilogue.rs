@@ -1,9 +1,9 @@
 //! What a matrix product does to its result while that is in cache.
 
 use crate::error::{Error, Result};
-use crate::ops::cpu::math;
+use crate::ops::cpu::math::{gelu_grad1, gelu1};
 use crate::ops::cpu::par::Shared;
-use crate::ops::cpu::simd::Level;
+use crate::ops::cpu::simd::{Arith, Level, multiversion_at};
 
 /// What is done to a row of C while it is still in cache, in this order. Matrices are `[m, n]`
 /// row-major without gaps.
@@ -71,24 +71,41 @@ impl<'a> Finish<'a> {
     pub(crate) unsafe fn row(&self, i: usize, j: usize, c: &mut [f32]) {
         let at = i * self.n + j;
         let range = at..at + c.len();
-        if let Some(bias) = self.bias {
-            for (c, b) in c.iter_mut().zip(&bias[j..]) {
-                *c += b;
-            }
-        }
-        if let Some(pre) = &self.gelu {
-            // SAFETY: the caller owns these elements.
-            let pre = unsafe { pre.part(range.clone()) };
-            pre.copy_from_slice(c);
-            math::gelu_at(self.level, c, pre);
-        }
-        if let Some(pre) = self.gelu_grad {
-            math::gelu_backward_at(self.level, c, &pre[range.clone()]);
-        }
-        if let Some(residual) = self.residual {
-            for (c, r) in c.iter_mut().zip(&residual[range]) {
-                *c += r;
-            }
-        }
+        let cut = |x: Option<&'a [f32]>| x.map(|x| &x[range.clone()]);
+        // SAFETY: the caller owns these elements.
+        let pre = self.gelu.as_ref().map(|pre| unsafe { pre.part(range.clone()) });
+        let bias = self.bias.map(|bias| &bias[j..j + c.len()]);
+        finish_at(self.level, c, bias, pre, cut(self.gelu_grad), cut(self.residual));
     }
+}
+
+/// The steps of [`Epilogue`] over a part of a row.
+#[inline(always)]
+fn finish_body<A: Arith>(
+    c: &mut [f32],
+    bias: Option<&[f32]>,
+    pre: Option<&mut [f32]>,
+    gelu_grad: Option<&[f32]>,
+    residual: Option<&[f32]>,
+) {
+    if let Some(bias) = bias {
+        c.iter_mut().zip(bias).for_each(|(c, b)| *c += b);
+    }
+    if let Some(pre) = pre {
+        pre.copy_from_slice(c);
+        c.iter_mut().zip(pre.iter()).for_each(|(c, x)| *c = gelu1::<A>(*x));
+    }
+    if let Some(pre) = gelu_grad {
+        c.iter_mut().zip(pre).for_each(|(c, x)| *c *= gelu_grad1::<A>(*x));
+    }
+    if let Some(residual) = residual {
+        c.iter_mut().zip(residual).for_each(|(c, r)| *c += r);
+    }
+}
+
+multiversion_at! {
+    fn finish_at(
+        c: &mut [f32], bias: Option<&[f32]>, pre: Option<&mut [f32]>, gelu_grad: Option<&[f32]>,
+        residual: Option<&[f32]>,
+    ) = finish_body;
 }

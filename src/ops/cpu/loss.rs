@@ -68,7 +68,10 @@ multiversion_at! {
 /// `y[i] = softmax(x[i] * inv_temp)` for rows of `k`. Panics when the sizes differ.
 pub fn softmax_rows(y: &mut [f32], x: &[f32], k: usize, inv_temp: f32) {
     let level = Level::detected();
-    assert!(y.len() == x.len() && k > 0 && x.len() % k == 0, "softmax_rows: x and y are [n, k]");
+    assert!(
+        y.len() == x.len() && k > 0 && x.len().is_multiple_of(k),
+        "softmax_rows: x and y are [n, k]"
+    );
     let y = Shared::new(y);
     for_each_block(x.len() / k, BLOCK, |_, rows| {
         for i in rows {
@@ -157,7 +160,7 @@ mod tests {
                 x.iter().map(|v| f64::from(*v) * t - sum).collect::<Vec<f64>>()
             };
             let (mut wa, mut wl, mut wd) = (Vec::new(), Vec::new(), Vec::new());
-            for i in 0..n {
+            for (i, weight) in weight.iter().enumerate() {
                 let row = i * k..(i + 1) * k;
                 wa.extend(log_softmax(&logits[row.clone()]).iter().map(|v| v.exp()));
                 let (lp, a) = (log_softmax(&x[row.clone()]), &a[row]);
@@ -166,7 +169,7 @@ mod tests {
                 wd.extend(
                     lp.iter()
                         .zip(a)
-                        .map(|(l, a)| f64::from(weight[i]) * t * (mass * l.exp() - f64::from(*a))),
+                        .map(|(l, a)| f64::from(*weight) * t * (mass * l.exp() - f64::from(*a))),
                 );
             }
             let top = |x: &[f64]| x.iter().fold(1e-6f64, |m, v| m.max(v.abs()));

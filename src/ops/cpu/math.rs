@@ -34,10 +34,8 @@ fn exp_parts<A: Arith>(x: f32, low: f32) -> (f32, i32) {
     let t = A::mul_add(x, std::f32::consts::LOG2_E, ROUND);
     let n = t - ROUND;
     let r = A::mul_add(-n, LN2_LO, A::mul_add(-n, LN2_HI, x)) + low;
-    let q = horner::<A, 5>(
-        r,
-        [0.001_381_432_1, 0.008_368_850_7, 0.041_668_4, 0.166_665_2, 0.499_999_94],
-    );
+    let q =
+        horner::<A, 5>(r, [0.001_381_432, 0.008_368_851, 0.041_668_4, 0.166_665_2, 0.499_999_94]);
     (A::mul_add(r * r, q, r) + 1.0, t.to_bits().wrapping_sub(ROUND.to_bits()) as i32)
 }
 
@@ -96,7 +94,7 @@ fn gaussian<A: Arith>(x: f32) -> (f32, f32) {
 }
 
 #[inline(always)]
-fn gelu1<A: Arith>(x: f32) -> f32 {
+pub(crate) fn gelu1<A: Arith>(x: f32) -> f32 {
     let (_, tail) = gaussian::<A>(x);
     let phi = if x < 0.0 { tail } else { 1.0 - tail };
     // Beyond 14.5 the tail underflows: x < 0 must give -0, not -inf * tail.
@@ -104,11 +102,11 @@ fn gelu1<A: Arith>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn gelu_grad1<A: Arith>(x: f32) -> f32 {
+pub(crate) fn gelu_grad1<A: Arith>(x: f32) -> f32 {
     let (e, tail) = gaussian::<A>(x);
     let phi = if x < 0.0 { tail } else { 1.0 - tail };
     let clamped = if x.abs() > 14.5 { 0.0 } else { x };
-    A::mul_add(clamped * INV_SQRT_2PI, e, phi) + (x - x) * 0.0
+    A::mul_add(clamped * INV_SQRT_2PI, e, phi)
 }
 
 #[inline(always)]
@@ -122,7 +120,7 @@ fn erf1<A: Arith>(z: f32) -> f32 {
             -0.026_853_813,
             0.112_835_854,
             -0.376_126_26,
-            1.128_379_1,
+            std::f32::consts::FRAC_2_SQRT_PI,
         ],
     );
     let (_, tail) = gaussian::<A>(z * std::f32::consts::SQRT_2);

@@ -43,6 +43,7 @@ fn fwd_body<A: Arith>(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn bwd_body<A: Arith>(
     dx: &mut [f32],
     dw: &mut [f32],

@@ -27,6 +27,8 @@ const KC: usize = 256;
 const MC: usize = 112;
 /// Panels of C (of 32 columns) between two runs of the epilogue: 112 x 128 floats.
 const FINISH_PANELS: usize = 4;
+/// Elements of B packed ahead (4 MiB), a part of a last-level cache.
+const PACKED: usize = 1 << 20;
 /// Products below this many multiply-adds stay on the calling thread.
 const PARALLEL_FROM: usize = 1 << 17;
 
@@ -161,59 +163,68 @@ fn blocked(
     let (rows, panels_per_task) = partition(tile, m, n, k);
     let panels = n.div_ceil(tile.nr);
     let (row_tasks, column_tasks) = (m.div_ceil(rows), panels.div_ceil(panels_per_task));
-    let mut packed = Scratch::new(k.min(KC) * panels * tile.nr);
-    for (p, kc) in k_blocks(k) {
-        let (first, last) = (p == 0, p + kc == k);
-        let scale = Scale { alpha: scale.alpha, beta: if first { scale.beta } else { 1.0 } };
-        pack_b(tile, &b, p, kc, &mut packed);
+    let width = panels * tile.nr;
+    let blocks: Vec<_> = k_blocks(k).collect();
+    // Several blocks of k between two meetings of the threads, as many as PACKED allows.
+    let group = (PACKED / (k.min(KC) * width)).max(1);
+    let mut packed = Scratch::new(k.min(group * KC) * width);
+    for blocks in blocks.chunks(group) {
+        let start = blocks[0].0;
+        pack_b(tile, &b, blocks, &mut packed);
         let packed: &[f32] = &packed;
-        let block = |task: usize| {
+        let task = |task: usize| {
             let (ti, tj) = (task / column_tasks, task % column_tasks);
             let (i0, i1) = (ti * rows, m.min((ti + 1) * rows));
             let (q0, q1) = (tj * panels_per_task, panels.min((tj + 1) * panels_per_task));
             let (j0, j1) = (q0 * tile.nr, n.min(q1 * tile.nr));
-            // With an epilogue, few columns at a time, so that they are finished while in cache;
-            // without, all at once, so that A is packed at most once.
-            let step = if last && finish.is_needed() { FINISH_PANELS * tile.nr } else { j1 - j0 };
-            for j0 in (j0..j1).step_by(step) {
-                let j1 = j1.min(j0 + step);
-                // SAFETY: tasks are disjoint rectangles of C, which has room for m rows of n
-                // columns at stride c_rs (checked by `gemm_at`); `packed` holds every panel.
-                unsafe {
-                    let c0 = c.at(i0 * c_rs);
-                    let panels = &packed[j0 * kc..];
-                    multiply(tile, &a, (i0, i1), (p, kc), panels, (j0, j1), scale, c0, c_rs);
-                    if last && finish.is_needed() {
-                        for i in i0..i1 {
-                            finish.row(i, j0, c.part(i * c_rs + j0..i * c_rs + j1));
+            for &(p, kc) in blocks {
+                let beta = if p == 0 { scale.beta } else { 1.0 };
+                let scale = Scale { alpha: scale.alpha, beta };
+                let packed = &packed[(p - start) * width..];
+                // With an epilogue, few columns at a time, so that they are finished while in
+                // cache; without, all at once, so that A is packed at most once.
+                let finish_now = p + kc == k && finish.is_needed();
+                let step = if finish_now { FINISH_PANELS * tile.nr } else { j1 - j0 };
+                for j0 in (j0..j1).step_by(step) {
+                    let j1 = j1.min(j0 + step);
+                    // SAFETY: tasks are disjoint rectangles of C, which has room for m rows of n
+                    // columns at stride c_rs (checked by `gemm_at`); `packed` holds every panel.
+                    unsafe {
+                        let c0 = c.at(i0 * c_rs);
+                        let panels = &packed[j0 * kc..];
+                        multiply(tile, &a, (i0, i1), (p, kc), panels, (j0, j1), scale, c0, c_rs);
+                        if finish_now {
+                            for i in i0..i1 {
+                                finish.row(i, j0, c.part(i * c_rs + j0..i * c_rs + j1));
+                            }
                         }
                     }
                 }
             }
         };
-        if row_tasks * column_tasks == 1 {
-            block(0);
-        } else {
-            for_each_task(row_tasks * column_tasks, block);
-        }
+        for_each_task(row_tasks * column_tasks, task);
     }
 }
 
-/// Packs rows `p..p + kc` of all of B, panel after panel.
-fn pack_b(tile: &Tile, b: &MatRef, p: usize, kc: usize, packed: &mut [f32]) {
+/// Packs the rows of `blocks` (start, length) of all of B: block after block, panel after panel.
+fn pack_b(tile: &Tile, b: &MatRef, blocks: &[(usize, usize)], packed: &mut [f32]) {
     let (n, nr) = (b.cols, tile.nr);
     let panels = n.div_ceil(nr);
     let packed = Shared::new(packed);
-    let pack = |q: usize| {
+    let pack = |i: usize| {
+        let ((p, kc), q) = (blocks[i / panels], i % panels);
+        let at = (p - blocks[0].0) * panels * nr + q * nr * kc;
         // SAFETY: each panel is written by one task.
-        let panel = unsafe { packed.part(q * nr * kc..(q + 1) * nr * kc) };
+        let panel = unsafe { packed.part(at..at + nr * kc) };
         pack_b_panel(b, p, kc, q * nr, nr.min(n - q * nr), nr, panel);
     };
-    if kc * n < 1 << 14 {
-        (0..panels).for_each(pack);
+    let all = blocks.len() * panels;
+    let elements: usize = blocks.iter().map(|x| x.1 * n).sum();
+    if elements < 1 << 14 {
+        (0..all).for_each(pack);
     } else {
-        let share = panels.div_ceil(2 * rayon::current_num_threads());
-        for_each_block(panels, share, |_, range| range.for_each(pack));
+        let share = all.div_ceil(4 * rayon::current_num_threads());
+        for_each_block(all, share, |_, range| range.for_each(pack));
     }
 }
 
