@@ -25,8 +25,8 @@ pub use crate::ops::cpu::view::MatRef;
 const KC: usize = 256;
 /// Rows of A per task: 112 x 256 floats stay in L2 while the panels of B pass by.
 const MC: usize = 112;
-/// Panels of C (of 32 columns) between two runs of the epilogue: 112 x 128 floats.
-const FINISH_PANELS: usize = 4;
+/// Panels of C (of 32 columns) between two runs of the epilogue: 112 x 256 floats.
+const FINISH_PANELS: usize = 8;
 /// Elements of B packed ahead (4 MiB), a part of a last-level cache.
 const PACKED: usize = 1 << 20;
 /// Products below this many multiply-adds stay on the calling thread.
