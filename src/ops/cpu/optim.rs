@@ -7,16 +7,16 @@ use crate::ops::cpu::simd::{Arith, Level, multiversion_at};
 /// The scalars of one AdamW step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
-    pub lr: f32,
-    pub beta1: f32,
-    pub beta2: f32,
-    pub eps: f32,
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
     /// Decoupled: `p *= 1 - lr * weight_decay`.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Step number, from 1.
     pub step: u64,
     /// Gradients are multiplied by this first (clipping, accumulation).
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 /// What the loop needs, with the bias corrections rounded once.
@@ -33,15 +33,15 @@ pub(crate) struct Scalars {
 
 impl AdamW {
     fn scalars(&self) -> Scalars {
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
+        let correction = |beta: f64| 1.0 - libm::pow(beta, self.step as f64);
         Scalars {
-            decay: (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps,
-            step_size: (f64::from(self.lr) / correction(self.beta1)) as f32,
+            decay: (1.0 - self.lr * self.weight_decay) as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            eps: self.eps as f32,
+            step_size: (self.lr / correction(self.beta1)) as f32,
             inv_sqrt_correction2: (1.0 / correction(self.beta2).sqrt()) as f32,
-            grad_scale: self.grad_scale,
+            grad_scale: self.grad_scale as f32,
         }
     }
 }
@@ -60,9 +60,9 @@ fn adamw_body<A: Arith>(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], 
 }
 
 #[inline(always)]
-fn ema_body<A: Arith>(average: &mut [f32], p: &[f32], momentum: f32) {
+fn ema_body<A: Arith>(average: &mut [f32], p: &[f32], share: f32) {
     for (a, p) in average.iter_mut().zip(p) {
-        *a = A::mul_add(1.0 - momentum, *p - *a, *a);
+        *a = A::mul_add(share, *p - *a, *a);
     }
 }
 
@@ -70,7 +70,7 @@ multiversion_at! {
     fn adamw_block_at(
         p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], s: &Scalars,
     ) = adamw_body;
-    fn ema_block_at(average: &mut [f32], p: &[f32], momentum: f32) = ema_body;
+    fn ema_block_at(average: &mut [f32], p: &[f32], share: f32) = ema_body;
 }
 
 /// Elements per task.
@@ -92,14 +92,15 @@ pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], scalars: Ad
 }
 
 /// `average += (1 - momentum) (p - average)`. Panics when the lengths differ.
-pub fn ema(average: &mut [f32], p: &[f32], momentum: f32) {
+pub fn ema(average: &mut [f32], p: &[f32], momentum: f64) {
+    let share = (1.0 - momentum) as f32;
     let level = Level::detected();
     assert_eq!(average.len(), p.len(), "ema: lengths differ");
     let shared = Shared::new(average);
     for_each_block(shared.len(), BLOCK, |_, r| {
         // SAFETY: blocks are disjoint.
         let average = unsafe { shared.part(r.clone()) };
-        ema_block_at(level, average, &p[r], momentum);
+        ema_block_at(level, average, &p[r], share);
     });
 }
 
@@ -114,19 +115,20 @@ mod tests {
         let mut p = normal(1, n);
         let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
         let mut exact: Vec<[f64; 3]> = p.iter().map(|p| [f64::from(*p), 0.0, 0.0]).collect();
-        let (lr, b1, b2, eps, wd, gs) = (1e-2f32, 0.9f32, 0.95f32, 1e-8f32, 0.05f32, 0.5f32);
+        let (lr, b1, b2, eps, wd, gs) = (1e-2, 0.9, 0.95, 1e-8, 0.05, 0.5);
         for step in 1..=5 {
             let g = normal(10 + step, n);
             let scalars =
                 AdamW { lr, beta1: b1, beta2: b2, eps, weight_decay: wd, step, grad_scale: gs };
             adamw(&mut p, &g, &mut m, &mut v, scalars);
-            let [lr, b1, b2, eps, wd, gs] = [lr, b1, b2, eps, wd, gs].map(f64::from);
             for (x, g) in exact.iter_mut().zip(&g) {
                 let g = f64::from(*g) * gs;
                 x[1] = b1 * x[1] + (1.0 - b1) * g;
                 x[2] = b2 * x[2] + (1.0 - b2) * g * g;
-                let (mh, vh) =
-                    (x[1] / (1.0 - b1.powf(step as f64)), x[2] / (1.0 - b2.powf(step as f64)));
+                let (mh, vh) = (
+                    x[1] / (1.0 - libm::pow(b1, step as f64)),
+                    x[2] / (1.0 - libm::pow(b2, step as f64)),
+                );
                 x[0] = x[0] * (1.0 - lr * wd) - lr * mh / (vh.sqrt() + eps);
             }
         }

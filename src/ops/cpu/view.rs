@@ -20,6 +20,13 @@ impl<T> Clone for MatRef<'_, T> {
 
 impl<T> Copy for MatRef<'_, T> {}
 
+impl<T: Copy> MatRef<'_, T> {
+    /// Element `(i, j)`.
+    pub fn at(&self, i: usize, j: usize) -> T {
+        self.data[i * self.rs + j * self.cs]
+    }
+}
+
 impl<'a, T> MatRef<'a, T> {
     /// A row-major `rows` x `cols` matrix at the start of `data`. Errors: `Shape` if it is too short.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self> {
@@ -37,6 +44,14 @@ impl<'a, T> MatRef<'a, T> {
             ));
         }
         Ok(Self { data, rows, cols, rs, cs })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
     }
 
     /// The transposed view.

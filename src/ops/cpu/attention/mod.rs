@@ -78,6 +78,11 @@ impl Shape<'_> {
     }
 }
 
+/// Whether the CPU at hand has a fast path.
+pub fn is_supported() -> bool {
+    Tile::of(Level::detected()).is_some()
+}
+
 /// A tile for the CPU at hand, or an error: attention has no path below AVX2 other than the
 /// reference of the op.
 fn tile(level: Level) -> Result<Tile> {
