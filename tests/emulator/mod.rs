@@ -1,6 +1,8 @@
 //! The emulated device: its reports, its primitives, and the worked example (layer norm).
 
+mod faults;
 mod layer_norm;
+mod primitives;
 
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
 use glmae::device::launch::DevicePtr;

@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::shadow::{Byte, Flag, Stamp, Trouble, View};
 use super::symbols::SharedVariable;
+use crate::device::launch::{KERNELS, Kernel};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -30,6 +31,16 @@ impl SharedMap {
             owner[start..start + v.len].fill(i as u16 + 1);
         }
         Self { variables: variables.to_vec(), low, owner }
+    }
+
+    /// Which of the variables a kernel may touch: its own, and those of helpers in its file. Those of
+    /// other kernels lie beside them, and only for want of address space.
+    pub fn allowed(&self, kernel: &Kernel) -> Vec<bool> {
+        let namespace = format!("glmae_checked_{}", kernel.file);
+        let of_other = |v: &SharedVariable| {
+            v.function != kernel.name && KERNELS.iter().any(|k| k.name == v.function)
+        };
+        self.variables.iter().map(|v| v.namespace == namespace && !of_other(v)).collect()
     }
 
     /// Bytes from the first variable to the end of the last.
@@ -93,9 +104,12 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
     if let Some(offset) = shared.offset(block.anchor, at) {
         let owner = shared.owner[offset];
         let last = shared.owner.get(offset + bytes - 1);
-        let variable = (owner as usize).checked_sub(1).and_then(|i| shared.variables.get(i));
-        let Some(variable) = variable.filter(|_| last == Some(&owner)) else {
-            return Some(format!("{verb} of {bytes} bytes outside every __shared__ variable"));
+        let index = (owner as usize).wrapping_sub(1);
+        let allowed = block.launch.allowed.get(index) == Some(&true) && last == Some(&owner);
+        let Some(variable) = shared.variables.get(index).filter(|_| allowed) else {
+            return Some(format!(
+                "{verb} of {bytes} bytes outside every __shared__ variable of this kernel"
+            ));
         };
         let start = (variable.offset - shared.low) as usize;
         return record(&shared_view, &block.static_shadow[offset..offset + bytes], access, true)

@@ -91,7 +91,6 @@ pub struct State {
 /// and nobody holds a reference into `state` over a switch.
 pub struct Block<'a> {
     pub launch: &'a Launch<'a>,
-    pub index: [u32; 3],
     pub threads: u32,
     /// Number of this block among all that ever ran.
     pub number: u32,
@@ -187,7 +186,6 @@ pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
     let none = Collective { op: 0, mask: 0, payload: std::ptr::null_mut() };
     let block = Block {
         launch,
-        index,
         threads,
         number,
         anchor: this as u64,

@@ -83,6 +83,8 @@ struct Launch<'a> {
     checked: bool,
     symbols: Option<&'static Symbols>,
     shared: &'static SharedMap,
+    /// Per variable of `shared`: whether this kernel may touch it.
+    allowed: Vec<bool>,
     first_block: u32,
     /// Pairs of code addresses already found to be of the same line.
     same_line: Mutex<HashSet<(u64, u64)>>,
@@ -228,6 +230,7 @@ impl Emulated {
             checked,
             symbols,
             shared,
+            allowed: shared.allowed(kernel),
             first_block: number_blocks(blocks)?,
             same_line: Mutex::default(),
         };

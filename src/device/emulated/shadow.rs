@@ -133,11 +133,6 @@ impl Byte {
         self.reads[1].store(0, Relaxed);
     }
 
-    /// Forgets that the byte was ever written.
-    pub fn clear(&self) {
-        self.set(Stamp(0));
-    }
-
     pub fn is_written(&self) -> bool {
         self.write.load(Relaxed) != 0
     }
