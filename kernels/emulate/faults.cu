@@ -200,6 +200,23 @@ FAULT(atomic_and_plain, int* y) {
 }
 GLMAE_KERNEL(fault_atomic_and_plain, 64)
 
+// The last-block pattern: every block leaves a part, the last one adds them in order. `ordered` = 0:
+// block 0 adds them without waiting.
+FAULT(last_block, float* sum, float* parts, unsigned* tickets, int ordered) {
+    __shared__ bool is_last;
+    if (threadIdx.x == 0) {
+        parts[blockIdx.x] = blockIdx.x + 1;
+        __threadfence();
+        is_last = ordered ? atomicAdd(tickets, 1u) == gridDim.x - 1 : blockIdx.x == 0;
+    }
+    __syncthreads();
+    if (!is_last || threadIdx.x != 0) return;
+    float total = 0.0f;
+    for (unsigned i = 0; i < gridDim.x; ++i) total += parts[i];
+    *sum = total;
+}
+GLMAE_KERNEL(fault_last_block, 64)
+
 // Asynchronous copies of 64 x 16 bytes. `mode`: 0 correct, 1 no wait, 2 wait but no barrier,
 // 3 waits for all but the one that is used, 4 writes the target meanwhile.
 FAULT(async_copy, float4* y, const float4* x, int mode) {

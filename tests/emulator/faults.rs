@@ -246,6 +246,18 @@ fn atomics() {
 }
 
 #[test]
+fn the_last_block_may_read_what_the_others_left() {
+    let args = |ordered: i32| {
+        move |d: &Emulated| {
+            let parts = upload(d, "parts", &[0.0f32; 50]).into();
+            vec![out(d, 1), parts, upload(d, "tickets", &[0u32]).into(), Arg::I32(ordered)]
+        }
+    };
+    passes("fault_last_block", LaunchConfig::linear(50, 64), args(1));
+    fails("fault_last_block", LaunchConfig::linear(50, 64), args(0), &["data race", "of 'parts'"]);
+}
+
+#[test]
 fn asynchronous_copies() {
     let args = |mode: i32| move |d: &Emulated| vec![out(d, 256), input(d, 256), Arg::I32(mode)];
     passes("fault_async_copy", one_block(64), args(0));

@@ -13,8 +13,18 @@ const EPS: f64 = 1e-6;
 
 /// Rows and columns: one; a prime; odd; multiples of 4 but not of 8; the model's; too wide for the
 /// registers, with vectors and without.
-const SHAPES: [(usize, usize); 9] =
-    [(1, 1), (3, 7), (13, 31), (5, 36), (216, 768), (33, 512), (2, 1024), (3, 1536), (2, 1601)];
+const SHAPES: [(usize, usize); 10] = [
+    (1, 1),
+    (3, 7),
+    (13, 31),
+    (5, 36),
+    (5, 776),
+    (216, 768),
+    (33, 512),
+    (2, 1024),
+    (3, 1536),
+    (2, 1601),
+];
 
 /// An element type of the kernels.
 trait Element: bytemuck::Pod + PartialEq + std::fmt::Debug {
@@ -173,7 +183,7 @@ fn run_backward<T: Element>(
         mode.into(),
     ];
     let name = format!("layer_norm_bwd_{}", T::NAME);
-    let shared = (4 * 2 * c * 4) as u32;
+    let shared = (4 * 2 * c.next_multiple_of(256) * 4) as u32;
     device.allow_shared(&name, shared).unwrap();
     device.launch(&name, &LaunchConfig::linear(parts as u32, 128).shared(shared), &args).unwrap();
     let config = LaunchConfig {

@@ -154,10 +154,10 @@ fn asynchronous_copies_fill_with_zeros() {
             launch(device, "primitive_cp_async", 32, &args);
             download(device, y, 256)
         });
-        for i in 0..256 {
+        for (i, &got) in y.iter().enumerate() {
             let row = if i < 128 { 31 - i / 4 } else { 63 - (i / 4 - 32) };
             let want = x.get(row * 4 + i % 4).copied().unwrap_or(0.0);
-            assert_eq!(y[i], want, "n {n} valid {valid}: [{}, {}]", i / 4, i % 4);
+            assert_eq!(got, want, "n {n} valid {valid}: [{}, {}]", i / 4, i % 4);
         }
     }
 }

@@ -34,7 +34,7 @@ impl SharedMap {
     }
 
     /// Which of the variables a kernel may touch: its own, and those of helpers in its file. Those of
-    /// other kernels lie beside them, and only for want of address space.
+    /// other kernels lie right beside them.
     pub fn allowed(&self, kernel: &Kernel) -> Vec<bool> {
         let namespace = format!("glmae_checked_{}", kernel.file);
         let of_other = |v: &SharedVariable| {
@@ -69,6 +69,9 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
     let verb = if access == Access::Read { "read" } else { "write" };
     // SAFETY: the reference ends before any switch.
     let state = unsafe { block.state() };
+    if access == Access::Write(Flag::Atomic) {
+        block.launch.meet(at, block.number, &mut state.seen_blocks);
+    }
     let thread = state.current;
     let stamp = match access {
         Access::Read | Access::Write(Flag::Plain) => state.clocks.stamp(thread),
@@ -79,6 +82,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         first_block: block.launch.first_block,
         seen_warps: state.clocks.seen_warps(thread),
         seen_lanes: state.clocks.seen_lanes(thread),
+        seen_blocks: &state.seen_blocks,
     };
 
     // What other blocks did to the shared memory of this OS thread is history.
@@ -150,14 +154,7 @@ fn within(at: u64, bytes: usize, start: u64, len: usize) -> Option<usize> {
 fn record(view: &View, shadow: &[Byte], access: Access, shared: bool) -> Option<(usize, Trouble)> {
     let note = |b: &Byte| match access {
         Access::Read => b.read(view, shared),
-        Access::Write(Flag::Atomic) => {
-            if b.is_written() {
-                b.write(view)
-            } else {
-                Some(Trouble::Unwritten)
-            }
-        }
-        Access::Write(_) => b.write(view),
+        Access::Write(_) => b.write(view, shared),
     };
     shadow.iter().enumerate().find_map(|(i, b)| Some((i, note(b)?)))
 }

@@ -1,7 +1,7 @@
 //! One running block: its threads as fibres, resumed in turn on one OS thread until all have returned.
 
 use std::cell::{RefCell, UnsafeCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::c_void;
 
 use corosensei::stack::{DefaultStack, Stack as _};
@@ -83,6 +83,8 @@ pub struct State {
     pub barriers: [Barrier; BARRIERS],
     pub fault: Option<Fault>,
     pub clocks: Clocks,
+    /// Blocks ordered before this one by atomics.
+    pub seen_blocks: HashSet<u32>,
     /// Index of the allocation found last: the next access is likely to be in it.
     pub last_allocation: usize,
 }
@@ -208,6 +210,7 @@ pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
             barriers: Default::default(),
             fault: None,
             clocks: Clocks::new(number, threads),
+            seen_blocks: HashSet::new(),
             last_allocation: 0,
         }),
     };

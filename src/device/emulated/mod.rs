@@ -8,8 +8,11 @@
 //! a barrier or warp operation that some threads do not reach; a `cp.async` not waited for; a float
 //! atomic; an integer overflow. [`Mode::Plain`] runs the same code without the checks of memory.
 //!
-//! Limits: no thread may spin on memory that another one writes; a grid never synchronises except by
-//! ending; a race is only seen between accesses that a run makes, so tests run several [`Schedule`]s.
+//! Limits: no thread may spin on memory that another one writes; blocks are only ordered by atomics
+//! on one address (the last-block pattern), and a missing `__threadfence` there goes unnoticed; a race
+//! is only seen between accesses that a run makes, so tests run several [`Schedule`]s; writing through
+//! one `__shared__` array of a kernel into another of the same kernel is not seen. A checked device
+//! needs 24 bytes of shadow per byte touched, and an executable with its symbol table.
 
 mod access;
 mod block;
@@ -88,6 +91,8 @@ struct Launch<'a> {
     first_block: u32,
     /// Pairs of code addresses already found to be of the same line.
     same_line: Mutex<HashSet<(u64, u64)>>,
+    /// Per address of an atomic: the blocks that have been there, and those ordered before them.
+    met: Mutex<HashMap<u64, HashSet<u32>>>,
 }
 
 // SAFETY: the argument slots are only read while the launch runs.
@@ -103,6 +108,16 @@ impl Launch<'_> {
     fn locate(&self, pc: u64) -> String {
         let found = if pc == 0 { None } else { self.symbols.and_then(|s| s.locate(pc)) };
         found.unwrap_or_else(|| format!("{}.cu", self.kernel.file))
+    }
+
+    /// A block comes to an atomic: it now sees what the blocks before it did (whether they fenced it
+    /// off with `__threadfence` is not checked), and will be seen by those after it.
+    fn meet(&self, address: u64, block: u32, seen: &mut HashSet<u32>) {
+        let mut met = lock(&self.met);
+        let there = met.entry(address).or_default();
+        seen.extend(there.iter().filter(|&&other| other != block));
+        there.extend(seen.iter());
+        there.insert(block);
     }
 
     /// The line of `first` when `pc` is another line. The compiler may have duplicated one call.
@@ -233,6 +248,7 @@ impl Emulated {
             allowed: shared.allowed(kernel),
             first_block: number_blocks(blocks)?,
             same_line: Mutex::default(),
+            met: Mutex::default(),
         };
         run(&launch, blocks)?;
         if checked { Ok(()) } else { lock(&self.memory).check_guards() }

@@ -6,6 +6,7 @@
 //! thread, and two clocks of that thread: `warp` counts the block barriers its warp has passed, `lane`
 //! the `__syncwarp`s since. Whether a stamp comes before now is asked of the reader's [`View`].
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Packed as block (32 bits), flag (2), thread (10), warp clock (12), lane clock (8). 0: never.
@@ -78,6 +79,8 @@ pub struct View<'a> {
     pub seen_warps: &'a [u32],
     /// Of every lane of the own warp, since the last barrier: likewise for the lane clock.
     pub seen_lanes: &'a [u32; 32],
+    /// Blocks that are ordered before this one by atomics on one address (the last-block pattern).
+    pub seen_blocks: &'a HashSet<u32>,
 }
 
 impl View<'_> {
@@ -98,11 +101,12 @@ impl View<'_> {
 
     /// Whether this access and the earlier `other` are in a race.
     fn races(&self, other: Stamp) -> bool {
-        if other.block() == self.stamp.block() {
-            !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic)) && !self.precedes(other)
+        if self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic) {
+            false
+        } else if other.block() == self.stamp.block() {
+            !self.precedes(other)
         } else {
-            other.block() >= self.first_block
-                && !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic))
+            other.block() >= self.first_block && !self.seen_blocks.contains(&other.block())
         }
     }
 }
@@ -177,15 +181,19 @@ impl Byte {
         view.races(write).then_some(Trouble::Race(write, true))
     }
 
-    /// Records a write (an atomic counts as one).
+    /// Records a write, or an atomic, which also reads.
     #[inline]
-    pub fn write(&self, view: &View) -> Option<Trouble> {
+    pub fn write(&self, view: &View, shared: bool) -> Option<Trouble> {
         let now = view.stamp;
         let mut last = Stamp(self.write.load(Relaxed));
         if last.block() == now.block() {
             self.write.store(now.0, Relaxed);
         } else {
             last = Stamp(self.write.swap(now.0, SeqCst));
+        }
+        let is_there = last.0 != 0 && !(shared && last.block() != now.block());
+        if now.is(Flag::Atomic) && !is_there {
+            return Some(Trouble::Unwritten);
         }
         if last.0 != 0 && view.races(last) {
             return Some(Trouble::Race(last, true));

@@ -95,7 +95,7 @@ impl Symbols {
 /// The identifiers within a mangled name: of `_ZZN13glmae_checked1fEvE4tile`, `glmae_checked`, `f`
 /// and `tile`. (Numbers in template arguments may add others, between the second and the last.)
 fn identifiers(mangled: &str) -> Vec<String> {
-    let bytes = mangled.as_bytes();
+    let bytes = if mangled.is_ascii() { mangled.as_bytes() } else { &[] };
     let mut names = Vec::new();
     let mut i = 0;
     while i < bytes.len() {

@@ -73,7 +73,7 @@ unsafe extern "C" fn barrier(
         let block = running(block);
         let pc = pc as u64;
         let whole = if threads == 0 { block.threads } else { threads };
-        let bad_count = threads != 0 && threads % 32 != 0 || whole > block.threads;
+        let bad_count = !threads.is_multiple_of(32) || whole > block.threads;
         if id as usize >= BARRIERS || bad_count {
             block.fail(pc, format!("barrier {id} of {whole} threads: no such barrier or count"));
         }
