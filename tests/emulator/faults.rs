@@ -217,7 +217,12 @@ fn named_barriers() {
 #[test]
 fn races_in_global_memory() {
     let only_y = |d: &Emulated| vec![out(d, 64)];
-    fails("fault_race_write_write", one_block(64), only_y, &["data race", "written by thread"]);
+    fails(
+        "fault_race_write_write",
+        one_block(64),
+        only_y,
+        &["data race", "written by thread (", " (kernels/emulate/faults.cu:"],
+    );
     let in_place = |d: &Emulated| vec![input(d, 64); 2];
     fails("fault_race_read_write", one_block(64), in_place, &["data race", "of 'x'"]);
     passes("fault_race_read_write", one_block(64), |d| vec![out(d, 64), input(d, 64)]);

@@ -1,5 +1,7 @@
 //! Where a checked kernel's load or store goes, and whether it may.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::shadow::{Byte, Flag, Stamp, Trouble, View};
 use super::symbols::SharedVariable;
@@ -62,7 +64,7 @@ pub fn is_shared(block: &Block, address: u64) -> bool {
 }
 
 /// Checks and records an access of the running thread. Returns what is wrong with it.
-pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<String> {
+pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> Option<String> {
     if bytes == 0 {
         return None;
     }
@@ -83,6 +85,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         seen_warps: state.clocks.seen_warps(thread),
         seen_lanes: state.clocks.seen_lanes(thread),
         seen_blocks: &state.seen_blocks,
+        site: pc.wrapping_sub(image().start) as u32,
     };
 
     // What other blocks did to the shared memory of this OS thread is history.
@@ -131,7 +134,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         return record(&view, &a.shadow[offset..offset + bytes], access, false)
             .map(|(i, t)| tell(block, t, verb, bytes, offset + i, &a.name));
     }
-    if is_constant(at) && access == Access::Read {
+    if access == Access::Read && image().contains(&at) {
         return None;
     }
     if size > 0 && at.wrapping_sub(block.dynamic.wrapping_sub(64)) < size as u64 + 128 {
@@ -174,9 +177,12 @@ fn tell(
         Trouble::Pending => {
             format!("{place}, where an asynchronous copy was not waited for")
         }
-        Trouble::Race(other, was_write) => {
-            let did = if was_write { "written" } else { "read" };
-            format!("data race: {place}, {did} by {} with no barrier between", who(block, other))
+        Trouble::Race(other) => {
+            let did = if other.was_write { "written" } else { "read" };
+            let site = image().start + u64::from(other.site);
+            let line = block.on_big_stack(|| block.launch.locate(site));
+            let who = who(block, other.stamp);
+            format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
         }
     }
 }
@@ -190,12 +196,12 @@ fn who(block: &Block, other: Stamp) -> String {
     format!("thread ({x}, {y}, {z}) of block ({bx}, {by}, {bz})")
 }
 
-/// Whether an address lies in this executable: constants of a kernel file do.
-fn is_constant(address: u64) -> bool {
+/// Where this executable lies in memory; constants of a kernel file are in it.
+fn image() -> Range<u64> {
     unsafe extern "C" {
         static __executable_start: u8;
         static _end: u8;
     }
     // Names of the linker; only their addresses are used.
-    (&raw const __executable_start as u64..&raw const _end as u64).contains(&address)
+    &raw const __executable_start as u64..&raw const _end as u64
 }

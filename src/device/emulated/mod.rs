@@ -12,7 +12,7 @@
 //! on one address (the last-block pattern), and a missing `__threadfence` there goes unnoticed; a race
 //! is only seen between accesses that a run makes, so tests run several [`Schedule`]s; writing through
 //! one `__shared__` array of a kernel into another of the same kernel is not seen. A checked device
-//! needs 24 bytes of shadow per byte touched, and an executable with its symbol table.
+//! needs 40 bytes of shadow per byte touched, and an executable with its symbol table.
 
 mod access;
 mod block;

@@ -38,7 +38,7 @@ unsafe extern "C" fn access(
             abi::ACCESS_ATOMIC => Access::Write(Flag::Atomic),
             _ => Access::Write(Flag::Plain),
         };
-        if let Some(message) = check(block, at as u64, bytes as usize, access) {
+        if let Some(message) = check(block, at as u64, bytes as usize, access, pc as u64) {
             block.fail(pc as u64, message);
         }
     }
@@ -204,8 +204,8 @@ unsafe extern "C" fn copy(
 
 /// A copy may read and write at any time from its issue to its wait: both ends are checked at both.
 fn check_copy(block: &Block, copy: &Copy, flag: Flag) {
-    let read = check(block, copy.from as u64, copy.valid as usize, Access::Read);
-    let write = || check(block, copy.to as u64, copy.bytes as usize, Access::Write(flag));
+    let read = check(block, copy.from as u64, copy.valid as usize, Access::Read, copy.pc);
+    let write = || check(block, copy.to as u64, copy.bytes as usize, Access::Write(flag), copy.pc);
     if let Some(message) = read.or_else(write) {
         block.fail(copy.pc, format!("asynchronous copy: {message}"));
     }
