@@ -304,8 +304,8 @@ fn schedule(
         }
     }
     for mut fibre in fibres.into_iter().flatten() {
-        // SAFETY: only C++ frames without destructors and the emulator's own frames, which own
-        // nothing at a suspension, are on the abandoned stack.
+        // SAFETY: only C++ frames without destructors and the emulator's own frames are on the
+        // abandoned stack; of the latter a fault may leak a few bytes, and nothing is borrowed.
         unsafe { fibre.force_reset() };
         stacks.push(fibre.into_stack());
     }

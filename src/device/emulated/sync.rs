@@ -77,20 +77,23 @@ unsafe extern "C" fn barrier(
         if id as usize >= BARRIERS || bad_count {
             block.fail(pc, format!("barrier {id} of {whole} threads: no such barrier or count"));
         }
+        let first = block.state().barriers[id as usize].pc;
+        let is_first = block.state().barriers[id as usize].members.is_empty();
+        if !is_first && first != pc && block.launch.checked {
+            let launch = block.launch;
+            if let Some(there) = block.on_big_stack(|| launch.other_line(pc, first)) {
+                block.fail(pc, format!("divergent barrier: other threads wait at {there}"));
+            }
+        }
         let state = block.state();
         let me = state.current;
         state.threads[me as usize].pc = pc;
         let b = &mut state.barriers[id as usize];
-        if b.members.is_empty() {
+        if is_first {
             (b.expected, b.reduce, b.pc) = (whole, reduce, pc);
             b.value = u32::from(reduce == abi::REDUCE_AND);
         } else if (b.expected, b.reduce) != (whole, reduce) {
             block.fail(pc, format!("barrier {id} is already used with other operands"));
-        } else if b.pc != pc && block.launch.checked {
-            let first = b.pc;
-            if let Some(there) = block.on_big_stack(|| block.launch.other_line(pc, first)) {
-                block.fail(pc, format!("divergent barrier: other threads wait at {there}"));
-            }
         }
         b.value = match reduce {
             abi::REDUCE_AND => b.value & value,
