@@ -77,10 +77,10 @@ fn in_parallel(jobs: Vec<Job>) -> Vec<PathBuf> {
     done.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Whether `target` is newer than `source`, every header, and this script.
-fn is_fresh(target: &Path, source: &Path) -> bool {
+/// Whether `target` is newer than its inputs, every header, and this script.
+fn is_fresh(target: &Path, inputs: &[&Path]) -> bool {
     let time = |p: &Path| fs::metadata(p).and_then(|m| m.modified()).ok();
-    let mut needs = vec![source.to_owned()];
+    let mut needs: Vec<PathBuf> = inputs.iter().map(|p| p.to_path_buf()).collect();
     needs.extend(env::current_exe());
     needs.extend(sources("kernels/include", "h"));
     needs.extend(sources("kernels/include", "cuh"));
@@ -115,7 +115,7 @@ fn object(kind: &str, file: &Path, build: &mut cc::Build) -> PathBuf {
     fs::create_dir_all(&directory).expect("OUT_DIR is writable");
     let is_object = |p: &PathBuf| p.extension().is_some_and(|e| e == "o");
     let old = fs::read_dir(&directory).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
-    if let Some(old) = old.filter(is_object).find(|p| is_fresh(p, file)) {
+    if let Some(old) = old.filter(is_object).find(|p| is_fresh(p, &[file])) {
         return old;
     }
     build.out_dir(&directory).file(file).compile_intermediates().remove(0)
@@ -144,7 +144,7 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
     let compile = |file: &Path| {
         let target = out().join(format!("{}.{}.fatbin", stem(file), archs.join("-")));
-        if is_fresh(&target, file) {
+        if is_fresh(&target, &[file, &nvcc]) {
             return target;
         }
         let mut command = Command::new(&nvcc);
