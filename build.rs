@@ -16,6 +16,7 @@ const ARCHS: &str = "80,86,89,90a";
 /// The checked build: the compiler calls the emulator before every load and store, and on undefined
 /// arithmetic; no sanitizer runtime is linked.
 const CHECKED: &[&str] = &[
+    "-DGLMAE_CHECKED",
     "-fsanitize=thread,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
     // The emulator tells a call site by its return address.
     "-fno-optimize-sibling-calls",

@@ -213,9 +213,9 @@ __device__ __forceinline__ void layer_norm_add(float* sums, int j, const float (
 #pragma unroll
         for (int k = 0; k < N; k += 4) {
             float4* at = reinterpret_cast<float4*>(sums + layer_norm_sums_place<N>(j + k));
-            float4 s = *at;
+            float4 s = load_whole(at);
             s.x += v[k], s.y += v[k + 1], s.z += v[k + 2], s.w += v[k + 3];
-            *at = s;
+            store_whole(at, s);
         }
     }
 }

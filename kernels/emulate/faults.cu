@@ -21,9 +21,9 @@ FAULT(global_read_before_start, float* y, const float* x) { y[thread()] = x[thre
 GLMAE_KERNEL(fault_global_read_before_start, 1024)
 
 FAULT(global_vector_past_end, float* y, const float* x, int n) {
-    // The last 16 bytes start inside and end outside when n % 4 != 0.
+    // The last 16 bytes start inside and end outside when n % 4 != 0, though what is used is inside.
     const int i = thread() * 4;
-    if (i < n) y[i] = load_vec(x, i).raw.w ? 1.0f : 0.0f;
+    if (i < n) y[i] = __uint_as_float(load_vec(x, i).raw.x);
 }
 GLMAE_KERNEL(fault_global_vector_past_end, 1024)
 

@@ -39,12 +39,33 @@ __forceinline__ uint32_t __brev(uint32_t x) {
 template <typename T> __forceinline__ T min(T x, T y) { return y < x ? y : x; }
 template <typename T> __forceinline__ T max(T x, T y) { return x < y ? y : x; }
 
-// Cache hints mean nothing here.
-template <typename T> __forceinline__ T __ldg(const T* p) { return *p; }
-template <typename T> __forceinline__ T __ldcs(const T* p) { return *p; }
-template <typename T> __forceinline__ T __ldcg(const T* p) { return *p; }
-template <typename T> __forceinline__ void __stcs(T* p, T v) { *p = v; }
-template <typename T> __forceinline__ void __stcg(T* p, T v) { *p = v; }
+// Loads and stores that the device does as a whole are reported as a whole: the compiler would only
+// load what is used of a vector. Cache hints mean nothing here.
+#ifdef GLMAE_CHECKED
+template <typename T> GLMAE_UNCHECKED T raw_load(const T* p) { return *p; }
+template <typename T> GLMAE_UNCHECKED void raw_store(T* p, T v) { *p = v; }
+__forceinline__ void report(const void* p, uint64_t bytes, uint32_t kind) {
+    if (reinterpret_cast<uintptr_t>(p) % bytes) glmae_emu_fault(GLMAE_FAULT_MISALIGNED);
+    glmae_emu_access(p, bytes, kind);
+}
+#else
+template <typename T> __forceinline__ T raw_load(const T* p) { return *p; }
+template <typename T> __forceinline__ void raw_store(T* p, T v) { *p = v; }
+__forceinline__ void report(const void*, uint64_t, uint32_t) {}
+#endif
+template <typename T> __forceinline__ T load_whole(const T* p) {
+    report(p, sizeof(T), GLMAE_ACCESS_READ);
+    return raw_load(p);
+}
+template <typename T> __forceinline__ void store_whole(T* p, T v) {
+    report(p, sizeof(T), GLMAE_ACCESS_WRITE);
+    raw_store(p, v);
+}
+template <typename T> __forceinline__ T __ldg(const T* p) { return load_whole(p); }
+template <typename T> __forceinline__ T __ldcs(const T* p) { return load_whole(p); }
+template <typename T> __forceinline__ T __ldcg(const T* p) { return load_whole(p); }
+template <typename T> __forceinline__ void __stcs(T* p, T v) { store_whole(p, v); }
+template <typename T> __forceinline__ void __stcg(T* p, T v) { store_whole(p, v); }
 
 __forceinline__ void __threadfence() {}
 __forceinline__ void __threadfence_block() {}

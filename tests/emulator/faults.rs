@@ -57,7 +57,7 @@ fn global_memory_out_of_bounds() {
         "fault_global_write_past_end",
         LaunchConfig::linear(2, 64),
         args,
-        &["write of 4 bytes", "past the end of 'y' (400 bytes)", "block (1, 0, 0)"],
+        &["write of 4 bytes reaches ", " bytes past the end of 'y' (400 bytes)", "block (1, 0, 0)"],
     );
     passes("fault_global_write_past_end", LaunchConfig::linear(1, 64), args);
     fails(
@@ -67,7 +67,12 @@ fn global_memory_out_of_bounds() {
         &["read of 4 bytes", "bytes before 'x'", "thread (0, 0, 0)"],
     );
     let vector = |n: usize| move |d: &Emulated| vec![out(d, 64), input(d, n), Arg::I32(n as i32)];
-    fails("fault_global_vector_past_end", one_block(8), vector(30), &["past the end of 'x'"]);
+    fails(
+        "fault_global_vector_past_end",
+        one_block(8),
+        vector(30),
+        &["16 bytes reaches 8 bytes past the end of 'x'"],
+    );
     passes("fault_global_vector_past_end", one_block(8), vector(32));
     fails(
         "fault_null_pointer",

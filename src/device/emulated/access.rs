@@ -71,7 +71,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> O
     let verb = if access == Access::Read { "read" } else { "write" };
     // SAFETY: the reference ends before any switch.
     let state = unsafe { block.state() };
-    if access == Access::Write(Flag::Atomic) {
+    if access == Access::Write(Flag::Atomic) && !is_shared(block, at) {
         block.launch.meet(at, block.number, &mut state.seen_blocks);
     }
     let thread = state.current;
@@ -142,7 +142,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> O
             "{verb} of {bytes} bytes outside dynamic shared memory ({size} bytes)"
         ));
     }
-    Some(format!("{verb} of {bytes} bytes: {}", block.launch.map.describe(at + bytes as u64 - 1)))
+    Some(format!("{verb} of {bytes} bytes reaches {}", block.launch.map.describe(at, bytes)))
 }
 
 /// Offset of `[at, at + bytes)` within `[start, start + len)`, if it lies there as a whole.

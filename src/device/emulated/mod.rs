@@ -47,7 +47,7 @@ pub enum Schedule {
     Shuffled(u64),
 }
 
-/// Whether memory accesses are checked (about ten times slower).
+/// Whether memory accesses are checked (about twenty times slower).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Checked,
@@ -265,7 +265,7 @@ fn check_pointers(kernel: &Kernel, args: &[Arg], map: &Map) -> Result<()> {
             return Err(Error::Device(format!(
                 "kernel {}: argument {i} points to {}",
                 kernel.name,
-                map.describe(ptr.0)
+                map.describe(ptr.0, 1)
             )));
         }
     }

@@ -87,7 +87,7 @@ impl Symbols {
         match lines.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
-            [first, .., last] => Some(format!("{first} (inlined from {last})")),
+            [first, rest @ ..] => Some(format!("{first} (inlined from {})", rest.join(", from "))),
         }
     }
 }
