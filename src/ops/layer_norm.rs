@@ -155,9 +155,11 @@ impl LayerNormBwd {
 
 /// The backward's grid depends on the sizes alone: it fixes the order of the partial sums.
 fn bwd_launch(rows: usize, c: usize) -> LaunchConfig {
-    let warps = (48 * 1024 / (8 * c)).clamp(1, 8);
+    // Shared memory of a warp: two sums per column, columns rounded up to 256.
+    let bytes = 8 * c.next_multiple_of(256);
+    let warps = (48 * 1024 / bytes).clamp(1, 8);
     let blocks = rows.div_ceil(4 * warps).clamp(1, 264);
-    LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * 8 * c) as u32)
+    LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * bytes) as u32)
 }
 
 /// Reference forward; see [`Tape::layer_norm`].
