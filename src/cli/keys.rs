@@ -49,13 +49,17 @@ pub fn markdown() -> Result<String> {
     for section in sections()? {
         text += &format!("\n## `[{}]`\n\n{}\n\n", section.name, section.docs);
         text += "| key | default | meaning |\n| --- | --- | --- |\n";
-        for key in section.keys {
-            let mut docs = key.docs;
-            for (value, meaning) in &key.values {
+        // Keys that share a comment share a row.
+        for keys in section.keys.chunk_by(|a, b| !a.docs.is_empty() && a.docs == b.docs) {
+            let cell = |of: fn(&Key) -> &str| {
+                keys.iter().map(|k| format!("`{}`", of(k))).collect::<Vec<_>>().join("<br>")
+            };
+            let mut docs = keys.first().map(|k| k.docs.clone()).unwrap_or_default();
+            for (value, meaning) in keys.iter().flat_map(|k| &k.values) {
                 docs += &format!("<br>`{value}`: {meaning}");
             }
             let docs = docs.replace('|', "\\|");
-            text += &format!("| `{}` | `{}` | {docs} |\n", key.name, key.default);
+            text += &format!("| {} | {} | {docs} |\n", cell(|k| &k.name), cell(|k| &k.default));
         }
     }
     Ok(text)
@@ -66,9 +70,13 @@ pub fn plain() -> Result<String> {
     let mut text = String::new();
     for section in sections()? {
         let mut table = term::Table::new(&["<", "<", "<"]);
+        let mut above = String::new();
         for key in section.keys {
             let name = format!("{}.{}", section.name, key.name);
-            let mut docs = key.docs;
+            // A comment that covers several keys is printed at the first.
+            let covered = !key.docs.is_empty() && key.docs == above;
+            let mut docs = if covered { String::new() } else { key.docs.clone() };
+            above = key.docs;
             if !key.values.is_empty() {
                 let values: Vec<&str> = key.values.iter().map(|(v, _)| v.as_str()).collect();
                 docs += &format!(" [{}]", values.join(", "));
@@ -89,12 +97,16 @@ fn sections() -> Result<Vec<Section>> {
         .map(|section| {
             let item = items.get(&section.kind).with_context(|| section.kind.clone())?;
             let values = defaults.get(&section.name).and_then(Value::as_table);
+            let about = |field: &Member| match items.get(&field.kind) {
+                Some(kind) if field.docs.is_empty() => kind.docs.clone(),
+                _ => field.docs.clone(),
+            };
             let keys = item.members.iter().map(|field| Key {
                 name: field.name.clone(),
                 default: values
                     .and_then(|t| t.get(&field.name))
                     .map_or("absent".to_owned(), ToString::to_string),
-                docs: field.docs.clone(),
+                docs: about(field),
                 values: items.get(&field.kind).map(variants).unwrap_or_default(),
             });
             Ok(Section {
@@ -226,6 +238,7 @@ mod tests {
             }
         }
         let text = markdown().unwrap();
+        assert!(!text.contains("|  |"), "a key without a meaning");
         for value in ["`interp_from_local`", "`mae3d`", "`+g2g`", "`standardise`", "`zscore`"] {
             assert!(text.contains(value), "{value}");
         }

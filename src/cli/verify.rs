@@ -27,7 +27,7 @@ A distance is |ours - reference| / |reference| of a tensor, L2 norms, reference 
 relative to what training changed. docs/verification.md describes the case format.
 Exit code 1 when any quantity is out of its bound.")]
 pub struct Args {
-    /// Case files (of those among the arguments that are of another format: an error)
+    /// Case files (`format` = `glmae-case-1` in their metadata)
     #[arg(value_name = "CASE", required = true)]
     cases: Vec<PathBuf>,
     #[command(flatten)]
