@@ -58,8 +58,32 @@ const SCHEDULES: [Schedule; 3] =
 /// The kernels themselves, every memory access checked, in f32 and bf16, under three schedules.
 #[test]
 fn emulated_kernels_follow_the_f64_reference() {
+    kernels_follow_the_f64_reference("emulated", &|| {
+        SCHEDULES.map(|schedule| Device::emulated(Mode::Checked, schedule)).to_vec()
+    });
+}
+
+/// The same on a GPU, where there is one; twice, and the second run must have the same bits.
+#[test]
+fn cuda_kernels_follow_the_f64_reference() {
+    match Device::parse("cuda:0") {
+        Ok(gpu) => {
+            println!("on {}", gpu.name());
+            kernels_follow_the_f64_reference("CUDA", &|| vec![gpu.clone(), gpu.clone()]);
+        }
+        // The bundle for GPU machines sets this: there a GPU that does not open is a failure.
+        Err(e) if std::env::var_os("GLMAE_REQUIRE_CUDA").is_some() => panic!("no CUDA device: {e}"),
+        Err(e) => println!("skipped: no CUDA device ({e})"),
+    }
+}
+
+/// Every case of every op that has kernels, on each of `devices` (fresh ones per case): the bits must
+/// agree between them, the values with the f64 reference. GLMAE_OPS=linear,layer_norm: only these.
+fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device>) {
+    let only = std::env::var("GLMAE_OPS").ok();
+    let chosen = |name| only.as_ref().is_none_or(|o| o.split(',').any(|o| o.trim() == name));
     let (mut runs, mut missing) = (0, Vec::new());
-    for op in OPS {
+    for op in OPS.iter().filter(|op| chosen(op.name())) {
         if !op.has_kernels() {
             missing.push(op.name());
             continue;
@@ -70,32 +94,34 @@ fn emulated_kernels_follow_the_f64_reference() {
                 let norm = mean_square(&inputs);
                 let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
                 let name = format!("{} {} {dtype}", op.name(), case.label);
-                let outcomes = SCHEDULES.map(|schedule| {
-                    let device = Device::emulated(Mode::Checked, schedule);
-                    run(*op, &case, &inputs, &device, dtype)
-                        .unwrap_or_else(|e| panic!("{name}: {e}"))
-                });
-                assert_eq!(outcomes[0], outcomes[1], "{name}: descending differs");
-                assert_eq!(outcomes[0], outcomes[2], "{name}: shuffled differs");
+                let mut first = None;
+                for (i, device) in devices().iter().enumerate() {
+                    let outcome = run(*op, &case, &inputs, device, dtype)
+                        .unwrap_or_else(|e| panic!("{name}: {e}"));
+                    runs += 1;
+                    let first = first.get_or_insert_with(|| outcome.clone());
+                    assert!(*first == outcome, "{name}: the bits of run {i} differ from the first");
+                }
+                let ours = first.unwrap();
                 let class = op.tolerance(&case);
                 let sums = if class == Tolerance::Bitwise { Tolerance::Reduction } else { class };
                 let close = |d: &_, class| match dtype {
                     DType::Bf16 => within_bf16(d),
                     _ => within(d, class, norm),
                 };
-                for (i, (a, b)) in outcomes[0].outputs.iter().zip(&reference.outputs).enumerate() {
+                for (i, (a, b)) in ours.outputs.iter().zip(&reference.outputs).enumerate() {
                     let d = distance(a, b);
                     assert!(close(&d, class), "{name} output {i}: {d:?}");
                 }
-                for ((input, a), (_, b)) in outcomes[0].gradients.iter().zip(&reference.gradients) {
+                for ((input, a), (_, b)) in ours.gradients.iter().zip(&reference.gradients) {
                     let d = distance(a, b);
                     assert!(close(&d, sums), "{name} gradient of {input}: {d:?}");
                 }
-                runs += SCHEDULES.len();
             }
         }
     }
-    println!("{runs} emulated runs; ops without kernels: {missing:?}");
+    assert!(runs > 0 || !missing.is_empty(), "no op is called {only:?}");
+    println!("{runs} {what} runs; ops without kernels: {missing:?}");
 }
 
 #[test]

@@ -129,6 +129,11 @@ impl Params {
         Ok(())
     }
 
+    /// The bf16 copy, when there is one.
+    pub fn half(&self) -> Option<&Tensor> {
+        self.half.as_ref()
+    }
+
     pub fn layout(&self) -> &ParamLayout {
         &self.layout
     }
