@@ -48,6 +48,7 @@ CHECKS = [
     ("overflow", r"overflow|division by zero"),
     ("float atomics", r"atomic on a float"),
     ("schedules", r"bits of run \d+ differ"),
+    ("gaps of the gradient buffer", r"between two parameters"),
     ("f64 reference", r"(output \d+|gradient of \w+): Distance"),
 ]
 

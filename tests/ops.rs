@@ -2,7 +2,7 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
-use glmae::lab::opcheck::{distance, gradcheck, rounded, run, within, within_bf16};
+use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within, within_bf16};
 use glmae::ops::{Input, OPS, Tolerance};
 
 #[test]
@@ -26,11 +26,11 @@ fn gradients_of_every_op() {
 #[test]
 fn f32_follows_the_f64_reference() {
     for op in OPS {
-        for case in op.cases() {
+        for (i, case) in op.cases().into_iter().enumerate() {
             let inputs = rounded(op.inputs(&case), DType::F32);
             let norm = mean_square(&inputs);
-            let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
-            let ours = run(*op, &case, &inputs, &Device::Cpu, DType::F32).unwrap();
+            let run = |dtype| run_onto(*op, &case, &inputs, &Device::Cpu, dtype, before(i));
+            let (reference, ours) = (run(DType::F64).unwrap(), run(DType::F32).unwrap());
             let class = op.tolerance(&case);
             let name = format!("{} {}", op.name(), case.label);
             for (i, (a, b)) in ours.outputs.iter().zip(&reference.outputs).enumerate() {
@@ -45,6 +45,11 @@ fn f32_follows_the_f64_reference() {
             }
         }
     }
+}
+
+/// Gradients are written in one case and added to what is there in the next.
+fn before(case: usize) -> Before {
+    if case % 2 == 0 { Before::Nothing } else { Before::Gradients }
 }
 
 fn mean_square(inputs: &[Input]) -> f64 {
@@ -88,16 +93,16 @@ fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device
             missing.push(op.name());
             continue;
         }
-        for case in op.cases() {
+        for (i, case) in op.cases().into_iter().enumerate() {
             for dtype in [DType::F32, DType::Bf16] {
                 let inputs = rounded(op.inputs(&case), dtype);
                 let norm = mean_square(&inputs);
-                let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
+                let run = |device, dtype| run_onto(*op, &case, &inputs, device, dtype, before(i));
+                let reference = run(&Device::Cpu, DType::F64).unwrap();
                 let name = format!("{} {} {dtype}", op.name(), case.label);
                 let mut first = None;
                 for (i, device) in devices().iter().enumerate() {
-                    let outcome = run(*op, &case, &inputs, device, dtype)
-                        .unwrap_or_else(|e| panic!("{name}: {e}"));
+                    let outcome = run(device, dtype).unwrap_or_else(|e| panic!("{name}: {e}"));
                     runs += 1;
                     let first = first.get_or_insert_with(|| outcome.clone());
                     assert!(*first == outcome, "{name}: the bits of run {i} differ from the first");

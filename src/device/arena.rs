@@ -104,10 +104,10 @@ impl Arena {
     /// How much to ask the driver for when `take(bytes)` finds nothing.
     pub fn segment_bytes(bytes: usize) -> usize {
         let bytes = rounded(bytes);
-        match bytes {
-            ..=SMALL => SMALL_SEGMENT,
-            ..=LARGE_SEGMENT => LARGE_SEGMENT,
-            _ => bytes.next_multiple_of(SMALL_SEGMENT),
+        if bytes <= SMALL {
+            SMALL_SEGMENT
+        } else {
+            bytes.max(LARGE_SEGMENT).next_multiple_of(SMALL_SEGMENT)
         }
     }
 

@@ -18,6 +18,15 @@ pub struct Outcome {
     pub gradients: Vec<(&'static str, Vec<f64>)>,
 }
 
+/// What is in the gradient buffers before a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// NaN, in the gaps between parameters, too: everything must be overwritten, and nothing else.
+    Nothing,
+    /// Random numbers that the gradients must be added to, as when a value is used twice.
+    Gradients,
+}
+
 /// Runs a case: forward, and backward when the op has a gradient.
 pub fn run(
     op: &dyn OpSpec,
@@ -25,6 +34,18 @@ pub fn run(
     inputs: &[Input],
     device: &Device,
     dtype: DType,
+) -> Result<Outcome> {
+    run_onto(op, case, inputs, device, dtype, Before::Nothing)
+}
+
+/// As [`run`], onto what is there already.
+pub fn run_onto(
+    op: &dyn OpSpec,
+    case: &Case,
+    inputs: &[Input],
+    device: &Device,
+    dtype: DType,
+    before: Before,
 ) -> Result<Outcome> {
     let placed = Placed::new(inputs, device, dtype)?;
     let mut tape = Tape::new(device);
@@ -42,10 +63,26 @@ pub fn run(
         let w = output_weights(case, i, y.value().len());
         seeds.push((y.clone(), Tensor::from_f64(device, y.value().dtype(), &w, y.shape())?));
     }
-    let mut grads = placed.grads()?;
+    if before == Before::Gradients {
+        for (i, arg) in args.0.iter().enumerate() {
+            if let Arg::Var(v) = arg
+                && v.id().is_some()
+            {
+                let w = weights(case, 3, i, v.value().len());
+                let seed = Tensor::from_f64(device, v.value().dtype(), &w, v.shape())?;
+                seeds.push((v.clone(), seed));
+            }
+        }
+    }
+    let mut grads = placed.grads_onto(case, before)?;
     let mut values = tape.backward_from(&seeds, &mut grads)?;
     let layout = placed.params.layout();
     let flat = grads.finish(layout)?.to_f64_vec()?;
+    let is_entry = |i: usize| layout.entries().iter().any(|e| e.range().contains(&i));
+    if let Some(at) = (0..flat.len()).find(|&i| !flat[i].is_nan() && !is_entry(i)) {
+        let got = format!("{} at element {at}, between two parameters", flat[at]);
+        return Err(Error::shape("op case", "a write into parameter gradients only", got));
+    }
     for ((input, place), arg) in inputs.iter().zip(&placed.inputs).zip(&args.0) {
         let gradient = match (place, arg) {
             (Place::Param(id), _) => flat[layout.entry(*id).range()].to_vec(),
@@ -143,6 +180,23 @@ impl Placed {
         ParamGrads::new(flat.device(), flat.dtype(), self.params.layout())
     }
 
+    /// The same, filled for a check, the gaps with NaN.
+    fn grads_onto(&self, case: &Case, before: Before) -> Result<ParamGrads> {
+        let layout = self.params.layout();
+        let mut data = vec![f64::NAN; layout.len()];
+        if before == Before::Gradients {
+            for (i, entry) in layout.entries().iter().enumerate() {
+                data[entry.range()].copy_from_slice(&weights(case, 4, i, entry.len()));
+            }
+        }
+        let mut grads = self.grads()?;
+        grads.finish(layout)?.as_mut().upload_f64(&data)?;
+        if before == Before::Nothing {
+            grads.clear();
+        }
+        Ok(grads)
+    }
+
     /// Bytes of all inputs.
     pub fn bytes(&self) -> usize {
         let of = |tensor: &Tensor| tensor.len() * tensor.dtype().size();
@@ -156,7 +210,11 @@ impl Placed {
 
 /// The fixed random weights of output `i`.
 pub(super) fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
-    let mut rng = Rng::new(case.seed, Purpose::Test, 1, i as u32, 0);
+    weights(case, 1, i, len)
+}
+
+fn weights(case: &Case, stream: u64, i: usize, len: usize) -> Vec<f64> {
+    let mut rng = Rng::new(case.seed, Purpose::Test, stream, i as u32, 0);
     // Representable in every dtype, so that all devices start from the same numbers.
     (0..len).map(|_| half::bf16::from_f64(rng.normal()).to_f64()).collect()
 }

@@ -256,7 +256,11 @@ impl OpSpec for Spec {
             case(13, 31),
             case(30, 50),
             case(55, 192),
+            // Vectors, but a row shorter than one pass of a warp.
+            case(17, 40),
             case(9, 768),
+            // More blocks than the sum over blocks takes in one round, in rounds that do not come out.
+            case(333, 9),
             case(21, 45).with_offset(1000.0),
         ]
     }
