@@ -47,6 +47,20 @@ fn f32_follows_the_f64_reference() {
     }
 }
 
+/// The first place where two runs have different bits.
+fn difference(a: &Outcome, b: &Outcome) -> Option<String> {
+    let first = |what: &str, a: &[f64], b: &[f64]| {
+        let at = a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits())?;
+        Some(format!("{what} element {at}: {:e} and {:e}", a[at], b[at]))
+    };
+    let outputs = a.outputs.iter().zip(&b.outputs).enumerate();
+    let gradients = a.gradients.iter().zip(&b.gradients);
+    outputs
+        .filter_map(|(i, (a, b))| first(&format!("output {i}"), a, b))
+        .chain(gradients.filter_map(|(a, b)| first(&format!("gradient of {}", a.0), &a.1, &b.1)))
+        .next()
+}
+
 /// Gradients are written in one case and added to what is there in the next.
 fn before(case: usize) -> Before {
     if case % 2 == 0 { Before::Nothing } else { Before::Gradients }
@@ -105,7 +119,12 @@ fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device
                     let outcome = run(device, dtype).unwrap_or_else(|e| panic!("{name}: {e}"));
                     runs += 1;
                     let first = first.get_or_insert_with(|| outcome.clone());
-                    assert!(*first == outcome, "{name}: the bits of run {i} differ from the first");
+                    let other = difference(first, &outcome);
+                    assert!(
+                        other.is_none(),
+                        "{name}: the bits of run {i} differ from the first: {}",
+                        other.unwrap_or_default()
+                    );
                 }
                 let ours = first.unwrap();
                 let class = op.tolerance(&case);
