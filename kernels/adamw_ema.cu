@@ -9,7 +9,8 @@
 // segment. Inactive segments (frozen parameters, padding) keep p, m, v; the teacher follows them all the
 // same. params, grads, m, v [n], teacher [a prefix] f32; half, teacher_half the same in bf16, or null.
 // Everything that changes from step to step is read from device memory: `scalars`, `segments`, and
-// `clip` = (norm, factor) of grad_norm, or null. With a norm that is not finite nothing is written.
+// `clip` = (norm, factor) of grad_norm, which then replaces `grad_scale`, or null. With a norm that is not
+// finite nothing is written.
 //
 // Threads: 256 per block, block b owns elements 8192 b .. 8192 (b + 1); chunks[b] is the first segment
 // that reaches into them. Segments cover the buffer without gaps and are cut at the teacher's end. Four
@@ -92,7 +93,7 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256, 5)
     float factor = a.grad_scale;
     if (clip) {
         if (!(clip[0] < INFINITY)) return;
-        factor *= clip[1];
+        factor = clip[1];
     }
     const bool aligned = is_aligned_16(params) && is_aligned_16(grads) && is_aligned_16(m) &&
                          is_aligned_16(v) && is_aligned_16(teacher) && is_aligned_16(half) &&

@@ -63,7 +63,8 @@ __device__ __forceinline__ void masked_mse_registers(T* gradient, float* row_los
         const float mean = __fdividef(block_sum(sum, scratch), static_cast<float>(width));
 #pragma unroll
         for (int u = 0; u < MSE_UNITS; ++u) {
-            if ((u * MSE_THREADS + threadIdx.x) * N >= width) continue;
+            const int j = (u * MSE_THREADS + threadIdx.x) * N;
+            if (j >= width) continue;
 #pragma unroll
             for (int k = 0; k < N; ++k) {
                 const float d = t[u][k] - mean;

@@ -65,8 +65,10 @@ __device__ __forceinline__ void entropy_load(float (&v)[ENTROPY_PER_THREAD], con
 __device__ __forceinline__ float entropy_merge(const float2* pieces, int count) {
     const int lane = threadIdx.x % WARP;
     float largest = -INFINITY, sum = 0.0f;
+#pragma unroll 1
     for (int i = lane; i < count; i += WARP) largest = fmaxf(largest, pieces[i].x);
     largest = warp_max(largest);
+#pragma unroll 1
     for (int i = lane; i < count; i += WARP) sum += pieces[i].y * __expf(pieces[i].x - largest);
     return largest + logf(warp_sum(sum));
 }

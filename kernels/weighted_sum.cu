@@ -23,11 +23,9 @@ GLMAE_KERNEL(weighted_sum_fwd_f32, 32)
 
 GLMAE_EXPORT __global__ void __launch_bounds__(32)
     weighted_sum_bwd_f32(float* __restrict__ dlosses, const float* __restrict__ dtotal,
-                         GlmaeWeights weights, int count, int mode) {
+                         GlmaeWeights weights, int count) {
     const int i = threadIdx.x;
-    if (i >= count) return;
-    const float d = weights.weight[i] * dtotal[0];
-    dlosses[i] = mode == GLMAE_GRAD_ACCUMULATE ? dlosses[i] + d : d;
+    if (i < count) dlosses[i] = weights.weight[i] * dtotal[0];
 }
 GLMAE_KERNEL(weighted_sum_bwd_f32, 32)
 

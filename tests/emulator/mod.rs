@@ -1,6 +1,5 @@
 //! The emulated device: its reports, its primitives, and the worked example (layer norm).
 
-
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
 use glmae::device::launch::DevicePtr;
 use glmae::rng::{Purpose, Rng};
