@@ -2,6 +2,7 @@
 
 mod data;
 mod emulator;
+mod kernel_edges;
 mod ops;
 mod parity;
 mod step_gradient;

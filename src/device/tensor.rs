@@ -72,6 +72,7 @@ impl Tensor {
             DType::F32 => cast::<f32>(device, data, shape),
             DType::F64 => cast::<f64>(device, data, shape),
             DType::Bf16 => cast::<half::bf16>(device, data, shape),
+            DType::I16 => cast::<i16>(device, data, shape),
             DType::I32 => cast::<i32>(device, data, shape),
             DType::I64 => cast::<i64>(device, data, shape),
         }
@@ -198,6 +199,7 @@ impl Tensor {
             DType::F32 => cast::<f32>(self),
             DType::F64 => cast::<f64>(self),
             DType::Bf16 => cast::<half::bf16>(self),
+            DType::I16 => cast::<i16>(self),
             DType::I32 => cast::<i32>(self),
             DType::I64 => cast::<i64>(self),
         }
@@ -321,6 +323,7 @@ impl<'a> TensorMut<'a> {
             DType::F32 => self.upload(&cast::<f32>(data)),
             DType::F64 => self.upload(&cast::<f64>(data)),
             DType::Bf16 => self.upload(&cast::<half::bf16>(data)),
+            DType::I16 => self.upload(&cast::<i16>(data)),
             DType::I32 => self.upload(&cast::<i32>(data)),
             DType::I64 => self.upload(&cast::<i64>(data)),
         }

@@ -3,6 +3,7 @@
 
 use super::schedule::{Scheduled, schedule};
 use super::state::State;
+use crate::Result;
 use crate::config::Config;
 use crate::device::Tensor;
 use crate::glmae::batch::Batch;
@@ -14,7 +15,6 @@ use crate::ops::adamw_ema::{AdamW, Buffers, Segment, adamw_ema};
 use crate::ops::center_update::center_update;
 use crate::ops::grad_norm::{clip_factor, grad_norm};
 use crate::tape::{ParamGrads, Tape};
-use crate::Result;
 
 /// What a step did.
 pub struct StepReport {
