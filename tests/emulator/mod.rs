@@ -1,7 +1,5 @@
-//! The emulated device: its reports, and its primitives.
+//! The emulated device: its reports, its primitives, and the worked example (layer norm).
 
-mod faults;
-mod primitives;
 
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
 use glmae::device::launch::DevicePtr;
