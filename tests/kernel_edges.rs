@@ -179,10 +179,10 @@ fn the_update_follows_the_cpu_and_writes_the_copies() {
         }
     }
     for (wide, half) in [(&ours.params, &ours.half), (&ours.teacher, &ours.teacher_half)] {
-        let wide = wide.to_f64_vec().unwrap();
-        let rounded = Tensor::from_f64(&device, DType::Bf16, &wide, &[wide.len()]).unwrap();
-        let half = half.as_ref().unwrap().to_f64_vec().unwrap();
-        assert_eq!(half, rounded.to_f64_vec().unwrap());
+        let half = half.as_ref().unwrap().to_vec::<half::bf16>().unwrap();
+        for (i, (wide, half)) in wide.to_vec::<f32>().unwrap().iter().zip(half).enumerate() {
+            assert_eq!(half, half::bf16::from_f32(*wide), "element {i}");
+        }
     }
     let twice = [segments()[0], Segment { offset: 9050, ..segments()[4] }];
     assert!(UpdateTable::new(&device, &SETTINGS, &twice, N, TEACHER).is_err());
