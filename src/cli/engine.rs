@@ -23,9 +23,9 @@ pub enum Resume {
 }
 
 impl FromStr for Resume {
-    type Err = Error;
+    type Err = std::convert::Infallible;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
         Ok(match text {
             "auto" => Self::Auto,
             "never" => Self::Never,
@@ -87,14 +87,21 @@ pub struct ReconstructOptions {
     pub device: Device,
 }
 
-pub struct ReconstructReport;
+pub struct ReconstructReport {
+    pub step: u64,
+    pub tiles: usize,
+    pub kind: &'static str,
+    pub mask_ratio: f64,
+    pub seed: u64,
+    pub explained: f64,
+    pub mean_guess: f64,
+    pub patch_normalised: Option<f64>,
+    pub uses_target_statistics: bool,
+    pub files: Vec<PathBuf>,
+}
 
 pub fn reconstruct(_: &ReconstructOptions) -> Result<ReconstructReport> {
     Err(missing("reconstruct"))
-}
-
-pub fn describe(_: &ReconstructReport) -> String {
-    String::new()
 }
 
 fn missing(verb: &str) -> Error {
