@@ -42,7 +42,8 @@ trap 'rm -rf "$work"' EXIT
 
 torch_step() { # VARIANT FILE
   # No byte code beside the reference: its folder may be read-only.
-  PYTHONDONTWRITEBYTECODE=1 "$python" "$peer/bench_torch.py" --parts step --preset "$preset" \
+  PYTHONDONTWRITEBYTECODE=1 "$python" "$peer/bench_torch.py" --device cpu --dtype fp32 \
+    --parts step --preset "$preset" \
     --threads "$threads" --variants "$1" --repeats "$repeats" --json "$2" >/dev/null 2>"$work/log" ||
     { cat "$work/log" >&2; exit 1; }
 }
