@@ -25,10 +25,9 @@ if ! "$python" -c 'import numpy, safetensors, torch' 2>/dev/null; then
     echo "$PYTHON has no torch, numpy or safetensors" >&2
     exit 3
   fi
-  echo "installing PyTorch for the CPU into .venv/torch" >&2
+  echo "installing PyTorch into .venv/torch" >&2
   python3 -m venv .venv/torch
-  .venv/torch/bin/pip install --quiet torch==2.13.0 numpy safetensors \
-    --extra-index-url https://download.pytorch.org/whl/cpu >&2
+  .venv/torch/bin/pip install --quiet torch==2.13.0 numpy safetensors >&2
 fi
 
 glmae=${GLMAE:-}
