@@ -6,3 +6,4 @@ mod ops;
 mod parity;
 mod step_gradient;
 mod support;
+mod train;

@@ -82,8 +82,7 @@ pub fn reconstruct(options: &ReconstructOptions) -> Result<ReconstructReport> {
 
     let stem = format!("{stem}_recon");
     let title = format!("{name}, step {}", student.info.step);
-    let (mut files, _) =
-        pictures::write(&options.out, &stem, config, &case, &result, &title)?;
+    let (mut files, _) = pictures::write(&options.out, &stem, config, &case, &result, &title)?;
     files.push(options.out.join(format!("{stem}_hidden.nii.gz")));
     if let Some(path) = files.last() {
         let record = case.record();

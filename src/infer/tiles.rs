@@ -185,8 +185,7 @@ pub fn reconstruct_volume(
         let masks: Vec<Mask> = (0..part.len())
             .map(|i| {
                 let tile = (first + i) as u32;
-                let mut rng =
-                    Rng::new(masking.seed, Purpose::Mask, u64::MAX, masking.sample, tile);
+                let mut rng = Rng::new(masking.seed, Purpose::Mask, u64::MAX, masking.sample, tile);
                 Mask::random(&mut rng, tokens, visible)
             })
             .collect();
@@ -212,7 +211,8 @@ fn shape_of(config: &Config, kind: ViewKind, tiles: usize) -> BatchShape {
 /// The voxels of tiles, `[tile, c, d, h, w]`; positions beyond the volume read its border.
 fn cut(case: &Prepared, axes: &[Axis; 3], tiles: &[[usize; 3]], size: [usize; 3]) -> Vec<f32> {
     let [nd, nh, nw] = case.dims();
-    let mut out = Vec::with_capacity(tiles.len() * case.channels() * size.iter().product::<usize>());
+    let mut out =
+        Vec::with_capacity(tiles.len() * case.channels() * size.iter().product::<usize>());
     for tile in tiles {
         let start = [0, 1, 2].map(|a| axes[a].starts[tile[a]]);
         for channel in case.voxels().chunks_exact(nd * nh * nw) {
@@ -384,9 +384,7 @@ mod tests {
             for (x, &i) in axis.owner.iter().enumerate() {
                 let inside = |i: usize| (axis.starts[i]..axis.starts[i] + size).contains(&x);
                 assert!(inside(i), "{length} {size}: voxel {x} in view {i}");
-                let depth = |i: usize| {
-                    (x - axis.starts[i]).min(axis.starts[i] + size - 1 - x)
-                };
+                let depth = |i: usize| (x - axis.starts[i]).min(axis.starts[i] + size - 1 - x);
                 let best = (0..axis.starts.len()).filter(|&i| inside(i)).map(depth).max();
                 assert_eq!(Some(depth(i)), best);
             }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{Resumed, Student, load_state, load_student, resume_latest};
 pub use save::{Snapshot, prune, save, save_to};
-pub use tensors::{FileInfo, write_tensors};
+pub use tensors::{FileInfo, TensorFile, Tensors, write_tensors};
 
 use super::state::Counters;
 use crate::config::Config;

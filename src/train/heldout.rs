@@ -16,7 +16,8 @@ use crate::nn::params::Params;
 /// The result on held-out cases.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct HeldOut {
-    /// Steps done when it was measured.
+    /// Steps done when it was measured (a log record has it already).
+    #[serde(skip)]
     pub step: u64,
     /// Share of the variance of hidden voxels that is explained, over all cases together. With
     /// `uses_target_statistics` it knows mean and deviation of every hidden patch.

@@ -41,8 +41,7 @@ impl CaseOrder {
     fn place(&self, epoch: u64, place: usize) -> usize {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if !recent.iter().any(|(e, _)| *e == epoch) {
-            let order =
-                Rng::new(self.seed, Purpose::Order, epoch, 0, 0).permutation(self.cases);
+            let order = Rng::new(self.seed, Purpose::Order, epoch, 0, 0).permutation(self.cases);
             if recent.len() >= 2 {
                 recent.remove(0);
             }

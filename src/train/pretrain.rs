@@ -500,7 +500,8 @@ impl<'a> Run<'a> {
         }
         values.push(("bad_steps", self.state.counters.bad_steps as f64));
         if let Some(h) = self.summary.heldout.as_ref().filter(|_| measured) {
-            values.extend([("heldout_explained", h.explained), ("heldout_mean_guess", h.mean_guess)]);
+            values
+                .extend([("heldout_explained", h.explained), ("heldout_mean_guess", h.mean_guess)]);
         }
         values.extend([("steps_per_s", (done - from) as f64 / seconds), ("data_wait", share)]);
         let ids = self.order.step(report.step);
@@ -559,8 +560,7 @@ impl<'a> Run<'a> {
         let result = reconstruct_volume(device, self.config, &self.nets, params, case, &masking)?;
         let (folder, stem) = (self.options.out.join("recon"), checkpoint::folder_name(step));
         let title = format!("{} step {step}", case.id);
-        let (files, picture) =
-            pictures::write(&folder, &stem, self.config, case, &result, &title)?;
+        let (files, picture) = pictures::write(&folder, &stem, self.config, case, &result, &title)?;
         self.logs.picture(step, picture.size, &picture.png)?;
         self.summary.pictures.extend(files);
         Ok(())
@@ -573,12 +573,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.logs.sync()?;
-        let snapshot = Snapshot {
-            config: self.config,
-            nets: &self.nets,
-            state: &self.state,
-            data: self.data,
-        };
+        let snapshot =
+            Snapshot { config: self.config, nets: &self.nets, state: &self.state, data: self.data };
         let path = checkpoint::save(&self.options.out, &snapshot)?;
         let removed = checkpoint::prune(&self.options.out, t.keep_last, t.keep_every)?;
         let fields = json!({ "path": checkpoint::folder_name(step), "removed": removed });

@@ -59,12 +59,7 @@ impl Logs {
     }
 
     /// One logged step in all three; `extra` goes into `log.jsonl` only.
-    pub fn step(
-        &mut self,
-        step: u64,
-        values: &[(&str, f64)],
-        extra: &[(&str, f64)],
-    ) -> Result<()> {
+    pub fn step(&mut self, step: u64, values: &[(&str, f64)], extra: &[(&str, f64)]) -> Result<()> {
         self.csv.log(step, values)?;
         let all: Vec<(&str, f64)> = values.iter().chain(extra).copied().collect();
         self.json.log(step, &all)?;

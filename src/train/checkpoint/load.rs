@@ -36,7 +36,12 @@ pub struct Student {
 ///
 /// Errors: [`Error::Config`] with the changed keys for another model; [`Error::Data`] naming the
 /// file and tensor that is damaged or does not fit; [`Error::Io`].
-pub fn load_state(path: &Path, device: &Device, config: &Config, nets: &Networks) -> Result<Resumed> {
+pub fn load_state(
+    path: &Path,
+    device: &Device,
+    config: &Config,
+    nets: &Networks,
+) -> Result<Resumed> {
     let path = resolve(path)?;
     let info = read_info(&path)?;
     let changed = check_same_model(&info.config, config)?;

@@ -111,7 +111,8 @@ impl TensorFile {
                 format!("damaged: {found} bytes instead of {}", info.bytes),
             ));
         }
-        let file = Self { path: path.into(), bytes: fs::read(path).map_err(Error::io(path, "read"))? };
+        let file =
+            Self { path: path.into(), bytes: fs::read(path).map_err(Error::io(path, "read"))? };
         if crc32c::crc32c(&file.bytes) != info.crc32c {
             return Err(Error::data(path, file.damage(info)));
         }
@@ -147,7 +148,8 @@ impl TensorFile {
     pub fn open(&self, expected: &[(String, Vec<usize>)]) -> Result<Tensors<'_>> {
         let tensors = SafeTensors::deserialize(&self.bytes)
             .map_err(|e| Error::data(&self.path, format!("not a safetensors file: {e}")))?;
-        let other = |what: String| Err(Error::data(&self.path, format!("of another model: {what}")));
+        let other =
+            |what: String| Err(Error::data(&self.path, format!("of another model: {what}")));
         for (name, shape) in expected {
             match tensors.tensor(name) {
                 Err(_) => return other(format!("tensor '{name}' {shape:?} is missing")),
