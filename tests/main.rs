@@ -8,3 +8,4 @@ mod parity;
 mod step_gradient;
 mod structure;
 mod support;
+mod train;
