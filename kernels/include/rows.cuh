@@ -84,7 +84,7 @@ __device__ __forceinline__ void copy_row(T* to, const T* from, int c, bool vecto
     }
     constexpr int N = Vec<T>::N, STEP = WARP * N, BATCH = 4;
     for (int base = lane * N; base < c; base += STEP * BATCH) {
-        Vec<T> held[BATCH];
+        Vec<T> held[BATCH] = {};
 #pragma unroll
         for (int i = 0; i < BATCH; ++i)
             if (base + i * STEP < c) held[i] = load_vec_streaming(from, base + i * STEP);

@@ -2,7 +2,8 @@
 //! of a residual. The patch embedding is this op with the kernel `[dim, C, p, p, p]` read as a
 //! `[dim, C p^3]` matrix.
 
-use super::kernels::Kernels;
+use super::cpu::gemm::MatRef;
+use super::kernels::{After, Kernels};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -60,35 +61,18 @@ impl<'a> Tape<'a> {
         let dtype = x.value().dtype();
         let mut y = Tensor::empty(self.device(), dtype, &[rows, out])?;
         let mut pre = None;
+        if let Epilogue::Gelu = epilogue {
+            pre = Some(Tensor::empty(self.device(), dtype, &[rows, out])?);
+        }
         with_real!(OP, dtype, T => {
-            let y = y.host_mut::<T>()?;
-            let (xs, ws) = (x.value().host::<T>()?, weight.value.host::<T>()?);
-            T::gemm(
-                [rows, out, fan_in], T::of(1.0), xs, [fan_in, 1], ws, [1, fan_in], T::of(0.0), y, out,
-            );
-            if let Some(b) = bias {
-                let b = b.value.host::<T>()?;
-                for row in y.chunks_exact_mut(out) {
-                    for (y, &b) in row.iter_mut().zip(b) {
-                        *y += b;
-                    }
-                }
-            }
-            match epilogue {
-                Epilogue::None => {}
-                Epilogue::Gelu => {
-                    if keeps {
-                        pre = Some(Tensor::from_slice(self.device(), y, &[rows, out])?);
-                    }
-                    T::gelu(y);
-                }
-                Epilogue::Add(r) => {
-                    for (y, &r) in y.iter_mut().zip(r.value().host::<T>()?) {
-                        *y += r;
-                    }
-                }
-            }
-            Ok(())
+            let a = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
+            let w = MatRef::new(weight.value.host::<T>()?, out, fan_in)?;
+            let after = After {
+                bias: bias.map(|b| b.value.host()).transpose()?,
+                gelu: pre.as_mut().map(|p| p.host_mut()).transpose()?,
+                residual: residual.map(|r| r.value().host()).transpose()?,
+            };
+            T::gemm(a, w.t(), false, y.host_mut()?, after)
         })?;
         Ok(self.record(OP, y, keeps, || LinearBwd {
             x: x.clone(),
@@ -121,26 +105,19 @@ impl Backward for LinearBwd {
                 T::gelu_backward(dy.host_mut::<T>()?, pre.host::<T>()?);
             }
             let d = dy.host::<T>()?;
+            let dy = MatRef::new(d, rows, out)?;
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-                let w = self.weight.value.host::<T>()?;
-                let beta = T::of(if mode.accumulates() { 1.0 } else { 0.0 });
-                T::gemm(
-                    [rows, fan_in, out], T::of(1.0), d, [out, 1], w, [fan_in, 1], beta,
-                    dx.host_mut::<T>()?, fan_in,
-                );
+                let w = MatRef::new(self.weight.value.host::<T>()?, out, fan_in)?;
+                T::gemm(dy, w, mode.accumulates(), dx.host_mut()?, After::default())?;
             }
             if let Some((mut dw, mode)) = grads.param(&self.weight)? {
-                let x = self.x.value().host::<T>()?;
-                let beta = T::of(if mode.accumulates() { 1.0 } else { 0.0 });
-                T::gemm(
-                    [out, fan_in, rows], T::of(1.0), d, [1, out], x, [fan_in, 1], beta,
-                    dw.host_mut::<T>()?, fan_in,
-                );
+                let x = MatRef::new(self.x.value().host::<T>()?, rows, fan_in)?;
+                T::gemm(dy.t(), x, mode.accumulates(), dw.host_mut()?, After::default())?;
             }
             if let Some(bias) = &self.bias
                 && let Some((mut db, mode)) = grads.param(bias)?
             {
-                sum_rows(db.host_mut::<T>()?, d, mode.accumulates());
+                T::sum_rows(db.host_mut()?, d, mode.accumulates());
             }
             Ok(())
         })?;
@@ -148,6 +125,33 @@ impl Backward for LinearBwd {
             grads.add(residual, dy)?;
         }
         Ok(())
+    }
+}
+
+/// `c = a b` or `c += a b`, then bias, GELU (saving what it is taken of) and residual.
+pub(super) fn reference<T: Real>(
+    a: MatRef<'_, T>,
+    b: MatRef<'_, T>,
+    accumulate: bool,
+    c: &mut [T],
+    mut after: After<'_, T>,
+) {
+    let (rows, columns, inner) = (a.rows(), b.cols(), a.cols());
+    for i in 0..rows {
+        for j in 0..columns {
+            let at = i * columns + j;
+            let mut sum = T::default();
+            for k in 0..inner {
+                sum += a.at(i, k) * b.at(k, j);
+            }
+            sum += if accumulate { c[at] } else { T::default() };
+            sum += after.bias.map_or(T::default(), |bias| bias[j]);
+            if let Some(pre) = &mut after.gelu {
+                pre[at] = sum;
+                sum = gelu(sum);
+            }
+            c[at] = sum + after.residual.map_or(T::default(), |r| r[at]);
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use super::kernels::for_each_row;
 use super::unpatchify;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
-use crate::device::{DType, Device, Element, KernelCall, Tensor, TensorMut, with_real};
+use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -216,21 +217,21 @@ impl PatchPlan {
     }
 
     /// Reference: `rows[r, column] = voxels[...]`.
-    pub(super) fn gather<T: Element>(
+    pub(super) fn gather<T: Real>(
         &self,
         rows: &mut [T],
         voxels: &[T],
         order: VoxelOrder,
     ) -> Result<()> {
         let (table, width) = (self.table.host::<i64>()?, self.width());
-        for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+        for_each_row(rows, width, |r, row| {
             self.each(table, r, order, |column, voxel| row[column] = voxels[voxel]);
-        }
+        });
         Ok(())
     }
 
     /// Reference: `voxels[...] += rows[r, column]`, rows in order.
-    pub(super) fn scatter<T: Element + std::ops::AddAssign>(
+    pub(super) fn scatter<T: Real>(
         &self,
         voxels: &mut [T],
         rows: &[T],

@@ -6,6 +6,7 @@
 //! patches) and the decoder input too (the token is the mask token, the rows are the encoder
 //! outputs put back in raster order).
 
+use super::kernels::for_each_row;
 use super::row_gather::rows_launch;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
@@ -108,15 +109,14 @@ impl<'a> Tape<'a> {
             Device::Cpu => with_real!(OP, dtype, T => {
                 let (x, token) = (x.value().host::<T>()?, token.value.host::<T>()?);
                 let table = table.host::<T>()?;
-                let rows = plan.source.host::<i32>()?.iter().zip(plan.position.host::<i32>()?);
-                let y = y.host_mut::<T>()?.chunks_exact_mut(c.max(1));
-                for (y, (&source, &position)) in y.zip(rows) {
-                    let row = if source < 0 { token } else { &x[source as usize * c..][..c] };
-                    let position = &table[position as usize * c..][..c];
+                let (source, position) = (plan.source.host::<i32>()?, plan.position.host::<i32>()?);
+                for_each_row(y.host_mut::<T>()?, c, |i, y| {
+                    let row = if source[i] < 0 { token } else { &x[source[i] as usize * c..][..c] };
+                    let position = &table[position[i] as usize * c..][..c];
                     for ((y, &a), &b) in y.iter_mut().zip(row).zip(position) {
                         *y = a + b;
                     }
-                }
+                });
                 Ok(())
             })?,
             _ if y.is_empty() => {}

@@ -1,7 +1,8 @@
 //! Weight-normalised linear layer, the prototypes of the projection head:
 //! `y = x W^T` with `W[k] = g[k] v[k] / |v[k]|`, no bias.
 
-use super::kernels::Kernels;
+use super::cpu::gemm::MatRef;
+use super::kernels::{After, Kernels};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -29,11 +30,9 @@ impl<'a> Tape<'a> {
         let mut weight = Tensor::empty(self.device(), dtype, &[out, fan_in])?;
         with_real!(OP, dtype, T => {
             normalise::<T>(weight.host_mut()?, norm.host_mut()?, g.value.host()?, v.value.host()?);
-            T::gemm(
-                [rows, out, fan_in], T::of(1.0), x.value().host()?, [fan_in, 1], weight.host()?,
-                [1, fan_in], T::of(0.0), y.host_mut()?, out,
-            );
-            Ok(())
+            let x = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
+            let w = MatRef::new(weight.host::<T>()?, out, fan_in)?;
+            T::gemm(x, w.t(), false, y.host_mut()?, After::default())
         })?;
         Ok(self.record(OP, y, needs_grad(&[x], &[g, v]), || WeightNormBwd {
             x: x.clone(),
@@ -58,22 +57,17 @@ impl Backward for WeightNormBwd {
         let (rows, out) = dy.matrix(OP)?;
         let (_, fan_in) = self.x.value().matrix(OP)?;
         with_real!(OP, dy.dtype(), T => {
-            let d = dy.host::<T>()?;
+            let d = MatRef::new(dy.host::<T>()?, rows, out)?;
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-                let beta = T::of(if mode.accumulates() { 1.0 } else { 0.0 });
-                T::gemm(
-                    [rows, fan_in, out], T::of(1.0), d, [out, 1], self.weight.host()?, [fan_in, 1],
-                    beta, dx.host_mut()?, fan_in,
-                );
+                let w = MatRef::new(self.weight.host::<T>()?, out, fan_in)?;
+                T::gemm(d, w, mode.accumulates(), dx.host_mut()?, After::default())?;
             }
             if self.g.slot.is_none() && self.v.slot.is_none() {
                 return Ok(());
             }
             let mut dw = Tensor::empty(dy.device(), dy.dtype(), &[out, fan_in])?;
-            T::gemm(
-                [out, fan_in, rows], T::of(1.0), d, [1, out], self.x.value().host()?, [fan_in, 1],
-                T::of(0.0), dw.host_mut()?, fan_in,
-            );
+            let x = MatRef::new(self.x.value().host::<T>()?, rows, fan_in)?;
+            T::gemm(d.t(), x, false, dw.host_mut()?, After::default())?;
             let (dw, norm) = (dw.host::<T>()?, self.norm.host::<T>()?);
             let (g, v) = (self.g.value.host::<T>()?, self.v.value.host::<T>()?);
             if let Some((mut dg, mode)) = grads.param(&self.g)? {
