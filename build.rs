@@ -7,10 +7,20 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::{env, fs};
 
 /// Machine code for these; PTX, for GPUs to come, of the first.
 const ARCHS: &str = "80,86,89,90a";
+
+/// The checked build: the compiler calls the emulator before every load and store, and on undefined
+/// arithmetic; no sanitizer runtime is linked.
+const CHECKED: &[&str] = &[
+    "-DGLMAE_CHECKED",
+    "-fsanitize=thread,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
+    // The emulator tells a call site by its return address.
+    "-fno-optimize-sibling-calls",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
@@ -18,75 +28,129 @@ fn main() {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let kernels = sources("kernels");
-    let faults = sources("kernels/emulate");
+    let kernels = sources("kernels", "cu");
     let mut emulated = kernels.clone();
-    emulated.extend(faults);
-
-    emulate(
-        "checked",
-        &emulated,
-        1,
-        &[
-            "-fsanitize=thread,alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero",
-            "-fno-tree-loop-distribute-patterns",
-            // The emulator tells a call site by its return address.
-            "-fno-optimize-sibling-calls",
-        ],
-    );
-    emulate("plain", &emulated, 3, &[]);
-    host("glmae_emu_runtime", 2)
-        .file("kernels/emulate/runtime.cpp")
-        .file("kernels/emulate/layout.cpp")
-        .compile("glmae_emu_runtime");
+    emulated.extend(sources("kernels/emulate", "cu"));
+    let mut jobs: Vec<Job> = Vec::new();
+    for file in &emulated {
+        jobs.push(Box::new(|| emulate("checked", file, 1, CHECKED)));
+        jobs.push(Box::new(|| emulate("plain", file, 3, &[])));
+    }
+    for file in sources("kernels/emulate", "cpp") {
+        jobs.push(Box::new(move || object("runtime", &file, &mut host(2))));
+    }
+    let objects = in_parallel(jobs);
+    let mut library = cc::Build::new();
+    library.cpp(true).cpp_link_stdlib(None).objects(objects).compile("glmae_kernels");
     println!("cargo:rustc-link-lib=m");
 
-    let fatbins =
-        if env::var_os("CARGO_FEATURE_CUDA").is_some() { cuda(&kernels, &out) } else { vec![] };
-    fs::write(out.join("kernels.rs"), table(&emulated, &fatbins)).expect("cannot write kernels.rs");
+    let fatbins = match env::var_os("CARGO_FEATURE_CUDA") {
+        Some(_) => cuda(&kernels),
+        None => Vec::new(),
+    };
+    fs::write(out().join("kernels.rs"), table(&emulated, &fatbins)).expect("OUT_DIR is writable");
 }
 
-/// The `.cu` files of one directory, sorted.
-fn sources(directory: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).expect("the crate has a directory kernels/");
+fn out() -> PathBuf {
+    env::var_os("OUT_DIR").expect("cargo sets OUT_DIR").into()
+}
+
+type Job<'a> = Box<dyn FnOnce() -> PathBuf + Send + 'a>;
+
+/// Runs the jobs on as many threads as cargo allows; results in the order of the jobs.
+fn in_parallel(jobs: Vec<Job>) -> Vec<PathBuf> {
+    let threads = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let (jobs, done) = (Mutex::new(jobs.into_iter().enumerate()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = jobs.lock().expect("no job panics while it holds this").next();
+                    let Some((i, job)) = next else { break };
+                    let path = job();
+                    done.lock().expect("as above").push((i, path));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("as above");
+    done.sort();
+    done.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Whether `target` is newer than its inputs, every header, and this script.
+fn is_fresh(target: &Path, inputs: &[&Path]) -> bool {
+    let time = |p: &Path| fs::metadata(p).and_then(|m| m.modified()).ok();
+    let mut needs: Vec<PathBuf> = inputs.iter().map(|p| p.to_path_buf()).collect();
+    needs.extend(env::current_exe());
+    needs.extend(sources("kernels/include", "h"));
+    needs.extend(sources("kernels/include", "cuh"));
+    needs.extend(sources("kernels/emulate", "h"));
+    time(target).is_some_and(|t| needs.iter().all(|p| time(p).is_some_and(|n| n < t)))
+}
+
+/// The files of one directory with this extension, sorted.
+fn sources(directory: &str, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("the crate has its kernels/ directories");
     let mut files: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
-    files.retain(|p| p.extension().is_some_and(|e| e == "cu"));
+    files.retain(|p| p.extension().is_some_and(|e| e == extension));
     files.sort();
     files
 }
 
 /// Settings shared by all host compilations. Results must not depend on the host's instruction set
 /// or on contraction, messages and binaries not on where the sources lie.
-fn host(directory: &str, opt_level: u32) -> cc::Build {
+fn host(opt_level: u32) -> cc::Build {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").cpp_link_stdlib(None).opt_level(opt_level).debug(true);
     build.flag(format!("-ffile-prefix-map={root}=.")).flag("-ffp-contract=off");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fno-rtti");
     build.flag_if_supported("-Wno-unknown-pragmas").include("kernels/include");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    build.out_dir(out.join(directory));
     build
 }
 
-fn emulate(name: &str, files: &[PathBuf], opt_level: u32, flags: &[&str]) {
-    let library = format!("glmae_{name}");
-    let mut build = host(&library, opt_level);
-    build.define("GLMAE_NS", library.as_str()).flag("-x").flag("c++").files(files);
+/// Compiles one file with the settings of `build`, if anything has changed; its object.
+fn object(kind: &str, file: &Path, build: &mut cc::Build) -> PathBuf {
+    let directory = out().join(kind).join(stem(file));
+    fs::create_dir_all(&directory).expect("OUT_DIR is writable");
+    let is_object = |p: &PathBuf| p.extension().is_some_and(|e| e == "o");
+    let old = fs::read_dir(&directory).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    if let Some(old) = old.filter(is_object).find(|p| is_fresh(p, &[file])) {
+        return old;
+    }
+    build.out_dir(&directory).file(file).compile_intermediates().remove(0)
+}
+
+/// A namespace per build and file: equal names in two files must stay two things, as under nvcc.
+fn emulate(kind: &str, file: &Path, opt_level: u32, flags: &[&str]) -> PathBuf {
+    let mut build = host(opt_level);
+    build.define("GLMAE_BUILD", format!("glmae_{kind}").as_str());
+    build.define("GLMAE_NS", format!("glmae_{kind}_{}", stem(file)).as_str());
+    build.flag("-x").flag("c++");
     flags.iter().for_each(|flag| _ = build.flag(flag));
-    build.compile(&library);
+    // GCC would turn loops into calls of memset, which nobody sees.
+    build.flag_if_supported("-fno-tree-loop-distribute-patterns");
+    object(kind, file, &mut build)
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().expect("a file has a name").to_string_lossy().into_owned()
 }
 
 /// One fatbin per file; returns their paths in the order of `files`.
-fn cuda(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
+fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
-    let compile = |file: &PathBuf| {
-        let target = out.join(file.file_stem().expect("a file")).with_extension("fatbin");
+    let compile = |file: &Path| {
+        let target = out().join(format!("{}.{}.fatbin", stem(file), archs.join("-")));
+        if is_fresh(&target, &[file, &nvcc]) {
+            return target;
+        }
         let mut command = Command::new(&nvcc);
         command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "-Ikernels/include"]);
+        // Spills and local arrays fail the build: they are always a mistake in these kernels.
         command.args(["-Xptxas", "--warn-on-spills,--warn-on-local-memory-usage,-Werror"]);
         for arch in &archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=sm_{arch}"));
@@ -95,15 +159,12 @@ fn cuda(files: &[PathBuf], out: &Path) -> Vec<PathBuf> {
             command.arg("-gencode").arg(format!("arch=compute_{lowest},code=compute_{lowest}"));
         }
         let status = command.arg("-o").arg(&target).arg(file).status();
-        assert!(
-            status.is_ok_and(|s| s.success()),
-            "{} could not compile {} (command: {command:?})",
-            nvcc.display(),
-            file.display()
-        );
+        let ok = status.is_ok_and(|s| s.success());
+        assert!(ok, "nvcc could not compile {} ({command:?})", file.display());
         target
     };
-    files.iter().map(compile).collect()
+    let compile = &compile;
+    in_parallel(files.iter().map(|file| Box::new(move || compile(file)) as Job).collect())
 }
 
 fn find_nvcc() -> PathBuf {
@@ -128,7 +189,7 @@ fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {
         let text = fs::read_to_string(file).expect("read a moment ago");
-        let stem = file.file_stem().expect("a file").to_string_lossy().into_owned();
+        let stem = stem(file);
         for line in text.lines().filter_map(|l| l.strip_prefix("GLMAE_KERNEL(")) {
             let name = line.split([',', ')']).next().unwrap_or_default().trim();
             for build in ["checked", "plain"] {
@@ -143,8 +204,8 @@ fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
         }
     }
     let mut binaries = String::new();
-    for path in fatbins {
-        let stem = path.file_stem().expect("a file").to_string_lossy().into_owned();
+    for (file, path) in files.iter().zip(fatbins) {
+        let stem = stem(file);
         _ = writeln!(binaries, "    ({stem:?}, include_bytes!({:?})),", path.display().to_string());
     }
     format!(

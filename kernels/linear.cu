@@ -28,7 +28,7 @@ template <typename Tile, bool VECTOR, typename T = typename Tile::Element>
 __device__ __forceinline__ void linear_fwd(T* y, T* pre, const T* x, const T* weight,
                                            const float* bias, const T* residual, int rows, int out,
                                            int in, int applies_gelu) {
-    const ForwardEpilogue<T> epilogue(y, pre, nullptr, bias, residual, rows, out, applies_gelu);
+    const ForwardEpilogue<T> epilogue(y, pre, bias, residual, rows, out, applies_gelu);
     gemm<Tile, true, true, VECTOR>(epilogue, x, in, weight, in, rows, out, in, in);
 }
 

@@ -104,6 +104,7 @@ pub enum PositionTable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadConfig {
+    /// Widths of the two hidden layers and of the bottleneck that is normalised.
     pub hidden: usize,
     pub bottleneck: usize,
     /// K, the number of prototypes.

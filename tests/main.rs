@@ -1,8 +1,10 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
 
+mod cli;
 mod data;
 mod emulator;
 mod ops;
 mod parity;
 mod step_gradient;
+mod structure;
 mod support;

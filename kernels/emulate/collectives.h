@@ -6,20 +6,20 @@ namespace GLMAE_NS {
 
 enum WarpOp : uint32_t { WARP_SYNC, WARP_SHUFFLE, WARP_VOTE, WARP_MMA, WARP_LDMATRIX };
 
-inline void __syncthreads() { glmae_emu_barrier(0, 0, GLMAE_REDUCE_NONE, 0); }
-inline int __syncthreads_or(int p) { return int(glmae_emu_barrier(0, 0, GLMAE_REDUCE_OR, p != 0)); }
-inline int __syncthreads_and(int p) {
+__forceinline__ void __syncthreads() { glmae_emu_barrier(0, 0, GLMAE_REDUCE_NONE, 0); }
+__forceinline__ int __syncthreads_or(int p) { return int(glmae_emu_barrier(0, 0, GLMAE_REDUCE_OR, p != 0)); }
+__forceinline__ int __syncthreads_and(int p) {
     return int(glmae_emu_barrier(0, 0, GLMAE_REDUCE_AND, p != 0));
 }
-inline int __syncthreads_count(int p) {
+__forceinline__ int __syncthreads_count(int p) {
     return int(glmae_emu_barrier(0, 0, GLMAE_REDUCE_COUNT, p != 0));
 }
-inline void named_barrier_sync(int id, int threads) {
+__forceinline__ void named_barrier_sync(int id, int threads) {
     glmae_emu_barrier(uint32_t(id), uint32_t(threads), GLMAE_REDUCE_NONE, 0);
 }
 
 GLMAE_UNCHECKED void complete_sync(void* const*, uint32_t) {}
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
+__forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) {
     glmae_emu_warp(WARP_SYNC, mask, nullptr, complete_sync);
 }
 
@@ -38,7 +38,7 @@ GLMAE_UNCHECKED void complete_shuffle(void* const* payloads, uint32_t mask) {
     }
 }
 template <typename T>
-inline T shuffle(unsigned mask, T value, uint32_t source) {
+__forceinline__ T shuffle(unsigned mask, T value, uint32_t source) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 2, "2, 4 or 8 bytes");
     Shuffle s{0, 0, source, false};
     __builtin_memcpy(&s.value, &value, sizeof value);
@@ -47,29 +47,29 @@ inline T shuffle(unsigned mask, T value, uint32_t source) {
     __builtin_memcpy(&value, &s.result, sizeof value);
     return value;
 }
-inline uint32_t lane_id() {
+__forceinline__ uint32_t lane_id() {
     const GlmaeDim t = threadIdx, n = blockDim;
     return (t.x + n.x * (t.y + n.y * t.z)) % 32;
 }
 // A segment is `width` lanes; a source outside the lane's own segment means the lane itself.
 template <typename T>
-inline T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+__forceinline__ T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
     const uint32_t lane = lane_id();
     return shuffle(mask, value, (lane & ~uint32_t(width - 1)) | (uint32_t(source) & (width - 1)));
 }
 template <typename T>
-inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+__forceinline__ T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
     const uint32_t lane = lane_id(), source = lane ^ uint32_t(bits);
     // As the PTX ISA has it for .bfly: a source past the end of the segment means the lane itself.
     return shuffle(mask, value, source > (lane | uint32_t(width - 1)) ? lane : source);
 }
 template <typename T>
-inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+__forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
     const uint32_t lane = lane_id(), source = lane + delta;
     return shuffle(mask, value, source > (lane | uint32_t(width - 1)) ? lane : source);
 }
 template <typename T>
-inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+__forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
     const uint32_t lane = lane_id(), first = lane & ~uint32_t(width - 1);
     return shuffle(mask, value, lane < first + delta ? lane : lane - delta);
 }
@@ -84,13 +84,13 @@ GLMAE_UNCHECKED void complete_vote(void* const* payloads, uint32_t mask) {
     for (uint32_t lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) static_cast<Vote*>(payloads[lane])->ballot = ballot;
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+__forceinline__ unsigned __ballot_sync(unsigned mask, int predicate) {
     Vote v{predicate != 0, 0};
     glmae_emu_warp(WARP_VOTE, mask, &v, complete_vote);
     return v.ballot;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) {
+__forceinline__ int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+__forceinline__ int __all_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, predicate) == mask;
 }
 

@@ -1,4 +1,4 @@
-// GLMAE_KERNEL(name, max_threads): exports a kernel to the emulator as `<namespace>_info_<name>`, with
+// GLMAE_KERNEL(name, max_threads): exports a kernel to the emulator as `<build>_info_<name>`, with
 // a trampoline that unpacks the driver's argument slots, and the count, kinds and sizes it expects.
 #pragma once
 
@@ -43,8 +43,8 @@ struct Entry<Kernel, void (*)(A...)> {
 #define GLMAE_JOIN(a, b, c) GLMAE_JOIN_(a, b, c)
 #define GLMAE_KERNEL(kernel, threads)                                                      \
     extern "C" {                                                                           \
-    extern const GlmaeKernelInfo GLMAE_JOIN(GLMAE_NS, _info_, kernel);                     \
-    const GlmaeKernelInfo GLMAE_JOIN(GLMAE_NS, _info_, kernel) = {                         \
+    extern const GlmaeKernelInfo GLMAE_JOIN(GLMAE_BUILD, _info_, kernel);                     \
+    const GlmaeKernelInfo GLMAE_JOIN(GLMAE_BUILD, _info_, kernel) = {                         \
         #kernel,          &Entry<&kernel>::call, Entry<&kernel>::KINDS,                    \
         Entry<&kernel>::SIZES, Entry<&kernel>::COUNT, threads};                            \
     }

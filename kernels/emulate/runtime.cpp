@@ -82,6 +82,23 @@ void __tsan_read_range(void* at, uint64_t n) { access(at, n, GLMAE_ACCESS_READ, 
 void __tsan_write_range(void* at, uint64_t n) { access(at, n, GLMAE_ACCESS_WRITE, HERE); }
 void __tsan_vptr_update(void** at, void*) { access(at, 8, GLMAE_ACCESS_WRITE, HERE); }
 void __tsan_vptr_read(void** at) { access(at, 8, GLMAE_ACCESS_READ, HERE); }
+
+// clang calls these in place of the plain functions.
+void* __tsan_memcpy(void* to, const void* from, uint64_t n) {
+    access(from, n, GLMAE_ACCESS_READ, HERE);
+    access(to, n, GLMAE_ACCESS_WRITE, HERE);
+    return __builtin_memcpy(to, from, n);
+}
+void* __tsan_memmove(void* to, const void* from, uint64_t n) {
+    access(from, n, GLMAE_ACCESS_READ, HERE);
+    access(to, n, GLMAE_ACCESS_WRITE, HERE);
+    return __builtin_memmove(to, from, n);
+}
+void* __tsan_memset(void* to, int byte, uint64_t n) {
+    access(to, n, GLMAE_ACCESS_WRITE, HERE);
+    return __builtin_memset(to, byte, n);
+}
+
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit(void) {}
 void __tsan_init(void) {}

@@ -1,8 +1,8 @@
 // The prelude under the host compiler: CUDA's names with the meaning the emulator gives them.
 //
-// Everything, types and inline functions included, lives in the namespace of the build
-// (`glmae_checked` or `glmae_plain`): the linker folds equal inline functions, and must never fold an
-// instrumented one with one that is not.
+// Everything, types and inline functions included, lives in the namespace of the build and the file
+// (`glmae_checked_layer_norm`): the linker folds inline functions of equal names, and must never fold
+// an instrumented one with one that is not, nor helpers of two kernel files.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -11,13 +11,14 @@
 #include "runtime.h"
 
 #ifndef GLMAE_NS
-#error "compile with -DGLMAE_NS=glmae_checked or glmae_plain"
+#error "build.rs says how to compile this: -DGLMAE_BUILD=glmae_plain -DGLMAE_NS=glmae_plain_<file>"
 #endif
 
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
+// Always, so that the emulator sees calls come from the kernel's own line.
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static const

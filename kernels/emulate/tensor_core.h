@@ -35,7 +35,7 @@ GLMAE_UNCHECKED void complete_mma(void* const* payloads, uint32_t) {
         }
     }
 }
-inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+__forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               const float (&c)[4]) {
     Mma f{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {c[0], c[1], c[2], c[3]}};
     glmae_emu_warp(WARP_MMA, 0xffffffffu, &f, complete_mma);
@@ -63,7 +63,7 @@ GLMAE_UNCHECKED void complete_ldmatrix(void* const* payloads, uint32_t) {
     }
 }
 template <int MATRICES>
-inline void ldmatrix(uint32_t (&r)[MATRICES], const void* row, bool transposed) {
+__forceinline__ void ldmatrix(uint32_t (&r)[MATRICES], const void* row, bool transposed) {
     if (int(lane_id()) < MATRICES * 8) {
         if (reinterpret_cast<uintptr_t>(row) % 16) glmae_emu_fault(GLMAE_FAULT_MISALIGNED);
         glmae_emu_access(row, 16, GLMAE_ACCESS_READ);
@@ -72,19 +72,19 @@ inline void ldmatrix(uint32_t (&r)[MATRICES], const void* row, bool transposed) 
     glmae_emu_warp(WARP_LDMATRIX + MATRICES * 2 + transposed, 0xffffffffu, &l, complete_ldmatrix);
     for (int i = 0; i < MATRICES; ++i) r[i] = l.r[i];
 }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, false); }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, true); }
-inline void ldmatrix_x2(uint32_t (&r)[2], const void* row) { ldmatrix<2>(r, row, false); }
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) { ldmatrix<2>(r, row, true); }
+__forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, false); }
+__forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { ldmatrix<4>(r, row, true); }
+__forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* row) { ldmatrix<2>(r, row, false); }
+__forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) { ldmatrix<2>(r, row, true); }
 
-inline void cp_async_16(void* to, const void* from, uint32_t valid = 16) {
+__forceinline__ void cp_async_16(void* to, const void* from, uint32_t valid = 16) {
     if (reinterpret_cast<uintptr_t>(to) % 16 || (valid && reinterpret_cast<uintptr_t>(from) % 16))
         glmae_emu_fault(GLMAE_FAULT_MISALIGNED);
     glmae_emu_copy(to, from, 16, valid);
 }
-inline void cp_async_commit() { glmae_emu_copy_commit(); }
+__forceinline__ void cp_async_commit() { glmae_emu_copy_commit(); }
 template <int Pending>
-inline void cp_async_wait() {
+__forceinline__ void cp_async_wait() {
     glmae_emu_copy_wait(Pending);
 }
 

@@ -21,6 +21,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// One load or store of a whole vector (float4, uint4, ...), which must be aligned to its size.
+template <typename T>
+__device__ __forceinline__ T load_whole(const T* p) {
+    return *p;
+}
+template <typename T>
+__device__ __forceinline__ void store_whole(T* p, T v) {
+    *p = v;
+}
+
 // d = a * b + c for one 16x8x16 tile; fragments as the PTX ISA lays out mma.m16n8k16 (.row.col).
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
                                                   const uint32_t (&b)[2], const float (&c)[4]) {

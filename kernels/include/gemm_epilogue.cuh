@@ -40,22 +40,21 @@ __device__ __forceinline__ void store_columns(T* p, int64_t at, const float (&v)
     }
 }
 
-// y = activation(sums * scale + bias) + residual; each part may be absent (null pointer).
+// y = activation(sums + bias) + residual; each part may be absent (null pointer).
 template <typename T>
 struct ForwardEpilogue {
     static constexpr int COLUMNS = Vec<T>::N;
     static constexpr bool ROW_SUMS = false;
     T* y;
     T* pre;              // the activation's input, for the backward pass
-    const float* scale;  // [n]
     const float* bias;   // [n]
     const T* residual;
     int m, n;
     bool applies_gelu, vectors;
 
-    __device__ __forceinline__ ForwardEpilogue(T* y, T* pre, const float* scale, const float* bias,
+    __device__ __forceinline__ ForwardEpilogue(T* y, T* pre, const float* bias,
                                                const T* residual, int m, int n, bool applies_gelu)
-        : y(y), pre(pre), scale(scale), bias(bias), residual(residual), m(m), n(n),
+        : y(y), pre(pre), bias(bias), residual(residual), m(m), n(n),
           applies_gelu(applies_gelu),
           vectors(n % COLUMNS == 0 && is_aligned_16(y) && is_aligned_16(pre) &&
                   is_aligned_16(residual)) {}
@@ -64,10 +63,6 @@ struct ForwardEpilogue {
         if (row >= m || column >= n) return;
         const int count = n - column;
         const int64_t at = static_cast<int64_t>(row) * n + column;
-        if (scale) {
-#pragma unroll
-            for (int i = 0; i < COLUMNS; ++i) v[i] *= i < count ? __ldg(scale + column + i) : 0.0f;
-        }
         if (bias) {
 #pragma unroll
             for (int i = 0; i < COLUMNS; ++i) v[i] += i < count ? __ldg(bias + column + i) : 0.0f;
@@ -156,6 +151,12 @@ struct WeightGradientEpilogue {
         }
         store_columns(dweight, at, v, count, vectors);
     }
+};
+
+// Parts of a sum that nobody adds row sums of: out [gridDim.y, m, n].
+struct PartialEpilogue : WeightGradientEpilogue {
+    static constexpr bool ROW_SUMS = false;
+    using WeightGradientEpilogue::WeightGradientEpilogue;
 };
 
 // out [count] (+)= partial[0] + partial[1] + ..., in that order, for the four neighbours from element

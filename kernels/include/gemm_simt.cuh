@@ -118,6 +118,13 @@ __device__ __forceinline__ void simt_mainloop(SimtAccumulators<Tile>& acc, const
         // One barrier per tile: whoever writes tile t + 2 here has seen all threads pass the barrier
         // of tile t + 1, after their reads of tile t.
         __syncthreads();
+        if constexpr (ROW_SUMS) {
+            if (wants_sums && threadIdx.x < Tile::M) {
+#pragma unroll 4
+                for (int k = 0; k < Tile::K; ++k)
+                    acc.row_sum += stage[k * Tile::A_STRIDE + threadIdx.x];
+            }
+        }
         if (t + 1 < tiles) {
             a.fetch(next_a, k_begin + (t + 1) * Tile::K, k_end);
             b.fetch(next_b, k_begin + (t + 1) * Tile::K, k_end);
@@ -131,13 +138,6 @@ __device__ __forceinline__ void simt_mainloop(SimtAccumulators<Tile>& acc, const
             for (int i = 0; i < T; ++i) {
 #pragma unroll
                 for (int j = 0; j < T; ++j) acc.c[i][j] = fmaf(fa[i], fb[j], acc.c[i][j]);
-            }
-        }
-        if constexpr (ROW_SUMS) {
-            if (wants_sums && threadIdx.x < Tile::M) {
-#pragma unroll
-                for (int k = 0; k < Tile::K; ++k)
-                    acc.row_sum += stage[k * Tile::A_STRIDE + threadIdx.x];
             }
         }
     }

@@ -13,8 +13,8 @@
 //
 // Plain CUDA C++ goes through unchanged: threadIdx, __shared__, __syncthreads, shuffles, votes,
 // integer atomics, bfloat16, vector types. What has no C++ form is behind a wrapper with a device and
-// an emulated body of the same meaning: GLMAE_DYNAMIC_SHARED, mma_m16n8k16_bf16, ldmatrix_*,
-// cp_async_*, named_barrier_sync. Do not call std:: functions or memcpy in kernels.
+// an emulated body of the same meaning: GLMAE_DYNAMIC_SHARED, load_whole, mma_m16n8k16_bf16,
+// ldmatrix_*, cp_async_*, named_barrier_sync. Do not call std:: functions or memcpy in kernels.
 #pragma once
 #include "abi.h"
 

@@ -61,7 +61,7 @@ struct Vec<bf16> {
 // Element `i` counts elements of T, not vectors.
 template <typename T>
 __device__ __forceinline__ Vec<T> load_vec(const T* p, int64_t i) {
-    return {*reinterpret_cast<const uint4*>(p + i)};
+    return {load_whole(reinterpret_cast<const uint4*>(p + i))};
 }
 // For data this kernel reads once: does not displace what others keep in the cache.
 template <typename T>
@@ -70,7 +70,7 @@ __device__ __forceinline__ Vec<T> load_vec_streaming(const T* p, int64_t i) {
 }
 template <typename T>
 __device__ __forceinline__ void store_vec(T* p, int64_t i, const Vec<T>& v) {
-    *reinterpret_cast<uint4*>(p + i) = v.raw;
+    store_whole(reinterpret_cast<uint4*>(p + i), v.raw);
 }
 template <typename T>
 __device__ __forceinline__ void store_vec_streaming(T* p, int64_t i, const Vec<T>& v) {

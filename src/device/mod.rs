@@ -2,6 +2,8 @@
 
 pub mod abi;
 mod call;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dtype;
 pub mod emulated;
 pub mod launch;
@@ -27,24 +29,55 @@ pub enum Device {
     Cpu,
     /// The CUDA kernels, executed on the host.
     Emulated(Arc<Emulated>),
+    /// The CUDA kernels on a GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<cuda::Cuda>),
 }
 
 impl Device {
-    /// Parses `auto`, `cpu`, `emulated`, ... as given on the command line. `auto` picks the best
-    /// there is.
+    /// Parses `auto`, `cpu`, `emulated`, `cuda:0`, ... as given on the command line. `auto` picks
+    /// the best there is.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
-            "auto" | "cpu" => Ok(Self::Cpu),
+            "auto" => Self::best(),
+            "cpu" => Ok(Self::Cpu),
             "emulated" => Ok(Self::emulated(Mode::Plain, Schedule::Ascending)),
             "emulated-checked" => Ok(Self::emulated(Mode::Checked, Schedule::Ascending)),
-            other if other.starts_with("cuda") => Err(Error::Unsupported(format!(
-                "device '{other}': this binary has no CUDA runtime; use --device cpu, or \
-                 --device emulated to execute the kernels on the host"
-            ))),
-            other => Err(Error::Config(format!(
-                "unknown device '{other}'; known: auto, cpu, emulated, emulated-checked"
-            ))),
+            other => match other.strip_prefix("cuda").map(|n| n.strip_prefix(':').unwrap_or(n)) {
+                Some(n) => Self::cuda(if n.is_empty() { Some(0) } else { n.parse().ok() }, other),
+                None => Err(unknown(other)),
+            },
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn best() -> Result<Self> {
+        if cuda::count() > 0 {
+            Ok(Self::Cuda(Arc::new(cuda::Cuda::new(0)?)))
+        } else {
+            Ok(Self::Cpu)
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn best() -> Result<Self> {
+        Ok(Self::Cpu)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(ordinal: Option<usize>, text: &str) -> Result<Self> {
+        let ordinal = ordinal.ok_or_else(|| unknown(text))?;
+        Ok(Self::Cuda(Arc::new(cuda::Cuda::new(ordinal)?)))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(ordinal: Option<usize>, text: &str) -> Result<Self> {
+        ordinal.ok_or_else(|| unknown(text))?;
+        Err(Error::Unsupported(format!(
+            "device '{text}': this binary was built without the feature 'cuda'; build with \
+             --features cuda, or use --device cpu, or --device emulated to execute the kernels on \
+             the host"
+        )))
     }
 
     /// An emulated device; see [`emulated`].
@@ -57,6 +90,8 @@ impl Device {
         match self {
             Self::Cpu => "cpu".into(),
             Self::Emulated(_) => "emulated".into(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => format!("cuda ({})", cuda.name()),
         }
     }
 
@@ -70,6 +105,13 @@ impl Device {
                 }
                 emulated.launch(name, config, args)
             }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => {
+                if config.shared_bytes > 48 << 10 {
+                    cuda.allow_shared(name, config.shared_bytes)?;
+                }
+                cuda.launch(name, config, args)
+            }
         }
     }
 
@@ -77,6 +119,8 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("upload to the CPU".into())),
             Self::Emulated(emulated) => emulated.upload(to, bytes),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.upload(to, bytes),
         }
     }
 
@@ -84,6 +128,8 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("download from the CPU".into())),
             Self::Emulated(emulated) => emulated.download(from, bytes),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.download(from, bytes),
         }
     }
 
@@ -91,6 +137,8 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("device copy on the CPU".into())),
             Self::Emulated(emulated) => emulated.copy(to, from, bytes),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.copy(to, from, bytes),
         }
     }
 
@@ -98,8 +146,16 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("device fill on the CPU".into())),
             Self::Emulated(emulated) => emulated.fill(to, 0, bytes),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.fill(to, 0, bytes),
         }
     }
+}
+
+fn unknown(text: &str) -> Error {
+    Error::Config(format!(
+        "unknown device '{text}'; known: auto, cpu, emulated, emulated-checked, cuda, cuda:N"
+    ))
 }
 
 impl PartialEq for Device {
@@ -107,6 +163,8 @@ impl PartialEq for Device {
         match (self, other) {
             (Self::Cpu, Self::Cpu) => true,
             (Self::Emulated(a), Self::Emulated(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(a), Self::Cuda(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

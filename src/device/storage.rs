@@ -25,6 +25,11 @@ impl Storage {
                 let ptr = emulated.alloc(bytes.max(1), "tensor")?;
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
             }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
+                let ptr = cuda.alloc(bytes.max(1), "tensor")?;
+                Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
+            }
         }
     }
 }
@@ -34,6 +39,8 @@ impl Drop for DeviceMemory {
         let freed = match &self.device {
             Device::Cpu => Ok(()),
             Device::Emulated(emulated) => emulated.free(self.ptr),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => cuda.free(self.ptr),
         };
         if let Err(error) = freed {
             // A destructor cannot fail; the emulator reports writes outside of an allocation here.

@@ -39,8 +39,8 @@ impl StepPlan {
         // With one decoder all views go through it; with two, each kind through its own.
         let globals = shape.count(ViewKind::Global);
         let parts = match nets.decoders.len() {
-            1 => vec![0..views.len()],
-            _ => vec![0..globals, globals..views.len()],
+            1 => Vec::from([0..views.len()]),
+            _ => Vec::from([0..globals, globals..views.len()]),
         };
         let decode = parts
             .into_iter()

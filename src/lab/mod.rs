@@ -1,6 +1,7 @@
 //! Floor 6: what measures the engine. Parity with reference cases, checks and benchmarks of ops,
 //! the timing of whole steps.
 
+pub mod bench_step;
 pub mod case;
 pub mod opcheck;
 pub mod verify;

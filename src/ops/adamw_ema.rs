@@ -6,8 +6,7 @@
 //! teacher <- mu teacher + (1 - mu) p
 //! ```
 
-use rayon::prelude::*;
-
+use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
 use crate::device::{Real, Tensor, with_real};
 use crate::nn::params::ParamLayout;
@@ -93,44 +92,41 @@ pub fn adamw_ema(settings: &AdamW, segments: &[Segment], buffers: Buffers<'_>) -
         for s in segments.iter().filter(|s| s.update > 0) {
             let range = s.offset..s.offset + s.len;
             let (p, g) = (&mut params[range.clone()], &grads[range.clone()]);
-            adamw::<T>(settings, s, p, g, &mut m[range.clone()], &mut v[range]);
+            T::adamw(settings, s, p, g, &mut m[range.clone()], &mut v[range]);
         }
         if let Some(teacher) = buffers.teacher {
             let teacher = teacher.host_mut::<T>()?;
             let Some(student) = params.get(..teacher.len()) else {
                 return Err(Error::shape(OP, "a teacher no larger than its student", "a larger one"));
             };
-            let (mu, rest) = (T::of(settings.ema), T::of(1.0 - settings.ema));
-            teacher.par_chunks_mut(1 << 16).zip(student.par_chunks(1 << 16)).for_each(|(t, s)| {
-                for (t, &s) in t.iter_mut().zip(s) {
-                    *t = mu * *t + rest * s;
-                }
-            });
+            T::ema(teacher, student, settings.ema);
         }
         Ok(())
     })
 }
 
-fn adamw<T: Real>(a: &AdamW, s: &Segment, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
-    let exponent = s.update.min(i32::MAX as u64) as i32;
-    let step_size = T::of(a.lr / (1.0 - a.beta1.powi(exponent)));
-    let root = T::of(1.0 / (1.0 - a.beta2.powi(exponent)).sqrt());
+/// Reference update of one segment.
+pub(super) fn reference<T: Real>(
+    a: &AdamW,
+    s: &Segment,
+    p: &mut [T],
+    g: &[T],
+    m: &mut [T],
+    v: &mut [T],
+) {
+    let correction = |beta: f64| 1.0 - libm::pow(beta, s.update as f64);
+    let step_size = T::of(a.lr / correction(a.beta1));
+    let root = T::of(1.0 / correction(a.beta2).sqrt());
     let keep = T::of(if s.decays { 1.0 - a.lr * a.weight_decay } else { 1.0 });
     let (b1, c1) = (T::of(a.beta1), T::of(1.0 - a.beta1));
     let (b2, c2) = (T::of(a.beta2), T::of(1.0 - a.beta2));
     let (eps, scale) = (T::of(a.eps), T::of(a.grad_scale));
-    let chunk = 1 << 14;
-    p.par_chunks_mut(chunk)
-        .zip(g.par_chunks(chunk))
-        .zip(m.par_chunks_mut(chunk).zip(v.par_chunks_mut(chunk)))
-        .for_each(|((p, g), (m, v))| {
-            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * scale;
-                *m = b1 * *m + c1 * g;
-                *v = b2 * *v + c2 * g * g;
-                *p = *p * keep - step_size * (*m / (v.sqrt() * root + eps));
-            }
-        });
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+        let g = g * scale;
+        *m = b1 * *m + c1 * g;
+        *v = b2 * *v + c2 * g * g;
+        *p = *p * keep - step_size * (*m / (v.sqrt() * root + eps));
+    }
 }
 
 /// The op in the registry. Dims of a case: elements of a decayed and of a plain segment, update.

@@ -24,7 +24,14 @@ pub(super) struct Tile {
     rate: f64,
 }
 
-const fn mma(m: usize, n: usize, threads: u32, per_sm: usize, rate: f64, name: &'static str) -> Tile {
+const fn mma(
+    m: usize,
+    n: usize,
+    threads: u32,
+    per_sm: usize,
+    rate: f64,
+    name: &'static str,
+) -> Tile {
     let shared_bytes = (4 * (m + n) * 32 * 2) as u32;
     Tile { variant: name, m, n, k: 32, threads, shared_bytes, per_sm, rate }
 }
@@ -35,15 +42,15 @@ const fn simt(m: usize, n: usize, per_sm: usize, rate: f64, name: &'static str) 
 }
 
 /// The tensor-core tiles, for bf16.
-const MMA: [Tile; 3] = [
+static MMA: [Tile; 3] = [
     mma(128, 192, 256, 1, 1.0, "128x192"),
     mma(128, 128, 128, 2, 1.0, "128x128"),
     mma(64, 64, 128, 4, 0.6, "64x64"),
 ];
-const MMA_ANY: Tile = mma(64, 64, 128, 4, 0.2, "any");
+static MMA_ANY: Tile = mma(64, 64, 128, 4, 0.2, "any");
 /// The f32 tiles.
-const SIMT: [Tile; 2] = [simt(128, 128, 2, 1.0, "128x128"), simt(64, 64, 4, 0.7, "64x64")];
-const SIMT_ANY: Tile = simt(64, 64, 4, 0.5, "any");
+static SIMT: [Tile; 2] = [simt(128, 128, 2, 1.0, "128x128"), simt(64, 64, 4, 0.7, "64x64")];
+static SIMT_ANY: Tile = simt(64, 64, 4, 0.5, "any");
 
 /// A product `[m, k] x [k, n]`, cut into blocks.
 #[derive(Clone, Copy, Debug)]
@@ -66,27 +73,33 @@ const MADS_PER_LAUNCH: f64 = 9e6;
 
 /// Chooses among the tiles of `dtype`. `vectors`: both operands allow 16-byte loads.
 /// `may_split`: the caller can add up parts.
-pub(super) fn plan(
-    dtype: DType,
-    [m, n, k]: [usize; 3],
-    vectors: bool,
-    may_split: bool,
-) -> Plan {
-    let tiles: &[Tile] = match (dtype, vectors) {
+pub(super) fn plan(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
+    choose(tiles(dtype, vectors), size, may_split)
+}
+
+/// As [`plan`], for ops that have the smallest tile only.
+pub(super) fn plan_small(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
+    let tiles = tiles(dtype, vectors);
+    choose(&tiles[tiles.len() - 1..], size, may_split)
+}
+
+fn tiles(dtype: DType, vectors: bool) -> &'static [Tile] {
+    match (dtype, vectors) {
         (DType::Bf16, true) => &MMA,
         (DType::Bf16, false) => std::slice::from_ref(&MMA_ANY),
         (_, true) => &SIMT,
         (_, false) => std::slice::from_ref(&SIMT_ANY),
-    };
+    }
+}
+
+fn choose(tiles: &[Tile], [m, n, k]: [usize; 3], may_split: bool) -> Plan {
+    let most = if may_split { (k / 256).clamp(1, 128) } else { 1 };
     let mut best = Plan::new(tiles[0], [m, n, k], 1);
-    let mut least = f64::INFINITY;
     for &tile in tiles {
-        let most = if may_split { (k / 256).clamp(1, 64) } else { 1 };
         for parts in 1..=most {
             let plan = Plan::new(tile, [m, n, k], parts);
-            let time = plan.time([m, n]);
-            if time < least {
-                (best, least) = (plan, time);
+            if plan.time([m, n]) < best.time([m, n]) {
+                best = plan;
             }
         }
     }
@@ -147,7 +160,9 @@ pub(super) fn size(op: &'static str, n: usize) -> Result<i32> {
 
 /// Whether matrices with `columns` columns allow 16-byte loads of every line.
 pub(super) fn vectors(operands: &[(&Tensor, usize)]) -> bool {
-    operands.iter().all(|(t, columns)| (columns * t.dtype().size()).is_multiple_of(16) && t.is_aligned(16))
+    operands
+        .iter()
+        .all(|(t, columns)| (columns * t.dtype().size()).is_multiple_of(16) && t.is_aligned(16))
 }
 
 #[cfg(test)]

@@ -1,43 +1,35 @@
 //! Where the CPU device chooses between an op's plain reference and its fast path.
 //!
-//! f64 always runs the reference: it is the oracle. f32 runs the fast path where one exists, and
-//! the tests of the registry compare the two.
+//! f64 always runs the reference: it is the oracle. f32 runs the fast path ([`super::cpu`]) where one
+//! exists, and the tests of the registry compare the two.
 
-use super::{attention, layer_norm, linear};
+use super::cpu;
+use super::cpu::gemm::{Epilogue, MatRef, gemm};
+use super::{adamw_ema, attention, layer_norm, linear};
+use crate::Result;
 use crate::device::Real;
+
+/// What follows the product of a linear layer on the CPU.
+#[derive(Default)]
+pub struct After<'a, T> {
+    pub bias: Option<&'a [T]>,
+    /// Saves the pre-activation here and goes on with its GELU.
+    pub gelu: Option<&'a mut [T]>,
+    pub residual: Option<&'a [T]>,
+}
 
 /// The arithmetic of a CPU device, with the loops that are worth more than plain code.
 pub trait Kernels: Real {
-    /// `c = alpha a b + beta c`, `a` of m x k, `b` of k x n with any strides, `c` of m x n with
-    /// rows of stride `c_rs`. With `beta` = 0, `c` is not read.
-    #[allow(clippy::too_many_arguments)] // the argument list of every GEMM since 1979
+    /// `c = a b` or `c += a b`, then `after`; `c` is row-major without gaps.
     fn gemm(
-        [m, n, k]: [usize; 3],
-        alpha: Self,
-        a: &[Self],
-        [a_rs, a_cs]: [usize; 2],
-        b: &[Self],
-        [b_rs, b_cs]: [usize; 2],
-        beta: Self,
+        a: MatRef<'_, Self>,
+        b: MatRef<'_, Self>,
+        accumulate: bool,
         c: &mut [Self],
-        c_rs: usize,
-    ) {
-        for i in 0..m {
-            for j in 0..n {
-                let mut sum = Self::default();
-                for l in 0..k {
-                    sum += a[i * a_rs + l * a_cs] * b[l * b_rs + j * b_cs];
-                }
-                let dst = &mut c[i * c_rs + j];
-                *dst =
-                    if beta == Self::default() { alpha * sum } else { alpha * sum + beta * *dst };
-            }
-        }
-    }
-
-    /// Exact GELU in place.
-    fn gelu(x: &mut [Self]) {
-        x.iter_mut().for_each(|x| *x = linear::gelu(*x));
+        after: After<'_, Self>,
+    ) -> Result<()> {
+        linear::reference(a, b, accumulate, c, after);
+        Ok(())
     }
 
     /// `dy <- dy gelu'(pre)` in place.
@@ -65,34 +57,33 @@ pub trait Kernels: Real {
         layer_norm::reference(y, mean, rstd, x, weight, bias, eps);
     }
 
-    /// Gradient of the layer norm's weight.
-    fn layer_norm_dweight(
-        dweight: &mut [Self],
-        dy: &[Self],
-        x: &[Self],
-        mean: &[Self],
-        rstd: &[Self],
-        accumulate: bool,
-    ) {
-        layer_norm::reference_dweight(dweight, dy, x, mean, rstd, accumulate);
-    }
-
-    /// Gradient of the layer norm's input.
-    fn layer_norm_dx(
+    /// Gradients of a layer norm's input, weight and bias; all three are overwritten.
+    #[allow(clippy::too_many_arguments)] // three outputs and what the formula needs
+    fn layer_norm_backward(
         dx: &mut [Self],
+        dweight: &mut [Self],
+        dbias: &mut [Self],
         dy: &[Self],
         x: &[Self],
         mean: &[Self],
         rstd: &[Self],
         weight: &[Self],
-        accumulate: bool,
     ) {
-        layer_norm::reference_dx(dx, dy, x, mean, rstd, weight, accumulate);
+        layer_norm::reference_dx(dx, dy, x, mean, rstd, weight);
+        layer_norm::reference_dweight(dweight, dy, x, mean, rstd);
+        linear::sum_rows(dbias, dy, false);
     }
 
     /// See [`attention`].
-    fn attention(out: &mut [Self], lse: &mut [Self], qkv: &[Self], cu: &[i32], heads: usize) {
-        attention::reference(out, lse, qkv, cu, heads);
+    fn attention(
+        out: &mut [Self],
+        lse: &mut [Self],
+        qkv: &[Self],
+        cu_seqlens: &[i32],
+        heads: usize,
+    ) -> Result<()> {
+        attention::reference(out, lse, qkv, cu_seqlens, heads);
+        Ok(())
     }
 
     /// Gradient of queries, keys and values.
@@ -102,12 +93,168 @@ pub trait Kernels: Real {
         qkv: &[Self],
         out: &[Self],
         lse: &[Self],
-        cu: &[i32],
+        cu_seqlens: &[i32],
         heads: usize,
+    ) -> Result<()> {
+        attention::reference_backward(dqkv, dout, qkv, out, lse, cu_seqlens, heads);
+        Ok(())
+    }
+
+    /// See [`adamw_ema`]; one segment.
+    fn adamw(
+        settings: &adamw_ema::AdamW,
+        segment: &adamw_ema::Segment,
+        p: &mut [Self],
+        g: &[Self],
+        m: &mut [Self],
+        v: &mut [Self],
     ) {
-        attention::reference_backward(dqkv, dout, qkv, out, lse, cu, heads);
+        adamw_ema::reference(settings, segment, p, g, m, v);
+    }
+
+    /// `teacher <- momentum teacher + (1 - momentum) student`.
+    fn ema(teacher: &mut [Self], student: &[Self], momentum: f64) {
+        let (mu, rest) = (Self::of(momentum), Self::of(1.0 - momentum));
+        for (t, &s) in teacher.iter_mut().zip(student) {
+            *t = mu * *t + rest * s;
+        }
     }
 }
 
 impl Kernels for f64 {}
-impl Kernels for f32 {}
+
+/// Elements per task of the elementwise loops.
+const BLOCK: usize = 1 << 14;
+
+impl Kernels for f32 {
+    fn gemm(
+        a: MatRef<'_, f32>,
+        b: MatRef<'_, f32>,
+        accumulate: bool,
+        c: &mut [f32],
+        after: After<'_, f32>,
+    ) -> Result<()> {
+        let columns = b.cols();
+        let epilogue = Epilogue {
+            bias: after.bias,
+            gelu: after.gelu,
+            residual: after.residual,
+            ..Epilogue::default()
+        };
+        gemm(1.0, a, b, f32::from(accumulate), c, columns, epilogue)
+    }
+
+    fn gelu_backward(dy: &mut [f32], pre: &[f32]) {
+        use rayon::prelude::*;
+        dy.par_chunks_mut(BLOCK)
+            .zip(pre.par_chunks(BLOCK))
+            .for_each(|(dy, pre)| cpu::math::gelu_backward(dy, pre));
+    }
+
+    fn sum_rows(out: &mut [f32], x: &[f32], accumulate: bool) {
+        cpu::reduce::column_sums(out, x, accumulate);
+    }
+
+    fn layer_norm(
+        y: &mut [f32],
+        mean: &mut [f32],
+        rstd: &mut [f32],
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        eps: f32,
+    ) {
+        let (rows, c) = (mean.len(), weight.len());
+        cpu::norm::layer_norm_fwd(y, mean, rstd, x, weight, bias, rows, c, eps);
+    }
+
+    fn layer_norm_backward(
+        dx: &mut [f32],
+        dweight: &mut [f32],
+        dbias: &mut [f32],
+        dy: &[f32],
+        x: &[f32],
+        mean: &[f32],
+        rstd: &[f32],
+        weight: &[f32],
+    ) {
+        let (rows, c) = (mean.len(), weight.len());
+        cpu::norm::layer_norm_bwd(dx, dweight, dbias, dy, x, mean, rstd, weight, rows, c, false);
+    }
+
+    fn attention(
+        out: &mut [f32],
+        lse: &mut [f32],
+        qkv: &[f32],
+        cu_seqlens: &[i32],
+        heads: usize,
+    ) -> Result<()> {
+        if !cpu::attention::is_supported() {
+            attention::reference(out, lse, qkv, cu_seqlens, heads);
+            return Ok(());
+        }
+        let head_dim = out.len() / lse.len().max(1);
+        cpu::attention::forward(out, lse, qkv, shape(cu_seqlens, heads, head_dim))
+    }
+
+    fn attention_backward(
+        dqkv: &mut [f32],
+        dout: &[f32],
+        qkv: &[f32],
+        out: &[f32],
+        lse: &[f32],
+        cu_seqlens: &[i32],
+        heads: usize,
+    ) -> Result<()> {
+        if !cpu::attention::is_supported() {
+            attention::reference_backward(dqkv, dout, qkv, out, lse, cu_seqlens, heads);
+            return Ok(());
+        }
+        let head_dim = out.len() / lse.len().max(1);
+        cpu::attention::backward(dqkv, dout, qkv, out, lse, shape(cu_seqlens, heads, head_dim))
+    }
+
+    fn adamw(
+        settings: &adamw_ema::AdamW,
+        segment: &adamw_ema::Segment,
+        p: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+    ) {
+        let scalars = cpu::optim::AdamW {
+            lr: settings.lr,
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            eps: settings.eps,
+            weight_decay: if segment.decays { settings.weight_decay } else { 0.0 },
+            step: segment.update,
+            grad_scale: settings.grad_scale,
+        };
+        cpu::optim::adamw(p, g, m, v, scalars);
+    }
+
+    fn ema(teacher: &mut [f32], student: &[f32], momentum: f64) {
+        cpu::optim::ema(teacher, student, momentum);
+    }
+}
+
+fn shape(cu_seqlens: &[i32], heads: usize, head_dim: usize) -> cpu::attention::Shape<'_> {
+    let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+    cpu::attention::Shape { cu_seqlens, heads, head_dim, scale }
+}
+
+/// Copies blocks of rows in parallel: `f(row, destination)` for every row of `out`.
+pub(super) fn for_each_row<T: Real>(
+    out: &mut [T],
+    width: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    use rayon::prelude::*;
+    let rows = (BLOCK / width.max(1)).max(1);
+    out.par_chunks_mut(rows * width.max(1)).enumerate().for_each(|(block, part)| {
+        for (i, row) in part.chunks_exact_mut(width.max(1)).enumerate() {
+            f(block * rows + i, row);
+        }
+    });
+}

@@ -78,16 +78,26 @@ impl Backward for LayerNormBwd {
             let (d, x) = (dy.host::<T>()?, self.x.value().host::<T>()?);
             let (mean, rstd) = (self.mean.host::<T>()?, self.rstd.host::<T>()?);
             let weight = self.weight.value.host::<T>()?;
-            if let Some((mut dw, mode)) = grads.param(&self.weight)? {
-                T::layer_norm_dweight(dw.host_mut()?, d, x, mean, rstd, mode.accumulates());
+            let mut dx = Tensor::empty(dy.device(), dy.dtype(), dy.shape())?;
+            let (mut dw, mut db) = (self.weight.value.duplicate()?, self.bias.value.duplicate()?);
+            T::layer_norm_backward(
+                dx.host_mut()?,
+                dw.host_mut()?,
+                db.host_mut()?,
+                d,
+                x,
+                mean,
+                rstd,
+                weight,
+            );
+            for (param, gradient) in [(&self.weight, dw), (&self.bias, db)] {
+                if let Some((mut slot, mode)) = grads.param(param)? {
+                    for (s, &g) in slot.host_mut::<T>()?.iter_mut().zip(gradient.host::<T>()?) {
+                        *s = if mode.accumulates() { *s + g } else { g };
+                    }
+                }
             }
-            if let Some((mut db, mode)) = grads.param(&self.bias)? {
-                T::sum_rows(db.host_mut()?, d, mode.accumulates());
-            }
-            if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-                T::layer_norm_dx(dx.host_mut()?, d, x, mean, rstd, weight, mode.accumulates());
-            }
-            Ok(())
+            grads.add(&self.x, dx)
         })
     }
 }
@@ -145,9 +155,11 @@ impl LayerNormBwd {
 
 /// The backward's grid depends on the sizes alone: it fixes the order of the partial sums.
 fn bwd_launch(rows: usize, c: usize) -> LaunchConfig {
-    let warps = (48 * 1024 / (8 * c)).clamp(1, 8);
+    // Shared memory of a warp: two sums per column, columns rounded up to 256.
+    let bytes = 8 * c.next_multiple_of(256);
+    let warps = (48 * 1024 / bytes).clamp(1, 8);
     let blocks = rows.div_ceil(4 * warps).clamp(1, 264);
-    LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * 8 * c) as u32)
+    LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * bytes) as u32)
 }
 
 /// Reference forward; see [`Tape::layer_norm`].
@@ -179,19 +191,16 @@ fn remainder<T: Real>(row: &[T], mean: T) -> T {
     row.iter().map(|&x| x - mean).sum::<T>() / T::of(row.len() as f64)
 }
 
-/// `dweight[j] (+)= sum_r dy[r, j] (x[r, j] - mean[r]) rstd[r]`, rows in order.
+/// `dweight[j] = sum_r dy[r, j] (x[r, j] - mean[r]) rstd[r]`, rows in order.
 pub(super) fn reference_dweight<T: Real>(
     dweight: &mut [T],
     dy: &[T],
     x: &[T],
     mean: &[T],
     rstd: &[T],
-    accumulate: bool,
 ) {
     let c = dweight.len();
-    if !accumulate {
-        dweight.fill(T::default());
-    }
+    dweight.fill(T::default());
     for (r, (dy, x)) in dy.chunks_exact(c).zip(x.chunks_exact(c)).enumerate() {
         let rest = remainder(x, mean[r]);
         for j in 0..c {
@@ -200,7 +209,7 @@ pub(super) fn reference_dweight<T: Real>(
     }
 }
 
-/// `dx (+)= rstd (g - mean(g) - xhat mean(g xhat))` with `g = dy weight`.
+/// `dx = rstd (g - mean(g) - xhat mean(g xhat))` with `g = dy weight`.
 pub(super) fn reference_dx<T: Real>(
     dx: &mut [T],
     dy: &[T],
@@ -208,7 +217,6 @@ pub(super) fn reference_dx<T: Real>(
     mean: &[T],
     rstd: &[T],
     weight: &[T],
-    accumulate: bool,
 ) {
     let c = weight.len();
     let n = T::of(c as f64);
@@ -223,8 +231,7 @@ pub(super) fn reference_dx<T: Real>(
         }
         for j in 0..c {
             let xhat = (x[j] - mean[r] - rest) * rstd[r];
-            let d = rstd[r] * (dy[j] * weight[j] - sum_g / n - xhat * sum_gx / n);
-            dst[j] = if accumulate { dst[j] + d } else { d };
+            dst[j] = rstd[r] * (dy[j] * weight[j] - sum_g / n - xhat * sum_gx / n);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! target patch itself or, with `norm_pix`, `(t - mean(t)) / sqrt(var(t) + 1e-6)` with the unbiased
 //! variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
 
+use rayon::prelude::*;
+
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -85,26 +87,37 @@ fn reference<T: Real>(
 ) {
     let rows: usize = group_rows.iter().sum();
     let width = pred.len() / rows.max(1);
-    let n = T::of(width as f64);
+    let mut errors = vec![T::default(); rows];
     let mut first = 0;
     for (loss, &count) in losses.iter_mut().zip(group_rows) {
         let scale = T::of(2.0 / (width as f64 * count as f64));
-        let mut sum = T::default();
-        for r in first..first + count {
-            let (p, t) = (&pred[r * width..][..width], &target[r * width..][..width]);
-            let (mean, rstd) =
-                if norm_pix { patch_statistics(t) } else { (T::default(), T::of(1.0)) };
-            let mut error = T::default();
-            for ((g, &p), &t) in gradient[r * width..][..width].iter_mut().zip(p).zip(t) {
-                let difference = p - (t - mean) * rstd;
-                error += difference * difference;
-                *g = difference * scale;
-            }
-            sum += error / n;
-        }
+        let range = first * width..(first + count) * width;
+        gradient[range.clone()]
+            .par_chunks_exact_mut(width)
+            .zip(pred[range.clone()].par_chunks_exact(width))
+            .zip(target[range].par_chunks_exact(width))
+            .zip(&mut errors[first..first + count])
+            .for_each(|(((g, p), t), error)| *error = row(g, p, t, scale, norm_pix));
+        let sum: T = errors[first..first + count].iter().copied().sum();
         *loss = sum / T::of(count as f64);
         first += count;
     }
+}
+
+/// Mean square error of one row; its gradient, times `scale / 2`, into `g`.
+fn row<T: Real>(g: &mut [T], p: &[T], t: &[T], scale: T, norm_pix: bool) -> T {
+    let (mut mean, mut rest, mut rstd) = (T::default(), T::default(), T::of(1.0));
+    if norm_pix {
+        (mean, rstd) = patch_statistics(t);
+        rest = remainder(t, mean);
+    }
+    let mut error = T::default();
+    for ((g, &p), &t) in g.iter_mut().zip(p).zip(t) {
+        let difference = p - (t - mean - rest) * rstd;
+        error += difference * difference;
+        *g = difference * scale;
+    }
+    error / T::of(p.len() as f64)
 }
 
 /// Mean and `1 / sqrt(unbiased variance + 1e-6)` of a patch. A patch of one voxel has no unbiased
@@ -112,9 +125,15 @@ fn reference<T: Real>(
 pub fn patch_statistics<T: Real>(patch: &[T]) -> (T, T) {
     let n = patch.len() as f64;
     let mean = patch.iter().copied().sum::<T>() / T::of(n);
-    let squares = patch.iter().map(|&x| (x - mean) * (x - mean)).sum::<T>();
+    let rest = remainder(patch, mean);
+    let squares = patch.iter().map(|&x| (x - mean - rest) * (x - mean - rest)).sum::<T>();
     let var = squares / T::of((n - 1.0).max(1.0));
     (mean, T::of(1.0) / (var + T::of(1e-6)).sqrt())
+}
+
+/// What the rounded mean of a patch left over (see `layer_norm`).
+fn remainder<T: Real>(patch: &[T], mean: T) -> T {
+    patch.iter().map(|&x| x - mean).sum::<T>() / T::of(patch.len() as f64)
 }
 
 /// The op in the registry. Dims of a case: width, rows of group 0, of group 1, norm_pix.

@@ -6,6 +6,7 @@ pub mod accumulate;
 pub mod adamw_ema;
 pub mod attention;
 pub mod center_update;
+pub mod cpu;
 mod gemm;
 pub mod grad_norm;
 pub mod kernels;

@@ -2,9 +2,10 @@
 //! rows. Only the patches that are wanted are read: the visible ones for the student, all for the
 //! teacher, the masked ones as reconstruction targets.
 
+use super::kernels::for_each_row;
 use super::unpatchify;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Element, Tensor, with_real};
+use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -138,21 +139,21 @@ impl PatchPlan {
     }
 
     /// Reference: `rows[r, column] = voxels[...]`.
-    pub(super) fn gather<T: Element>(
+    pub(super) fn gather<T: Real>(
         &self,
         rows: &mut [T],
         voxels: &[T],
         order: VoxelOrder,
     ) -> Result<()> {
         let (table, width) = (self.table.host::<i64>()?, self.width());
-        for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+        for_each_row(rows, width, |r, row| {
             self.each(table, r, order, |column, voxel| row[column] = voxels[voxel]);
-        }
+        });
         Ok(())
     }
 
     /// Reference: `voxels[...] += rows[r, column]`, rows in order.
-    pub(super) fn scatter<T: Element + std::ops::AddAssign>(
+    pub(super) fn scatter<T: Real>(
         &self,
         voxels: &mut [T],
         rows: &[T],

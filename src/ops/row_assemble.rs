@@ -6,6 +6,7 @@
 //! patches) and the decoder input too (the token is the mask token, the rows are the encoder
 //! outputs put back in raster order).
 
+use super::kernels::for_each_row;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -94,14 +95,14 @@ impl<'a> Tape<'a> {
         let mut y = Tensor::empty(self.device(), dtype, &[plan.rows(), c])?;
         with_real!(OP, dtype, T => {
             let (x, token, table) = (x.value().host::<T>()?, token.value.host::<T>()?, table.host::<T>()?);
-            let rows = plan.source.host::<i32>()?.iter().zip(plan.position.host::<i32>()?);
-            for (y, (&source, &position)) in y.host_mut::<T>()?.chunks_exact_mut(c.max(1)).zip(rows) {
-                let row = if source < 0 { token } else { &x[source as usize * c..][..c] };
-                let position = &table[position as usize * c..][..c];
+            let (source, position) = (plan.source.host::<i32>()?, plan.position.host::<i32>()?);
+            for_each_row(y.host_mut::<T>()?, c, |i, y| {
+                let row = if source[i] < 0 { token } else { &x[source[i] as usize * c..][..c] };
+                let position = &table[position[i] as usize * c..][..c];
                 for ((y, &a), &b) in y.iter_mut().zip(row).zip(position) {
                     *y = a + b;
                 }
-            }
+            });
             Ok(())
         })?;
         Ok(self.record(OP, y, needs_grad(&[x], &[token]), || RowAssembleBwd {

@@ -1,6 +1,7 @@
 //! Row gather: `y[i] = x[index[i]]`. Takes the cls rows for the projection head and the masked
 //! rows for the pixel head.
 
+use super::kernels::for_each_row;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -54,9 +55,9 @@ impl<'a> Tape<'a> {
         let mut y = Tensor::empty(self.device(), dtype, &[plan.taken(), c])?;
         with_real!(OP, dtype, T => {
             let (x, index) = (x.value().host::<T>()?, plan.index.host::<i32>()?);
-            for (y, &i) in y.host_mut::<T>()?.chunks_exact_mut(c.max(1)).zip(index) {
-                y.copy_from_slice(&x[i as usize * c..][..c]);
-            }
+            for_each_row(y.host_mut::<T>()?, c, |i, y| {
+                y.copy_from_slice(&x[index[i] as usize * c..][..c]);
+            });
             Ok(())
         })?;
         let keeps = needs_grad(&[x], &[]);

@@ -170,17 +170,18 @@ fn reference<T: Real>(
         let s = &student[j * k..][..k];
         let grad = &mut gradient[j * k..][..k];
         let anchors = &teacher_rows[starts[j] as usize..starts[j + 1] as usize];
-        let max = s.iter().copied().reduce(T::max).unwrap_or_default() / tau_s;
-        let log_sum = max + s.iter().map(|&v| (v / tau_s - max).exp()).sum::<T>().ln();
+        // The maximum goes before the division: differences of near values are exact.
+        let max = s.iter().copied().reduce(T::max).unwrap_or_default();
+        let log_sum = s.iter().map(|&v| ((v - max) / tau_s).exp()).sum::<T>().ln();
         let count = T::of(anchors.len() as f64);
         for (g, &v) in grad.iter_mut().zip(s) {
-            *g = count * (v / tau_s - log_sum).exp();
+            *g = count * ((v - max) / tau_s - log_sum).exp();
         }
         for &i in anchors {
             let p = &p[i as usize * k..][..k];
             let mut loss = T::default();
             for ((g, &p), &v) in grad.iter_mut().zip(p).zip(s) {
-                loss -= p * (v / tau_s - log_sum);
+                loss -= p * ((v - max) / tau_s - log_sum);
                 *g -= p;
             }
             losses[group as usize] += loss * scale;
@@ -223,7 +224,7 @@ impl OpSpec for Spec {
         vec![
             Input::new("student", InputKind::Activation, &[students, k], normal(0, students)),
             Input::new("teacher", InputKind::Constant, &[teachers, k], normal(1, teachers)),
-            Input::new("center", InputKind::Constant, &[k], case.normal(2, k, 0.0, 0.1)),
+            Input::new("center", InputKind::Constant, &[k], case.normal(2, k, case.offset, 0.1)),
             Input::new("inv_tau", InputKind::Constant, &[1], vec![4.0]),
         ]
     }

@@ -1,5 +1,7 @@
-//! The emulated device: its reports, its primitives, and the worked example (layer norm).
+//! The emulated device: its reports, and its primitives.
 
+mod faults;
+mod primitives;
 
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
 use glmae::device::launch::DevicePtr;

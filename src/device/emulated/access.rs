@@ -1,8 +1,11 @@
 //! Where a checked kernel's load or store goes, and whether it may.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::shadow::{Byte, Flag, Stamp, Trouble, View};
 use super::symbols::SharedVariable;
+use crate::device::launch::{KERNELS, Kernel};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -32,6 +35,16 @@ impl SharedMap {
         Self { variables: variables.to_vec(), low, owner }
     }
 
+    /// Which of the variables a kernel may touch: its own, and those of helpers in its file. Those of
+    /// other kernels lie right beside them.
+    pub fn allowed(&self, kernel: &Kernel) -> Vec<bool> {
+        let namespace = format!("glmae_checked_{}", kernel.file);
+        let of_other = |v: &SharedVariable| {
+            v.function != kernel.name && KERNELS.iter().any(|k| k.name == v.function)
+        };
+        self.variables.iter().map(|v| v.namespace == namespace && !of_other(v)).collect()
+    }
+
     /// Bytes from the first variable to the end of the last.
     pub fn len(&self) -> usize {
         self.owner.len()
@@ -51,13 +64,16 @@ pub fn is_shared(block: &Block, address: u64) -> bool {
 }
 
 /// Checks and records an access of the running thread. Returns what is wrong with it.
-pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<String> {
+pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> Option<String> {
     if bytes == 0 {
         return None;
     }
     let verb = if access == Access::Read { "read" } else { "write" };
     // SAFETY: the reference ends before any switch.
     let state = unsafe { block.state() };
+    if access == Access::Write(Flag::Atomic) && !is_shared(block, at) {
+        block.launch.meet(at, block.number, &mut state.seen_blocks);
+    }
     let thread = state.current;
     let stamp = match access {
         Access::Read | Access::Write(Flag::Plain) => state.clocks.stamp(thread),
@@ -68,6 +84,8 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         first_block: block.launch.first_block,
         seen_warps: state.clocks.seen_warps(thread),
         seen_lanes: state.clocks.seen_lanes(thread),
+        seen_blocks: &state.seen_blocks,
+        site: pc.wrapping_sub(image().start) as u32,
     };
 
     // What other blocks did to the shared memory of this OS thread is history.
@@ -93,9 +111,12 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
     if let Some(offset) = shared.offset(block.anchor, at) {
         let owner = shared.owner[offset];
         let last = shared.owner.get(offset + bytes - 1);
-        let variable = (owner as usize).checked_sub(1).and_then(|i| shared.variables.get(i));
-        let Some(variable) = variable.filter(|_| last == Some(&owner)) else {
-            return Some(format!("{verb} of {bytes} bytes outside every __shared__ variable"));
+        let index = (owner as usize).wrapping_sub(1);
+        let allowed = block.launch.allowed.get(index) == Some(&true) && last == Some(&owner);
+        let Some(variable) = shared.variables.get(index).filter(|_| allowed) else {
+            return Some(format!(
+                "{verb} of {bytes} bytes outside every __shared__ variable of this kernel"
+            ));
         };
         let start = (variable.offset - shared.low) as usize;
         return record(&shared_view, &block.static_shadow[offset..offset + bytes], access, true)
@@ -113,7 +134,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
         return record(&view, &a.shadow[offset..offset + bytes], access, false)
             .map(|(i, t)| tell(block, t, verb, bytes, offset + i, &a.name));
     }
-    if is_constant(at) && access == Access::Read {
+    if access == Access::Read && image().contains(&at) {
         return None;
     }
     if size > 0 && at.wrapping_sub(block.dynamic.wrapping_sub(64)) < size as u64 + 128 {
@@ -121,7 +142,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access) -> Option<Str
             "{verb} of {bytes} bytes outside dynamic shared memory ({size} bytes)"
         ));
     }
-    Some(format!("{verb} of {bytes} bytes: {}", block.launch.map.describe(at + bytes as u64 - 1)))
+    Some(format!("{verb} of {bytes} bytes reaches {}", block.launch.map.describe(at, bytes)))
 }
 
 /// Offset of `[at, at + bytes)` within `[start, start + len)`, if it lies there as a whole.
@@ -136,14 +157,7 @@ fn within(at: u64, bytes: usize, start: u64, len: usize) -> Option<usize> {
 fn record(view: &View, shadow: &[Byte], access: Access, shared: bool) -> Option<(usize, Trouble)> {
     let note = |b: &Byte| match access {
         Access::Read => b.read(view, shared),
-        Access::Write(Flag::Atomic) => {
-            if b.is_written() {
-                b.write(view)
-            } else {
-                Some(Trouble::Unwritten)
-            }
-        }
-        Access::Write(_) => b.write(view),
+        Access::Write(_) => b.write(view, shared),
     };
     shadow.iter().enumerate().find_map(|(i, b)| Some((i, note(b)?)))
 }
@@ -163,9 +177,12 @@ fn tell(
         Trouble::Pending => {
             format!("{place}, where an asynchronous copy was not waited for")
         }
-        Trouble::Race(other, was_write) => {
-            let did = if was_write { "written" } else { "read" };
-            format!("data race: {place}, {did} by {} with no barrier between", who(block, other))
+        Trouble::Race(other) => {
+            let did = if other.was_write { "written" } else { "read" };
+            let site = image().start + u64::from(other.site);
+            let line = block.on_big_stack(|| block.launch.locate(site));
+            let who = who(block, other.stamp);
+            format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
         }
     }
 }
@@ -179,12 +196,12 @@ fn who(block: &Block, other: Stamp) -> String {
     format!("thread ({x}, {y}, {z}) of block ({bx}, {by}, {bz})")
 }
 
-/// Whether an address lies in this executable: constants of a kernel file do.
-fn is_constant(address: u64) -> bool {
+/// Where this executable lies in memory; constants of a kernel file are in it.
+fn image() -> Range<u64> {
     unsafe extern "C" {
         static __executable_start: u8;
         static _end: u8;
     }
     // Names of the linker; only their addresses are used.
-    (&raw const __executable_start as u64..&raw const _end as u64).contains(&address)
+    &raw const __executable_start as u64..&raw const _end as u64
 }

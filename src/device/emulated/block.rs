@@ -1,7 +1,7 @@
 //! One running block: its threads as fibres, resumed in turn on one OS thread until all have returned.
 
 use std::cell::{RefCell, UnsafeCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::c_void;
 
 use corosensei::stack::{DefaultStack, Stack as _};
@@ -83,6 +83,8 @@ pub struct State {
     pub barriers: [Barrier; BARRIERS],
     pub fault: Option<Fault>,
     pub clocks: Clocks,
+    /// Blocks ordered before this one by atomics.
+    pub seen_blocks: HashSet<u32>,
     /// Index of the allocation found last: the next access is likely to be in it.
     pub last_allocation: usize,
 }
@@ -91,7 +93,6 @@ pub struct State {
 /// and nobody holds a reference into `state` over a switch.
 pub struct Block<'a> {
     pub launch: &'a Launch<'a>,
-    pub index: [u32; 3],
     pub threads: u32,
     /// Number of this block among all that ever ran.
     pub number: u32,
@@ -187,7 +188,6 @@ pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
     let none = Collective { op: 0, mask: 0, payload: std::ptr::null_mut() };
     let block = Block {
         launch,
-        index,
         threads,
         number,
         anchor: this as u64,
@@ -210,6 +210,7 @@ pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
             barriers: Default::default(),
             fault: None,
             clocks: Clocks::new(number, threads),
+            seen_blocks: HashSet::new(),
             last_allocation: 0,
         }),
     };
@@ -303,8 +304,8 @@ fn schedule(
         }
     }
     for mut fibre in fibres.into_iter().flatten() {
-        // SAFETY: only C++ frames without destructors and the emulator's own frames, which own
-        // nothing at a suspension, are on the abandoned stack.
+        // SAFETY: only C++ frames without destructors and the emulator's own frames are on the
+        // abandoned stack; of the latter a fault may leak a few bytes, and nothing is borrowed.
         unsafe { fibre.force_reset() };
         stacks.push(fibre.into_stack());
     }

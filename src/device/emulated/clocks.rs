@@ -97,3 +97,76 @@ impl Clocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::shadow::{Byte, Trouble, View};
+    use super::Clocks;
+    use crate::rng::{Purpose, Rng};
+
+    const THREADS: u32 = 96;
+
+    /// Happens-before by the book: the accesses that each thread has seen, as a set.
+    struct Model {
+        seen: Vec<HashSet<u32>>,
+    }
+
+    impl Model {
+        fn sync(&mut self, threads: &[u32]) {
+            let all: HashSet<u32> =
+                threads.iter().flat_map(|&t| self.seen[t as usize].iter().copied()).collect();
+            for &t in threads {
+                self.seen[t as usize] = all.clone();
+            }
+        }
+    }
+
+    /// Random programs of accesses to one byte, barriers of some warps, and `__syncwarp`s of some
+    /// lanes: a write after a write is a race exactly when the model has no path between them.
+    #[test]
+    fn clocks_agree_with_happens_before() {
+        let (mut races, mut orders) = (0, 0);
+        for seed in 0..300 {
+            let mut rng = Rng::new(seed, Purpose::Test, 0, 0, 0);
+            let mut clocks = Clocks::new(2, THREADS);
+            let mut model = Model { seen: vec![HashSet::new(); THREADS as usize] };
+            let byte = Byte::default();
+            let mut last = None;
+            for access in 0..40 {
+                for _ in 0..rng.below(4) {
+                    if rng.below(2) == 0 {
+                        let warps: Vec<usize> = (0..3).filter(|_| rng.below(3) > 0).collect();
+                        let of = |w: &usize| *w as u32 * 32..*w as u32 * 32 + 32;
+                        model.sync(&warps.iter().flat_map(of).collect::<Vec<_>>());
+                        clocks.barrier(warps.iter().copied());
+                    } else {
+                        let (warp, mask) = (rng.below(3) as u32, rng.next_u32() | rng.next_u32());
+                        let lanes = (0..32).filter(|l| mask >> l & 1 == 1);
+                        model.sync(&lanes.map(|l| warp * 32 + l).collect::<Vec<_>>());
+                        clocks.sync_warp(warp as usize, mask);
+                    }
+                }
+                let thread = rng.below(THREADS.into()) as u32;
+                let view = View {
+                    stamp: clocks.stamp(thread),
+                    first_block: 2,
+                    seen_warps: clocks.seen_warps(thread),
+                    seen_lanes: clocks.seen_lanes(thread),
+                    seen_blocks: &HashSet::new(),
+                    site: 0,
+                };
+                let seen = &mut model.seen[thread as usize];
+                let race = last.is_some_and(|l| !seen.contains(&l));
+                seen.insert(access);
+                let found = matches!(byte.write(&view, false), Some(Trouble::Race(_)));
+                assert_eq!(found, race, "seed {seed}, access {access} of thread {thread}");
+                last = Some(access);
+                races += u32::from(race);
+                orders += u32::from(!race);
+            }
+        }
+        assert!(races > 1000 && orders > 1000, "{races} races, {orders} in order: one-sided test");
+    }
+}

@@ -96,27 +96,26 @@ impl Map {
         (address < found.end() + GUARD as u64).then_some(found)
     }
 
-    /// A name for an address that lies in no live allocation.
-    pub fn describe(&self, address: u64) -> String {
-        let holds = |a: &&Arc<Allocation>| address >= a.start && address < a.end();
+    /// What a range of at least one byte runs into that is not within one live allocation.
+    pub fn describe(&self, start: u64, len: usize) -> String {
+        const NEAR: u64 = 1 << 20;
+        let last = start.saturating_add(len as u64 - 1);
+        let holds = |a: &&Arc<Allocation>| last >= a.start && start < a.end();
         if let Some(freed) = self.freed.iter().find(holds) {
-            return format!("byte {} of '{}', which was freed", address - freed.start, freed.name);
+            let offset = start.saturating_sub(freed.start);
+            return format!("byte {offset} of '{}', which was freed", freed.name);
         }
-        let near = self.live.iter().min_by_key(|a| {
-            if address < a.start { a.start - address } else { address.saturating_sub(a.end()) }
-        });
-        match near {
-            Some(a) if address >= a.end() && address - a.end() < 1 << 20 => format!(
-                "{} bytes past the end of '{}' ({} bytes)",
-                address - a.end(),
-                a.name,
-                a.len
-            ),
-            Some(a) if address < a.start && a.start - address < 1 << 20 => {
-                format!("{} bytes before '{}' ({} bytes)", a.start - address, a.name, a.len)
+        let before = self.live.iter().rfind(|a| a.end() <= last && a.start <= start);
+        let after = self.live.iter().find(|a| start < a.start);
+        let past = before.map(|a| (last - a.end() + 1, a)).filter(|p| p.0 < NEAR);
+        let short = after.map(|a| (a.start - start, a)).filter(|s| s.0 < NEAR);
+        match (past, short) {
+            (Some((n, a)), s) if s.is_none_or(|s| n <= s.0) => {
+                format!("{n} bytes past the end of '{}' ({} bytes)", a.name, a.len)
             }
-            _ if address < 4096 => format!("the null pointer plus {address}"),
-            _ => format!("{address:#x}, in no allocation"),
+            (_, Some((n, a))) => format!("{n} bytes before '{}' ({} bytes)", a.name, a.len),
+            _ if start < 4096 => format!("the null pointer plus {start}"),
+            _ => format!("{start:#x}, in no allocation"),
         }
     }
 
@@ -126,10 +125,10 @@ impl Map {
             Some(a) if ptr.0 >= a.start && ptr.0 + len as u64 <= a.end() => {
                 Ok((a, (ptr.0 - a.start) as usize))
             }
-            _ => {
-                let last = ptr.0 + (len as u64).saturating_sub(1);
-                Err(Error::Device(format!("{op} of {len} bytes reaches {}", self.describe(last))))
-            }
+            _ => Err(Error::Device(format!(
+                "{op} of {len} bytes reaches {}",
+                self.describe(ptr.0, len.max(1))
+            ))),
         }
     }
 }
@@ -159,7 +158,7 @@ impl Memory {
         let at = map.live.binary_search_by_key(&ptr.0, |a| a.start).map_err(|_| {
             Error::Device(format!(
                 "free of {}: not the start of an allocation",
-                map.describe(ptr.0)
+                map.describe(ptr.0, 1)
             ))
         })?;
         let old = map.live.remove(at);

@@ -6,7 +6,8 @@
 //! thread, and two clocks of that thread: `warp` counts the block barriers its warp has passed, `lane`
 //! the `__syncwarp`s since. Whether a stamp comes before now is asked of the reader's [`View`].
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Packed as block (32 bits), flag (2), thread (10), warp clock (12), lane clock (8). 0: never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,10 @@ pub struct View<'a> {
     pub seen_warps: &'a [u32],
     /// Of every lane of the own warp, since the last barrier: likewise for the lane clock.
     pub seen_lanes: &'a [u32; 32],
+    /// Blocks that are ordered before this one by atomics on one address (the last-block pattern).
+    pub seen_blocks: &'a HashSet<u32>,
+    /// Where in the code this access is, for the message when a later one races with it.
+    pub site: u32,
 }
 
 impl View<'_> {
@@ -98,11 +103,12 @@ impl View<'_> {
 
     /// Whether this access and the earlier `other` are in a race.
     fn races(&self, other: Stamp) -> bool {
-        if other.block() == self.stamp.block() {
-            !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic)) && !self.precedes(other)
+        if self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic) {
+            false
+        } else if other.block() == self.stamp.block() {
+            !self.precedes(other)
         } else {
-            other.block() >= self.first_block
-                && !(self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic))
+            other.block() >= self.first_block && !self.seen_blocks.contains(&other.block())
         }
     }
 }
@@ -113,8 +119,15 @@ pub enum Trouble {
     Unwritten,
     /// The bytes are still on their way (`cp.async` without its wait).
     Pending,
-    /// The other access, and whether it was a write.
-    Race(Stamp, bool),
+    Race(Other),
+}
+
+/// The earlier access of a race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Other {
+    pub stamp: Stamp,
+    pub was_write: bool,
+    pub site: u32,
 }
 
 /// The shadow of one byte: its last writer, and its last two readers, of different warps where there
@@ -124,6 +137,9 @@ pub enum Trouble {
 pub struct Byte {
     write: AtomicU64,
     reads: [AtomicU64; 2],
+    /// Sites of the writer and the readers; only for messages.
+    write_site: AtomicU32,
+    read_sites: [AtomicU32; 2],
 }
 
 impl Byte {
@@ -131,11 +147,6 @@ impl Byte {
         self.write.store(writer.0, Relaxed);
         self.reads[0].store(0, Relaxed);
         self.reads[1].store(0, Relaxed);
-    }
-
-    /// Forgets that the byte was ever written.
-    pub fn clear(&self) {
-        self.set(Stamp(0));
     }
 
     pub fn is_written(&self) -> bool {
@@ -153,10 +164,13 @@ impl Byte {
         let now = view.stamp;
         let last = Stamp(self.reads[0].load(Relaxed));
         if last != now {
+            let site = self.read_sites[0].load(Relaxed);
+            self.read_sites[0].store(view.site, Relaxed);
             if last.block() != now.block() {
                 // Blocks run on different OS threads. Each publishes its own access before it
                 // looks for the others': at least one of two sees the other.
                 self.reads[0].swap(now.0, SeqCst);
+                self.read_sites[1].store(site, Relaxed);
                 self.reads[1]
                     .store(if last.block() >= view.first_block { last.0 } else { 0 }, SeqCst);
             } else {
@@ -167,6 +181,7 @@ impl Byte {
                         && second.block() == now.block()
                         && second.thread() / 32 != warp;
                 if !keep_second {
+                    self.read_sites[1].store(site, Relaxed);
                     self.reads[1].store(last.0, Relaxed);
                 }
                 self.reads[0].store(now.0, Relaxed);
@@ -179,26 +194,36 @@ impl Byte {
         if write.is(Flag::Pending) && write.block() == now.block() {
             return Some(Trouble::Pending);
         }
-        view.races(write).then_some(Trouble::Race(write, true))
+        view.races(write).then(|| {
+            let site = self.write_site.load(Relaxed);
+            Trouble::Race(Other { stamp: write, was_write: true, site })
+        })
     }
 
-    /// Records a write (an atomic counts as one).
+    /// Records a write, or an atomic, which also reads.
     #[inline]
-    pub fn write(&self, view: &View) -> Option<Trouble> {
+    pub fn write(&self, view: &View, shared: bool) -> Option<Trouble> {
         let now = view.stamp;
         let mut last = Stamp(self.write.load(Relaxed));
+        let site = self.write_site.load(Relaxed);
+        self.write_site.store(view.site, Relaxed);
         if last.block() == now.block() {
             self.write.store(now.0, Relaxed);
         } else {
             last = Stamp(self.write.swap(now.0, SeqCst));
         }
-        if last.0 != 0 && view.races(last) {
-            return Some(Trouble::Race(last, true));
+        let is_there = last.0 != 0 && !(shared && last.block() != now.block());
+        if now.is(Flag::Atomic) && !is_there {
+            return Some(Trouble::Unwritten);
         }
-        for read in &self.reads {
-            let read = Stamp(read.load(SeqCst));
-            if read.0 != 0 && view.races(read) {
-                return Some(Trouble::Race(read, false));
+        if last.0 != 0 && view.races(last) {
+            return Some(Trouble::Race(Other { stamp: last, was_write: true, site }));
+        }
+        for (read, site) in self.reads.iter().zip(&self.read_sites) {
+            let stamp = Stamp(read.load(SeqCst));
+            if stamp.0 != 0 && view.races(stamp) {
+                let site = site.load(Relaxed);
+                return Some(Trouble::Race(Other { stamp, was_write: false, site }));
             }
         }
         None
@@ -212,7 +237,7 @@ pub fn shadow(n: usize) -> Box<[Byte]> {
     if layout.size() == 0 {
         return Box::default();
     }
-    // SAFETY: `Byte` is three atomic integers, for which all zeros is a valid value; the layout is
+    // SAFETY: `Byte` is six atomic integers, for which all zeros is a valid value; the layout is
     // that of `[Byte; n]`, as `Box` will assume when it frees it.
     unsafe {
         let data = std::alloc::alloc_zeroed(layout).cast::<Byte>();

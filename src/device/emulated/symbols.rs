@@ -9,12 +9,15 @@ use object::{Object as _, ObjectSymbol as _, SymbolKind};
 
 use super::ffi;
 
-/// A `__shared__` variable: offset from this thread's anchor, bytes, and readable name.
+/// A `__shared__` variable: offset from this thread's anchor, bytes, own name, and the namespace and
+/// function it was declared in.
 #[derive(Clone, Debug)]
 pub struct SharedVariable {
     pub offset: i64,
     pub len: usize,
     pub name: String,
+    pub namespace: String,
+    pub function: String,
 }
 
 pub struct Symbols {
@@ -47,7 +50,7 @@ impl Symbols {
             } else if name == "glmae_emu_self" {
                 anchor = Some(symbol.address() as i64);
             } else if symbol.kind() == SymbolKind::Tls && name.contains("glmae_checked") {
-                found.push((symbol.address() as i64, symbol.size() as usize, readable(name)));
+                found.push((symbol.address() as i64, symbol.size() as usize, identifiers(name)));
             }
         }
         let anchor = anchor?;
@@ -55,10 +58,12 @@ impl Symbols {
         let mut seen = HashSet::new();
         found.retain(|&(at, ..)| seen.insert(at));
         found.sort();
-        let shared = found.into_iter().map(|(at, len, name)| SharedVariable {
+        let shared = found.into_iter().map(|(at, len, names)| SharedVariable {
             offset: at - anchor,
             len,
-            name,
+            name: names.last().cloned().unwrap_or_default(),
+            namespace: names.first().cloned().unwrap_or_default(),
+            function: names.get(1).cloned().unwrap_or_default(),
         });
         let bias = (ffi::glmae_emu_install as *const () as u64).wrapping_sub(function?);
         Some(Self { executable, bias, shared: shared.collect() })
@@ -82,35 +87,39 @@ impl Symbols {
         match lines.as_slice() {
             [] => None,
             [one] => Some(one.clone()),
-            [first, .., last] => Some(format!("{first} (inlined from {last})")),
+            [first, rest @ ..] => Some(format!("{first} (inlined from {})", rest.join(", from "))),
         }
     }
 }
 
-/// The last identifier of a mangled local name: `_ZZN13glmae_checked1fEvE4tile` is `tile`.
-fn readable(mangled: &str) -> String {
-    let bytes = mangled.as_bytes();
-    let mut last = mangled;
+/// The identifiers within a mangled name: of `_ZZN13glmae_checked1fEvE4tile`, `glmae_checked`, `f`
+/// and `tile`. (Numbers in template arguments may add others, between the second and the last.)
+fn identifiers(mangled: &str) -> Vec<String> {
+    let bytes = if mangled.is_ascii() { mangled.as_bytes() } else { &[] };
+    let mut names = Vec::new();
     let mut i = 0;
     while i < bytes.len() {
         let digits = bytes[i..].iter().take_while(|b| b.is_ascii_digit()).count();
         let len = mangled[i..i + digits].parse::<usize>().unwrap_or(0);
-        i += digits;
+        i += digits.max(1);
         if digits > 0 && len > 0 && i + len <= bytes.len() {
-            last = &mangled[i..i + len];
+            names.push(mangled[i..i + len].to_owned());
             i += len;
-        } else if digits == 0 {
-            i += 1;
         }
     }
-    last.into()
+    names
 }
 
 #[cfg(test)]
 mod tests {
+    use super::identifiers;
+
     #[test]
-    fn mangled_names_become_readable() {
-        assert_eq!(super::readable("_ZZN13glmae_checked1fEvE4tile"), "tile");
-        assert_eq!(super::readable("_ZZN13glmae_checked12layer_norm_fEPfE5sums2"), "sums2");
+    fn mangled_names_are_taken_apart() {
+        assert_eq!(identifiers("_ZZN13glmae_checked1fEvE4tile"), ["glmae_checked", "f", "tile"]);
+        assert_eq!(
+            identifiers("_ZZN22glmae_checked_layer_no6kernelEPfE5sums2"),
+            ["glmae_checked_layer_no", "kernel", "sums2"]
+        );
     }
 }

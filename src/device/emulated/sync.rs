@@ -38,7 +38,7 @@ unsafe extern "C" fn access(
             abi::ACCESS_ATOMIC => Access::Write(Flag::Atomic),
             _ => Access::Write(Flag::Plain),
         };
-        if let Some(message) = check(block, at as u64, bytes as usize, access) {
+        if let Some(message) = check(block, at as u64, bytes as usize, access, pc as u64) {
             block.fail(pc as u64, message);
         }
     }
@@ -73,24 +73,27 @@ unsafe extern "C" fn barrier(
         let block = running(block);
         let pc = pc as u64;
         let whole = if threads == 0 { block.threads } else { threads };
-        let bad_count = threads != 0 && threads % 32 != 0 || whole > block.threads;
+        let bad_count = !threads.is_multiple_of(32) || whole > block.threads;
         if id as usize >= BARRIERS || bad_count {
             block.fail(pc, format!("barrier {id} of {whole} threads: no such barrier or count"));
+        }
+        let first = block.state().barriers[id as usize].pc;
+        let is_first = block.state().barriers[id as usize].members.is_empty();
+        if !is_first && first != pc && block.launch.checked {
+            let launch = block.launch;
+            if let Some(there) = block.on_big_stack(|| launch.other_line(pc, first)) {
+                block.fail(pc, format!("divergent barrier: other threads wait at {there}"));
+            }
         }
         let state = block.state();
         let me = state.current;
         state.threads[me as usize].pc = pc;
         let b = &mut state.barriers[id as usize];
-        if b.members.is_empty() {
+        if is_first {
             (b.expected, b.reduce, b.pc) = (whole, reduce, pc);
             b.value = u32::from(reduce == abi::REDUCE_AND);
         } else if (b.expected, b.reduce) != (whole, reduce) {
             block.fail(pc, format!("barrier {id} is already used with other operands"));
-        } else if b.pc != pc && block.launch.checked {
-            let first = b.pc;
-            if let Some(there) = block.on_big_stack(|| block.launch.other_line(pc, first)) {
-                block.fail(pc, format!("divergent barrier: other threads wait at {there}"));
-            }
         }
         b.value = match reduce {
             abi::REDUCE_AND => b.value & value,
@@ -204,8 +207,8 @@ unsafe extern "C" fn copy(
 
 /// A copy may read and write at any time from its issue to its wait: both ends are checked at both.
 fn check_copy(block: &Block, copy: &Copy, flag: Flag) {
-    let read = check(block, copy.from as u64, copy.valid as usize, Access::Read);
-    let write = || check(block, copy.to as u64, copy.bytes as usize, Access::Write(flag));
+    let read = check(block, copy.from as u64, copy.valid as usize, Access::Read, copy.pc);
+    let write = || check(block, copy.to as u64, copy.bytes as usize, Access::Write(flag), copy.pc);
     if let Some(message) = read.or_else(write) {
         block.fail(copy.pc, format!("asynchronous copy: {message}"));
     }

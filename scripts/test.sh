@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The tests: format, lints, every test of the crate, on the CPU and on the emulated CUDA device, and
+# the CUDA build when there is an nvcc or one can be unpacked. Needs Rust, a C++ compiler, Python 3.
+#
+#   scripts/test.sh                    all of it
+#   GLMAE_NO_CUDA=1 scripts/test.sh    without the CUDA compiler (about 350 MB of wheels)
+#   GLMAE_SHARED=DIR scripts/test.sh   where the reference cases and volumes are (../shared)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+begin=$SECONDS
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+skipped=()
+say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - begin))"; }
+
+say "CUDA compiler"
+nvcc=
+if [[ -n "${GLMAE_NO_CUDA:-}" ]]; then
+  skipped+=("CUDA build: GLMAE_NO_CUDA is set")
+elif nvcc=$(scripts/cuda-toolchain.sh); then
+  "$nvcc" --version | tail -n 2
+else
+  nvcc=
+  skipped+=("CUDA build: no nvcc, and pip could not unpack one (is there a network?)")
+fi
+[[ -n "$nvcc" ]] || echo "SKIPPED ${skipped[-1]}"
+
+say "format"
+cargo fmt --check
+
+say "lints"
+cargo clippy --locked --all-targets -- -D warnings
+if [[ -n "$nvcc" ]]; then
+  # Compiles every kernel with nvcc as well; a spill of registers is an error.
+  NVCC="$nvcc" cargo clippy --locked --all-targets --features cuda -- -D warnings
+fi
+
+say "documents"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+if [[ -e /dev/nvidia0 && -n "$nvcc" ]]; then
+  features=(--features cuda)
+else
+  features=()
+  skipped+=("tests on a GPU: no CUDA device")
+fi
+
+say "tests"
+# --show-output: a test that skips a part says so in its output.
+NVCC="$nvcc" cargo test --locked "${features[@]}" -- --show-output 2>&1 | tee "$log"
+
+while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^skipped: //p' "$log" | sort -u)
+
+say "summary"
+for item in "${skipped[@]}"; do echo "SKIPPED $item"; done
+awk -v skipped="${#skipped[@]}" '
+  /^test result:/ { passed += $4; failed += $6; ignored += $8 }
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored + skipped }' "$log"

@@ -1,0 +1,121 @@
+//! `glmae bench`: how fast the engine is.
+
+use anyhow::Result;
+use clap::Subcommand;
+use glmae::device::DType;
+use glmae::error::exit;
+use glmae::lab::bench_step::{StepBench, StepBenchOptions, bench_step};
+use serde_json::json;
+
+use super::config_args::DeviceArg;
+use super::term::{self, Table};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Time whole training steps on random data: forward, backward, optimiser, teacher
+    Step(StepArgs),
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae bench step --preset small --device cpu --threads 2
+  glmae bench step --preset tiny --json
+  glmae bench step --preset vit-b --set train.batch=1 --repeats 3
+  scripts/bench-cpu-vs-torch.sh                               side by side with PyTorch
+
+GFLOP is the work that the method needs (visible patches embedded, masked rows predicted), counted as
+the PyTorch reference counts it; tokens are the patch tokens of all views, masked ones included.")]
+struct StepArgs {
+    /// A preset (`glmae presets` lists them) or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", default_value = "small")]
+    preset: String,
+    /// Set any configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Threads of the CPU device, 0: all cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Steps before the clock starts
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    warmup: usize,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    repeats: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let What::Step(args) = &args.what;
+    let config = glmae::config::Config::load(&args.preset, &args.set)?;
+    let options = StepBenchOptions {
+        device: args.device.parse()?,
+        dtype: DType::F32,
+        threads: args.threads,
+        warmup: args.warmup,
+        repeats: args.repeats,
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("warning: a build with debug assertions; time `cargo build --release`");
+    }
+    let bench = bench_step(&config, &options)?;
+    if args.json {
+        let mut row = serde_json::to_value(&bench)?;
+        if let Some(fields) = row.as_object_mut() {
+            fields.insert("preset".into(), json!(args.preset));
+            fields.insert("batch".into(), json!(config.train.batch));
+            fields.insert("glmae".into(), json!(env!("CARGO_PKG_VERSION")));
+        }
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&row)?))?;
+    } else {
+        term::print(&text(&args.preset, &bench))?;
+    }
+    Ok(exit::OK)
+}
+
+fn text(preset: &str, b: &StepBench) -> String {
+    let mut table = Table::new(&["<", ">", "<"]);
+    let mut row = |name: &str, value: String, more: String| {
+        table.row([name.to_owned(), value, more]);
+    };
+    row(
+        "step",
+        format!("{:.1} ms", b.ms),
+        format!("median of {}, {:.1} to {:.1}", b.n, b.ms_min, b.ms_max),
+    );
+    row("work", format!("{:.3} GFLOP", b.gflop), format!("{:.1} GFLOP/s", b.gflop_per_s));
+    row(
+        "speed",
+        format!("{} tokens/s", term::count(b.tokens_per_s as usize)),
+        format!("{:.2} volumes/s", b.volumes_per_s),
+    );
+    let rss = b.peak_rss_mb.map_or("unknown".to_owned(), |mb| format!("{mb:.0} MiB"));
+    row("memory", rss, format!("peak of the process; {:.0} MiB of tensors", b.peak_tensor_mb));
+    row("loss", format!("{:.5}", b.loss), format!("ready after {:.2} s", b.ready_s));
+    format!(
+        "{preset}: {} parameters on {} in {}, {} threads\n{}",
+        term::count(b.parameters),
+        b.device,
+        b.dtype,
+        b.threads,
+        table.render("  ")
+    )
+}

@@ -1,0 +1,187 @@
+//! `glmae doctor`: what this machine and this binary can do.
+
+use std::process::Command;
+
+use anyhow::Result;
+use glmae::device::Device;
+use glmae::error::exit;
+
+use super::term::{self, Table};
+
+/// For `--version`: the version and what is compiled in.
+pub const LONG_VERSION: &str = if cfg!(feature = "cuda") {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: cuda)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: none; built without cuda)")
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "Starts nothing and changes nothing. Put its output into bug reports.")]
+pub struct Args {}
+
+/// One finding: what, how it is, and what to do when that is not good enough.
+struct Finding {
+    what: &'static str,
+    state: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn new(what: &'static str, state: impl Into<String>) -> Self {
+        Self { what, state: state.into(), advice: None }
+    }
+
+    fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+pub fn run(_: &Args) -> Result<u8> {
+    let groups: [(&str, Vec<Finding>); 4] = [
+        ("binary", binary()),
+        ("machine", machine()),
+        ("devices", devices()),
+        ("toolchain (only to build glmae)", toolchain()),
+    ];
+    let mut text = String::new();
+    for (title, findings) in groups {
+        let mut table = Table::new(&["<", "<"]);
+        for f in findings {
+            table.row([f.what.to_owned(), f.state]);
+            if let Some(advice) = f.advice {
+                table.row([String::new(), format!("-> {advice}")]);
+            }
+        }
+        text += &format!("{title}\n{}\n", table.render("  "));
+    }
+    term::print(text.trim_end_matches('\n'))?;
+    term::print("\n")?;
+    Ok(exit::OK)
+}
+
+fn binary() -> Vec<Finding> {
+    let mut build = Finding::new("build", "release");
+    if cfg!(debug_assertions) {
+        build = Finding::new("build", "with debug assertions (fresh memory is filled with NaN)")
+            .advise("`cargo build --release` for real runs");
+    }
+    let cuda = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    vec![
+        Finding::new("version", env!("CARGO_PKG_VERSION")),
+        Finding::new("features", cuda),
+        build,
+        Finding::new("target", format!("{} {}", std::env::consts::ARCH, std::env::consts::OS)),
+    ]
+}
+
+fn machine() -> Vec<Finding> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads = Finding::new("threads", format!("{cores} usable"));
+    if let Ok(n) = std::env::var("RAYON_NUM_THREADS") {
+        threads.state += &format!(", RAYON_NUM_THREADS={n}");
+    }
+    let memory = match memory() {
+        Some((total, available)) => {
+            let free = term::bytes(available);
+            let found = Finding::new("memory", format!("{}, {free} available", term::bytes(total)));
+            match available < 2 << 30 {
+                true => found.advise("lower data.cache_mib (default 4096) and train.batch"),
+                false => found,
+            }
+        }
+        None => Finding::new("memory", "unknown (no /proc/meminfo)"),
+    };
+    vec![threads, Finding::new("vector units", vector_units()), memory]
+}
+
+/// Total and available memory in bytes (Linux).
+fn memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = |key: &str| -> Option<u64> {
+        let line = text.lines().find_map(|l| l.strip_prefix(key))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some((value("MemTotal:")?, value("MemAvailable:")?))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_units() -> String {
+    let found = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ];
+    let names: Vec<&str> = found.iter().filter(|(_, yes)| *yes).map(|(name, _)| *name).collect();
+    if names.is_empty() { "sse2 only: steps will be slow".into() } else { names.join(" ") }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_units() -> String {
+    "the target's baseline".into()
+}
+
+fn devices() -> Vec<Finding> {
+    let state = |name: &str| match Device::parse(name) {
+        Ok(device) if device.name() == name => "ready".to_owned(),
+        Ok(device) => device.name(),
+        Err(e) => e.to_string(),
+    };
+    let gpu = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let gpu = gpu.as_deref().and_then(|t| t.lines().next()).map(|line| term::clean(line.trim()));
+    let mut cuda = Finding::new("cuda:0", state("cuda:0"));
+    if cuda.state != "ready" {
+        cuda = cuda.advise(match (cfg!(feature = "cuda"), &gpu) {
+            (false, Some(_)) => {
+                "this machine has a GPU: build with `cargo build --release --features cuda`"
+            }
+            (false, None) => "no NVIDIA driver either: --device cpu is the one to use here",
+            (true, None) => "no NVIDIA driver is loaded (/proc/driver/nvidia/version is not there)",
+            (true, Some(_)) => {
+                "the driver is there; run `nvidia-smi` to see what keeps it from working"
+            }
+        });
+    }
+    vec![
+        Finding::new("auto", state("auto")),
+        Finding::new("cpu", state("cpu")),
+        Finding::new("emulated", state("emulated")),
+        cuda,
+        Finding::new("NVIDIA driver", gpu.unwrap_or_else(|| "none".into())),
+    ]
+}
+
+fn toolchain() -> Vec<Finding> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let home = variable("CUDA_HOME").or_else(|| variable("CUDA_PATH"));
+    let nvcc = variable("NVCC")
+        .or_else(|| home.map(|h| format!("{h}/bin/nvcc")))
+        .unwrap_or_else(|| "nvcc".into());
+    let local = ".cuda/nvidia/cu13/bin/nvcc";
+    let found = version(&nvcc, "release").map(|v| (nvcc, v));
+    let found = found.or_else(|| version(local, "release").map(|v| (local.to_owned(), v)));
+    let nvcc = match found {
+        Some((path, line)) => Finding::new("nvcc", format!("{path}: {line}")),
+        None => Finding::new("nvcc", "not found (needed only for the feature `cuda`)").advise(
+            "set NVCC or CUDA_HOME, or run scripts/cuda-toolchain.sh: no GPU, no root needed",
+        ),
+    };
+    let cxx = variable("CXX").unwrap_or_else(|| "c++".into());
+    let cxx = match version(&cxx, "") {
+        Some(line) => Finding::new("C++ compiler", format!("{cxx}: {line}")),
+        None => Finding::new(
+            "C++ compiler",
+            format!("'{cxx}' not found (it compiles the kernels for emulation)"),
+        )
+        .advise("install g++ or clang++, or set CXX"),
+    };
+    let rustc = version("rustc", "").unwrap_or_else(|| "not found".into());
+    vec![nvcc, cxx, Finding::new("rustc", rustc)]
+}
+
+/// The first line of `program --version` that contains `word`.
+fn version(program: &str, word: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().find(|l| l.contains(word) && !l.is_empty()).map(|l| term::clean(l.trim()))
+}

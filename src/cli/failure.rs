@@ -1,0 +1,63 @@
+//! Errors as a user meets them: what happened, why, what to do next, and the exit code.
+
+use std::io::ErrorKind;
+
+use glmae::Error;
+use glmae::error::exit;
+
+/// Prints an error with its causes and remedy on stderr; returns the exit code. A reader that
+/// closed its end of a pipe (`glmae inspect x | head`) is no error.
+pub fn report(error: &anyhow::Error) -> u8 {
+    let of_io = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
+    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(of_io)) {
+        return exit::OK;
+    }
+    let ours = error.chain().find_map(|e| e.downcast_ref::<Error>());
+    let mut said = error.to_string();
+    let mut text = format!("error: {said}\n");
+    for cause in error.chain().skip(1).map(|e| e.to_string()) {
+        // Library errors already contain what the operating system said.
+        if !said.contains(&cause) {
+            text += &format!("  because: {cause}\n");
+            said += &cause;
+        }
+    }
+    if let Some(remedy) = ours.and_then(|e| remedy(e, &said)) {
+        text += &format!("  try: {remedy}\n");
+    }
+    eprint!("{text}");
+    ours.map_or(exit::FAILURE, Error::exit_code)
+}
+
+/// What to do next, where the message itself does not say it.
+fn remedy(error: &Error, said: &str) -> Option<&'static str> {
+    Some(match error {
+        Error::Config(_) if said.contains("unknown key") => {
+            "`glmae presets --keys` lists every key with its default"
+        }
+        Error::Config(_) if said.contains("neither a file nor a preset") => {
+            "`glmae presets` describes the presets"
+        }
+        Error::Config(_) => return None,
+        Error::Unsupported(_) => "`glmae doctor` shows the devices and features of this binary",
+        Error::Io { source, .. } => match source.kind() {
+            ErrorKind::NotFound => "check the path; relative paths start at the current folder",
+            ErrorKind::PermissionDenied => {
+                "check the owner and the mode of the file and its folder"
+            }
+            ErrorKind::StorageFull => {
+                "free some space or choose another --out; what was written before is intact"
+            }
+            _ => return None,
+        },
+        Error::OutOfMemory(_) => {
+            "--batch 1, --set model.recompute=true or a smaller preset; `pretrain --dry-run` \
+             shows the memory a run needs"
+        }
+        Error::Device(_) => "run again with --resume auto; `glmae doctor` shows the devices",
+        Error::NotFinite(_) => {
+            "a smaller optim.lr, or optim.clip_grad = 1; the run folder holds the batch"
+        }
+        Error::Data { .. } | Error::Shape { .. } | Error::Stopped { .. } => return None,
+    })
+}

@@ -1,0 +1,83 @@
+//! `glmae pretrain`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use glmae::Error;
+use glmae::config::Config;
+use glmae::error::exit;
+
+use super::config_args::{ConfigArgs, DeviceArg};
+use super::engine::{self, Resume, RunOptions};
+use super::{summary, term};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae pretrain --config hippocampus --data Task04_Hippocampus --out runs/hippo
+  glmae pretrain --config ct-small --data scans/ --out runs/ct --steps 5000 --batch 4
+  glmae pretrain --config mine.toml --out runs/a --set loss.beta1=0.2 --dry-run
+  glmae pretrain --config ct-small --data scans/ --out runs/ct          the same again: resumes
+
+DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
+folder, an nnU-Net raw folder, a text file with one path per line, or one volume.
+
+TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same
+command continues bit by bit where it stopped. A second INT exits at once.")]
+pub struct Args {
+    /// A preset (`glmae presets` lists them) or a TOML file
+    #[arg(long, value_name = "PRESET|FILE")]
+    config: String,
+    /// Volumes to learn from [key: data.path]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Run folder: configuration, logs, pictures, checkpoints
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
+    #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
+    resume: String,
+    /// Check configuration and data, print the memory plan, write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+    #[command(flatten)]
+    overrides: ConfigArgs,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let mut config = args.overrides.load(&args.config)?;
+    set_data(&mut config, args.data.as_ref())?;
+    let options = RunOptions {
+        out: args.out.clone(),
+        resume: args.resume.parse::<Resume>()?,
+        device: args.device.parse()?,
+        dry_run: args.dry_run,
+    };
+    let done = engine::pretrain(&config, &options)?;
+    if args.dry_run {
+        let data = &config.data.path;
+        let text = format!("configuration and data ({data}) are usable; nothing was written\n\n");
+        term::print(&(text + &summary::plan(&done.plan)))?;
+    } else {
+        term::print(&summary::text(&done, &args.out))?;
+    }
+    Ok(exit::OK)
+}
+
+fn set_data(config: &mut Config, flag: Option<&PathBuf>) -> glmae::Result<()> {
+    if let Some(path) = flag {
+        let text = path.to_str().ok_or_else(|| {
+            Error::Config(format!("--data {}: the path must be UTF-8", path.display()))
+        })?;
+        config.data.path = text.to_owned();
+    }
+    if config.data.path.is_empty() {
+        return Err(Error::Config(
+            "no data: give --data PATH (or set data.path); `glmae demo` makes synthetic scans"
+                .into(),
+        ));
+    }
+    Ok(())
+}

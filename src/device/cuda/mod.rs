@@ -1,0 +1,269 @@
+//! A CUDA device: the fatbins that build.rs made of `kernels/*.cu`, through the driver API. It has the
+//! methods of the emulated device, and launches go through the same checks.
+//!
+//! All work is on one stream of the device's own, in order; `upload`, `copy`, `fill` and `launch`
+//! return before it is done, `download` and `synchronize` wait. An error of a kernel may surface at
+//! any later call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::{
+    CUdevice_attribute as Attribute, CUfunction_attribute_enum as OfFunction,
+};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::launch::{Arg, DevicePtr, FATBINS, Kernel, LaunchConfig, Limits, Slots, check};
+use crate::error::{Error, Result};
+
+/// One GPU. Methods may be called from any thread.
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    limits: Limits,
+    /// By file; loaded at the first launch from each.
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<&'static str, Function>>,
+}
+
+#[derive(Clone)]
+struct Function {
+    function: CudaFunction,
+    opted_in: u32,
+}
+
+fn driver(what: &str) -> impl FnOnce(DriverError) -> Error + use<> {
+    let what = what.to_owned();
+    move |e| Error::Device(format!("{what}: {e}"))
+}
+
+/// Whether the CUDA driver is installed. Everything else here panics without it.
+pub fn is_driver_present() -> bool {
+    // SAFETY: tries to open the driver's library, whose initialiser is safe to run.
+    unsafe { sys::is_culib_present() }
+}
+
+/// Number of CUDA devices; 0 without a driver.
+pub fn count() -> usize {
+    if !is_driver_present() {
+        return 0;
+    }
+    CudaContext::device_count().map_or(0, |n| usize::try_from(n).unwrap_or(0))
+}
+
+impl Cuda {
+    /// Opens device `ordinal`.
+    ///
+    /// Errors: `Device` without a driver or such a device; `Unsupported` below compute capability 8.0.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        if !is_driver_present() {
+            return Err(Error::Device(
+                "no CUDA driver is installed (libcuda was not found)".into(),
+            ));
+        }
+        let open = driver(&format!("CUDA device {ordinal}"));
+        let context = CudaContext::new(ordinal).map_err(open)?;
+        // SAFETY: nothing is allocated yet. This device orders its work by its one stream itself; the
+        // events would break graph capture.
+        unsafe { context.disable_event_tracking() };
+        let attribute = |a: Attribute| {
+            let value = context.attribute(a).map_err(driver("device attribute"))?;
+            u32::try_from(value).map_err(|_| Error::Device(format!("attribute {a:?} is {value}")))
+        };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        if major < 8 {
+            let name = context.name().unwrap_or_default();
+            return Err(Error::Unsupported(format!(
+                "{name} has compute capability {major}.x, the kernels need 8.0 or newer"
+            )));
+        }
+        let limits = Limits {
+            grid: [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)?,
+            ],
+            block: [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)?,
+            ],
+            threads: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?.into(),
+            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK)?,
+            shared_bytes_opt_in: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
+        };
+        let stream = context.new_stream().map_err(driver("new stream"))?;
+        let (modules, functions) = (Mutex::default(), Mutex::default());
+        Ok(Self { context, stream, limits, modules, functions })
+    }
+
+    /// The product name.
+    pub fn name(&self) -> String {
+        self.context.name().unwrap_or_else(|_| "CUDA device".into())
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Free and total bytes of device memory.
+    pub fn memory_info(&self) -> Result<(usize, usize)> {
+        self.context.mem_get_info().map_err(driver("memory info"))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(driver("bind context"))
+    }
+
+    /// Allocates `bytes`, 256-byte aligned, contents undefined.
+    ///
+    /// Errors: `OutOfMemory`, with what was asked for and what is free.
+    pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
+        self.bind()?;
+        // SAFETY: the context is current; the driver refuses 0 bytes.
+        match unsafe { result::malloc_sync(bytes.max(1)) } {
+            Ok(ptr) => Ok(DevicePtr(ptr)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let (free, total) = self.memory_info()?;
+                Err(Error::OutOfMemory(format!(
+                    "{bytes} bytes for '{name}'; {free} of {total} bytes are free on {}",
+                    self.name()
+                )))
+            }
+            Err(e) => Err(driver("allocation")(e)),
+        }
+    }
+
+    /// Frees an allocation, after all work on it.
+    pub fn free(&self, ptr: DevicePtr) -> Result<()> {
+        self.synchronize()?;
+        // SAFETY: no work is under way; the driver refuses what is not an allocation.
+        unsafe { result::free_sync(ptr.0) }.map_err(driver("free"))
+    }
+
+    pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: pageable memory is staged before the call returns; the driver checks the range.
+        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
+            .map_err(driver("upload"))
+    }
+
+    pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: `to` is borrowed until the synchronisation below.
+        unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
+            .map_err(driver("download"))?;
+        self.synchronize()
+    }
+
+    pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the driver checks the ranges.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy"))
+    }
+
+    pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the driver checks the range.
+        unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream.cu_stream()) }
+            .map_err(driver("fill"))
+    }
+
+    /// Waits for all work; errors of kernels surface here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(driver("synchronize"))
+    }
+
+    /// Allows a kernel `bytes` of dynamic shared memory beyond the default.
+    pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
+        let kernel = Kernel::find(kernel)?;
+        let mut found = self.function(kernel)?;
+        let most = self.limits.shared_bytes_opt_in;
+        let value = i32::try_from(bytes).ok().filter(|_| bytes <= most).ok_or_else(|| {
+            let name = kernel.name;
+            Error::Device(format!("kernel {name}: {bytes} bytes of shared memory, at most {most}"))
+        })?;
+        let attribute = OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        found.function.set_attribute(attribute, value).map_err(driver("shared memory"))?;
+        found.opted_in = bytes;
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel.name, found);
+        Ok(())
+    }
+
+    /// Starts a kernel.
+    ///
+    /// Errors: `Unsupported` for a kernel that this binary does not have; `Device` for a wrong launch.
+    pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
+        let kernel = Kernel::find(name)?;
+        let found = self.function(kernel)?;
+        check(kernel, config, args, &self.limits, found.opted_in)?;
+        self.bind()?;
+        let mut slots = Slots::new(args);
+        let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
+        // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the
+        // driver copies them before it returns. That pointers are valid is the caller's promise, which
+        // the emulator tests.
+        unsafe {
+            result::launch_kernel(
+                found.function.cu_function(),
+                (gx, gy, gz),
+                (bx, by, bz),
+                config.shared_bytes,
+                self.stream.cu_stream(),
+                &mut slots.pointers(),
+            )
+        }
+        .map_err(driver(&format!("kernel {name}")))
+    }
+
+    fn function(&self, kernel: &'static Kernel) -> Result<Function> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = functions.get(kernel.name) {
+            return Ok(found.clone());
+        }
+        let function = self
+            .module(kernel.file)?
+            .load_function(kernel.name)
+            .map_err(driver(&format!("kernel {} in {}.cu", kernel.name, kernel.file)))?;
+        // GLMAE_KERNEL repeats what __launch_bounds__ says: the two must not drift apart.
+        let attribute = OfFunction::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK;
+        let most = function.get_attribute(attribute).map_err(driver("function attribute"))?;
+        let stated = kernel.signature().max_threads;
+        if u32::try_from(most).is_ok_and(|most| most < stated) {
+            return Err(Error::Device(format!(
+                "kernel {}: compiled for {most} threads, GLMAE_KERNEL says {stated}",
+                kernel.name
+            )));
+        }
+        let found = Function { function, opted_in: 0 };
+        functions.insert(kernel.name, found.clone());
+        Ok(found)
+    }
+
+    fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(file) {
+            return Ok(module.clone());
+        }
+        let (_, fatbin) = FATBINS.iter().find(|f| f.0 == file).ok_or_else(|| {
+            Error::Unsupported(format!("the kernels of {file}.cu were not compiled for GPUs"))
+        })?;
+        let module = self.context.load_module(Ptx::from_binary(fatbin.to_vec())).map_err(
+            driver(&format!("loading {file}.cu (is the driver of CUDA 13.0 or newer?)")),
+        )?;
+        modules.insert(file, module.clone());
+        Ok(module)
+    }
+}
