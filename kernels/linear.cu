@@ -131,7 +131,7 @@ LINEAR_FWD(linear_fwd_f32_128x128, float, SimtTile128x128, true, 2)
 GLMAE_KERNEL(linear_fwd_f32_128x128, 256)
 LINEAR_FWD(linear_fwd_f32_64x64, float, SimtTile64x64, true, 4)
 GLMAE_KERNEL(linear_fwd_f32_64x64, 256)
-LINEAR_FWD(linear_fwd_f32_any, float, SimtTile64x64, false, 4)
+LINEAR_FWD(linear_fwd_f32_any, float, SimtTile64x64, false, 2)
 GLMAE_KERNEL(linear_fwd_f32_any, 256)
 
 LINEAR_BWD_X(linear_bwd_x_bf16_128x192, bf16, MmaTile128x192, true, 1)
@@ -146,7 +146,7 @@ LINEAR_BWD_X(linear_bwd_x_f32_128x128, float, SimtTile128x128, true, 2)
 GLMAE_KERNEL(linear_bwd_x_f32_128x128, 256)
 LINEAR_BWD_X(linear_bwd_x_f32_64x64, float, SimtTile64x64, true, 4)
 GLMAE_KERNEL(linear_bwd_x_f32_64x64, 256)
-LINEAR_BWD_X(linear_bwd_x_f32_any, float, SimtTile64x64, false, 4)
+LINEAR_BWD_X(linear_bwd_x_f32_any, float, SimtTile64x64, false, 2)
 GLMAE_KERNEL(linear_bwd_x_f32_any, 256)
 
 LINEAR_BWD_PARAMS(linear_bwd_params_bf16_128x192, bf16, MmaTile128x192, true, 1)
@@ -161,7 +161,7 @@ LINEAR_BWD_PARAMS(linear_bwd_params_f32_128x128, float, SimtTile128x128, true, 2
 GLMAE_KERNEL(linear_bwd_params_f32_128x128, 256)
 LINEAR_BWD_PARAMS(linear_bwd_params_f32_64x64, float, SimtTile64x64, true, 4)
 GLMAE_KERNEL(linear_bwd_params_f32_64x64, 256)
-LINEAR_BWD_PARAMS(linear_bwd_params_f32_any, float, SimtTile64x64, false, 4)
+LINEAR_BWD_PARAMS(linear_bwd_params_f32_any, float, SimtTile64x64, false, 2)
 GLMAE_KERNEL(linear_bwd_params_f32_any, 256)
 
 }  // namespace GLMAE_NS

@@ -175,15 +175,16 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
 }
 GLMAE_KERNEL(weight_norm_linear_bwd_reduce_bf16, 256)
 
-#define WEIGHT_NORM_PRODUCTS(suffix, T, Tile, vector)                                            \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, 4)                             \
+// `per_sm` blocks must fit the register file of an SM.
+#define WEIGHT_NORM_PRODUCTS(suffix, T, Tile, vector, per_sm)                                    \
+    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
         weight_norm_linear_fwd_##suffix(float* __restrict__ y, const T* __restrict__ x,          \
                                         const T* __restrict__ weight, int rows, int out,         \
                                         int in) {                                                \
         const ForwardEpilogue<float> epilogue(y, nullptr, nullptr, nullptr, rows, out, false);  \
         gemm<Tile, true, true, vector>(epilogue, x, in, weight, in, rows, out, in, in);          \
     }                                                                                            \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, 4)                             \
+    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
         weight_norm_linear_bwd_x_##suffix(float* __restrict__ partial, const T* __restrict__ dy, \
                                           const T* __restrict__ weight, int rows, int out,       \
                                           int in, int out_part) {                                \
@@ -191,7 +192,7 @@ GLMAE_KERNEL(weight_norm_linear_bwd_reduce_bf16, 256)
                                        GLMAE_GRAD_OVERWRITE);                                    \
         gemm<Tile, true, false, vector>(epilogue, dy, out, weight, in, rows, in, out, out_part); \
     }                                                                                            \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, 4)                             \
+    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
         weight_norm_linear_bwd_params_##suffix(float* __restrict__ dweight,                      \
                                                const T* __restrict__ dy,                         \
                                                const T* __restrict__ x, int rows, int out,       \
@@ -201,10 +202,10 @@ GLMAE_KERNEL(weight_norm_linear_bwd_reduce_bf16, 256)
         gemm<Tile, false, false, vector>(epilogue, dy, out, x, in, out, in, rows, rows);         \
     }
 
-WEIGHT_NORM_PRODUCTS(f32_64x64, float, SimtTile64x64, true)
-WEIGHT_NORM_PRODUCTS(f32_any, float, SimtTile64x64, false)
-WEIGHT_NORM_PRODUCTS(bf16_64x64, bf16, MmaTile64x64, true)
-WEIGHT_NORM_PRODUCTS(bf16_any, bf16, MmaTile64x64, false)
+WEIGHT_NORM_PRODUCTS(f32_64x64, float, SimtTile64x64, true, 4)
+WEIGHT_NORM_PRODUCTS(f32_any, float, SimtTile64x64, false, 2)
+WEIGHT_NORM_PRODUCTS(bf16_64x64, bf16, MmaTile64x64, true, 4)
+WEIGHT_NORM_PRODUCTS(bf16_any, bf16, MmaTile64x64, false, 4)
 GLMAE_KERNEL(weight_norm_linear_fwd_f32_64x64, 256)
 GLMAE_KERNEL(weight_norm_linear_fwd_f32_any, 256)
 GLMAE_KERNEL(weight_norm_linear_fwd_bf16_64x64, 128)

@@ -50,7 +50,7 @@ static MMA: [Tile; 3] = [
 static MMA_ANY: Tile = mma(64, 64, 128, 4, 0.2, "any");
 /// The f32 tiles.
 static SIMT: [Tile; 2] = [simt(128, 128, 2, 1.0, "128x128"), simt(64, 64, 4, 0.7, "64x64")];
-static SIMT_ANY: Tile = simt(64, 64, 4, 0.5, "any");
+static SIMT_ANY: Tile = simt(64, 64, 2, 0.5, "any");
 
 /// A product `[m, k] x [k, n]`, cut into blocks.
 #[derive(Clone, Copy, Debug)]

@@ -182,15 +182,16 @@ impl LinearBwd {
         let bias = self.bias.as_ref().filter(|b| b.slot.is_some());
         if self.weight.slot.is_some() || bias.is_some() {
             let gradient = ParamGradient::new(&dy, self.x.value())?;
-            let mut spare;
+            let mut spare = None;
             gradient.run(bias.is_some(), |call| {
                 // One after the other: both borrow the flat buffer.
                 let (call, weight_mode) = match grads.param(&self.weight)? {
                     Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
                     None => {
                         // The bias alone is trained: the product is a by-product.
-                        spare = Tensor::empty(dy.device(), DType::F32, &gradient.sides())?;
-                        (call.output(&mut spare)?, GradMode::Overwrite)
+                        let sides = gradient.sides();
+                        let spare = spare.insert(Tensor::empty(dy.device(), DType::F32, &sides)?);
+                        (call.output(spare)?, GradMode::Overwrite)
                     }
                 };
                 let slot = match bias {
