@@ -142,6 +142,11 @@ impl Tensor {
         Ok(bytemuck::cast_slice(self.host_bytes()?))
     }
 
+    /// Whether the first element lies at a multiple of `bytes`. Allocations are aligned to 256.
+    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
+        (self.offset * self.dtype.size()).is_multiple_of(bytes)
+    }
+
     /// Where the elements are on a GPU. Only for tensors that are on one.
     pub(super) fn ptr(&self) -> Result<DevicePtr> {
         match &*self.memory {
