@@ -279,7 +279,11 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
     }
 
     // K and V are no longer needed: a warp's own rows of them carry dK and dV to 16-byte stores.
-    if constexpr (WHOLE) __syncthreads();
+    if constexpr (WHOLE) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
     if (warp_row >= keys) return;
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
@@ -427,6 +431,7 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
         }
     }
     if (warp_row >= queries) return;
+    __syncwarp();
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll

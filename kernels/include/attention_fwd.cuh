@@ -131,6 +131,7 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
     }
 
     // A warp's rows of the Q tile are its own: they carry the result to 16-byte stores.
+    __syncwarp();
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
         const int row = warp_row + 16 * mt;

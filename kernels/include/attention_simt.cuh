@@ -216,7 +216,9 @@ __device__ __forceinline__ void attention_fwd_simt(T* __restrict__ out, float* _
     }
 }
 
-// dQ, slice blockIdx.y, of 64 queries, and delta of them.
+// dQ, slice blockIdx.y, of 64 queries, and delta of them. In f32 delta = rowsum(dO * O). An O that was
+// rounded to bf16 leaves an error in delta that the mean of K multiplies; delta is then
+// rowsum(P * dP), from a sweep over the keys of its own (the sum of a row of dS is 0 again).
 template <typename T>
 __device__ __forceinline__ void attention_bwd_q_simt(T* __restrict__ dqkv, float* __restrict__ delta,
                                                      const T* __restrict__ dout,
@@ -235,6 +237,7 @@ __device__ __forceinline__ void attention_bwd_q_simt(T* __restrict__ dqkv, float
     const int valid = w.length - w.first;
     const bool owns_columns = 4 * tx < slices.padded(z);
     const float scale2 = scale * ATTENTION_LOG2E;
+    constexpr bool SWEEP = sizeof(T) < sizeof(float);
     float lse2[4], mean[4], acc[4][4] = {};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -243,14 +246,17 @@ __device__ __forceinline__ void attention_bwd_q_simt(T* __restrict__ dqkv, float
         lse2[i] = INFINITY;
         if (row < valid) {
             const int64_t at = w.out_at(w.first + row);
-            for (int e = tx; e < d; e += 16) sum += to_float(dout[at + e]) * to_float(out[at + e]);
+            for (int e = SWEEP ? d : tx; e < d; e += 16)
+                sum += to_float(dout[at + e]) * to_float(out[at + e]);
             lse2[i] = lse[w.stat_at(w.first + row)] * ATTENTION_LOG2E;
         }
-        mean[i] = simt_row_sum(sum);
-        if (row < valid && z == 0 && tx == 0) delta[w.stat_at(w.first + row)] = mean[i];
+        mean[i] = SWEEP ? 0.0f : simt_row_sum(sum);
     }
 
-    for (int key = 0; key < w.length; key += SIMT_TILE) {
+    // Key tiles 0 .. tiles, twice with the sweep.
+    const int tiles = (w.length + SIMT_TILE - 1) / SIMT_TILE;
+    for (int step = SWEEP ? -tiles : 0; step < tiles; ++step) {
+        const int key = (step < 0 ? step + tiles : step) * SIMT_TILE;
         const int left = w.length - key;
         float s[4][4] = {}, ds[4][4] = {};
         // The slice that this block writes comes last: its K is then at hand.
@@ -272,8 +278,17 @@ __device__ __forceinline__ void attention_bwd_q_simt(T* __restrict__ dqkv, float
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const float p = tx + 16 * j < left ? exp2f(s[i][j] * scale2 - lse2[i]) : 0.0f;
-                ds[i][j] = p * (ds[i][j] - mean[i]);
+                ds[i][j] = p * (step < 0 ? ds[i][j] : ds[i][j] - mean[i]);
             }
+        if (step < 0) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) mean[i] += ds[i][j];
+                if (step == -1) mean[i] = simt_row_sum(mean[i]);
+            }
+            continue;
+        }
         simt_write(ds_tile, ds, tx, ty);
         __syncthreads();
         if (owns_columns) simt_rows(acc, ds_tile, k_tile, tx, ty, min(left, SIMT_TILE));
@@ -281,6 +296,7 @@ __device__ __forceinline__ void attention_bwd_q_simt(T* __restrict__ dqkv, float
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const int row = ty + 16 * i;
+        if (row < valid && z == 0 && tx == 0) delta[w.stat_at(w.first + row)] = mean[i];
         if (row >= valid || !owns_columns) continue;
 #pragma unroll
         for (int e = 0; e < 4; ++e) acc[i][e] *= scale;
