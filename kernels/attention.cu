@@ -18,8 +18,8 @@
 //   attention_bwd_bf16_d<d>_s<n>      sequences of up to n = 64, 128, 256 rows: one block owns a
 //       (sequence, head), K and V stay in shared memory, dK and dV in registers; Q and dO stream by 32
 //       queries. dS of a step goes through shared memory, so dQ of the step is complete within it: five
-//       products, one pass, every byte read once (O and dO once more from L2, for delta).
-//       4 warps of 16 keys, 4 of 32, 8 of 32. Shared: (4 n + 256) d + 72 n bytes.
+//       products, one pass, every byte read once; O is not read, delta = rowsum(P * dP) is at hand.
+//       4 warps of 16 keys, 4 of 32, 8 of 32. Shared: (4 n + 256) d + 68 n + 128 warps bytes.
 //   attention_bwd_q_bf16_d<d>, then attention_bwd_kv_bf16_d<d>   any length, seven products in two
 //       passes: delta and dQ by tiles of 128 queries, then dK and dV by tiles of 128 keys; the other side
 //       streams by 32. Shared: 768 d + 512, 768 d + 512 bytes.
@@ -55,12 +55,12 @@ namespace GLMAE_NS {
     }
 #define ATTENTION_BWD(d, n, warps, mt, blocks)                                                       \
     GLMAE_EXPORT __global__ void __launch_bounds__(32 * warps, blocks) attention_bwd_bf16_d##d##_s##n( \
-        bf16* __restrict__ dqkv, const bf16* __restrict__ out, const float* __restrict__ lse,        \
-        const bf16* __restrict__ dout, const bf16* __restrict__ qkv, const int* __restrict__ tiles,  \
+        bf16* __restrict__ dqkv, const float* __restrict__ lse, const bf16* __restrict__ dout,       \
+        const bf16* __restrict__ qkv, const int* __restrict__ tiles,                                 \
         int64_t total, int heads, float scale) {                                                     \
         GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
         const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, out, lse, nullptr, w, scale,         \
+        attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, lse, nullptr, w, scale,         \
                                                shared);                                              \
     }
 #define ATTENTION_BWD_Q(d)                                                                           \
@@ -79,7 +79,7 @@ namespace GLMAE_NS {
         const int* __restrict__ tiles, int64_t total, int heads, float scale) {                      \
         GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
         const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, nullptr, lse, delta, w, scale,           \
+        attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, lse, delta, w, scale,           \
                                            shared);                                                  \
     }
 

@@ -34,7 +34,8 @@ struct KeyBlockMemory {
     bf16 *k, *v;      // [cap][D]
     bf16* stream;     // [2][Q, dO][STEP][D]
     bf16* ds;         // [cap][STEP], whole sequences only
-    float *lse2, *delta;
+    float *lse2;   // of all queries, or [2][STEP]
+    float *delta;  // a warp's share of delta [warps][STEP], or delta [2][STEP]
 
     __device__ __forceinline__ KeyBlockMemory(bf16* shared, int cap, bool whole) {
         k = shared;
@@ -93,14 +94,31 @@ __device__ __forceinline__ void attention_dq_step(bf16* __restrict__ dq, int str
     }
 }
 
+// Sums of 32 columns over the eight lanes that share a column: lane l gives v[2 n + e] of column
+// 8 n + l % 4 * 2 + e and gets the sum of one column, whose number is returned. Seven shuffles.
+__device__ __forceinline__ int attention_column_sum(float (&v)[8]) {
+    const int lane = threadIdx.x % WARP;
+    int index = 0;
+#pragma unroll
+    for (int count = 4; count > 0; count /= 2) {
+        const bool high = lane & 4 * count;
+#pragma unroll
+        for (int i = 0; i < count; ++i) {
+            const float kept = high ? v[count + i] : v[i], sent = high ? v[i] : v[count + i];
+            v[i] = kept + __shfl_xor_sync(FULL_WARP, sent, 4 * count);
+        }
+        index += high ? count : 0;
+    }
+    return index / 2 * 8 + lane % 4 * 2 + index % 2;
+}
+
 // dK and dV of the 16 * MT * WARPS keys of a block, over all queries in steps of 32. WHOLE: the block
-// has all keys of the sequence, computes delta itself, and so finishes dQ of every step too:
-// five products a step. Otherwise delta comes from the dQ pass.
+// has all keys of the sequence, and so has delta = rowsum(P * dP) of every step, more exact than from
+// a rounded O, and dQ: five products a step. Otherwise delta comes from the dQ pass.
 template <int D, int MT, int WARPS, bool WHOLE>
 __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
                                                    const bf16* __restrict__ dout,
                                                    const bf16* __restrict__ qkv,
-                                                   const bf16* __restrict__ out,
                                                    const float* __restrict__ lse,
                                                    const float* __restrict__ delta,
                                                    const AttentionTile& w, float scale,
@@ -138,8 +156,6 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
     fetch(0);
     if constexpr (WHOLE) {
         for (int i = threadIdx.x; i < rows; i += THREADS) m.lse2[i] = lse2_of(i);
-        attention_delta<D, THREADS>(m.delta, dout + w.out_at(0), out + w.out_at(0), w.width, rows,
-                                    w.length);
     } else if (threadIdx.x < STEP) {
         m.lse2[threadIdx.x] = lse2_of(threadIdx.x);
         m.delta[threadIdx.x] = delta_of(threadIdx.x);
@@ -157,11 +173,10 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
         bf16* const q_tile = m.stream + buffer * 2 * STEP * D;
         const bf16* const do_tile = q_tile + STEP * D;
         const float* const lse2 = m.lse2 + (WHOLE ? step : buffer) * STEP;
-        const float* const delta_tile = m.delta + (WHOLE ? step : buffer) * STEP;
 
         float next_lse2 = 0.0f, next_delta = 0.0f;
+        float p[MT][4][4] = {}, ds[MT][4][4] = {};
         if (works) {
-            float p[MT][4][4] = {}, ds[MT][4][4] = {};
 #pragma unroll
             for (int ks = 0; ks < KS; ++ks) {
                 uint32_t b[2][2][2];
@@ -211,15 +226,36 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
                         mma_m16n8k16_bf16(ds[mt][n], a, b[n / 2][n % 2], ds[mt][n]);
                 }
             }
+            if constexpr (WHOLE) {
+                float part[8] = {};
+#pragma unroll
+                for (int mt = 0; mt < MT; ++mt)
+#pragma unroll
+                    for (int n = 0; n < 4; ++n)
+#pragma unroll
+                        for (int e = 0; e < 4; ++e) part[2 * n + e % 2] += p[mt][n][e] * ds[mt][n][e];
+                const int column = attention_column_sum(part);
+                m.delta[warp * STEP + column] = part[0];
+            }
+        }
+        float mean = 0.0f;  // delta of query `lane` of this step
+        if constexpr (WHOLE) {
+            __syncthreads();
+            for (int i = 0; 16 * MT * i < rows; ++i) mean += m.delta[i * STEP + lane];
+        } else {
+            mean = m.delta[buffer * STEP + lane];
+        }
+        if (works) {
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
-                const float2 mean = *reinterpret_cast<const float2*>(delta_tile + 8 * n + lane % 4 * 2);
+                const float left = __shfl_sync(FULL_WARP, mean, 8 * n + lane % 4 * 2);
+                const float right = __shfl_sync(FULL_WARP, mean, 8 * n + lane % 4 * 2 + 1);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
-                    ds[mt][n][0] = p[mt][n][0] * (ds[mt][n][0] - mean.x);
-                    ds[mt][n][1] = p[mt][n][1] * (ds[mt][n][1] - mean.y);
-                    ds[mt][n][2] = p[mt][n][2] * (ds[mt][n][2] - mean.x);
-                    ds[mt][n][3] = p[mt][n][3] * (ds[mt][n][3] - mean.y);
+                    ds[mt][n][0] = p[mt][n][0] * (ds[mt][n][0] - left);
+                    ds[mt][n][1] = p[mt][n][1] * (ds[mt][n][1] - right);
+                    ds[mt][n][2] = p[mt][n][2] * (ds[mt][n][2] - left);
+                    ds[mt][n][3] = p[mt][n][3] * (ds[mt][n][3] - right);
                 }
             }
             if constexpr (WHOLE) {
@@ -340,7 +376,7 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
     attention_delta<D, THREADS>(delta_tile, dout + w.out_at(w.first), out + w.out_at(w.first),
                                 w.width, QUERIES, queries);
     __syncthreads();
-    float lse2[MT][2], mean[MT][2];
+    float lse2[MT][2], mean[MT][2], rest[MT][2] = {};
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll
@@ -349,7 +385,6 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
             const int64_t at = w.stat_at(w.first + r);
             lse2[mt][half] = r < queries ? lse[at] * ATTENTION_LOG2E : INFINITY;
             mean[mt][half] = delta_tile[r];
-            if (r < queries && lane % 4 == 0) delta[at] = mean[mt][half];
         }
     }
 
@@ -411,8 +446,10 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
 #pragma unroll
             for (int n = 0; n < 4; ++n)
 #pragma unroll
-                for (int e = 0; e < 4; ++e)
+                for (int e = 0; e < 4; ++e) {
                     ds[mt][n][e] = p[mt][n][e] * (ds[mt][n][e] - mean[mt][e / 2]);
+                    rest[mt][e / 2] += ds[mt][n][e];
+                }
 #pragma unroll
         for (int ks = 0; ks < STEP / 16; ++ks) {
             uint32_t a[MT][4];
@@ -432,6 +469,17 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
     }
     if (warp_row >= queries) return;
     __syncwarp();
+    // A row of dS adds up to 0; what is left over is the error of delta that the rounding of O made. The
+    // pass over keys gets delta without it.
+#pragma unroll
+    for (int mt = 0; mt < MT; ++mt) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int r = warp_row + 16 * mt + 8 * half + lane / 4;
+            const float exact = mean[mt][half] + quad_sum(rest[mt][half]);
+            if (r < queries && lane % 4 == 0) delta[w.stat_at(w.first + r)] = exact;
+        }
+    }
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll

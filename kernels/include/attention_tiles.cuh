@@ -32,23 +32,28 @@ struct Rows {
         return row * D + (chunk ^ key) * 8;
     }
 
+    // The same of chunk 2 * pair + odd; one instruction apart for different pairs.
+    __device__ static __forceinline__ int at_pair(int row, int odd, int pair) {
+        return CHUNKS == 6 ? at(row, odd) + 16 * pair : at(row, odd) ^ 16 * pair;
+    }
+
     // A operand (16 x 16, rows `row`.., columns 16 * k..) stored [m][k].
     __device__ static __forceinline__ void load_a(uint32_t (&a)[4], const bf16* tile, int row, int k) {
         const int lane = threadIdx.x % WARP;
-        ldmatrix_x4(a, tile + at(row + lane % 16, 2 * k + lane / 16));
+        ldmatrix_x4(a, tile + at_pair(row + lane % 16, lane / 16, k));
     }
     // A operand stored [k][m]: rows 16 * m.. of the operand are columns of the tile.
     __device__ static __forceinline__ void load_a_trans(uint32_t (&a)[4], const bf16* tile, int m,
                                                         int row) {
         const int lane = threadIdx.x % WARP;
-        ldmatrix_x4_trans(a, tile + at(row + lane / 16 * 8 + lane % 8, 2 * m + lane / 8 % 2));
+        ldmatrix_x4_trans(a, tile + at_pair(row + lane / 16 * 8 + lane % 8, lane / 8 % 2, m));
     }
     // Two B operands (16 x 8) of neighbouring columns, stored [n][k]: tile rows row.. and row + 8..
     __device__ static __forceinline__ void load_b(uint32_t (&b)[2][2], const bf16* tile, int row,
                                                   int k) {
         const int lane = threadIdx.x % WARP;
         uint32_t r[4];
-        ldmatrix_x4(r, tile + at(row + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+        ldmatrix_x4(r, tile + at_pair(row + lane / 16 * 8 + lane % 8, lane / 8 % 2, k));
         b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
     }
     // The same, stored [k][n]: tile rows are k, columns 16 * n.. of the tile are n.
@@ -56,7 +61,7 @@ struct Rows {
                                                         int n) {
         const int lane = threadIdx.x % WARP;
         uint32_t r[4];
-        ldmatrix_x4_trans(r, tile + at(row + lane % 16, 2 * n + lane / 16));
+        ldmatrix_x4_trans(r, tile + at_pair(row + lane % 16, lane / 16, n));
         b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
     }
     // Two B operands below one another (k = row.. and row + 16..) of the 8 columns of one chunk.
