@@ -7,6 +7,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod glmae;
+pub mod infer;
 pub mod lab;
 pub mod nn;
 pub mod ops;

@@ -3,8 +3,10 @@
 mod cli;
 mod data;
 mod emulator;
+mod kernel_edges;
 mod ops;
 mod parity;
 mod step_gradient;
 mod structure;
 mod support;
+mod train;

@@ -46,6 +46,33 @@ struct GlmaeEmuCallbacks {
     void (*fault)(void* block, uint32_t code, const void* pc);
 };
 
+// Weights of a weighted sum, passed by value.
+#define GLMAE_WEIGHTS 32
+struct GlmaeWeights {
+    float weight[GLMAE_WEIGHTS];
+};
+
+// One update of the optimiser, the same for all parameters; rest1 = 1 - beta1 and so on. In device
+// memory, because a captured graph replays with other values.
+struct GlmaeAdamScalars {
+    float beta1, rest1, beta2, rest2, eps, grad_scale, ema, ema_rest;
+};
+// A range of the flat buffers with settings of its own: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t),
+// 1 - lr weight_decay.
+struct GlmaeAdamSegment {
+    int64_t begin, end;
+    float step_size, root, keep;
+    uint32_t flags;  // GLMAE_ADAM_*
+};
+#define GLMAE_ADAM_ACTIVE 1u
+#define GLMAE_ADAM_TEACHER 2u
+
+// The box of a view, along d, h, w, as 32.32 fixed point: output voxel i lies at position
+// start + i * step of the volume. A mirrored axis has a negative step.
+struct GlmaeViewBox {
+    int64_t start[3], step[3];
+};
+
 #define GLMAE_ACCESS_READ 0
 #define GLMAE_ACCESS_WRITE 1
 #define GLMAE_ACCESS_ATOMIC 2

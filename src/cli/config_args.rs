@@ -53,7 +53,10 @@ impl ConfigArgs {
     /// The flags as overrides `section.key=value`, after those of `--set`.
     pub fn overrides(&self) -> Vec<String> {
         fn item<T: ToString>(key: &str, value: &Option<T>) -> Option<String> {
-            value.as_ref().map(|v| format!("{key}={}", v.to_string()))
+            let text = value.as_ref()?.to_string();
+            // TOML writes it in lower case.
+            let text = if text == "NaN" { "nan".to_owned() } else { text };
+            Some(format!("{key}={text}"))
         }
         let flags = [
             item("loss.objective", &self.objective),

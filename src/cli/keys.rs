@@ -232,7 +232,7 @@ mod tests {
             for key in &section.keys {
                 for (value, _) in &key.values {
                     let set = format!("{}.{}={value}", section.name, key.name);
-                    let parsed = Config::load("tiny", &[set.clone()]);
+                    let parsed = Config::load("tiny", std::slice::from_ref(&set));
                     assert!(parsed.is_ok(), "{set}: {}", parsed.unwrap_err());
                 }
             }

@@ -7,8 +7,8 @@ use glmae::Error;
 use glmae::error::exit;
 
 use super::config_args::DeviceArg;
-use super::engine::{self, ReconstructOptions};
-use super::term;
+use super::engine::{self, ReconstructOptions, ReconstructReport};
+use super::term::{self, Table};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -53,6 +53,36 @@ pub fn run(args: &Args) -> Result<u8> {
         device: args.device.parse()?,
     };
     let report = engine::reconstruct(&options)?;
-    term::print(&engine::describe(&report))?;
+    term::print(&text(&report))?;
     Ok(exit::OK)
+}
+
+fn text(report: &ReconstructReport) -> String {
+    let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+    let mut table = Table::new(&["<", ">", "<"]);
+    let mut row = |name: &str, value: String, note: &str| {
+        table.row([name.to_owned(), value, note.to_owned()]);
+    };
+    let given = match report.uses_target_statistics {
+        true => "of the variance of hidden voxels; mean and deviation of hidden patches were given",
+        false => "of the variance of hidden voxels",
+    };
+    row("explained", percent(report.explained), given);
+    if let Some(share) = report.patch_normalised {
+        row("normalised", percent(share), "of the variance of patch-normalised hidden voxels");
+    }
+    row("for comparison", percent(report.mean_guess), "by copying the mean of the visible voxels");
+    let mut text = format!(
+        "step {}, {} of the patches hidden (seed {}), {} {} views\n\n{}\n",
+        report.step,
+        percent(report.mask_ratio),
+        report.seed,
+        report.tiles,
+        report.kind,
+        table.render("  ")
+    );
+    for file in &report.files {
+        text += &format!("{}\n", file.display());
+    }
+    text
 }

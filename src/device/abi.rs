@@ -71,6 +71,57 @@ pub struct EmuCallbacks {
     pub fault: unsafe extern "C" fn(*const c_void, u32, *const c_void),
 }
 
+/// Weights of a weighted sum, passed by value.
+pub const WEIGHTS: usize = 32;
+
+/// See [`WEIGHTS`].
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Weights {
+    pub weight: [f32; WEIGHTS],
+}
+
+/// One update of the optimiser, the same for all parameters; `rest1` is `1 - beta1` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct AdamScalars {
+    pub beta1: f32,
+    pub rest1: f32,
+    pub beta2: f32,
+    pub rest2: f32,
+    pub eps: f32,
+    pub grad_scale: f32,
+    pub ema: f32,
+    pub ema_rest: f32,
+}
+
+/// A range of the flat buffers with settings of its own: `lr / (1 - beta1^t)`,
+/// `1 / sqrt(1 - beta2^t)`, `1 - lr weight_decay`.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct AdamSegment {
+    pub begin: i64,
+    pub end: i64,
+    pub step_size: f32,
+    pub root: f32,
+    pub keep: f32,
+    /// [`ADAM_ACTIVE`], [`ADAM_TEACHER`].
+    pub flags: u32,
+}
+/// The segment is updated (it is neither frozen nor padding).
+pub const ADAM_ACTIVE: u32 = 1;
+/// The teacher has these elements too.
+pub const ADAM_TEACHER: u32 = 2;
+
+/// The box of a view, along d, h, w, as 32.32 fixed point: output voxel `i` lies at position
+/// `start + i step` of the volume. A mirrored axis has a negative step.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct ViewBox {
+    pub start: [i64; 3],
+    pub step: [i64; 3],
+}
+
 pub const ACCESS_READ: u32 = 0;
 pub const ACCESS_WRITE: u32 = 1;
 pub const ACCESS_ATOMIC: u32 = 2;
@@ -118,6 +169,27 @@ mod tests {
             offset_of!(EmuCallbacks, copy_commit),
             offset_of!(EmuCallbacks, copy_wait),
             offset_of!(EmuCallbacks, fault),
+            size_of::<Weights>(),
+            offset_of!(Weights, weight),
+            size_of::<AdamScalars>(),
+            offset_of!(AdamScalars, beta1),
+            offset_of!(AdamScalars, rest1),
+            offset_of!(AdamScalars, beta2),
+            offset_of!(AdamScalars, rest2),
+            offset_of!(AdamScalars, eps),
+            offset_of!(AdamScalars, grad_scale),
+            offset_of!(AdamScalars, ema),
+            offset_of!(AdamScalars, ema_rest),
+            size_of::<AdamSegment>(),
+            offset_of!(AdamSegment, begin),
+            offset_of!(AdamSegment, end),
+            offset_of!(AdamSegment, step_size),
+            offset_of!(AdamSegment, root),
+            offset_of!(AdamSegment, keep),
+            offset_of!(AdamSegment, flags),
+            size_of::<ViewBox>(),
+            offset_of!(ViewBox, start),
+            offset_of!(ViewBox, step),
         ];
         // SAFETY: layout.cpp defines the array with as many entries as the count says.
         let theirs = unsafe {

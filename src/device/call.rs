@@ -52,6 +52,14 @@ impl<'d> KernelCall<'d> {
         }
     }
 
+    /// A tensor that the kernel writes if there is one: else it gets a null pointer.
+    pub fn optional_output(self, tensor: Option<&mut Tensor>) -> Result<Self> {
+        match tensor {
+            Some(tensor) => self.output(tensor),
+            None => Ok(self.value(DevicePtr::NULL)),
+        }
+    }
+
     /// A scalar: i32, u32, i64, u64 or f32, exactly as the kernel declares it.
     pub fn value(mut self, value: impl Into<Arg<'d>>) -> Self {
         self.args.push(value.into());

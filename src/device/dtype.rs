@@ -9,6 +9,8 @@ pub enum DType {
     F32,
     F64,
     Bf16,
+    /// Voxels as scanners store them.
+    I16,
     I32,
     I64,
 }
@@ -17,7 +19,7 @@ impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::I16 => 2,
             Self::F32 | Self::I32 => 4,
             Self::F64 | Self::I64 => 8,
         }
@@ -29,6 +31,7 @@ impl DType {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::Bf16 => "bf16",
+            Self::I16 => "i16",
             Self::I32 => "i32",
             Self::I64 => "i64",
         }
@@ -63,9 +66,24 @@ macro_rules! element {
 element! {
     f32 => F32, |x| x as f32, f64::from;
     f64 => F64, |x| x, |x| x;
-    half::bf16 => Bf16, half::bf16::from_f64, half::bf16::to_f64;
+    half::bf16 => Bf16, bf16_from_f64, half::bf16::to_f64;
+    i16 => I16, |x| x as i16, f64::from;
     i32 => I32, |x| x as i32, f64::from;
     i64 => I64, |x| x as i64, |x| x as f64;
+}
+
+/// The nearest bf16, ties to even. `half::bf16::from_f64` looks at 20 bits of the mantissa only and
+/// takes what lies just beside a tie for one. On the way through f32, rounding to odd keeps the bit that
+/// decides a tie.
+fn bf16_from_f64(x: f64) -> half::bf16 {
+    let near = x as f32;
+    let back = f64::from(near);
+    let bits = near.to_bits();
+    if back == x || !near.is_finite() || bits & 1 == 1 {
+        return half::bf16::from_f32(near);
+    }
+    let odd = if back.abs() < x.abs() { bits + 1 } else { bits - 1 };
+    half::bf16::from_f32(f32::from_bits(odd))
 }
 
 /// The arithmetic that a CPU reference is written in: f32 (the CPU backend) or f64 (the oracle).
@@ -148,3 +166,34 @@ macro_rules! with_real {
     };
 }
 pub(crate) use with_real;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_ties_are_decided_by_every_bit() {
+        let ulp = 2f64.powi(-7);
+        let tie = 1.0 + 1.5 * ulp; // between odd 1 + ulp and even 1 + 2 ulp
+        let low = 1.0 + 0.5 * ulp; // between even 1 and odd 1 + ulp
+        for tiny in [2f64.powi(-21), 2f64.powi(-23), 2f64.powi(-30), 2f64.powi(-50)] {
+            for (x, expected) in [
+                (tie, 1.0 + 2.0 * ulp),
+                (tie - tiny, 1.0 + ulp),
+                (low, 1.0),
+                (low + tiny, 1.0 + ulp),
+                (low - tiny, 1.0),
+            ] {
+                assert_eq!(bf16_from_f64(x).to_f64(), expected, "{x} {tiny}");
+                assert_eq!(bf16_from_f64(-x).to_f64(), -expected, "{x} {tiny}");
+            }
+        }
+        assert!(bf16_from_f64(f64::NAN).is_nan());
+        assert_eq!(bf16_from_f64(1e300), half::bf16::INFINITY);
+        assert_eq!(bf16_from_f64(0.0).to_bits(), 0);
+        for bits in (0..0x7f80u16).step_by(7) {
+            let exact = half::bf16::from_bits(bits);
+            assert_eq!(bf16_from_f64(exact.to_f64()), exact);
+        }
+    }
+}

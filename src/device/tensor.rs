@@ -72,6 +72,7 @@ impl Tensor {
             DType::F32 => cast::<f32>(device, data, shape),
             DType::F64 => cast::<f64>(device, data, shape),
             DType::Bf16 => cast::<half::bf16>(device, data, shape),
+            DType::I16 => cast::<i16>(device, data, shape),
             DType::I32 => cast::<i32>(device, data, shape),
             DType::I64 => cast::<i64>(device, data, shape),
         }
@@ -141,6 +142,11 @@ impl Tensor {
         Ok(bytemuck::cast_slice(self.host_bytes()?))
     }
 
+    /// Whether the first element lies at a multiple of `bytes`. Allocations are aligned to 256.
+    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
+        (self.offset * self.dtype.size()).is_multiple_of(bytes)
+    }
+
     /// Where the elements are on a GPU. Only for tensors that are on one.
     pub(super) fn ptr(&self) -> Result<DevicePtr> {
         match &*self.memory {
@@ -198,6 +204,7 @@ impl Tensor {
             DType::F32 => cast::<f32>(self),
             DType::F64 => cast::<f64>(self),
             DType::Bf16 => cast::<half::bf16>(self),
+            DType::I16 => cast::<i16>(self),
             DType::I32 => cast::<i32>(self),
             DType::I64 => cast::<i64>(self),
         }
@@ -321,6 +328,7 @@ impl<'a> TensorMut<'a> {
             DType::F32 => self.upload(&cast::<f32>(data)),
             DType::F64 => self.upload(&cast::<f64>(data)),
             DType::Bf16 => self.upload(&cast::<half::bf16>(data)),
+            DType::I16 => self.upload(&cast::<i16>(data)),
             DType::I32 => self.upload(&cast::<i32>(data)),
             DType::I64 => self.upload(&cast::<i64>(data)),
         }

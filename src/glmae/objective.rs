@@ -39,8 +39,8 @@ impl StepPlan {
         // With one decoder all views go through it; with two, each kind through its own.
         let globals = shape.count(ViewKind::Global);
         let parts = match nets.decoders.len() {
-            1 => vec![0..views.len()],
-            _ => vec![0..globals, globals..views.len()],
+            1 => Vec::from([0..views.len()]),
+            _ => Vec::from([0..globals, globals..views.len()]),
         };
         let decode = parts
             .into_iter()
@@ -125,7 +125,9 @@ pub fn forward<'a>(
     let teacher = match (&plan.teacher, &weights.teacher, &nets.head) {
         (Some(plan), Some(params), Some(head)) => {
             let mut quiet = Tape::inference(tape.device());
-            let patches = quiet.patch_gather(&voxels, &plan.patches, VoxelOrder::ChannelsFirst)?;
+            let order = VoxelOrder::ChannelsFirst;
+            let dtype = params.activation_dtype();
+            let patches = quiet.patch_gather(&voxels, &plan.patches, order, dtype)?;
             let out = nets.encoder.forward(
                 &mut quiet,
                 params,
@@ -143,7 +145,8 @@ pub fn forward<'a>(
 
     let params = &weights.student;
     let encode = &plan.student;
-    let patches = tape.patch_gather(&voxels, &encode.patches, VoxelOrder::ChannelsFirst)?;
+    let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
+    let patches = tape.patch_gather(&voxels, &encode.patches, order, dtype)?;
     let latent = nets.encoder.forward(
         tape,
         params,
@@ -168,7 +171,8 @@ pub fn forward<'a>(
             &plan.packing,
             &plan.wanted,
         )?;
-        let target = tape.patch_gather(&voxels, &plan.targets, VoxelOrder::ChannelsLast)?;
+        let (order, dtype) = (VoxelOrder::ChannelsLast, batch.voxels.dtype());
+        let target = tape.patch_gather(&voxels, &plan.targets, order, dtype)?;
         let kinds = [(0, loss.rec_global), (1, loss.rec_local)];
         let kinds: Vec<(usize, f64)> =
             kinds.into_iter().filter(|&(k, _)| plan.kind_rows[k] > 0).collect();
@@ -189,8 +193,10 @@ pub fn forward<'a>(
         };
         let cls = tape.row_gather(&latent, &encode.cls)?;
         let logits = head.forward(tape, params, &cls)?;
+        let inv_tau =
+            Tensor::from_f64(tape.device(), teacher_logits.dtype(), &[1.0 / tau_t], &[1])?;
         let (center, inv_tau) =
-            teacher_targets(loss.teacher_targets, &teacher_logits, running, tau_t)?;
+            teacher_targets(loss.teacher_targets, &teacher_logits, running, &inv_tau)?;
         let targets = Targets { logits: &teacher_logits, center: &center, inv_tau: &inv_tau };
         let terms = tape.soft_cross_entropy(&logits, &targets, loss.tau_s, pairs)?;
         let mut weights = Vec::new();

@@ -45,7 +45,7 @@ pub fn draw_box(
         let side = libm::cbrt(rng.range(low, high));
         let size = dims.map(|n| n as f64 * side);
         let start = [0, 1, 2].map(|a| rng.uniform() * (dims[a] as f64 - size[a]));
-        return Ok(ViewBox { start, size });
+        return Ok(ViewBox { start, size, mirrored: [false; 3] });
     }
     let size = match kind {
         ViewKind::Global => config.global_size,
@@ -97,43 +97,20 @@ pub fn cut_batch(
                 format!("{:?}", volume.shape()),
             ));
         };
-        let view = draw_box(config, kinds[i], [d, h, w], key)?;
+        let mut view = draw_box(config, kinds[i], [d, h, w], key)?;
+        view.mirrored = draw_mirror(config.flip_probability, key);
         let out_shape = [at.channels, at.dims[0], at.dims[1], at.dims[2]];
         let mut out = TensorMut::new(&mut batch.voxels, at.offset, &out_shape)?;
         view_cut(&mut out, volume, &view)?;
-        mirror(&mut out, config.flip_probability, key)?;
     }
     Ok(batch)
 }
 
-/// Mirrors a view along each axis with the given probability, in place.
-fn mirror(view: &mut TensorMut<'_>, probability: f64, key: &ViewKey) -> Result<()> {
+/// Along which axes a view is mirrored, each with the given probability.
+fn draw_mirror(probability: f64, key: &ViewKey) -> [bool; 3] {
     if probability == 0.0 {
-        return Ok(());
+        return [false; 3];
     }
     let mut rng = key.rng(Purpose::Augment);
-    let flips = [0; 3].map(|_| rng.uniform() < probability);
-    let &[channels, d, h, w] = view.shape() else { return Ok(()) };
-    let x = view.host_mut::<f32>()?;
-    for plane in 0..channels * d {
-        let plane = &mut x[plane * h * w..][..h * w];
-        if flips[2] {
-            plane.chunks_exact_mut(w).for_each(<[f32]>::reverse);
-        }
-        if flips[1] {
-            for y in 0..h / 2 {
-                let (top, bottom) = plane.split_at_mut((h - 1 - y) * w);
-                top[y * w..][..w].swap_with_slice(&mut bottom[..w]);
-            }
-        }
-    }
-    if flips[0] {
-        for channel in x.chunks_exact_mut(d * h * w) {
-            for z in 0..d / 2 {
-                let (front, back) = channel.split_at_mut((d - 1 - z) * h * w);
-                front[z * h * w..][..h * w].swap_with_slice(&mut back[..h * w]);
-            }
-        }
-    }
-    Ok(())
+    [0; 3].map(|_| rng.uniform() < probability)
 }

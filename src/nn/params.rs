@@ -134,6 +134,16 @@ impl Params {
         self.half.as_ref()
     }
 
+    /// The dtype of activations that go with these parameters: bf16 when there is a bf16 copy.
+    pub fn activation_dtype(&self) -> DType {
+        self.half.as_ref().unwrap_or(&self.flat).dtype()
+    }
+
+    /// Master values and bf16 copy, for the optimiser to write.
+    pub fn buffers_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>) {
+        (&mut self.flat, self.half.as_mut())
+    }
+
     pub fn layout(&self) -> &ParamLayout {
         &self.layout
     }

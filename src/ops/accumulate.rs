@@ -1,7 +1,8 @@
 //! Accumulate: `dst += src`, where two gradients of one value meet.
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::device::{Tensor, TensorMut, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Tensor, TensorMut, with_real};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -17,12 +18,33 @@ pub fn accumulate(target: &mut TensorMut<'_>, source: &Tensor) -> Result<()> {
         let got = format!("{:?} and {source:?}", target.shape());
         return Err(Error::shape(OP, "as many elements of the same dtype", got));
     }
+    if *source.device() != Device::Cpu {
+        return run_kernel(target, source);
+    }
     with_real!(OP, source.dtype(), T => {
         for (d, &s) in target.host_mut::<T>()?.iter_mut().zip(source.host::<T>()?) {
             *d += s;
         }
         Ok(())
     })
+}
+
+fn run_kernel(target: &mut TensorMut<'_>, source: &Tensor) -> Result<()> {
+    let n = source.len();
+    if n == 0 {
+        return Ok(());
+    }
+    KernelCall::typed(source.device(), "accumulate_update", source.dtype())
+        .output_mut(target)?
+        .input(source)?
+        .value(n as i64)
+        .launch(flat_launch(n, source.dtype()))
+}
+
+/// The launch of kernels that cover a flat array (`FLAT_TILE` of `kernels/include/rows.cuh`): 256
+/// threads with four units of 16 bytes each.
+pub(super) fn flat_launch(n: usize, dtype: DType) -> LaunchConfig {
+    LaunchConfig::linear(n.div_ceil(256 * 4 * (16 / dtype.size())).max(1) as u32, 256)
 }
 
 /// The op in the registry. Dims of a case: elements.
@@ -62,6 +84,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Elementwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn differentiable(&self) -> bool {

@@ -8,7 +8,9 @@
 
 use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::device::{Real, Tensor, with_real};
+use crate::device::abi::{ADAM_ACTIVE, ADAM_TEACHER, AdamScalars, AdamSegment};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::nn::params::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
@@ -66,17 +68,43 @@ pub struct Buffers<'b> {
     pub v: &'b mut Tensor,
     /// A prefix of the student's layout (encoder and projection head).
     pub teacher: Option<&'b mut Tensor>,
+    /// bf16 copies of `params` and `teacher`, written by the same pass (on a GPU).
+    pub half: Option<&'b mut Tensor>,
+    pub teacher_half: Option<&'b mut Tensor>,
+}
+
+impl Buffers<'_> {
+    /// Number of parameters; checks that the buffers fit each other.
+    fn check(&self) -> Result<usize> {
+        let n = self.params.len();
+        for tensor in [self.grads, &*self.m, &*self.v].into_iter().chain(self.half.as_deref()) {
+            tensor.expect_shape(OP, &[n])?;
+        }
+        if self.teacher.as_ref().is_some_and(|t| t.len() > n) {
+            return Err(Error::shape(OP, "a teacher no larger than its student", "a larger one"));
+        }
+        if let Some(half) = &self.teacher_half {
+            half.expect_shape(OP, &[self.teacher.as_ref().map_or(0, |t| t.len())])?;
+        }
+        Ok(n)
+    }
 }
 
 /// One update in place.
 ///
-/// Shapes: `params`, `grads`, `m`, `v` [n], `teacher` [at most n].
-/// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64.
-/// Errors: `Shape`.
+/// Shapes: `params`, `grads`, `m`, `v`, `half` [n], `teacher`, `teacher_half` [at most n].
+/// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
+/// and their copies outside of active segments keep their values; the teacher follows everywhere.
+/// Errors: `Shape`; on a GPU also segments that overlap.
 pub fn adamw_ema(settings: &AdamW, segments: &[Segment], buffers: Buffers<'_>) -> Result<()> {
-    let n = buffers.params.len();
-    for tensor in [buffers.grads, &*buffers.m, &*buffers.v] {
-        tensor.expect_shape(OP, &[n])?;
+    let n = buffers.check()?;
+    if *buffers.params.device() != Device::Cpu {
+        let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
+        let table = UpdateTable::new(buffers.params.device(), settings, segments, n, teacher)?;
+        return adamw_ema_from(&table, None, buffers);
+    }
+    if buffers.half.is_some() || buffers.teacher_half.is_some() {
+        return Err(Error::shape(OP, "no bf16 copies on the CPU", "one"));
     }
     if segments.iter().any(|s| s.offset + s.len > n) {
         return Err(Error::shape(
@@ -96,13 +124,172 @@ pub fn adamw_ema(settings: &AdamW, segments: &[Segment], buffers: Buffers<'_>) -
         }
         if let Some(teacher) = buffers.teacher {
             let teacher = teacher.host_mut::<T>()?;
-            let Some(student) = params.get(..teacher.len()) else {
-                return Err(Error::shape(OP, "a teacher no larger than its student", "a larger one"));
-            };
-            T::ema(teacher, student, settings.ema);
+            T::ema(teacher, &params[..teacher.len()], settings.ema);
         }
         Ok(())
     })
+}
+
+/// Elements that one block covers (`ADAM_CHUNK` of the kernel).
+const CHUNK: usize = 8192;
+
+/// What the kernel reads from device memory: scalars and segments of one update. The addresses stay
+/// from update to update ([`UpdateTable::set`]), as a captured graph needs it.
+#[derive(Debug)]
+pub struct UpdateTable {
+    /// One `AdamScalars`, as bytes.
+    scalars: Tensor,
+    /// `AdamSegment`s without gaps, as bytes.
+    segments: Tensor,
+    /// First segment of every chunk.
+    chunks: Tensor,
+    count: usize,
+    n: usize,
+    teacher: usize,
+}
+
+impl UpdateTable {
+    /// For buffers of `n` parameters, the first `teacher` of which the teacher has.
+    ///
+    /// Errors: `Shape`: segments that overlap or end beyond `n`.
+    pub fn new(
+        device: &Device,
+        settings: &AdamW,
+        segments: &[Segment],
+        n: usize,
+        teacher: usize,
+    ) -> Result<Self> {
+        let rows = cover(settings, segments, n, teacher)?;
+        let (mut chunks, mut first) = (Vec::new(), 0);
+        for chunk in 0..n.div_ceil(CHUNK) {
+            while rows.get(first).is_some_and(|s| s.end as usize <= chunk * CHUNK) {
+                first += 1;
+            }
+            chunks.push(first as i32);
+        }
+        let scalars = [scalars(settings)];
+        Ok(Self {
+            scalars: Tensor::from_slice::<f32>(device, bytemuck::cast_slice(&scalars), &[8])?,
+            segments: Tensor::from_slice::<i64>(
+                device,
+                bytemuck::cast_slice(&rows),
+                &[rows.len(), 4],
+            )?,
+            chunks: Tensor::from_slice(device, &chunks, &[chunks.len()])?,
+            count: rows.len(),
+            n,
+            teacher,
+        })
+    }
+
+    /// Puts the numbers of another update in place. Errors: other segments than those of `new`.
+    pub fn set(&mut self, settings: &AdamW, segments: &[Segment]) -> Result<()> {
+        let rows = cover(settings, segments, self.n, self.teacher)?;
+        self.scalars.as_mut().upload::<f32>(bytemuck::cast_slice(&[scalars(settings)]))?;
+        self.segments.as_mut().upload::<i64>(bytemuck::cast_slice(&rows))
+    }
+}
+
+fn scalars(a: &AdamW) -> AdamScalars {
+    AdamScalars {
+        beta1: a.beta1 as f32,
+        rest1: (1.0 - a.beta1) as f32,
+        beta2: a.beta2 as f32,
+        rest2: (1.0 - a.beta2) as f32,
+        eps: a.eps as f32,
+        grad_scale: a.grad_scale as f32,
+        ema: a.ema as f32,
+        ema_rest: (1.0 - a.ema) as f32,
+    }
+}
+
+/// The segments in order, gaps filled with inactive ones, cut where the teacher ends.
+fn cover(a: &AdamW, segments: &[Segment], n: usize, teacher: usize) -> Result<Vec<AdamSegment>> {
+    let mut sorted: Vec<&Segment> = segments.iter().filter(|s| s.len > 0).collect();
+    sorted.sort_by_key(|s| s.offset);
+    let (mut rows, mut at) = (Vec::with_capacity(2 * sorted.len() + 2), 0);
+    let mut push = |begin: usize, end: usize, segment: Option<&Segment>| {
+        let middle = teacher.clamp(begin, end);
+        for (begin, end) in [(begin, middle), (middle, end)] {
+            if begin == end {
+                continue;
+            }
+            let update = segment.map_or(0, |s| s.update);
+            let correction = |beta: f64| 1.0 - libm::pow(beta, update.max(1) as f64);
+            let decays = segment.is_some_and(|s| s.decays);
+            rows.push(AdamSegment {
+                begin: begin as i64,
+                end: end as i64,
+                step_size: (a.lr / correction(a.beta1)) as f32,
+                root: (1.0 / correction(a.beta2).sqrt()) as f32,
+                keep: if decays { (1.0 - a.lr * a.weight_decay) as f32 } else { 1.0 },
+                flags: if update > 0 { ADAM_ACTIVE } else { 0 }
+                    | if begin < teacher { ADAM_TEACHER } else { 0 },
+            });
+        }
+    };
+    for s in sorted {
+        if s.offset < at || s.offset + s.len > n {
+            let expected = format!("segments within {n} elements that do not overlap");
+            return Err(Error::shape(OP, expected, format!("{s:?}")));
+        }
+        push(at, s.offset, None);
+        push(s.offset, s.offset + s.len, Some(s));
+        at = s.offset + s.len;
+    }
+    push(at, n, None);
+    Ok(rows)
+}
+
+/// As [`adamw_ema`] with the numbers of a table. `clip` is what [`super::grad_norm::grad_norm_clip`]
+/// returned: its factor replaces `grad_scale`, and with a norm that is not finite nothing changes.
+///
+/// Shapes: as [`adamw_ema`]; `clip` [2].
+/// Errors: `Shape`; buffers of other sizes than the table's.
+pub fn adamw_ema_from(
+    table: &UpdateTable,
+    clip: Option<&Tensor>,
+    buffers: Buffers<'_>,
+) -> Result<()> {
+    let n = buffers.check()?;
+    let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
+    if (n, teacher) != (table.n, table.teacher) {
+        let expected = format!("{} parameters, {} of the teacher", table.n, table.teacher);
+        return Err(Error::shape(OP, expected, format!("{n}, {teacher}")));
+    }
+    let wide = [Some(&*buffers.params), Some(buffers.grads), Some(&*buffers.m), Some(&*buffers.v)];
+    for tensor in wide.into_iter().chain([buffers.teacher.as_deref(), clip]).flatten() {
+        if tensor.dtype() != DType::F32 {
+            return Err(Error::shape(OP, "f32 buffers", tensor.dtype().name()));
+        }
+    }
+    for half in [&buffers.half, &buffers.teacher_half].into_iter().flatten() {
+        if half.dtype() != DType::Bf16 {
+            return Err(Error::shape(OP, "copies in bf16", half.dtype().name()));
+        }
+    }
+    if let Some(clip) = clip {
+        clip.expect_shape(OP, &[2])?;
+    }
+    if n == 0 {
+        return Ok(());
+    }
+    let device = buffers.grads.device();
+    KernelCall::new(device, "adamw_ema_update_f32")
+        .output(buffers.params)?
+        .output(buffers.m)?
+        .output(buffers.v)?
+        .optional_output(buffers.teacher)?
+        .optional_output(buffers.half)?
+        .optional_output(buffers.teacher_half)?
+        .input(buffers.grads)?
+        .input(&table.scalars)?
+        .input(&table.segments)?
+        .input(&table.chunks)?
+        .optional(clip)?
+        .value(table.count as i32)
+        .value(n as i64)
+        .launch(LaunchConfig::linear(n.div_ceil(CHUNK) as u32, 256))
 }
 
 /// Reference update of one segment.
@@ -159,14 +346,14 @@ impl OpSpec for Spec {
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let n = case.dims[0] + case.dims[1];
         let input = |name, i, mean| {
-            Input::new(name, InputKind::Constant, &[n], case.normal(i, n, mean, 1.0))
+            Input::new(name, InputKind::Constant, &[n], case.normal(i, n, mean, 1.0)).wide()
         };
         let squares = case.normal(3, n, 0.0, 1.0).iter().map(|x| x * x + 1e-3).collect();
         vec![
             input("params", 0, case.offset),
             input("grads", 1, 0.0),
             input("m", 2, 0.0),
-            Input::new("v", InputKind::Constant, &[n], squares),
+            Input::new("v", InputKind::Constant, &[n], squares).wide(),
             input("teacher", 4, case.offset),
         ]
     }
@@ -200,12 +387,18 @@ impl OpSpec for Spec {
             },
         ];
         let grads = args.var(1)?.value();
-        adamw_ema(&settings, &segments, Buffers { params, grads, m, v, teacher: Some(teacher) })?;
+        let buffers =
+            Buffers { params, grads, m, v, teacher: Some(teacher), half: None, teacher_half: None };
+        adamw_ema(&settings, &segments, buffers)?;
         Ok(state.into_iter().map(Var::constant).collect())
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Elementwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn differentiable(&self) -> bool {

@@ -1,30 +1,68 @@
 //! Centre update: `center <- m center + (1 - m) mean over rows of the teacher's logits`.
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::Result;
-use crate::device::{Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
+use crate::{Error, Result};
 
 const OP: &str = "center_update";
 
 /// Updates `center` in place, after the loss has used it.
 ///
-/// Shapes: `center` [K], `logits` [rows, K] (all views, all volumes).
+/// Shapes: `center` [K], `logits` [rows, K] each: all views of the volumes of each micro-batch.
 /// Numerics: rows are summed in order.
-/// Errors: `Shape`.
+/// Errors: `Shape`; no rows at all.
 /// Source: DINO, arXiv 2104.14294, section 3.1.
-pub fn center_update(center: &mut Tensor, logits: &Tensor, momentum: f64) -> Result<()> {
-    let (rows, k) = logits.matrix(OP)?;
-    center.expect_shape(OP, &[k])?;
-    with_real!(OP, logits.dtype(), T => {
-        let logits = logits.host::<T>()?;
-        let (m, share) = (T::of(momentum), T::of((1.0 - momentum) / rows.max(1) as f64));
+pub fn center_update(center: &mut Tensor, logits: &[Tensor], momentum: f64) -> Result<()> {
+    let k = center.len();
+    let mut rows = 0;
+    for part in logits {
+        let (count, width) = part.matrix(OP)?;
+        if width != k || part.dtype() != center.dtype() {
+            let expected = format!("logits of {k} {}", center.dtype());
+            return Err(Error::shape(OP, expected, format!("{part:?}")));
+        }
+        rows += count;
+    }
+    if rows == 0 || k == 0 {
+        return Err(Error::shape(OP, "at least one row and column", format!("{rows} x {k}")));
+    }
+    let share = (1.0 - momentum) / rows as f64;
+    if *center.device() != Device::Cpu {
+        return run_kernels(center, logits, momentum, share);
+    }
+    with_real!(OP, center.dtype(), T => {
+        let parts = logits.iter().map(|p| p.host::<T>()).collect::<Result<Vec<_>>>()?;
+        let (m, share) = (T::of(momentum), T::of(share));
         for (j, c) in center.host_mut::<T>()?.iter_mut().enumerate() {
-            let sum: T = logits.iter().skip(j).step_by(k).copied().sum();
-            *c = m * *c + share * sum;
+            let column = parts.iter().flat_map(|p| p.iter().skip(j).step_by(k));
+            *c = m * *c + share * column.copied().sum::<T>();
         }
         Ok(())
     })
+}
+
+/// One launch per micro-batch: the first keeps `momentum` of the old centre, the others all of it.
+fn run_kernels(center: &mut Tensor, logits: &[Tensor], momentum: f64, share: f64) -> Result<()> {
+    if center.dtype() != DType::F32 {
+        return Err(Error::shape(OP, "f32", center.dtype().name()));
+    }
+    let (device, k) = (center.device().clone(), center.len());
+    let mut keep = momentum as f32;
+    for part in logits {
+        let (rows, _) = part.matrix(OP)?;
+        KernelCall::new(&device, "center_update_update_f32")
+            .output(center)?
+            .input(part)?
+            .value(keep)
+            .value(share as f32)
+            .value(rows as i32)
+            .value(k as i64)
+            .launch(LaunchConfig::linear(k.div_ceil(256) as u32, 256))?;
+        keep = 1.0;
+    }
+    Ok(())
 }
 
 /// The op in the registry. Dims of a case: rows, K.
@@ -52,19 +90,29 @@ impl OpSpec for Spec {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(1, rows * k, case.offset, 1.0);
         vec![
-            Input::new("center", InputKind::Constant, &[k], case.normal(0, k, case.offset, 1.0)),
-            Input::new("logits", InputKind::Constant, &[rows, k], logits),
+            Input::new("center", InputKind::Constant, &[k], case.normal(0, k, case.offset, 1.0))
+                .wide(),
+            Input::new("logits", InputKind::Constant, &[rows, k], logits).wide(),
         ]
     }
 
     fn run(&self, _: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
         let mut center = args.var(0)?.value().duplicate()?;
-        center_update(&mut center, args.var(1)?.value(), 0.9)?;
+        let logits = args.var(1)?.value();
+        // In two pieces, as two micro-batches would bring them.
+        let (rows, k) = logits.matrix(OP)?;
+        let first = rows.div_ceil(2);
+        let parts = [logits.view(0, &[first, k])?, logits.view(first * k, &[rows - first, k])?];
+        center_update(&mut center, &parts, 0.9)?;
         Ok(vec![Var::constant(center)])
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn differentiable(&self) -> bool {

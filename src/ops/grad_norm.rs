@@ -4,9 +4,10 @@
 use rayon::prelude::*;
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::Result;
-use crate::device::{Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
+use crate::{Error, Result};
 
 const OP: &str = "grad_norm";
 
@@ -16,9 +17,14 @@ const CHUNK: usize = 1 << 16;
 /// Euclidean norm of a flat buffer; its padding and untrained parameters hold zeros.
 ///
 /// Shapes: `flat` [n].
-/// Numerics: squares are summed in f64, chunk by chunk in order. Not finite if any element is not.
+/// Numerics: squares are summed in f64, chunk by chunk in order; on a GPU in f32 by a fixed tree.
+/// Not finite if any element is not.
 /// Errors: `Shape`.
 pub fn grad_norm(flat: &Tensor) -> Result<f64> {
+    if *flat.device() != Device::Cpu {
+        let scalars = grad_norm_clip(flat, 1.0, 0.0)?.to_f64_vec()?;
+        return Ok(scalars.first().copied().unwrap_or(f64::NAN));
+    }
     fn squares<T: Real>(x: &[T]) -> f64 {
         x.iter().map(|&x| x.to_f64() * x.to_f64()).sum()
     }
@@ -26,6 +32,44 @@ pub fn grad_norm(flat: &Tensor) -> Result<f64> {
         let partial: Vec<f64> = flat.host::<T>()?.par_chunks(CHUNK).map(squares).collect();
         Ok(partial.iter().sum::<f64>().sqrt())
     })
+}
+
+/// The norm and the factor for [`super::adamw_ema`], left on the device so that no host waits:
+/// `[norm, factor]` with `norm = scale |flat|` and `factor = scale clip_factor(norm, clip)`.
+///
+/// Shapes: `flat` [n]; result [2] of the same dtype.
+/// Errors: `Shape`.
+pub fn grad_norm_clip(flat: &Tensor, scale: f64, clip: f64) -> Result<Tensor> {
+    let (device, n) = (flat.device(), flat.len());
+    if *device == Device::Cpu {
+        let norm = scale * grad_norm(flat)?;
+        return Tensor::from_f64(
+            device,
+            flat.dtype(),
+            &[norm, scale * clip_factor(norm, clip)],
+            &[2],
+        );
+    }
+    if flat.dtype() != DType::F32 {
+        return Err(Error::shape(OP, "f32 gradients", flat.dtype().name()));
+    }
+    // The grid fixes the order of the sum: from the size alone.
+    let parts = n.div_ceil(8192).clamp(1, 1024);
+    let mut partial = Tensor::empty(device, DType::F32, &[parts])?;
+    let mut out = Tensor::empty(device, DType::F32, &[2])?;
+    KernelCall::new(device, "grad_norm_fwd_f32")
+        .output(&mut partial)?
+        .input(flat)?
+        .value(n as i64)
+        .launch(LaunchConfig::linear(parts as u32, 256))?;
+    KernelCall::new(device, "grad_norm_fwd_f32_clip")
+        .output(&mut out)?
+        .input(&partial)?
+        .value(parts as i32)
+        .value(scale as f32)
+        .value(clip as f32)
+        .launch(LaunchConfig::linear(1, 1024))?;
+    Ok(out)
 }
 
 /// The factor that brings a norm down to `clip`; 1 when `clip` is 0 (no clipping).
@@ -57,17 +101,28 @@ impl OpSpec for Spec {
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let n = case.dims[0];
-        vec![Input::new("flat", InputKind::Constant, &[n], case.normal(0, n, case.offset, 1.0))]
+        vec![
+            Input::new("flat", InputKind::Constant, &[n], case.normal(0, n, case.offset, 1.0))
+                .wide(),
+        ]
     }
 
     fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
         let flat = args.var(0)?.value();
         let norm = grad_norm(flat)?;
-        Ok(vec![Var::constant(Tensor::from_f64(tape.device(), flat.dtype(), &[norm], &[1])?)])
+        let norm = Tensor::from_f64(tape.device(), flat.dtype(), &[norm], &[1])?;
+        // A clip that bites, and one that does not.
+        let hard = grad_norm_clip(flat, 0.5, 0.1)?;
+        let loose = grad_norm_clip(flat, 0.5, 1e9)?;
+        Ok([norm, hard, loose].map(Var::constant).to_vec())
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn differentiable(&self) -> bool {

@@ -3,7 +3,8 @@
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::Result;
-use crate::device::{Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 
 const OP: &str = "l2_normalize";
@@ -20,12 +21,24 @@ impl<'a> Tape<'a> {
         let (rows, c) = x.value().matrix(OP)?;
         let dtype = x.value().dtype();
         let mut y = Tensor::empty(self.device(), dtype, &[rows, c])?;
-        let mut norm = Tensor::empty(self.device(), dtype, &[rows])?;
-        with_real!(OP, dtype, T => {
-            forward::<T>(y.host_mut()?, norm.host_mut()?, x.value().host()?);
-            Ok(())
-        })?;
-        let saved = y.clone();
+        let stat = if dtype == DType::Bf16 { DType::F32 } else { dtype };
+        let mut norm = Tensor::empty(self.device(), stat, &[rows])?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                forward::<T>(y.host_mut()?, norm.host_mut()?, x.value().host()?);
+                Ok(())
+            })?,
+            _ if y.is_empty() => {}
+            device => KernelCall::typed(device, "l2_normalize_fwd", dtype)
+                .output(&mut y)?
+                .output(&mut norm)?
+                .input(x.value())?
+                .value(rows as i64)
+                .value(c as i32)
+                .launch(LaunchConfig::linear(rows.div_ceil(4) as u32, 128))?,
+        }
+        // The kernels' backward takes the unrounded row from `x`.
+        let saved = (*self.device() == Device::Cpu).then(|| y.clone());
         let keeps = needs_grad(&[x], &[]);
         Ok(self.record(OP, y, keeps, || L2NormalizeBwd { x: x.clone(), y: saved, norm }))
     }
@@ -33,15 +46,32 @@ impl<'a> Tape<'a> {
 
 struct L2NormalizeBwd {
     x: Var,
-    y: Tensor,
+    /// On the CPU.
+    y: Option<Tensor>,
     norm: Tensor,
 }
 
 impl Backward for L2NormalizeBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let Some((mut dx, mode)) = grads.slot(&self.x)? else { return Ok(()) };
+        let Some(y) = &self.y else {
+            let (rows, c) = dy.matrix(OP)?;
+            if dy.is_empty() {
+                return Ok(());
+            }
+            return KernelCall::typed(dy.device(), "l2_normalize_bwd", dy.dtype())
+                .output_mut(&mut dx)?
+                .input(&self.norm)?
+                .input(&dy)?
+                .input(self.x.value())?
+                .value(rows as i64)
+                .value(c as i32)
+                .value(mode.as_arg())
+                .launch(LaunchConfig::linear(rows.div_ceil(4) as u32, 128));
+        };
         with_real!(OP, dy.dtype(), T => {
-            backward::<T>(dx.host_mut()?, dy.host()?, self.y.host()?, self.norm.host()?, mode.accumulates());
+            let (dx, norm) = (dx.host_mut()?, self.norm.host()?);
+            backward::<T>(dx, dy.host()?, y.host()?, norm, mode.accumulates());
             Ok(())
         })
     }
@@ -108,6 +138,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

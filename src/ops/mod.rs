@@ -7,6 +7,7 @@ pub mod adamw_ema;
 pub mod attention;
 pub mod center_update;
 pub mod cpu;
+mod gemm;
 pub mod grad_norm;
 pub mod kernels;
 pub mod l2_normalize;

@@ -2,10 +2,13 @@
 //! rows. Only the patches that are wanted are read: the visible ones for the student, all for the
 //! teacher, the masked ones as reconstruction targets.
 
+use std::sync::Arc;
+
 use super::kernels::for_each_row;
 use super::unpatchify;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -54,12 +57,15 @@ pub struct PatchPlan {
     channels: usize,
     /// `[rows, 4]` i64: first voxel, and the strides of channel, d and h. Those of w are 1.
     table: Tensor,
+    /// First voxel of every row: what tells patches apart.
+    firsts: Arc<[i64]>,
     voxels: usize,
 }
 
 impl PatchPlan {
     /// `rows` are pairs (volume, patch), patches numbered in raster order of the volume's grid.
-    /// Errors: a volume whose sides are not multiples of `patch`, a patch outside its grid.
+    /// Errors: a volume whose sides are not multiples of `patch`, a patch outside its grid, two
+    /// volumes that overlap without being the same.
     pub fn new(
         device: &Device,
         patch: usize,
@@ -75,6 +81,13 @@ impl PatchPlan {
                 let expected =
                     format!("{channels} channel(s) and sides that are multiples of {patch}");
                 return Err(Error::shape(OP, expected, format!("{v:?}")));
+            }
+        }
+        let mut by_offset: Vec<&VolumeAt> = volumes.iter().collect();
+        by_offset.sort_by_key(|v| v.offset);
+        for pair in by_offset.windows(2) {
+            if pair[1].offset < pair[0].offset + pair[0].len() && pair[0] != pair[1] {
+                return Err(Error::shape(OP, "volumes that do not overlap", format!("{pair:?}")));
             }
         }
         let mut table = Vec::with_capacity(rows.len() * 4);
@@ -96,8 +109,9 @@ impl PatchPlan {
             table.extend([first, d * h * w, h * w, w].map(|i| i as i64));
         }
         let voxels = volumes.iter().map(|v| v.offset + v.len()).max().unwrap_or(0);
+        let firsts = table.iter().step_by(4).copied().collect();
         let table = Tensor::from_slice(device, &table, &[rows.len(), 4])?;
-        Ok(Self { patch, channels, table, voxels })
+        Ok(Self { patch, channels, table, firsts, voxels })
     }
 
     /// Number of rows.
@@ -113,6 +127,70 @@ impl PatchPlan {
     /// Voxels of the flat buffer that the plan reads from, at least.
     pub fn voxels(&self) -> usize {
         self.voxels
+    }
+
+    /// The rows of every touched patch, in order: `starts` [patches + 1] and `members` [rows], i32.
+    fn owners(&self) -> Result<(Tensor, Tensor)> {
+        let mut members: Vec<i32> = (0..self.rows() as i32).collect();
+        members.sort_by_key(|&r| self.firsts[r as usize]); // stable: rows of a patch keep their order
+        let first_of = |i: usize| self.firsts[members[i] as usize];
+        let mut starts: Vec<i32> = (0..members.len())
+            .filter(|&i| i == 0 || first_of(i) != first_of(i - 1))
+            .map(|i| i as i32)
+            .collect();
+        starts.push(members.len() as i32);
+        let device = self.table.device();
+        let upload = |v: &[i32]| Tensor::from_slice(device, v, &[v.len()]);
+        Ok((upload(&starts)?, upload(&members)?))
+    }
+
+    /// Launches `<op>_<pass>_<dtype of the rows>`, which gathers.
+    pub(super) fn gather_kernel(
+        &self,
+        stem: &str,
+        rows: &mut Tensor,
+        voxels: &Tensor,
+        order: VoxelOrder,
+    ) -> Result<()> {
+        if self.rows() == 0 {
+            return Ok(());
+        }
+        KernelCall::typed(self.table.device(), stem, rows.dtype())
+            .output(rows)?
+            .input(voxels)?
+            .input(&self.table)?
+            .value(self.patch as i32)
+            .value(self.channels as i32)
+            .value(i32::from(order == VoxelOrder::ChannelsLast))
+            .launch(LaunchConfig::linear(self.rows() as u32, 256))
+    }
+
+    /// Launches `<op>_<pass>_<dtype of the rows>`, which scatters; `mode` as that kernel wants it.
+    pub(super) fn scatter_kernel(
+        &self,
+        stem: &str,
+        voxels: &mut TensorMut<'_>,
+        rows: &Tensor,
+        order: VoxelOrder,
+        mode: Option<i32>,
+    ) -> Result<()> {
+        if self.rows() == 0 {
+            return Ok(());
+        }
+        let (starts, members) = self.owners()?;
+        let mut call = KernelCall::typed(self.table.device(), stem, rows.dtype())
+            .output_mut(voxels)?
+            .input(rows)?
+            .input(&self.table)?
+            .input(&starts)?
+            .input(&members)?
+            .value(self.patch as i32)
+            .value(self.channels as i32)
+            .value(i32::from(order == VoxelOrder::ChannelsLast));
+        if let Some(mode) = mode {
+            call = call.value(mode);
+        }
+        call.launch(LaunchConfig::linear(starts.len() as u32 - 1, 256))
     }
 
     /// Calls `f(column, voxel)` for every element of row `row`: the one definition of the order.
@@ -168,25 +246,34 @@ impl PatchPlan {
 }
 
 impl<'a> Tape<'a> {
-    /// Gathers the patches of `plan` from a flat voxel buffer.
+    /// Gathers the patches of `plan` from a flat voxel buffer into rows of `dtype`.
     ///
     /// Shapes: `voxels` [at least `plan.voxels()`], result [plan.rows(), p^3 C].
-    /// Numerics: data movement, exact.
-    /// Errors: `Shape`.
+    /// Numerics: data movement, exact; bf16 rows (for the encoder; f32 voxels, on a GPU) are rounded.
+    /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
     pub fn patch_gather(
         &mut self,
         voxels: &Var,
         plan: &PatchPlan,
         order: VoxelOrder,
+        dtype: DType,
     ) -> Result<Var> {
         if voxels.value().len() < plan.voxels {
             let expected = format!("{} voxels", plan.voxels);
             return Err(Error::shape(OP, expected, format!("{:?}", voxels.shape())));
         }
-        let dtype = voxels.value().dtype();
+        let from = voxels.value().dtype();
+        if *self.device() != Device::Cpu && from != DType::F32 {
+            return Err(Error::shape(OP, "f32 voxels", from.name()));
+        }
         let mut rows = Tensor::empty(self.device(), dtype, &[plan.rows(), plan.width()])?;
-        with_real!(OP, dtype, T => plan.gather(rows.host_mut::<T>()?, voxels.value().host::<T>()?, order))?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, from, T => {
+                plan.gather(rows.host_mut::<T>()?, voxels.value().host::<T>()?, order)
+            })?,
+            _ => plan.gather_kernel("patch_gather_fwd", &mut rows, voxels.value(), order)?,
+        }
         Ok(self.record(OP, rows, needs_grad(&[voxels], &[]), || PatchGatherBwd {
             voxels: voxels.clone(),
             plan: plan.clone(),
@@ -204,6 +291,13 @@ struct PatchGatherBwd {
 impl Backward for PatchGatherBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let Some((mut dx, mode)) = grads.slot(&self.voxels)? else { return Ok(()) };
+        if *dy.device() != Device::Cpu {
+            if !mode.accumulates() {
+                dx.fill_zero()?;
+            }
+            let (plan, mode) = (&self.plan, Some(mode.as_arg()));
+            return plan.scatter_kernel("patch_gather_bwd", &mut dx, &dy, self.order, mode);
+        }
         with_real!(OP, dy.dtype(), T => {
             let dx = dx.host_mut::<T>()?;
             if !mode.accumulates() {
@@ -261,23 +355,34 @@ impl OpSpec for Spec {
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
-        vec![Input::new(
-            "voxels",
-            InputKind::Activation,
-            &[len],
-            case.normal(0, len, case.offset, 1.0),
-        )]
+        vec![
+            Input::new(
+                "voxels",
+                InputKind::Activation,
+                &[len],
+                case.normal(0, len, case.offset, 1.0),
+            )
+            .wide(),
+            Input::new("dtype", InputKind::Constant, &[1], vec![0.0]),
+        ]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
         let plan = case_plan(tape.device(), case)?;
-        let first = tape.patch_gather(args.var(0)?, &plan, VoxelOrder::ChannelsFirst)?;
-        let last = tape.patch_gather(args.var(0)?, &plan, VoxelOrder::ChannelsLast)?;
+        // Rows for the encoder in the dtype of activations, which the second input has; targets f32.
+        let (voxels, like) = (args.var(0)?, args.var(1)?.value().dtype());
+        let first = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsFirst, like)?;
+        let wide = voxels.value().dtype();
+        let last = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsLast, wide)?;
         Ok(vec![first, last])
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Bitwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

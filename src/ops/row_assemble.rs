@@ -7,8 +7,10 @@
 //! outputs put back in raster order).
 
 use super::kernels::for_each_row;
+use super::row_gather::rows_launch;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{Device, KernelCall, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
@@ -30,6 +32,8 @@ pub struct AssemblePlan {
     position: Tensor,
     /// `[inputs]` i32: the row of the result that an input row goes to, -1 for none.
     target: Tensor,
+    /// `[token rows]` i32: the rows of the result that are the token.
+    token_rows: Tensor,
     positions: usize,
 }
 
@@ -54,11 +58,14 @@ impl AssemblePlan {
         }
         let source: Vec<i32> = rows.iter().map(|r| r.row.map_or(-1, |r| r as i32)).collect();
         let position: Vec<i32> = rows.iter().map(|r| r.position as i32).collect();
+        let token_rows: Vec<i32> =
+            (0i32..).zip(rows).filter(|(_, r)| r.row.is_none()).map(|(i, _)| i).collect();
         let upload = |v: &[i32]| Tensor::from_slice(device, v, &[v.len()]);
         Ok(Self {
             source: upload(&source)?,
             position: upload(&position)?,
             target: upload(&target)?,
+            token_rows: upload(&token_rows)?,
             positions,
         })
     }
@@ -73,7 +80,8 @@ impl<'a> Tape<'a> {
     /// Assembles rows; see the module.
     ///
     /// Shapes: `x` [inputs, c], `token` of c elements (stored [1, 1, c]), `table` [positions, c]
-    /// (not trained), result [plan.rows(), c].
+    /// (not trained; of the token's dtype, which stays f32 when `x` is bf16), result
+    /// [plan.rows(), c].
     /// Numerics: one addition per element; the gradient of the token sums rows in order.
     /// Errors: `Shape`.
     /// Source: gl-mae 1.3 and 1.4 (positions are added before masked tokens are dropped, which is
@@ -91,20 +99,38 @@ impl<'a> Tape<'a> {
             let expected = format!("{} rows and a token of {c}", plan.target.len());
             return Err(Error::shape(OP, expected, format!("{inputs} rows, {:?}", token.value)));
         }
+        if table.dtype() != token.value.dtype() {
+            let expected = format!("a table of {}", token.value.dtype());
+            return Err(Error::shape(OP, expected, table.dtype().name()));
+        }
         let dtype = x.value().dtype();
         let mut y = Tensor::empty(self.device(), dtype, &[plan.rows(), c])?;
-        with_real!(OP, dtype, T => {
-            let (x, token, table) = (x.value().host::<T>()?, token.value.host::<T>()?, table.host::<T>()?);
-            let (source, position) = (plan.source.host::<i32>()?, plan.position.host::<i32>()?);
-            for_each_row(y.host_mut::<T>()?, c, |i, y| {
-                let row = if source[i] < 0 { token } else { &x[source[i] as usize * c..][..c] };
-                let position = &table[position[i] as usize * c..][..c];
-                for ((y, &a), &b) in y.iter_mut().zip(row).zip(position) {
-                    *y = a + b;
-                }
-            });
-            Ok(())
-        })?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                let (x, token) = (x.value().host::<T>()?, token.value.host::<T>()?);
+                let table = table.host::<T>()?;
+                let (source, position) = (plan.source.host::<i32>()?, plan.position.host::<i32>()?);
+                for_each_row(y.host_mut::<T>()?, c, |i, y| {
+                    let row = if source[i] < 0 { token } else { &x[source[i] as usize * c..][..c] };
+                    let position = &table[position[i] as usize * c..][..c];
+                    for ((y, &a), &b) in y.iter_mut().zip(row).zip(position) {
+                        *y = a + b;
+                    }
+                });
+                Ok(())
+            })?,
+            _ if y.is_empty() => {}
+            device => KernelCall::typed(device, "row_assemble_fwd", dtype)
+                .output(&mut y)?
+                .input(x.value())?
+                .input(&token.value)?
+                .input(table)?
+                .input(&plan.source)?
+                .input(&plan.position)?
+                .value(plan.rows() as i64)
+                .value(c as i32)
+                .launch(rows_launch(plan.rows()))?,
+        }
         Ok(self.record(OP, y, needs_grad(&[x], &[token]), || RowAssembleBwd {
             x: x.clone(),
             token: token.clone(),
@@ -122,6 +148,9 @@ struct RowAssembleBwd {
 impl Backward for RowAssembleBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let (_, c) = dy.matrix(OP)?;
+        if *dy.device() != Device::Cpu {
+            return self.run_kernels(&dy, c, grads);
+        }
         with_real!(OP, dy.dtype(), T => {
             let dy = dy.host::<T>()?;
             if let Some((mut dtoken, mode)) = grads.param(&self.token)? {
@@ -155,6 +184,54 @@ impl Backward for RowAssembleBwd {
     }
 }
 
+impl RowAssembleBwd {
+    fn run_kernels(&self, dy: &Tensor, c: usize, grads: &mut Grads<'_>) -> Result<()> {
+        let (device, dtype) = (dy.device(), dy.dtype());
+        if c == 0 {
+            return Ok(());
+        }
+        if let Some((mut dtoken, mode)) = grads.param(&self.token)? {
+            // The number of parts fixes the order of the sum: from the sizes alone.
+            let count = self.plan.token_rows.len();
+            let parts = count.div_ceil(64).clamp(1, 128);
+            let columns = 32 * (16 / dtype.size());
+            let mut partial = Tensor::empty(device, self.token.value.dtype(), &[parts, c])?;
+            KernelCall::typed(device, "row_assemble_bwd_params", dtype)
+                .output(&mut partial)?
+                .input(dy)?
+                .input(&self.plan.token_rows)?
+                .value(count as i32)
+                .value(c as i32)
+                .launch(LaunchConfig {
+                    grid: [c.div_ceil(columns) as u32, parts as u32, 1],
+                    block: [32, 8, 1],
+                    shared_bytes: 0,
+                })?;
+            KernelCall::new(device, "row_assemble_bwd_params_f32_sum")
+                .output_mut(&mut dtoken)?
+                .input(&partial)?
+                .value(parts as i32)
+                .value(c as i32)
+                .value(mode.as_arg())
+                .launch(LaunchConfig::linear(c.div_ceil(256) as u32, 256))?;
+        }
+        if let Some((mut dx, mode)) = grads.slot(&self.x)? {
+            let inputs = self.plan.target.len();
+            if inputs > 0 {
+                KernelCall::typed(device, "row_assemble_bwd_x", dtype)
+                    .output_mut(&mut dx)?
+                    .input(dy)?
+                    .input(&self.plan.target)?
+                    .value(inputs as i64)
+                    .value(c as i32)
+                    .value(mode.as_arg())
+                    .launch(rows_launch(inputs))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The op in the registry. Dims of a case: rows, c, every how many-th row is the token.
 pub struct Spec;
 
@@ -174,6 +251,8 @@ impl OpSpec for Spec {
             case([2, 5, 2]),
             case([31, 7, 4]),
             case([55, 96, 3]),
+            // Enough token rows for several partial sums.
+            case([301, 8, 2]),
             case([29, 50, 2]).with_offset(1000.0),
         ]
     }
@@ -199,7 +278,8 @@ impl OpSpec for Spec {
                 InputKind::Constant,
                 &[rows, c],
                 case.normal(2, rows * c, 0.0, 1.0),
-            ),
+            )
+            .wide(),
         ]
     }
 
@@ -222,6 +302,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

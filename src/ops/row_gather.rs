@@ -3,7 +3,8 @@
 
 use super::kernels::for_each_row;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{Device, KernelCall, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -14,24 +15,31 @@ const OP: &str = "row_gather";
 pub struct GatherPlan {
     /// `[rows taken]` i32.
     index: Tensor,
-    rows: usize,
+    /// `[rows]` i32: where a row was taken to, -1 for nowhere.
+    taken: Tensor,
 }
 
 impl GatherPlan {
     /// Errors: an index outside `0..rows`, or one that is named twice.
     pub fn new(device: &Device, rows: usize, index: &[usize]) -> Result<Self> {
-        let mut seen = vec![false; rows];
-        for &i in index {
-            if i >= rows || std::mem::replace(&mut seen[i], true) {
-                return Err(Error::shape(
-                    OP,
-                    format!("distinct rows below {rows}"),
-                    format!("row {i}"),
-                ));
+        let mut taken = vec![-1i32; rows];
+        for (to, &i) in index.iter().enumerate() {
+            match taken.get_mut(i) {
+                Some(free) if *free < 0 => *free = to as i32,
+                _ => {
+                    return Err(Error::shape(
+                        OP,
+                        format!("distinct rows below {rows}"),
+                        format!("row {i}"),
+                    ));
+                }
             }
         }
         let ids: Vec<i32> = index.iter().map(|&i| i as i32).collect();
-        Ok(Self { index: Tensor::from_slice(device, &ids, &[ids.len()])?, rows })
+        Ok(Self {
+            index: Tensor::from_slice(device, &ids, &[ids.len()])?,
+            taken: Tensor::from_slice(device, &taken, &[rows])?,
+        })
     }
 
     /// Number of rows taken.
@@ -48,21 +56,36 @@ impl<'a> Tape<'a> {
     /// Errors: `Shape`.
     pub fn row_gather(&mut self, x: &Var, plan: &GatherPlan) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
-        if rows != plan.rows {
-            return Err(Error::shape(OP, format!("{} rows", plan.rows), format!("{rows}")));
+        if rows != plan.taken.len() {
+            return Err(Error::shape(OP, format!("{} rows", plan.taken.len()), format!("{rows}")));
         }
         let dtype = x.value().dtype();
         let mut y = Tensor::empty(self.device(), dtype, &[plan.taken(), c])?;
-        with_real!(OP, dtype, T => {
-            let (x, index) = (x.value().host::<T>()?, plan.index.host::<i32>()?);
-            for_each_row(y.host_mut::<T>()?, c, |i, y| {
-                y.copy_from_slice(&x[index[i] as usize * c..][..c]);
-            });
-            Ok(())
-        })?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                let (x, index) = (x.value().host::<T>()?, plan.index.host::<i32>()?);
+                for_each_row(y.host_mut::<T>()?, c, |i, y| {
+                    y.copy_from_slice(&x[index[i] as usize * c..][..c]);
+                });
+                Ok(())
+            })?,
+            _ if y.is_empty() => {}
+            device => KernelCall::typed(device, "row_gather_fwd", dtype)
+                .output(&mut y)?
+                .input(x.value())?
+                .input(&plan.index)?
+                .value(plan.taken() as i64)
+                .value(c as i32)
+                .launch(rows_launch(plan.taken()))?,
+        }
         let keeps = needs_grad(&[x], &[]);
         Ok(self.record(OP, y, keeps, || RowGatherBwd { x: x.clone(), plan: plan.clone() }))
     }
+}
+
+/// One warp per row, eight per block.
+pub(super) fn rows_launch(rows: usize) -> LaunchConfig {
+    LaunchConfig::linear(rows.div_ceil(8).max(1) as u32, 256)
 }
 
 struct RowGatherBwd {
@@ -73,7 +96,20 @@ struct RowGatherBwd {
 impl Backward for RowGatherBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let Some((mut dx, mode)) = grads.slot(&self.x)? else { return Ok(()) };
-        let c = dx.shape()[1];
+        let (rows, c) = self.x.value().matrix(OP)?;
+        if *dy.device() != Device::Cpu {
+            if dx.is_empty() {
+                return Ok(());
+            }
+            return KernelCall::typed(dy.device(), "row_gather_bwd", dy.dtype())
+                .output_mut(&mut dx)?
+                .input(&dy)?
+                .input(&self.plan.taken)?
+                .value(rows as i64)
+                .value(c as i32)
+                .value(mode.as_arg())
+                .launch(rows_launch(rows));
+        }
         with_real!(OP, dy.dtype(), T => {
             let (dx, dy) = (dx.host_mut::<T>()?, dy.host::<T>()?);
             if !mode.accumulates() {
@@ -130,6 +166,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Bitwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

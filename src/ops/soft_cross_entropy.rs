@@ -4,7 +4,8 @@
 //! `P_i = softmax((t_i - center) * inv_tau)`; no gradient flows to the teacher.
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -20,8 +21,9 @@ pub struct PairPlan {
     teacher_rows: Tensor,
     /// `[student rows]` i32.
     group: Tensor,
-    /// Pairs of every group.
+    /// Pairs of every group, and `[groups]` f32: one over that, as kernels read it.
     counts: Vec<usize>,
+    scale: Tensor,
     teachers: usize,
 }
 
@@ -53,7 +55,9 @@ impl PairPlan {
             return Err(Error::shape(OP, "pairs in every group", format!("none in group {g}")));
         }
         let upload = |v: &[i32]| Tensor::from_slice(device, v, &[v.len()]);
+        let scale: Vec<f64> = counts.iter().map(|&n| 1.0 / n as f64).collect();
         Ok(Self {
+            scale: Tensor::from_f64(device, DType::F32, &scale, &[groups])?,
             starts: upload(&starts)?,
             teacher_rows: upload(&teacher_rows)?,
             group: upload(&group)?,
@@ -101,6 +105,11 @@ impl<'a> Tape<'a> {
         let dtype = student.value().dtype();
         let mut losses = Tensor::empty(self.device(), dtype, &[pairs.counts.len()])?;
         let mut gradient = Tensor::empty(self.device(), dtype, &[rows, k])?;
+        if *self.device() != Device::Cpu {
+            let logits = student.value();
+            run_kernels(&mut losses, &mut gradient, logits, targets, tau_s, pairs)?;
+            return Ok(self.record_loss(student, losses, gradient, pairs));
+        }
         with_real!(OP, dtype, T => {
             let mut p = targets.logits.to_vec::<T>()?;
             let center = targets.center.host::<T>()?;
@@ -114,12 +123,92 @@ impl<'a> Tape<'a> {
             let student = student.value().host::<T>()?;
             reference::<T>(losses.host_mut()?, gradient.host_mut()?, student, &p, T::of(tau_s), pairs)
         })?;
-        Ok(self.record(OP, losses, needs_grad(&[student], &[]), || SoftCrossEntropyBwd {
+        Ok(self.record_loss(student, losses, gradient, pairs))
+    }
+
+    fn record_loss(
+        &mut self,
+        student: &Var,
+        losses: Tensor,
+        gradient: Tensor,
+        pairs: &PairPlan,
+    ) -> Var {
+        self.record(OP, losses, needs_grad(&[student], &[]), || SoftCrossEntropyBwd {
             student: student.clone(),
             gradient,
             group: pairs.group.clone(),
-        }))
+        })
     }
+}
+
+/// Columns that one block covers (`ENTROPY_PIECE` of the kernel).
+const PIECE: usize = 2048;
+
+/// Statistics of every piece of every row, then losses and gradient, then the sums of the groups.
+fn run_kernels(
+    losses: &mut Tensor,
+    gradient: &mut Tensor,
+    student: &Tensor,
+    targets: &Targets<'_>,
+    tau_s: f64,
+    pairs: &PairPlan,
+) -> Result<()> {
+    let (rows, k) = student.matrix(OP)?;
+    for tensor in [student, targets.logits, targets.center, targets.inv_tau] {
+        if tensor.dtype() != DType::F32 {
+            return Err(Error::shape(
+                OP,
+                "f32 logits, centre and temperature",
+                tensor.dtype().name(),
+            ));
+        }
+    }
+    if rows == 0 || k == 0 {
+        return Err(Error::shape(OP, "at least one row and column", format!("{rows} x {k}")));
+    }
+    let (device, teachers, pieces) = (student.device(), pairs.teachers, k.div_ceil(PIECE));
+    let inv_tau_s = (1.0 / tau_s) as f32;
+    let grid = |rows: usize| LaunchConfig {
+        grid: [pieces as u32, rows as u32, 1],
+        block: [256, 1, 1],
+        shared_bytes: 0,
+    };
+    let mut stats = Tensor::empty(device, DType::F32, &[teachers + rows, pieces, 2])?;
+    let mut partial = Tensor::empty(device, DType::F32, &[rows, pieces])?;
+    KernelCall::new(device, "soft_cross_entropy_fwd_f32_stats")
+        .output(&mut stats)?
+        .input(student)?
+        .input(targets.logits)?
+        .input(targets.center)?
+        .input(targets.inv_tau)?
+        .value(teachers as i32)
+        .value(inv_tau_s)
+        .value(k as i64)
+        .launch(grid(teachers + rows))?;
+    KernelCall::new(device, "soft_cross_entropy_fwd_f32")
+        .output(gradient)?
+        .output(&mut partial)?
+        .input(&stats)?
+        .input(student)?
+        .input(targets.logits)?
+        .input(targets.center)?
+        .input(targets.inv_tau)?
+        .input(&pairs.starts)?
+        .input(&pairs.teacher_rows)?
+        .input(&pairs.group)?
+        .input(&pairs.scale)?
+        .value(teachers as i32)
+        .value(inv_tau_s)
+        .value(k as i64)
+        .launch(grid(rows))?;
+    KernelCall::new(device, "soft_cross_entropy_fwd_f32_sum")
+        .output(losses)?
+        .input(&partial)?
+        .input(&pairs.group)?
+        .input(&pairs.scale)?
+        .value(rows as i32)
+        .value(pieces as i32)
+        .launch(LaunchConfig::linear(pairs.counts.len() as u32, 256))
 }
 
 struct SoftCrossEntropyBwd {
@@ -131,7 +220,20 @@ struct SoftCrossEntropyBwd {
 
 impl Backward for SoftCrossEntropyBwd {
     fn run(mut self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        let (_, k) = self.gradient.matrix(OP)?;
+        let (rows, k) = self.gradient.matrix(OP)?;
+        if *dy.device() != Device::Cpu {
+            KernelCall::new(dy.device(), "soft_cross_entropy_bwd_f32")
+                .output(&mut self.gradient)?
+                .input(&dy)?
+                .input(&self.group)?
+                .value(k as i64)
+                .launch(LaunchConfig {
+                    grid: [k.div_ceil(PIECE) as u32, rows as u32, 1],
+                    block: [256, 1, 1],
+                    shared_bytes: 0,
+                })?;
+            return grads.add(&self.student, self.gradient);
+        }
         with_real!(OP, dy.dtype(), T => {
             let dy = dy.host::<T>()?;
             let groups = self.group.host::<i32>()?;
@@ -210,6 +312,9 @@ impl OpSpec for Spec {
             case([2, 6, 13]),
             case([3, 7, 50]),
             case([4, 8, 130]),
+            // Several pieces, the last one ragged; rows that are not aligned.
+            case([2, 4, 4100]),
+            case([2, 4, 2051]),
             case([2, 5, 31]).with_offset(100.0),
         ]
     }
@@ -222,10 +327,12 @@ impl OpSpec for Spec {
         let [teachers, students, k] = [case.dims[0], case.dims[1], case.dims[2]];
         let normal = |i, rows: usize| case.normal(i, rows * k, case.offset, 0.3);
         vec![
-            Input::new("student", InputKind::Activation, &[students, k], normal(0, students)),
-            Input::new("teacher", InputKind::Constant, &[teachers, k], normal(1, teachers)),
-            Input::new("center", InputKind::Constant, &[k], case.normal(2, k, case.offset, 0.1)),
-            Input::new("inv_tau", InputKind::Constant, &[1], vec![4.0]),
+            Input::new("student", InputKind::Activation, &[students, k], normal(0, students))
+                .wide(),
+            Input::new("teacher", InputKind::Constant, &[teachers, k], normal(1, teachers)).wide(),
+            Input::new("center", InputKind::Constant, &[k], case.normal(2, k, case.offset, 0.1))
+                .wide(),
+            Input::new("inv_tau", InputKind::Constant, &[1], vec![4.0]).wide(),
         ]
     }
 
@@ -252,6 +359,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

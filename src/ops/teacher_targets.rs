@@ -12,7 +12,8 @@
 //!   `center = -tau f`.
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::device::{Real, Tensor, with_real};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -36,41 +37,127 @@ pub enum TargetKind {
 
 /// `center` [K] and `inv_tau` [1] such that the targets are `softmax((t - center) * inv_tau)`.
 ///
-/// Shapes: `logits` [rows, K], `running_center` [K].
+/// Shapes: `logits` [rows, K], `running_center` [K], `inv_tau` [1]: one over the temperature of the
+/// step, where the kernels read it.
 /// Numerics: two-pass statistics; Sinkhorn in the log domain. A batch whose logits do not differ
 /// at all (`s` = 0) keeps uniform targets.
-/// Errors: `Shape`.
+/// Errors: `Shape`; Sinkhorn on a GPU: more rows than fit its shared memory.
 /// Source: DINO, arXiv 2104.14294; SwAV, arXiv 2006.09882; `standardise`: docs/training.md.
 pub fn teacher_targets(
     kind: TargetKind,
     logits: &Tensor,
     running_center: &Tensor,
-    tau: f64,
+    inv_tau: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
     let (rows, k) = logits.matrix(OP)?;
     running_center.expect_shape(OP, &[k])?;
+    inv_tau.expect_shape(OP, &[1])?;
     if rows == 0 {
         return Err(Error::shape(OP, "at least one teacher row", "none"));
     }
+    if kind == TargetKind::Center {
+        // A copy: the running centre moves on while these targets are still looked at.
+        return Ok((running_center.duplicate()?, inv_tau.clone()));
+    }
     let mut center = Tensor::empty(logits.device(), logits.dtype(), &[k])?;
-    let mut inv_tau = Tensor::empty(logits.device(), logits.dtype(), &[1])?;
+    if *logits.device() != Device::Cpu {
+        if logits.dtype() != DType::F32 {
+            return Err(Error::shape(OP, "f32 logits", logits.dtype().name()));
+        }
+        if k == 0 {
+            return Err(Error::shape(OP, "at least one prototype", "none"));
+        }
+        let inv_tau = match kind {
+            TargetKind::Sinkhorn => {
+                run_sinkhorn(&mut center, logits, inv_tau)?;
+                inv_tau.clone()
+            }
+            _ => run_standardise(&mut center, logits, inv_tau)?,
+        };
+        return Ok((center, inv_tau));
+    }
+    let mut sharpness = Tensor::empty(logits.device(), logits.dtype(), &[1])?;
     with_real!(OP, logits.dtype(), T => {
         let (t, c) = (logits.host::<T>()?, center.host_mut::<T>()?);
-        inv_tau.host_mut::<T>()?[0] = match kind {
-            TargetKind::Center => {
-                c.copy_from_slice(running_center.host()?);
-                T::of(1.0 / tau)
-            }
-            TargetKind::Standardise => standardise(c, t, T::of(tau)),
-            TargetKind::Sinkhorn => sinkhorn(c, t, T::of(tau)),
+        let inv_tau = inv_tau.host::<T>()?[0];
+        sharpness.host_mut::<T>()?[0] = match kind {
+            TargetKind::Sinkhorn => sinkhorn(c, t, inv_tau),
+            _ => standardise(c, t, inv_tau),
         };
         Ok(())
     })?;
-    Ok((center, inv_tau))
+    Ok((center, sharpness))
+}
+
+/// Columns per block of the row pass (`TARGET_PIECE` of the kernel).
+const PIECE: usize = 2048;
+
+fn columns_launch(k: usize) -> LaunchConfig {
+    LaunchConfig::linear(k.div_ceil(256) as u32, 256)
+}
+
+fn run_standardise(center: &mut Tensor, logits: &Tensor, inv_tau: &Tensor) -> Result<Tensor> {
+    let (rows, k) = logits.matrix(OP)?;
+    let device = logits.device();
+    let launch = columns_launch(k);
+    let blocks = launch.grid[0];
+    let mut squares = Tensor::empty(device, DType::F32, &[blocks as usize])?;
+    let mut out = Tensor::empty(device, DType::F32, &[1])?;
+    KernelCall::new(device, "teacher_targets_fwd_f32_mean")
+        .output(center)?
+        .output(&mut squares)?
+        .input(logits)?
+        .value(rows as i32)
+        .value(k as i64)
+        .launch(launch)?;
+    KernelCall::new(device, "teacher_targets_fwd_f32_spread")
+        .output(&mut out)?
+        .input(&squares)?
+        .input(inv_tau)?
+        .value(blocks as i32)
+        .value((rows * k) as f32)
+        .launch(LaunchConfig::linear(1, 256))?;
+    Ok(out)
+}
+
+fn run_sinkhorn(center: &mut Tensor, logits: &Tensor, inv_tau: &Tensor) -> Result<()> {
+    let (rows, k) = logits.matrix(OP)?;
+    let (device, pieces) = (logits.device(), k.div_ceil(PIECE));
+    if rows > 12_000 {
+        return Err(Error::shape(OP, "at most 12000 teacher rows for Sinkhorn", rows.to_string()));
+    }
+    let mut stats = Tensor::empty(device, DType::F32, &[rows, pieces, 2])?;
+    for round in 0..SINKHORN_ROUNDS {
+        KernelCall::new(device, "teacher_targets_fwd_f32_sinkhorn_columns")
+            .output(center)?
+            .optional((round > 0).then_some(&stats))?
+            .input(logits)?
+            .input(inv_tau)?
+            .value(rows as i32)
+            .value(pieces as i32)
+            .value(i32::from(round + 1 == SINKHORN_ROUNDS))
+            .value(k as i64)
+            .launch(columns_launch(k).shared(4 * rows as u32))?;
+        // The potentials of the rows after the last round are the softmax's own.
+        if round + 1 < SINKHORN_ROUNDS {
+            KernelCall::new(device, "teacher_targets_fwd_f32_sinkhorn_rows")
+                .output(&mut stats)?
+                .input(center)?
+                .input(logits)?
+                .input(inv_tau)?
+                .value(k as i64)
+                .launch(LaunchConfig {
+                    grid: [pieces as u32, rows as u32, 1],
+                    block: [256, 1, 1],
+                    shared_bytes: 0,
+                })?;
+        }
+    }
+    Ok(())
 }
 
 /// Batch mean into `center`; returns `1 / (s tau)`.
-fn standardise<T: Real>(center: &mut [T], logits: &[T], tau: T) -> T {
+fn standardise<T: Real>(center: &mut [T], logits: &[T], inv_tau: T) -> T {
     let k = center.len();
     super::linear::sum_rows(center, logits, false);
     let rows = T::of((logits.len() / k) as f64);
@@ -80,19 +167,18 @@ fn standardise<T: Real>(center: &mut [T], logits: &[T], tau: T) -> T {
         squares += row.iter().zip(&*center).map(|(&t, &c)| (t - c) * (t - c)).sum::<T>();
     }
     let s = (squares / T::of(logits.len() as f64)).sqrt();
-    if s > T::default() { T::of(1.0) / (s * tau) } else { T::of(1.0) / tau }
+    if s > T::default() { inv_tau / s } else { inv_tau }
 }
 
 /// `-tau f` into `center`, `f` the prototypes' potentials; returns `1 / tau`.
-fn sinkhorn<T: Real>(center: &mut [T], logits: &[T], tau: T) -> T {
+fn sinkhorn<T: Real>(center: &mut [T], logits: &[T], inv_tau: T) -> T {
     let k = center.len();
-    let inv_tau = T::of(1.0) / tau;
     let mut row_potential = vec![T::default(); logits.len() / k];
     for _ in 0..SINKHORN_ROUNDS {
         for (j, c) in center.iter_mut().enumerate() {
             let column = row_potential.iter().enumerate();
             let total = log_sum_exp(column.map(|(i, &g)| logits[i * k + j] * inv_tau + g));
-            *c = tau * total;
+            *c = total / inv_tau;
         }
         for (row, g) in logits.chunks_exact(k).zip(&mut row_potential) {
             *g = -log_sum_exp(row.iter().zip(&*center).map(|(&t, &c)| (t - c) * inv_tau));
@@ -139,21 +225,28 @@ impl OpSpec for Spec {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(0, rows * k, case.offset, 1.0);
         vec![
-            Input::new("logits", InputKind::Constant, &[rows, k], logits),
-            Input::new("running_center", InputKind::Constant, &[k], case.normal(1, k, 0.0, 1.0)),
+            Input::new("logits", InputKind::Constant, &[rows, k], logits).wide(),
+            Input::new("running_center", InputKind::Constant, &[k], case.normal(1, k, 0.0, 1.0))
+                .wide(),
+            Input::new("inv_tau", InputKind::Constant, &[1], vec![4.0]).wide(),
         ]
     }
 
     fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
         let kind =
             [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
+        let (logits, running, inv_tau) = (args.var(0)?, args.var(1)?, args.var(2)?);
         let (center, inv_tau) =
-            teacher_targets(kind, args.var(0)?.value(), args.var(1)?.value(), 0.25)?;
+            teacher_targets(kind, logits.value(), running.value(), inv_tau.value())?;
         Ok(vec![Var::constant(center), Var::constant(inv_tau)])
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn differentiable(&self) -> bool {
@@ -191,7 +284,7 @@ mod tests {
             }
         }
         let mut center = vec![0.0; k];
-        let inv_tau = sinkhorn(&mut center, &logits, tau);
+        let inv_tau = sinkhorn(&mut center, &logits, 1.0 / tau);
         for (i, row) in logits.chunks_exact(k).enumerate() {
             let e: Vec<f64> =
                 row.iter().zip(&center).map(|(t, c)| ((t - c) * inv_tau).exp()).collect();

@@ -3,7 +3,7 @@
 
 use super::patch_gather::{PatchPlan, VoxelOrder, case_list, case_plan};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Tensor, with_real};
+use crate::device::{Device, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -28,7 +28,15 @@ impl<'a> Tape<'a> {
         }
         let dtype = rows.value().dtype();
         let mut out = Tensor::zeros(self.device(), dtype, &[voxels])?;
-        with_real!(OP, dtype, T => plan.scatter(out.host_mut::<T>()?, rows.value().host::<T>()?, order))?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                plan.scatter(out.host_mut::<T>()?, rows.value().host::<T>()?, order)
+            })?,
+            _ => {
+                let stem = "unpatchify_fwd";
+                plan.scatter_kernel(stem, &mut out.as_mut(), rows.value(), order, None)?;
+            }
+        }
         Ok(self.record(OP, out, needs_grad(&[rows], &[]), || UnpatchifyBwd {
             rows: rows.clone(),
             plan: plan.clone(),
@@ -46,9 +54,12 @@ struct UnpatchifyBwd {
 impl Backward for UnpatchifyBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let mut drows = Tensor::empty(dy.device(), dy.dtype(), self.rows.shape())?;
-        with_real!(OP, dy.dtype(), T => {
-            self.plan.gather(drows.host_mut::<T>()?, dy.host::<T>()?, self.order)
-        })?;
+        match dy.device() {
+            Device::Cpu => with_real!(OP, dy.dtype(), T => {
+                self.plan.gather(drows.host_mut::<T>()?, dy.host::<T>()?, self.order)
+            })?,
+            _ => self.plan.gather_kernel("unpatchify_bwd", &mut drows, &dy, self.order)?,
+        }
         grads.add(&self.rows, drows)
     }
 }
@@ -98,6 +109,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Bitwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

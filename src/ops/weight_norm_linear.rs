@@ -4,9 +4,11 @@
 use super::cpu::gemm::MatRef;
 use super::kernels::{After, Kernels};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Real, Tensor, with_real};
+use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
+
+mod launch;
 
 const OP: &str = "weight_norm_linear";
 
@@ -14,7 +16,9 @@ impl<'a> Tape<'a> {
     /// Products with normalised, scaled weight rows.
     ///
     /// Shapes: `x` [rows, in], `g` [out, 1], `v` [out, in], result [rows, out].
-    /// Numerics: no epsilon in the norm, as `torch.nn.utils.weight_norm`.
+    /// Numerics: no epsilon in the norm, as `torch.nn.utils.weight_norm`. Where activations are
+    /// bf16, so are the operands of the products (normalised weight, and dy in the backward); the
+    /// result and all sums are f32.
     /// Errors: `Shape`.
     /// Source: Salimans and Kingma, arXiv 1602.07868; DINO's last layer (g frozen at 1).
     pub fn weight_norm_linear(&mut self, x: &Var, g: &Param, v: &Param) -> Result<Var> {
@@ -25,15 +29,23 @@ impl<'a> Tape<'a> {
             return Err(Error::shape(OP, expected, format!("{:?}, {:?}", g.value, v.value)));
         }
         let dtype = x.value().dtype();
-        let mut y = Tensor::empty(self.device(), dtype, &[rows, out])?;
-        let mut norm = Tensor::empty(self.device(), dtype, &[out])?;
+        let mut y = Tensor::empty(self.device(), v.value.dtype(), &[rows, out])?;
+        let mut norm = Tensor::empty(self.device(), v.value.dtype(), &[out])?;
         let mut weight = Tensor::empty(self.device(), dtype, &[out, fan_in])?;
-        with_real!(OP, dtype, T => {
-            normalise::<T>(weight.host_mut()?, norm.host_mut()?, g.value.host()?, v.value.host()?);
-            let x = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
-            let w = MatRef::new(weight.host::<T>()?, out, fan_in)?;
-            T::gemm(x, w.t(), false, y.host_mut()?, After::default())
-        })?;
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                normalise::<T>(
+                    weight.host_mut()?, norm.host_mut()?, g.value.host()?, v.value.host()?,
+                );
+                let x = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
+                let w = MatRef::new(weight.host::<T>()?, out, fan_in)?;
+                T::gemm(x, w.t(), false, y.host_mut()?, After::default())
+            })?,
+            _ => {
+                launch::normalise(&mut weight, &mut norm, &g.value, &v.value)?;
+                launch::forward(&mut y, x.value(), &weight)?;
+            }
+        }
         Ok(self.record(OP, y, needs_grad(&[x], &[g, v]), || WeightNormBwd {
             x: x.clone(),
             g: g.clone(),
@@ -56,6 +68,9 @@ impl Backward for WeightNormBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let (rows, out) = dy.matrix(OP)?;
         let (_, fan_in) = self.x.value().matrix(OP)?;
+        if *dy.device() != Device::Cpu {
+            return self.run_kernels(dy, grads);
+        }
         with_real!(OP, dy.dtype(), T => {
             let d = MatRef::new(dy.host::<T>()?, rows, out)?;
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
@@ -139,7 +154,7 @@ impl OpSpec for Spec {
         let x = case.normal(0, rows * fan_in, case.offset, 1.0);
         vec![
             Input::new("x", InputKind::Activation, &[rows, fan_in], x),
-            Input::new("g", InputKind::Param, &[out, 1], case.normal(1, out, 1.0, 0.2)),
+            Input::new("g", InputKind::Param, &[out, 1], case.normal(1, out, 1.0, 0.2)).wide(),
             Input::new(
                 "v",
                 InputKind::Param,
@@ -151,6 +166,10 @@ impl OpSpec for Spec {
 
     fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
         Ok(vec![tape.weight_norm_linear(args.var(0)?, args.param(1)?, args.param(2)?)?])
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn tolerance(&self, case: &Case) -> Tolerance {

@@ -1,8 +1,10 @@
 //! Weighted sum of losses: `total = sum_i weight_i loss_i`, over the elements of several vectors.
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Real, Tensor, with_real};
-use crate::tape::{Backward, Grads, Tape, Var};
+use crate::device::abi::{WEIGHTS, Weights};
+use crate::device::launch::{Arg, LaunchConfig};
+use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
+use crate::tape::{Backward, GradMode, Grads, Tape, Var};
 use crate::{Error, Result};
 
 const OP: &str = "weighted_sum";
@@ -10,7 +12,7 @@ const OP: &str = "weighted_sum";
 impl<'a> Tape<'a> {
     /// The total loss from its terms.
     ///
-    /// Shapes: every part [n] with n weights; result [1].
+    /// Shapes: every part [n] with n weights, f32 on a GPU; result [1].
     /// Numerics: terms are added in order.
     /// Errors: `Shape`.
     pub fn weighted_sum(&mut self, parts: &[(&Var, &[f64])]) -> Result<Var> {
@@ -19,10 +21,16 @@ impl<'a> Tape<'a> {
         };
         let dtype = first.value().dtype();
         let mut total = Tensor::empty(self.device(), dtype, &[1])?;
+        for (part, weights) in parts {
+            part.value().expect_shape(OP, &[weights.len()])?;
+        }
+        if *self.device() != Device::Cpu {
+            run_kernels(&mut total, parts)?;
+            return Ok(self.record_sum(total, parts));
+        }
         with_real!(OP, dtype, T => {
             let mut sum = T::default();
             for (part, weights) in parts {
-                part.value().expect_shape(OP, &[weights.len()])?;
                 for (&loss, &weight) in part.value().host::<T>()?.iter().zip(*weights) {
                     sum += T::of(weight) * loss;
                 }
@@ -30,11 +38,45 @@ impl<'a> Tape<'a> {
             total.host_mut::<T>()?[0] = sum;
             Ok(())
         })?;
-        let vars: Vec<&Var> = parts.iter().map(|(v, _)| *v).collect();
-        Ok(self.record(OP, total, needs_grad(&vars, &[]), || WeightedSumBwd {
-            parts: parts.iter().map(|(v, w)| ((*v).clone(), w.to_vec())).collect(),
-        }))
+        Ok(self.record_sum(total, parts))
     }
+
+    fn record_sum(&mut self, total: Tensor, parts: &[(&Var, &[f64])]) -> Var {
+        let vars: Vec<&Var> = parts.iter().map(|(v, _)| *v).collect();
+        self.record(OP, total, needs_grad(&vars, &[]), || WeightedSumBwd {
+            parts: parts.iter().map(|(v, w)| ((*v).clone(), w.to_vec())).collect(),
+        })
+    }
+}
+
+/// As many weights as travel with one launch.
+fn packed(weights: &[f64]) -> Weights {
+    let mut out = Weights { weight: [0.0; WEIGHTS] };
+    for (to, &w) in out.weight.iter_mut().zip(weights) {
+        *to = w as f32;
+    }
+    out
+}
+
+fn run_kernels(total: &mut Tensor, parts: &[(&Var, &[f64])]) -> Result<()> {
+    let device = total.device().clone();
+    let mut mode = GradMode::Overwrite;
+    for (part, weights) in parts {
+        if part.value().dtype() != DType::F32 {
+            return Err(Error::shape(OP, "f32 losses", part.value().dtype().name()));
+        }
+        for (i, chunk) in weights.chunks(WEIGHTS).enumerate() {
+            KernelCall::new(&device, "weighted_sum_fwd_f32")
+                .output(total)?
+                .input(&part.value().view(i * WEIGHTS, &[chunk.len()])?)?
+                .value(Arg::Pod(bytemuck::bytes_of(&packed(chunk))))
+                .value(chunk.len() as i32)
+                .value(mode.as_arg())
+                .launch(LaunchConfig::linear(1, 32))?;
+            mode = GradMode::Accumulate;
+        }
+    }
+    Ok(())
 }
 
 struct WeightedSumBwd {
@@ -44,6 +86,10 @@ struct WeightedSumBwd {
 impl Backward for WeightedSumBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         for (part, weights) in &self.parts {
+            if *dy.device() != Device::Cpu {
+                part_gradient(part, weights, &dy, grads)?;
+                continue;
+            }
             with_real!(OP, dy.dtype(), T => {
                 let d = dy.host::<T>()?[0];
                 let gradient: Vec<_> = weights.iter().map(|&w| T::of(w) * d).collect();
@@ -52,6 +98,22 @@ impl Backward for WeightedSumBwd {
         }
         Ok(())
     }
+}
+
+fn part_gradient(part: &Var, weights: &[f64], dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+    if part.id().is_none() {
+        return Ok(());
+    }
+    let mut gradient = Tensor::empty(dy.device(), dy.dtype(), &[weights.len()])?;
+    for (i, chunk) in weights.chunks(WEIGHTS).enumerate() {
+        KernelCall::new(dy.device(), "weighted_sum_bwd_f32")
+            .output_mut(&mut TensorMut::new(&mut gradient, i * WEIGHTS, &[chunk.len()])?)?
+            .input(dy)?
+            .value(Arg::Pod(bytemuck::bytes_of(&packed(chunk))))
+            .value(chunk.len() as i32)
+            .launch(LaunchConfig::linear(1, 32))?;
+    }
+    grads.add(part, gradient)
 }
 
 /// The op in the registry. Dims of a case: lengths of the two parts.
@@ -78,8 +140,10 @@ impl OpSpec for Spec {
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let [a, b] = [case.dims[0], case.dims[1]];
         vec![
-            Input::new("first", InputKind::Activation, &[a], case.normal(0, a, case.offset, 1.0)),
-            Input::new("second", InputKind::Activation, &[b], case.normal(1, b, case.offset, 1.0)),
+            Input::new("first", InputKind::Activation, &[a], case.normal(0, a, case.offset, 1.0))
+                .wide(),
+            Input::new("second", InputKind::Activation, &[b], case.normal(1, b, case.offset, 1.0))
+                .wide(),
         ]
     }
 
@@ -92,6 +156,10 @@ impl OpSpec for Spec {
 
     fn tolerance(&self, _: &Case) -> Tolerance {
         Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {

@@ -1,5 +1,15 @@
 //! Floor 5: training. Schedules, one update, checkpoints, the pre-training run.
 
+pub mod checkpoint;
+pub mod heldout;
+pub mod lock;
+pub mod memory;
+pub mod order;
+pub mod pictures;
+pub mod pretrain;
+pub mod run_folder;
 pub mod schedule;
+pub mod signals;
 pub mod state;
 pub mod update;
+pub mod watch;

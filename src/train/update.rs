@@ -3,8 +3,9 @@
 
 use super::schedule::{Scheduled, schedule};
 use super::state::State;
+use crate::Result;
 use crate::config::Config;
-use crate::device::{Tensor, with_real};
+use crate::device::Tensor;
 use crate::glmae::batch::Batch;
 use crate::glmae::model::Networks;
 use crate::glmae::objective::{Consistency, Losses, StepPlan, forward};
@@ -14,7 +15,6 @@ use crate::ops::adamw_ema::{AdamW, Buffers, Segment, adamw_ema};
 use crate::ops::center_update::center_update;
 use crate::ops::grad_norm::{clip_factor, grad_norm};
 use crate::tape::{ParamGrads, Tape};
-use crate::{Error, Result};
 
 /// What a step did.
 pub struct StepReport {
@@ -112,7 +112,7 @@ fn update(
     scale: f64,
 ) -> Result<()> {
     if let (Some(center), false) = (&mut state.weights.center, teacher_logits.is_empty()) {
-        center_update(center, &stack_rows(teacher_logits)?, config.loss.center_momentum)?;
+        center_update(center, teacher_logits, config.loss.center_momentum)?;
     }
     let counters = &mut state.counters;
     counters.updates += 1;
@@ -136,32 +136,18 @@ fn update(
         grad_scale: scale * clip_factor(report.grad_norm, o.clip_grad),
         ema: report.scheduled.ema,
     };
-    let buffers = Buffers {
-        params: student.flat_mut(),
-        grads: grads.flat(),
-        m: &mut state.m,
-        v: &mut state.v,
-        teacher: state.weights.teacher.as_mut().map(|t| t.flat_mut()),
-    };
-    adamw_ema(&settings, &segments, buffers)
-}
-
-/// Several matrices of equal width as one.
-fn stack_rows(parts: &[Tensor]) -> Result<Tensor> {
-    let [first, rest @ ..] = parts else {
-        return Err(Error::shape("stack", "at least one matrix", "none"));
-    };
-    if rest.is_empty() {
-        return Ok(first.clone());
-    }
-    let (_, width) = first.matrix("stack")?;
-    with_real!("stack", first.dtype(), T => {
-        let mut rows = Vec::new();
-        for part in parts {
-            rows.extend_from_slice(part.host::<T>()?);
+    let (params, half) = student.buffers_mut();
+    let (teacher, teacher_half) = match &mut state.weights.teacher {
+        Some(teacher) => {
+            let (flat, half) = teacher.buffers_mut();
+            (Some(flat), half)
         }
-        Tensor::from_slice(first.device(), &rows, &[rows.len() / width.max(1), width])
-    })
+        None => (None, None),
+    };
+    let (m, v) = (&mut state.m, &mut state.v);
+    let grads = grads.flat();
+    let buffers = Buffers { params, grads, m, v, teacher, half, teacher_half };
+    adamw_ema(&settings, &segments, buffers)
 }
 
 /// Names what is not finite: a loss term, else the first parameter whose gradient is not.

@@ -54,7 +54,7 @@ fn values_that_do_not_go_together() {
     refused(2, &with(&["--mask-ratio", "1"]), &["views.mask_ratio = 1"]);
     refused(2, &with(&["--batch", "0"]), &["train.batch"]);
     refused(2, &with(&["--lr", "nan"]), &["optim.lr"]);
-    refused(2, &with(&["--steps", "-3"]), &["--steps"]);
+    refused(2, &with(&["--steps=-3"]), &["--steps", "-3"]);
 }
 
 #[test]

@@ -54,3 +54,57 @@ fn a_reference_case() {
     );
     assert!(out.trim_end().lines().last().unwrap().contains("tensors, "), "{out}");
 }
+
+#[test]
+fn a_run_folder_and_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("config.toml", "[train]\nsteps = 77\n");
+    write("env.json", r#"{"device": "cpu", "threads": 2}"#);
+    write("metrics.csv", "step,loss,heldout\n0,2.5,\n10,1.25,0.5\n20,0.75,\n");
+    let checkpoint = "checkpoints/step_00000020";
+    let counters = r#"{"step": 20, "updates": 19}"#;
+    let state = format!(r#"{{"format": 1, "counters": {counters}, "config": "long text"}}"#);
+    write(&format!("{checkpoint}/state.json"), &state);
+    let bytes = safetensors::serialize(
+        [(
+            "w",
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 3], &[0; 24])
+                .unwrap(),
+        )],
+        None,
+    );
+    let model = dir.path().join(checkpoint).join("model.safetensors");
+    std::fs::write(&model, bytes.unwrap()).unwrap();
+
+    let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (code, out, err) = run(&["inspect", dir.path().to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let out = squeeze(&out);
+    for words in [
+        "train.steps 77 (default 24000)",
+        "device cpu",
+        "loss 2.50000 0.75000",
+        "heldout 0.50000 0.50000",
+        "step_00000020",
+    ] {
+        assert!(out.contains(words), "'{words}' is not in: {out}");
+    }
+
+    let (_, out, _) = run(&["inspect", model.parent().unwrap().to_str().unwrap()]);
+    let out = squeeze(&out);
+    assert!(out.contains("counters: step 20, updates 19"), "{out}");
+    assert!(out.contains("model.safetensors") && out.contains(" 1 6"), "{out}");
+    assert!(!out.contains("long text"), "{out}");
+    let (_, out, _) = run(&["inspect", model.to_str().unwrap()]);
+    assert!(squeeze(&out).contains("w f32 2 x 3 6"), "{out}");
+
+    // A damaged configuration is an error that names the file.
+    write("config.toml", "[train]\nstep = 77\n");
+    let (code, _, err) = run(&["inspect", dir.path().to_str().unwrap()]);
+    assert!(code == 2 && err.contains("config.toml") && err.contains("'train.steps'"), "{err}");
+}

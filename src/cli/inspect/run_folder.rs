@@ -59,7 +59,7 @@ fn config(path: &Path) -> Result<String> {
     Ok(format!("\nconfiguration (config.toml has all of it)\n{}", table.render("  ")))
 }
 
-/// First and last line of metrics.csv, side by side.
+/// First and last value of every column of metrics.csv, side by side.
 fn metrics(path: &Path) -> Result<String> {
     if !path.is_file() {
         return Ok("\nno metrics yet\n".to_owned());
@@ -67,20 +67,25 @@ fn metrics(path: &Path) -> Result<String> {
     let bad = |e: csv::Error| Error::data(path, format!("not a metrics file: {e}"));
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(bad)?;
     let names = reader.headers().map_err(bad)?.clone();
-    let (mut first, mut last, mut lines) = (None, None, 0);
+    let mut ends = vec![[String::new(), String::new()]; names.len()];
+    let mut lines = 0;
     for record in reader.records() {
-        let record = record.map_err(bad)?;
         lines += 1;
-        first.get_or_insert_with(|| record.clone());
-        last = Some(record);
+        // Some columns are filled now and then only.
+        for (cell, [first, last]) in record.map_err(bad)?.iter().zip(&mut ends) {
+            if !cell.is_empty() {
+                *last = number(cell);
+                if first.is_empty() {
+                    first.clone_from(last);
+                }
+            }
+        }
     }
-    let (Some(first), Some(last)) = (first, last) else {
-        return Ok("\nno metrics yet\n".to_owned());
-    };
     let mut table = Table::new(&["<metric", ">first", ">last"]);
-    for (i, name) in names.iter().enumerate() {
-        let cell = |r: &csv::StringRecord| number(r.get(i).unwrap_or_default());
-        table.row([term::clean(name), cell(&first), cell(&last)]);
+    for (name, [first, last]) in names.iter().zip(ends) {
+        if !last.is_empty() {
+            table.row([term::clean(name), first, last]);
+        }
     }
     Ok(format!("\nmetrics ({lines} lines)\n{}", table.render("  ")))
 }

@@ -1,0 +1,4 @@
+//! Floor 5: using what a run has learnt.
+
+pub mod reconstruct;
+pub mod tiles;

@@ -1,0 +1,605 @@
+//! The pre-training run: data in, checkpoints, logs and pictures out.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::checkpoint::{self, DataFingerprint, Resumed, Snapshot};
+use super::heldout::{self, HeldOut};
+use super::lock::RunLock;
+use super::memory::MemoryPlan;
+use super::order::CaseOrder;
+use super::pictures;
+use super::run_folder::{Logs, describe};
+use super::signals::StopSignals;
+use super::state::State;
+use super::update::{self, StepReport};
+use super::watch::{CollapseWatch, Observation};
+use crate::config::{Config, GlobalCrop, IntensityKind};
+use crate::data::layout::{Case, DiscoverOptions};
+use crate::data::loader::{Loader, LoaderConfig, Quarantined};
+use crate::data::nifti::{Limits, read_header};
+use crate::data::{Intensity, Orientation, PrepareConfig, Prepared, discover, hold_out, prepare};
+use crate::device::{DType, Device, Tensor};
+use crate::glmae::batch::{Batch, BatchShape};
+use crate::glmae::model::Networks;
+use crate::glmae::objective::Losses;
+use crate::glmae::views::cut_batch;
+use crate::infer::tiles::{Masking, reconstruct_volume};
+use crate::report::progress::TrainProgress;
+use crate::tape::ParamGrads;
+use crate::{Error, Result, atomic};
+
+/// Held-out cases that are measured; a larger set would take longer than it tells.
+const MEASURED_CASES: usize = 32;
+
+/// Where a run starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// From the newest sound checkpoint of the run folder, or anew when it has none.
+    #[default]
+    Auto,
+    /// Anew; a folder that holds checkpoints is refused.
+    Never,
+    /// From a checkpoint folder, or from the newest checkpoint of a run folder.
+    From(PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = std::convert::Infallible;
+
+    /// `auto`, `never`, or a path.
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "never" => Self::Never,
+            path => Self::From(path.into()),
+        })
+    }
+}
+
+/// What a run is told beside its configuration.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The run folder; created if absent.
+    pub out: PathBuf,
+    pub resume: Resume,
+    pub device: Device,
+    /// Check configuration and data and predict the memory; write nothing.
+    pub dry_run: bool,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Steps done, those before a resume included.
+    pub steps: u64,
+    /// Losses of the first and the last step of this process.
+    pub first: Losses,
+    pub last: Losses,
+    /// Reconstruction on held-out cases at the end; absent when none are held out.
+    pub heldout: Option<HeldOut>,
+    /// Pictures and volumes of this process, in order.
+    pub pictures: Vec<PathBuf>,
+    /// The last checkpoint.
+    pub checkpoint: Option<PathBuf>,
+    pub quarantined: Vec<Quarantined>,
+    pub warnings: Vec<String>,
+    pub plan: MemoryPlan,
+}
+
+/// How cases are prepared for a configuration: native views must fit, so smaller volumes are padded
+/// with zeros to their size.
+pub fn prepare_config(config: &Config) -> PrepareConfig {
+    let d = &config.data;
+    let [lo, hi] = d.percentiles.map(|p| p as f32);
+    let intensity = match d.intensity {
+        IntensityKind::Window => {
+            Intensity::Window { lo: d.window_hu[0] as f32, hi: d.window_hu[1] as f32 }
+        }
+        IntensityKind::Percentile => Intensity::PercentileScale { lo, hi },
+        IntensityKind::Zscore => Intensity::PercentileZScore { lo, hi },
+    };
+    PrepareConfig {
+        intensity,
+        foreground_threshold: d.foreground.map(|f| f as f32),
+        channels: config.model.in_chans,
+        min_size: native_size(config),
+        ..PrepareConfig::default()
+    }
+}
+
+/// Least size of a volume that all native views fit in.
+fn native_size(config: &Config) -> [usize; 3] {
+    let v = &config.views;
+    let native_global =
+        config.loss.objective.has_global_views() && v.global_crop == GlobalCrop::Native;
+    [0, 1, 2].map(|a| match native_global {
+        true => v.local_size[a].max(v.global_size[a]),
+        false => v.local_size[a],
+    })
+}
+
+/// A volume smaller than a native view is padded, as in the paper; a view that is larger than
+/// *every* volume along some axis is refused: all views would be partly padding, which nobody means.
+fn check_view_sizes(config: &Config, cases: &[Case]) -> Result<()> {
+    let wanted = native_size(config);
+    let mut largest = [0; 3];
+    for image in cases.iter().filter_map(|case| case.images.first()) {
+        // A file that cannot be read is the loader's to report.
+        let Ok(header) = read_header(image, &Limits::default()) else { continue };
+        let Ok(orientation) = Orientation::from_affine(&header.affine) else { continue };
+        let dims = orientation.ras_dims(header.spatial_dims());
+        largest = [0, 1, 2].map(|a| largest[a].max(dims[a]));
+        if (0..3).all(|a| largest[a] >= wanted[a]) {
+            return Ok(());
+        }
+    }
+    if largest == [0; 3] {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "native views of {wanted:?} voxels (views.local_size, and views.global_size with \
+         views.global_crop = \"native\") are larger than every volume in {}: the largest extents \
+         are {largest:?} voxels in RAS order; choose smaller views",
+        config.data.path
+    )))
+}
+
+/// Pre-trains `config` on the cases at `config.data.path`.
+///
+/// The run uses a thread pool of its own with `train.threads` threads (0: all cores); its results do
+/// not depend on how many there are.
+///
+/// Errors: [`Error::Config`] and [`Error::Data`] before anything is written when configuration,
+/// data or the checkpoint to resume from cannot be used; [`Error::Stopped`] after a signal, with
+/// the checkpoint written; [`Error::NotFinite`] after `train.max_bad_steps` bad steps in a row;
+/// [`Error::Io`].
+pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary> {
+    config.validate()?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(config.train.threads)
+        .thread_name(|i| format!("cpu {i}"))
+        .build()
+        .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
+    pool.install(|| {
+        let Some(mut run) = Run::start(config, options)? else {
+            return Ok(empty_summary(MemoryPlan::new(config)?));
+        };
+        run.train()
+    })
+}
+
+fn empty_summary(plan: MemoryPlan) -> Summary {
+    Summary {
+        steps: 0,
+        first: Losses::default(),
+        last: Losses::default(),
+        heldout: None,
+        pictures: Vec::new(),
+        checkpoint: None,
+        quarantined: Vec::new(),
+        warnings: Vec::new(),
+        plan,
+    }
+}
+
+/// A run in progress. Fields are dropped in order: the lock goes last.
+struct Run<'a> {
+    config: &'a Config,
+    options: &'a RunOptions,
+    nets: Networks,
+    state: State,
+    grads: ParamGrads,
+    loader: Loader,
+    order: Arc<CaseOrder>,
+    held: Vec<Case>,
+    data: DataFingerprint,
+    shown: Option<Arc<Prepared>>,
+    logs: Logs,
+    watch: CollapseWatch,
+    signals: StopSignals,
+    progress: TrainProgress,
+    saved: Option<u64>,
+    is_first: bool,
+    /// When the last line was logged, the step, and the loader's waiting time then.
+    mark: (Instant, u64, Duration),
+    summary: Summary,
+    _lock: RunLock,
+}
+
+impl<'a> Run<'a> {
+    /// Everything before the first step. `None` for a dry run.
+    fn start(config: &'a Config, options: &'a RunOptions) -> Result<Option<Self>> {
+        let (out, device) = (&options.out, &options.device);
+        if config.data.path.is_empty() {
+            return Err(Error::Config("data.path is empty: pass --data PATH".into()));
+        }
+        let source = discover(Path::new(&config.data.path), &DiscoverOptions::default())?;
+        let (cases, held) = hold_out(&source.cases, config.data.holdout_every)?;
+        check_view_sizes(config, &source.cases)?;
+        if out.exists() && !out.is_dir() {
+            return Err(Error::data(out, "is a file; --out must be a folder"));
+        }
+        let present = checkpoint::list(out)?;
+        if options.resume == Resume::Never && !present.is_empty() {
+            return Err(Error::Config(format!(
+                "{} holds checkpoints of an earlier run; go on with --resume auto, or choose \
+                 another --out",
+                out.display()
+            )));
+        }
+        let plan = MemoryPlan::new(config)?;
+        if options.dry_run {
+            return Ok(None);
+        }
+        let nets = Networks::new(device, DType::F32, config)?;
+        let lock = out.is_dir().then(|| RunLock::acquire(out)).transpose()?;
+        let resumed = match &options.resume {
+            Resume::Never => None,
+            Resume::Auto => checkpoint::resume_latest(out, device, config, &nets)?,
+            Resume::From(path) => Some(checkpoint::load_state(path, device, config, &nets)?),
+        };
+        let data = DataFingerprint::new(&cases);
+        let (state, mut warnings, from) = match resumed {
+            None => (State::init(device, DType::F32, config, &nets)?, Vec::new(), None),
+            Some(resumed) => Self::adopt(resumed, out, &present, data)?,
+        };
+        let step = state.counters.step;
+        let per_step = config.train.batch * config.train.accumulation;
+        let order = Arc::new(CaseOrder::new(config.train.seed, cases.len(), per_step));
+        let plan_of = Arc::clone(&order);
+        let loader_config = LoaderConfig {
+            threads: config.data.workers,
+            cache_bytes: config.data.cache_mib << 20,
+            max_bad_share: config.data.bad_case_limit,
+            ..LoaderConfig::default()
+        };
+        let prepare = prepare_config(config);
+        let mut loader =
+            Loader::new(cases, prepare, move |step| plan_of.step(step), loader_config)?;
+        // Bad data shows here, before a new folder is made.
+        if step < config.train.steps {
+            loader.get(step)?;
+        }
+        let lock = match lock {
+            Some(lock) => lock,
+            None => {
+                std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+                RunLock::acquire(out)?
+            }
+        };
+        checkpoint::remove_strays(out)?;
+        atomic::remove_stale(out)?;
+        describe(out, config, device, rayon::current_num_threads())?;
+        let mut logs = Logs::open(out, from.is_some().then_some(step))?;
+        let held: Vec<Case> = held.into_iter().take(MEASURED_CASES).collect();
+        logs.event(
+            step,
+            "start",
+            json!({
+                "cases": data.cases,
+                "held_out": held.len(),
+                "threads": rayon::current_num_threads(),
+                "device": device.name(),
+                "resumed": from.is_some(),
+                "parameters": plan.student_parameters,
+                "warnings": warnings,
+            }),
+        )?;
+        let mut progress = TrainProgress::stderr(config.train.steps, step);
+        for warning in &warnings {
+            progress.message(&format!("warning: {warning}"));
+        }
+        if let Some(path) = &from {
+            progress.message(&format!("resumed from {} at step {step}", path.display()));
+        }
+        if step >= config.train.steps {
+            warnings.push(format!(
+                "nothing to do: {step} steps are done and train.steps = {}",
+                config.train.steps
+            ));
+        }
+        let grads = state.new_grads()?;
+        let mark = (Instant::now(), step, loader.stats().wait);
+        let mut summary = empty_summary(plan);
+        (summary.steps, summary.warnings, summary.checkpoint) = (step, warnings, from);
+        Ok(Some(Self {
+            config,
+            options,
+            nets,
+            state,
+            grads,
+            loader,
+            order,
+            held,
+            data,
+            shown: None,
+            logs,
+            watch: CollapseWatch::new(config),
+            signals: StopSignals::listen()?,
+            progress,
+            saved: summary.checkpoint.is_some().then_some(step),
+            is_first: true,
+            mark,
+            summary,
+            _lock: lock,
+        }))
+    }
+
+    /// Takes over a loaded state.
+    fn adopt(
+        resumed: Resumed,
+        out: &Path,
+        present: &[(u64, PathBuf)],
+        data: DataFingerprint,
+    ) -> Result<(State, Vec<String>, Option<PathBuf>)> {
+        let Resumed { path, info, state, mut warnings } = resumed;
+        let later = present.iter().rev().find(|(step, path)| {
+            *step > info.step && checkpoint::read_info(path).is_ok_and(|i| i.step == *step)
+        });
+        if let Some((step, _)) = later.filter(|_| !warnings.iter().any(|w| w.contains("not used")))
+        {
+            return Err(Error::Config(format!(
+                "{} holds a checkpoint of step {step}, later than step {} that is resumed from; \
+                 choose another --out or delete the later ones",
+                out.display(),
+                info.step
+            )));
+        }
+        if info.data != data {
+            warnings.push(format!(
+                "the training cases changed ({} then, {} now, or other names): the run goes on, \
+                 but not bit for bit as before",
+                info.data.cases, data.cases
+            ));
+        }
+        Ok((state, warnings, Some(path)))
+    }
+
+    fn train(&mut self) -> Result<Summary> {
+        let (steps, every) = (self.config.train.steps, self.config.train.picture_every);
+        while self.state.counters.step < steps {
+            let report = self.step()?;
+            let done = self.state.counters.step;
+            let shows = done == steps || (every > 0 && done.is_multiple_of(every));
+            if shows {
+                self.measure()?;
+            }
+            self.log(&report, shows)?;
+            if shows {
+                self.picture()?;
+            }
+            if done == steps || done.is_multiple_of(self.config.train.save_every) {
+                self.save()?;
+            }
+            if let Some(signal) = self.signals.received().filter(|_| done < steps) {
+                self.save()?;
+                self.logs.event(done, "stopped", json!({ "signal": signal }))?;
+                self.logs.sync()?;
+                self.progress.finish();
+                return Err(Error::Stopped { signal, step: done });
+            }
+        }
+        self.finish()
+    }
+
+    /// One update.
+    fn step(&mut self) -> Result<StepReport> {
+        let step = self.state.counters.step;
+        let cases = self.loader.get(step)?;
+        let batches = self.batches(step, &cases)?;
+        let report =
+            update::step(self.config, &self.nets, &mut self.state, &mut self.grads, &batches)?;
+        if let Some(what) = &report.not_finite {
+            self.bad_step(&report, what, &cases, &batches)?;
+        }
+        if std::mem::take(&mut self.is_first) {
+            self.summary.first = report.losses;
+        }
+        self.summary.last = report.losses;
+        self.summary.steps = self.state.counters.step;
+        Ok(report)
+    }
+
+    /// Cuts the micro-batches of a step.
+    fn batches(&self, step: u64, cases: &[Arc<Prepared>]) -> Result<Vec<Batch>> {
+        let t = &self.config.train;
+        let shape = BatchShape::new(self.config, t.batch);
+        let groups = cases.chunks(t.batch).enumerate();
+        let cut = |(k, group): (usize, &[Arc<Prepared>])| {
+            let volumes = group
+                .iter()
+                .map(|case| {
+                    let [d, h, w] = case.dims();
+                    let shape = [case.channels(), d, h, w];
+                    Tensor::from_slice(&self.options.device, case.voxels(), &shape)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let samples: Vec<u32> = (0..t.batch).map(|b| (k * t.batch + b) as u32).collect();
+            cut_batch(&self.config.views, &shape, &volumes, &samples, t.seed, step)
+        };
+        groups.map(cut).collect()
+    }
+
+    /// Reports a step without finite numbers, and ends the run after too many in a row.
+    fn bad_step(
+        &mut self,
+        report: &StepReport,
+        what: &str,
+        cases: &[Arc<Prepared>],
+        batches: &[Batch],
+    ) -> Result<()> {
+        let ids: Vec<&str> = cases.iter().map(|c| c.id.as_str()).collect();
+        let counters = self.state.counters;
+        self.progress.message(&format!(
+            "warning: step {} skipped, {what} (cases {}); {} in a row",
+            report.step,
+            ids.join(", "),
+            counters.bad_in_a_row
+        ));
+        let fields = json!({ "what": what, "cases": ids, "in_a_row": counters.bad_in_a_row });
+        self.logs.event(report.step, "not_finite", fields)?;
+        if counters.bad_in_a_row < self.config.train.max_bad_steps.max(1) {
+            return Ok(());
+        }
+        let path = self.options.out.join(format!("bad_step_{:08}.safetensors", report.step));
+        let mut tensors = Vec::new();
+        for (k, batch) in batches.iter().enumerate() {
+            tensors.push((format!("batch.{k}.voxels"), batch.voxels.clone()));
+            for (v, mask) in batch.masks.iter().enumerate() {
+                let keep: Vec<i32> = mask.keep().iter().map(|&t| t as i32).collect();
+                let keep = Tensor::from_slice(&self.options.device, &keep, &[keep.len()])?;
+                tensors.push((format!("batch.{k}.view.{v}.keep"), keep));
+            }
+        }
+        let notes = [("cases", ids.join("\n")), ("what", what.to_owned())];
+        checkpoint::write_tensors(&atomic::Disk, &path, &tensors, &notes)?;
+        self.logs.sync()?;
+        Err(Error::NotFinite(format!(
+            "{} steps in a row had no finite numbers, the last is step {}: {what} (cases {}). Its \
+             views are in {}; the weights are those of step {}. Remedies: a lower optim.lr, a \
+             longer optim.warmup, a look at these cases",
+            counters.bad_in_a_row,
+            report.step,
+            ids.join(", "),
+            path.display(),
+            report.step + 1 - u64::from(counters.bad_in_a_row)
+        )))
+    }
+
+    /// Writes the logs of a step that is due, and asks the watch.
+    fn log(&mut self, report: &StepReport, measured: bool) -> Result<()> {
+        let done = self.state.counters.step;
+        let t = &self.config.train;
+        if !done.is_multiple_of(t.log_every) && done != 1 && !measured {
+            return Ok(());
+        }
+        let wait = self.loader.stats().wait;
+        let (since, from, waited) = std::mem::replace(&mut self.mark, (Instant::now(), done, wait));
+        let seconds = since.elapsed().as_secs_f64().max(1e-9);
+        let share = wait.saturating_sub(waited).as_secs_f64() / seconds;
+        let s = &report.scheduled;
+        let mut values = report.losses.terms();
+        values.extend([
+            ("lr", s.lr),
+            ("weight_decay", s.weight_decay),
+            ("ema", s.ema),
+            ("tau_t", s.tau_t),
+            ("grad_norm", report.grad_norm),
+        ]);
+        let mut warning = None;
+        if let Some(pass) = &report.consistency {
+            let center = self.state.weights.center.as_ref();
+            let seen = Observation::new(pass, center, &self.config.loss)?;
+            values.extend(seen.terms());
+            warning = self.watch.note(done, &report.losses, &seen);
+        }
+        values.push(("bad_steps", self.state.counters.bad_steps as f64));
+        if let Some(h) = self.summary.heldout.as_ref().filter(|_| measured) {
+            values
+                .extend([("heldout_explained", h.explained), ("heldout_mean_guess", h.mean_guess)]);
+        }
+        values.extend([("steps_per_s", (done - from) as f64 / seconds), ("data_wait", share)]);
+        let ids = self.order.step(report.step);
+        let crc = ids.iter().fold(0, |crc, i| crc32c::crc32c_append(crc, &i.to_le_bytes()));
+        let extra = [("epoch", self.order.epochs(done)), ("cases_crc32c", f64::from(crc))];
+        self.logs.step(done, &values, &extra)?;
+        let mut shown = report.losses.terms();
+        shown.extend([("lr", s.lr), ("grad", report.grad_norm), ("data wait%", 100.0 * share)]);
+        self.progress.update(done, &shown);
+        if let Some(text) = warning {
+            self.warn(done, text)?;
+        }
+        Ok(())
+    }
+
+    fn warn(&mut self, step: u64, text: String) -> Result<()> {
+        self.progress.message(&format!("warning: {text}"));
+        self.logs.event(step, "warning", json!({ "text": text }))?;
+        self.summary.warnings.push(text);
+        Ok(())
+    }
+
+    /// Measures reconstruction on the held-out cases.
+    fn measure(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let (device, params) = (&self.options.device, &self.state.weights.student);
+        let (step, how) = (self.state.counters.step, prepare_config(self.config));
+        let found =
+            heldout::measure(device, self.config, &self.nets, params, &self.held, &how, step)?;
+        if let Some(heldout) = &found {
+            self.progress.message(&format!("step {step}: {}", heldout.text()));
+            self.logs.event(step, "heldout", json!(heldout))?;
+        }
+        self.summary.heldout = found;
+        Ok(())
+    }
+
+    /// Reconstructs the case that all pictures of a run show: the first readable held-out one, else
+    /// the first of the first step.
+    fn picture(&mut self) -> Result<()> {
+        let step = self.state.counters.step;
+        if self.shown.is_none() {
+            let how = prepare_config(self.config);
+            let held = self.held.iter().find_map(|case| prepare(case, &how).ok());
+            self.shown = match held {
+                Some(case) => Some(Arc::new(case)),
+                None => self.loader.get(0)?.into_iter().next(),
+            };
+        }
+        let Some(case) = &self.shown else { return Ok(()) };
+        let (device, params) = (&self.options.device, &self.state.weights.student);
+        let ratio = self.config.views.mask_ratio;
+        let masking = Masking { seed: self.config.train.seed, ratio, sample: 0 };
+        let result = reconstruct_volume(device, self.config, &self.nets, params, case, &masking)?;
+        let (folder, stem) = (self.options.out.join("recon"), checkpoint::folder_name(step));
+        let title = format!("{} step {step}", case.id);
+        let (files, picture) = pictures::write(&folder, &stem, self.config, case, &result, &title)?;
+        self.logs.picture(step, picture.size, &picture.png)?;
+        self.summary.pictures.extend(files);
+        Ok(())
+    }
+
+    /// Writes the checkpoint of this step, unless it is there already.
+    fn save(&mut self) -> Result<()> {
+        let (step, t) = (self.state.counters.step, &self.config.train);
+        if self.saved == Some(step) {
+            return Ok(());
+        }
+        self.logs.sync()?;
+        let snapshot =
+            Snapshot { config: self.config, nets: &self.nets, state: &self.state, data: self.data };
+        let path = checkpoint::save(&self.options.out, &snapshot)?;
+        let removed = checkpoint::prune(&self.options.out, t.keep_last, t.keep_every)?;
+        let fields = json!({ "path": checkpoint::folder_name(step), "removed": removed });
+        self.logs.event(step, "checkpoint", fields)?;
+        self.saved = Some(step);
+        self.summary.checkpoint = Some(path);
+        Ok(())
+    }
+
+    /// After the last step.
+    fn finish(&mut self) -> Result<Summary> {
+        let step = self.state.counters.step;
+        if self.is_first {
+            // A finished run was resumed: show again what it is worth.
+            self.measure()?;
+            self.picture()?;
+        }
+        self.summary.quarantined = self.loader.quarantined().to_vec();
+        for bad in &self.summary.quarantined {
+            let fields = json!({ "id": bad.id, "reason": bad.reason });
+            self.logs.event(step, "quarantined", fields)?;
+        }
+        self.logs.event(step, "end", json!({}))?;
+        self.logs.sync()?;
+        self.progress.finish();
+        Ok(self.summary.clone())
+    }
+}

@@ -1,0 +1,167 @@
+//! Bit-exact resume, over thread counts and after kill -9.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use glmae::train::checkpoint;
+use glmae::train::pretrain::Resume;
+
+use super::{config, log, run, run_with, tensors, volumes};
+
+/// A child process runs the test `train::resume::child`, which does nothing without this.
+pub const CHILD: &str = "GLMAE_TEST_TRAIN_CHILD";
+
+/// What a child is told: `OUT|DATA|override|override...`.
+pub fn spawn(out: &Path, data: &Path, set: &[&str]) -> Child {
+    let told = [&[out.to_str().unwrap(), data.to_str().unwrap()], set].concat().join("|");
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "train::resume::child", "--nocapture"])
+        .env(CHILD, told)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn child() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let parts: Vec<&str> = told.split('|').collect();
+    let config = config(Path::new(parts[1]), &parts[2..]);
+    match run(&config, Path::new(parts[0])) {
+        Ok(_) => {}
+        Err(e) => std::process::exit(i32::from(e.exit_code())),
+    }
+}
+
+pub fn wait_for_step(out: &Path, child: &mut Child, step: u64) {
+    let started = Instant::now();
+    while !out.join("checkpoints").join(checkpoint::folder_name(step)).is_dir() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint of step {step}");
+        if child.try_wait().unwrap().is_some() {
+            let there = out.join("checkpoints").join(checkpoint::folder_name(step)).is_dir();
+            assert!(there, "the child ended before step {step}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// 20 steps straight equal 10, kill -9, and the rest, each with another number of threads.
+#[test]
+fn killed_and_resumed_runs_equal_an_uninterrupted_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = volumes(folder.path(), 7);
+    let straight = folder.path().join("straight");
+    run(&config(&data, &[]), &straight).unwrap();
+    let (weights, losses) = (tensors(&straight, 20), log(&straight));
+    assert_eq!(losses.len(), 20);
+    for (first, second) in [("1", "8"), ("2", "1"), ("8", "2")] {
+        let out = folder.path().join(format!("killed_{first}_{second}"));
+        let mut child =
+            spawn(&out, &data, &[&format!("train.threads={first}"), "train.keep_last=9"]);
+        wait_for_step(&out, &mut child, 10);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The child may have come further than step 10: go back to it.
+        for (step, path) in checkpoint::list(&out).unwrap() {
+            if step > 10 {
+                fs::remove_dir_all(path).unwrap();
+            }
+        }
+        let threads = format!("train.threads={second}");
+        let summary = run(&config(&data, &[&threads]), &out).unwrap();
+        assert_eq!(summary.steps, 20);
+        assert!(tensors(&out, 20) == weights, "{first} then {second} threads: other weights");
+        assert_eq!(log(&out), losses);
+    }
+}
+
+/// Every part of the state matters: a resume that forgets one of them ends elsewhere.
+#[test]
+fn no_part_of_the_state_is_idle() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = volumes(folder.path(), 5);
+    let set = ["train.keep_last=9", "loss.teacher_targets=center", "train.steps=10"];
+    let config = config(&data, &set);
+    let out = folder.path().join("run");
+    run(&config, &out).unwrap();
+    let weights = tensors(&out, 10);
+    let device = glmae::device::Device::Cpu;
+    let dtype = glmae::device::DType::F32;
+    let nets = glmae::glmae::model::Networks::new(&device, dtype, &config).unwrap();
+    let from = out.join("checkpoints/step_00000005");
+    for part in ["nothing", "m", "v", "teacher", "center", "updates", "step"] {
+        let mut resumed = checkpoint::load_state(&from, &device, &config, &nets).unwrap();
+        let state = &mut resumed.state;
+        match part {
+            "m" => state.m.host_mut::<f32>().unwrap().fill(0.0),
+            "v" => state.v.host_mut::<f32>().unwrap().fill(1e-4),
+            "teacher" => {
+                let student = state.weights.student.flat().to_vec::<f32>().unwrap();
+                let teacher = state.weights.teacher.as_mut().unwrap().flat_mut();
+                let n = teacher.len();
+                teacher.host_mut::<f32>().unwrap().copy_from_slice(&student[..n]);
+            }
+            "center" => {
+                let center = state.weights.center.as_mut().unwrap();
+                center.host_mut::<f32>().unwrap().fill(0.0);
+            }
+            "updates" => state.counters.updates = 0,
+            "step" => state.counters.step = 4,
+            _ => {}
+        }
+        let other = folder.path().join(part);
+        let snapshot =
+            checkpoint::Snapshot { config: &config, nets: &nets, state, data: resumed.info.data };
+        checkpoint::save(&other, &snapshot).unwrap();
+        run(&config, &other).unwrap();
+        assert_eq!(tensors(&other, 10) == weights, part == "nothing", "{part}");
+    }
+}
+
+#[test]
+fn another_model_is_refused_and_other_keys_are_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = volumes(folder.path(), 5);
+    let out = folder.path().join("run");
+    run(&config(&data, &["train.steps=5"]), &out).unwrap();
+    let before = tensors(&out, 5);
+    let error = run(&config(&data, &["model.dim=24"]), &out).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("model.dim: 12 -> 24"), "{error}");
+    assert!(tensors(&out, 5) == before);
+    let error = run_with(&config(&data, &[]), &out, Resume::Never).unwrap_err().to_string();
+    assert!(error.contains("--resume auto"), "{error}");
+    let summary = run(&config(&data, &["train.steps=8", "optim.lr=2e-3"]), &out).unwrap();
+    assert_eq!(summary.steps, 8);
+    for key in ["train.steps: 5 -> 8", "optim.lr: 0.001 -> 0.002"] {
+        assert!(summary.warnings.iter().any(|w| w.contains(key)), "{:?}", summary.warnings);
+    }
+    // From a checkpoint into a folder of its own.
+    let other = folder.path().join("other");
+    let from = Resume::From(out.join("checkpoints/step_00000005"));
+    run_with(&config(&data, &["train.steps=8", "optim.lr=2e-3"]), &other, from).unwrap();
+    assert!(tensors(&other, 8) == tensors(&out, 8));
+}
+
+#[test]
+fn a_signal_ends_a_run_with_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = volumes(folder.path(), 5);
+    for signal in ["TERM", "INT", "USR1"] {
+        let out = folder.path().join(signal);
+        let set = ["train.steps=1000000", "train.save_every=2"];
+        let mut child = spawn(&out, &data, &set);
+        wait_for_step(&out, &mut child, 2);
+        let pid = child.id().to_string();
+        let killed = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(75), "{signal}");
+        let newest = checkpoint::read_info(&out).unwrap().step;
+        let last = log(&out).len() as u64;
+        assert_eq!(newest, last, "the checkpoint is that of the last finished step");
+        assert!(!out.join("run.lock").exists());
+    }
+}
