@@ -37,13 +37,15 @@ __device__ __forceinline__ void gemm(const Epilogue& out, const typename Tile::E
     const int k_begin = blockIdx.y * k_part, k_end = min(k, k_begin + k_part);
     bool wants_sums = false;
     if constexpr (sizeof(T) == 2) {
-        const DenseOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left{a, lda, row0, m};
-        const DenseOperand<Tile::N, Tile::THREADS, B_K_MAJOR, VECTOR> right{b, ldb, column0, n};
+        DenseOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left(a, lda, row0, m, k_begin,
+                                                                     k_end);
+        DenseOperand<Tile::N, Tile::THREADS, B_K_MAJOR, VECTOR> right(b, ldb, column0, n, k_begin,
+                                                                      k_end);
         const int warp_column = threadIdx.x / WARP % Tile::WARPS_N * Tile::WARP_N;
         if constexpr (Epilogue::ROW_SUMS) wants_sums = out.wants_row_sums(column0 + warp_column);
         MmaAccumulators<Tile> acc;
-        mma_mainloop<Tile, A_K_MAJOR, B_K_MAJOR, Epilogue::ROW_SUMS>(acc, left, right, k_begin,
-                                                                     k_end, shared, wants_sums);
+        mma_mainloop<Tile, A_K_MAJOR, B_K_MAJOR, Epilogue::ROW_SUMS>(
+            acc, left, right, k_end - k_begin, shared, wants_sums);
         mma_store(acc, reinterpret_cast<float*>(shared), row0, column0, out);
     } else {
         const SimtOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left{a, lda, row0, m};
