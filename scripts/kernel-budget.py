@@ -75,8 +75,13 @@ def read_budget(path):
 
 
 def exported(source):
-    found = re.findall(r"^GLMAE_KERNEL\((\w+), *(\d+)\)", source.read_text(), re.M)
-    return {name: int(threads) for name, threads in found}
+    """The exported kernels of a file and their threads per block, a number or a constant."""
+    found = re.findall(r"^GLMAE_KERNEL\((\w+), *(\w+)\)", source.read_text(), re.M)
+    texts = [source, *sorted(source.parent.glob("include/*.cuh"))]
+    named = re.findall(r"constexpr int (\w+) = (\d+);", "".join(p.read_text() for p in texts))
+    named = {name: int(value) for name, value in named}
+    return {name: int(threads) if threads.isdigit() else named.get(threads, 1024)
+            for name, threads in found}
 
 
 def measure(base, classes):
