@@ -136,7 +136,7 @@ if [[ -n "$list" ]] || ! found=$(gpu 2>&1); then
   for i in "${!names[@]}"; do
     missing=
     [[ ${needs[$i]} == -* ]] || missing="   (skipped here: no ${needs[$i]})"
-    [[ ${names[$i]} =~ $only ]] && echo "  ${names[$i]}$missing"
+    if [[ ${names[$i]} =~ $only ]]; then echo "  ${names[$i]}$missing"; fi
   done
   [[ -n "$list" ]] && exit 0
   echo "nothing was run: $found" >&2
@@ -158,7 +158,10 @@ for i in "${!names[@]}"; do
     why="no ${needs[$i]} on this machine"
   else
     timeout "$limit" bash -c "${commands[$i]}" >"$out/$name.out" 2>"$out/$name.err" || code=$?
-    why=$(grep -v '^[[:space:]]*$' "$out/$name.err" | tail -n 1 | cut -c 1-200 | tr '\t' ' ' || true)
+    # The line that says most: of an error, of a failed assertion, the last one.
+    why=$(grep -iE -m 1 -A 1 '^error|panicked at|not supported' "$out/$name.err" | tail -n 1 || true)
+    why=${why:-$(grep -v '^[[:space:]]*$' "$out/$name.err" | tail -n 1 || true)}
+    why=$(printf '%s' "$why" | cut -c 1-200 | tr '\t' ' ')
     case $code in
       0) state=ok && why= ;;
       124) state=FAILED && why="not done after $limit s" ;;
