@@ -37,13 +37,15 @@ __device__ __forceinline__ void gemm(const Epilogue& out, const typename Tile::E
     const int k_begin = blockIdx.y * k_part, k_end = min(k, k_begin + k_part);
     bool wants_sums = false;
     if constexpr (sizeof(T) == 2) {
-        const DenseOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left{a, lda, row0, m};
-        const DenseOperand<Tile::N, Tile::THREADS, B_K_MAJOR, VECTOR> right{b, ldb, column0, n};
+        DenseOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left(a, lda, row0, m, k_begin,
+                                                                     k_end);
+        DenseOperand<Tile::N, Tile::THREADS, B_K_MAJOR, VECTOR> right(b, ldb, column0, n, k_begin,
+                                                                      k_end);
         const int warp_column = threadIdx.x / WARP % Tile::WARPS_N * Tile::WARP_N;
         if constexpr (Epilogue::ROW_SUMS) wants_sums = out.wants_row_sums(column0 + warp_column);
         MmaAccumulators<Tile> acc;
-        mma_mainloop<Tile, A_K_MAJOR, B_K_MAJOR, Epilogue::ROW_SUMS>(acc, left, right, k_begin,
-                                                                     k_end, shared, wants_sums);
+        mma_mainloop<Tile, A_K_MAJOR, B_K_MAJOR, Epilogue::ROW_SUMS>(
+            acc, left, right, k_end - k_begin, shared, wants_sums);
         mma_store(acc, reinterpret_cast<float*>(shared), row0, column0, out);
     } else {
         const SimtOperand<Tile::M, Tile::THREADS, A_K_MAJOR, VECTOR> left{a, lda, row0, m};
@@ -56,9 +58,10 @@ __device__ __forceinline__ void gemm(const Epilogue& out, const typename Tile::E
     }
 }
 
-// The shapes that ops choose from (src/ops/gemm.rs holds the same table). 128 threads with 64 x 64
-// sums per warp need 32 ldmatrix bytes per tensor-core FLOP less than eight warps of 64 x 32 do, and
-// two such blocks fill the register file.
+// The shapes that ops choose from (src/ops/gemm.rs holds the same table). Warps of 64 x 64 sums read a
+// third less shared memory per product than warps of 64 x 32: (64 + 64) / 64^2 against (64 + 32) /
+// (64 * 32) elements. Two blocks of 4 such warps at <= 255 registers fill the register file like two
+// of 8 warps at <= 128 would.
 using MmaTile128x192 = MmaTile<2, 4, 64, 48, 4>;  // 80 KiB, one block per SM
 using MmaTile128x128 = MmaTile<2, 2, 64, 64, 4>;  // 64 KiB, two
 using MmaTile64x64 = MmaTile<2, 2, 32, 32, 4>;    // 32 KiB, four

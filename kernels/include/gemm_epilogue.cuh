@@ -57,15 +57,23 @@ struct ForwardEpilogue {
         : y(y), pre(pre), bias(bias), residual(residual), m(m), n(n),
           applies_gelu(applies_gelu),
           vectors(n % COLUMNS == 0 && is_aligned_16(y) && is_aligned_16(pre) &&
-                  is_aligned_16(residual)) {}
+                  is_aligned_16(bias) && is_aligned_16(residual)) {}
 
     __device__ __forceinline__ void operator()(int row, int column, float (&v)[COLUMNS]) const {
         if (row >= m || column >= n) return;
         const int count = n - column;
         const int64_t at = static_cast<int64_t>(row) * n + column;
         if (bias) {
+            float b[COLUMNS];
 #pragma unroll
-            for (int i = 0; i < COLUMNS; ++i) v[i] += i < count ? __ldg(bias + column + i) : 0.0f;
+            for (int i = 0; i < COLUMNS; i += 4) {
+                float part[4];
+                load_columns(part, bias, column + i, count - i, vectors);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) b[i + j] = part[j];
+            }
+#pragma unroll
+            for (int i = 0; i < COLUMNS; ++i) v[i] += b[i];
         }
         if (pre) store_columns(pre, at, v, count, vectors);
         if (applies_gelu) {

@@ -5,7 +5,8 @@
 // Each operand lies in memory K-major (its k are contiguous) or MN-major (its rows or columns are), so
 // the three products of a linear layer need no transpose: forward A K-major, B K-major; gradient of x
 // A K-major, B MN-major; gradient of the weight both MN-major. What fills a tile of shared memory is
-// an operand type with `load(tile, k0, k_end)`: DenseOperand here, a gather in a convolution.
+// an operand type with `load(tile)`, called for tile after tile: DenseOperand here, a gather in a
+// convolution.
 //
 // Threads: WARPS_M x WARPS_N warps, each owns WARP_M x WARP_N of the block's tile. cp.async runs
 // STAGES - 1 tiles of depth K = 32 ahead. Shared memory: STAGES * (M + N) * K * 2 bytes.
@@ -39,40 +40,61 @@ __device__ __forceinline__ int swizzled(int line, int chunk) {
 }
 
 // A matrix in memory as operand: `rows` rows (A) or columns (B) of which the tile starts at `first`.
-// VECTOR: data and ld * 2 bytes are multiples of 16 bytes. Beyond the edges the tile gets zeros.
+// Tiles are loaded in order, from k_begin to k_end. VECTOR: data, ld * 2 bytes and the extent along
+// contiguous elements are multiples of 16 bytes. Beyond the edges the tile gets zeros.
+//
+// A thread loads the same 16 bytes of a line every LINES lines (and, MN-major, of every panel of 64),
+// so that all its addresses and swizzles differ by constants: this leaves four instructions per load.
 template <int ROWS, int THREADS, bool K_MAJOR, bool VECTOR>
 struct DenseOperand {
-    static constexpr int K = 32;
-    const bf16* data;
+    static constexpr int K = 32, ACROSS = K_MAJOR ? K / 8 : 8, LINES = THREADS / ACROSS;
+    static constexpr int PANELS = K_MAJOR ? 1 : ROWS / 64, LOADS = (K_MAJOR ? ROWS : K) / LINES;
+    static_assert(LINES % 8 == 0 && (K_MAJOR ? ROWS : K) % LINES == 0, "swizzle keys are constant");
+    const bf16* at;   // this thread's first chunk of the next tile
     int64_t ld;
-    int first, rows;
+    int k, k_end;     // of that chunk
+    int rows;         // that are left from that chunk on
+    int place;        // of that chunk in a tile, in elements
 
-    __device__ __forceinline__ void load(bf16* tile, int k0, int k_end) const {
-        constexpr int CHUNKS = (K_MAJOR ? K : ROWS) / 8, TOTAL = ROWS * K / 8;
+    __device__ __forceinline__ DenseOperand(const bf16* data, int64_t ld, int first, int rows,
+                                            int k_begin, int k_end)
+        : ld(ld), k_end(k_end) {
+        const int line = threadIdx.x / ACROSS, chunk = threadIdx.x % ACROSS;
+        const int row = first + (K_MAJOR ? line : chunk * 8);
+        k = k_begin + (K_MAJOR ? chunk * 8 : line);
+        this->rows = rows - row;
+        at = data + (K_MAJOR ? row * ld + k : k * ld + row);
+        place = swizzled<(K_MAJOR ? K : ROWS) / 8>(line, chunk);
+    }
+
+    __device__ __forceinline__ void load(bf16* tile) {
 #pragma unroll
-        for (int i = 0; i < (TOTAL + THREADS - 1) / THREADS; ++i) {
-            const int c = threadIdx.x + i * THREADS;
-            if (TOTAL % THREADS != 0 && c >= TOTAL) break;
-            const int line = c / CHUNKS, chunk = c % CHUNKS;
-            const int row = (K_MAJOR ? first : k0) + line;
-            const int column = (K_MAJOR ? k0 : first) + chunk * 8;
-            const int row_end = K_MAJOR ? rows : k_end, column_end = K_MAJOR ? k_end : rows;
-            const int valid = row < row_end ? max(0, min(column_end - column, 8)) : 0;
-            const bf16* from = data + (row * ld + column);
-            bf16* to = tile + swizzled<CHUNKS>(line, chunk);
-            if constexpr (VECTOR) {
-                cp_async_16(to, from, valid * 2);
-            } else {
-                uint32_t pair[4];
+        for (int i = 0; i < LOADS; ++i) {
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const uint32_t low = 2 * j < valid ? __bfloat16_as_ushort(from[2 * j]) : 0;
-                    const uint32_t high =
-                        2 * j + 1 < valid ? __bfloat16_as_ushort(from[2 * j + 1]) : 0;
-                    pair[j] = low | high << 16;
-                }
-                *reinterpret_cast<uint4*>(to) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
+            for (int panel = 0; panel < PANELS; ++panel) {
+                const int along = K_MAJOR ? k_end - k : rows - panel * 64;
+                const bool inside = K_MAJOR ? i * LINES < rows : k + i * LINES < k_end;
+                const int valid = inside ? max(0, min(along, 8)) : 0;
+                copy(tile + place + i * LINES * (K_MAJOR ? K : ROWS) + panel * 64,
+                     at + i * LINES * ld + panel * 64, valid);
             }
+        }
+        k += K;
+        at += K_MAJOR ? K : K * ld;
+    }
+
+    static __device__ __forceinline__ void copy(bf16* to, const bf16* from, int valid) {
+        if constexpr (VECTOR) {
+            cp_async_16(to, from, valid > 0 ? 16 : 0);  // all or nothing: a predicate, no count
+        } else {
+            uint32_t pair[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const uint32_t low = 2 * j < valid ? __bfloat16_as_ushort(from[2 * j]) : 0;
+                const uint32_t high = 2 * j + 1 < valid ? __bfloat16_as_ushort(from[2 * j + 1]) : 0;
+                pair[j] = low | high << 16;
+            }
+            *reinterpret_cast<uint4*>(to) = make_uint4(pair[0], pair[1], pair[2], pair[3]);
         }
     }
 };
@@ -121,11 +143,10 @@ struct MmaAccumulators {
     float row_sums[Tile::FRAGMENTS_M][4];
 };
 
-// ROW_SUMS: also sum the rows of A where `wants_sums` (uniform over a warp).
+// k_count: length of the sum. ROW_SUMS: also sum the rows of A where `wants_sums` (uniform over a warp).
 template <typename Tile, bool A_K_MAJOR, bool B_K_MAJOR, bool ROW_SUMS, typename A, typename B>
-__device__ __forceinline__ void mma_mainloop(MmaAccumulators<Tile>& acc, const A& a, const B& b,
-                                             int k_begin, int k_end, bf16* shared,
-                                             bool wants_sums) {
+__device__ __forceinline__ void mma_mainloop(MmaAccumulators<Tile>& acc, A& a, B& b, int k_count,
+                                             bf16* shared, bool wants_sums) {
     constexpr int STAGES = Tile::STAGES, STEPS = Tile::K / 16;
     const int warp = threadIdx.x / WARP;
     const int row0 = warp / Tile::WARPS_N * Tile::WARP_M;
@@ -139,12 +160,12 @@ __device__ __forceinline__ void mma_mainloop(MmaAccumulators<Tile>& acc, const A
             for (int j = 0; j < Tile::FRAGMENTS_N; ++j) acc.c[i][j][e] = 0.0f;
         }
     }
-    const int tiles = (k_end - k_begin + Tile::K - 1) / Tile::K;
+    const int tiles = (k_count + Tile::K - 1) / Tile::K;
     auto fill = [&](int t) {
         if (t < tiles) {
             bf16* stage = shared + static_cast<unsigned>(t) % STAGES * Tile::STAGE_ELEMENTS;
-            a.load(stage, k_begin + t * Tile::K, k_end);
-            b.load(stage + Tile::A_ELEMENTS, k_begin + t * Tile::K, k_end);
+            a.load(stage);
+            b.load(stage + Tile::A_ELEMENTS);
         }
         // Also an empty group: the number of groups tells which tile has arrived.
         cp_async_commit();

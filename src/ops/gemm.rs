@@ -74,13 +74,13 @@ const MADS_PER_LAUNCH: f64 = 9e6;
 /// Chooses among the tiles of `dtype`. `vectors`: both operands allow 16-byte loads.
 /// `may_split`: the caller can add up parts.
 pub(super) fn plan(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
-    choose(tiles(dtype, vectors), size, may_split)
+    choose(tiles(dtype, vectors), size, may_split, MADS_PER_LAUNCH)
 }
 
-/// As [`plan`], for ops that have the smallest tile only.
+/// As [`plan`], for ops that have the smallest tile only, and that add up parts even of one part.
 pub(super) fn plan_small(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
     let tiles = tiles(dtype, vectors);
-    choose(&tiles[tiles.len() - 1..], size, may_split)
+    choose(&tiles[tiles.len() - 1..], size, may_split, 0.0)
 }
 
 fn tiles(dtype: DType, vectors: bool) -> &'static [Tile] {
@@ -92,13 +92,13 @@ fn tiles(dtype: DType, vectors: bool) -> &'static [Tile] {
     }
 }
 
-fn choose(tiles: &[Tile], [m, n, k]: [usize; 3], may_split: bool) -> Plan {
+fn choose(tiles: &[Tile], [m, n, k]: [usize; 3], may_split: bool, launch: f64) -> Plan {
     let most = if may_split { (k / 256).clamp(1, 128) } else { 1 };
     let mut best = Plan::new(tiles[0], [m, n, k], 1);
     for &tile in tiles {
         for parts in 1..=most {
             let plan = Plan::new(tile, [m, n, k], parts);
-            if plan.time([m, n]) < best.time([m, n]) {
+            if plan.time([m, n], launch) < best.time([m, n], launch) {
                 best = plan;
             }
         }
@@ -125,8 +125,9 @@ impl Plan {
         format!("{stem}_{dtype}_{}", self.tile.variant)
     }
 
-    /// Predicted time in multiply-adds of one SM at its best rate.
-    fn time(&self, [m, n]: [usize; 2]) -> f64 {
+    /// Predicted time in multiply-adds of one SM at its best rate; `launch`: of the kernel that adds
+    /// up the parts.
+    fn time(&self, [m, n]: [usize; 2], launch: f64) -> f64 {
         let Tile { per_sm, rate, .. } = self.tile;
         let blocks = self.launch.blocks() as usize;
         let (full, rest) = (blocks / (SMS * per_sm), blocks % (SMS * per_sm));
@@ -136,7 +137,7 @@ impl Plan {
         let tail = if rest == 0 { 0.0 } else { block * (last + 0.25 * (per_sm as f64 - last)) };
         let split = match self.parts {
             1 => 0.0,
-            parts => (8 * parts * m * n) as f64 * MADS_PER_BYTE + MADS_PER_LAUNCH,
+            parts => (8 * parts * m * n) as f64 * MADS_PER_BYTE + launch,
         };
         full as f64 * block * per_sm as f64 + tail + split
     }
@@ -193,6 +194,8 @@ mod tests {
         assert_eq!(name([40, 2048, 768], false).0, "64x64");
         let (_, parts) = name([512, 512, 14_952], true);
         assert!(parts >= 4, "16 large tiles do not fill 132 SMs: {parts}");
+        let head = plan_small(DType::Bf16, [40, 256, 65_536], true, true);
+        assert!(head.parts >= 32, "four tiles do not fill 132 SMs: {head:?}");
         assert_eq!(plan(DType::Bf16, [40, 30, 20], false, false).tile.variant, "any");
         assert_eq!(plan(DType::F32, [3768, 3072, 768], true, false).tile.variant, "128x128");
     }
