@@ -211,9 +211,9 @@ impl OpSpec for Spec {
     fn cases(&self) -> Vec<Case> {
         let case = |d: [usize; 4]| Case::new(&["width", "rows0", "rows1", "norm_pix"], &d);
         vec![
-            // Several rows of size 1: bf16 gradients are rounded twice (saved, then scaled), and the
-            // mean square of two values would be at the mercy of their roundings.
-            case([1, 3, 4, 0]),
+            // Many rows of size 1: half an ulp of bf16 is 2^-8, so the error of a few values is at the
+            // mercy of their roundings (two here: the gradient is saved, then scaled).
+            case([1, 61, 40, 0]),
             case([13, 3, 5, 0]),
             case([27, 7, 2, 1]),
             case([50, 4, 6, 1]),
