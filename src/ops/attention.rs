@@ -196,6 +196,7 @@ impl OpSpec for Spec {
             case(&[1, 131, 5]),
             // A larger offset would test the exponential of scores in the hundreds, not the op.
             case(&[2, 12, 40, 23]).with_offset(2.0),
+            case(&[1, 32, 40, 23]).with_offset(1.0),
         ]
     }
 

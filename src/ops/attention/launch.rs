@@ -97,7 +97,8 @@ pub(super) fn backward(
     }
     for (n, tiles) in WHOLE.into_iter().zip(&work.whole) {
         let threads = if n == 256 { 256 } else { 128 };
-        let config = sizes.grid(tiles, threads, (4 * n + 256) * d + 68 * n + 4 * threads as usize)?;
+        let config =
+            sizes.grid(tiles, threads, (4 * n + 256) * d + 68 * n + 4 * threads as usize)?;
         let call = KernelCall::new(qkv.device(), &format!("attention_bwd_bf16_d{d}_s{n}"));
         let call = call.output(dqkv)?.input(lse)?.input(dout)?.input(qkv)?;
         sizes.launch(call, tiles, config)?;
