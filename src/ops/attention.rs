@@ -144,11 +144,11 @@ pub(super) fn reference_backward<T: Real>(
                     let value = &qkv[j * 3 * c + 2 * c..][head.clone()];
                     let dp: T = dout.iter().zip(value).map(|(&a, &b)| a * b).sum();
                     let ds = p * (dp - delta) * scale;
-                    for e in 0..d {
+                    for (e, &g) in dout.iter().enumerate() {
                         let column = h * d + e;
                         dqkv[i * 3 * c + column] += ds * qkv[j * 3 * c + c + column];
                         dqkv[j * 3 * c + c + column] += ds * qkv[i * 3 * c + column];
-                        dqkv[j * 3 * c + 2 * c + column] += p * dout[e];
+                        dqkv[j * 3 * c + 2 * c + column] += p * g;
                     }
                 }
             }
