@@ -59,17 +59,17 @@ __device__ __forceinline__ void attention_dq_step(bf16* __restrict__ dq, int str
     constexpr int N = D / 8 >= WARPS ? 2 : 1;  // chunks of 8 columns
     constexpr int COLUMNS = D / 8 / N, UNITS = 2 * COLUMNS;
     for (int unit = threadIdx.x / WARP; unit < UNITS; unit += WARPS) {
-        const int mt = unit / COLUMNS, column = unit % COLUMNS;
+        const int mt = unit / COLUMNS, column = unit % COLUMNS, lane = fresh_lane();
         float c[N][2][4] = {};
         for (int row = 0; row < rows; row += 32) {
             uint32_t a[2][4];
-            S::load_a_trans(a[0], ds, mt, row);
-            S::load_a_trans(a[1], ds, mt, row + 16);
+            S::load_a_trans(a[0], ds, mt, row, lane);
+            S::load_a_trans(a[1], ds, mt, row + 16, lane);
             if constexpr (N == 2) {
 #pragma unroll
                 for (int k = 0; k < 2; ++k) {
                     uint32_t b[2][2];
-                    R::load_b_trans(b, k_tile, row + 16 * k, column);
+                    R::load_b_trans(b, k_tile, row + 16 * k, column, lane);
                     mma_m16n8k16_bf16(c[0][k], a[k], b[0], c[0][k]);
                     mma_m16n8k16_bf16(c[N - 1][k], a[k], b[1], c[N - 1][k]);
                 }
@@ -86,7 +86,7 @@ __device__ __forceinline__ void attention_dq_step(bf16* __restrict__ dq, int str
             float sum[4];
 #pragma unroll
             for (int e = 0; e < 4; ++e) sum[e] = (c[n][0][e] + c[n][1][e]) * scale;
-            R::store_c(staging, 16 * mt, N * column + n, sum);
+            R::store_c(staging, 16 * mt, N * column + n, sum, lane);
         }
         __syncwarp();
         R::template copy_out<N>(dq + 16 * mt * stride, stride, staging, 16 * mt, 16, N * column,
@@ -97,7 +97,7 @@ __device__ __forceinline__ void attention_dq_step(bf16* __restrict__ dq, int str
 // Sums of 32 columns over the eight lanes that share a column: lane l gives v[2 n + e] of column
 // 8 n + l % 4 * 2 + e and gets the sum of one column, whose number is returned. Seven shuffles.
 __device__ __forceinline__ int attention_column_sum(float (&v)[8]) {
-    const int lane = threadIdx.x % WARP;
+    const int lane = fresh_lane();
     int index = 0;
 #pragma unroll
     for (int count = 4; count > 0; count /= 2) {
@@ -127,8 +127,10 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
     using S = Rows<ATTENTION_STEP>;
     constexpr int STEP = ATTENTION_STEP, THREADS = 32 * WARPS, CAP = 16 * MT * WARPS;
     constexpr int NO = D / 8, KS = D / 16;
+    // Where dK and dV alone take 128 registers, unrolling in full would spill one.
+    [[maybe_unused]] constexpr int DP_UNROLL = D == 64 ? 2 : KS;
     const KeyBlockMemory<D> m(shared, CAP, WHOLE);
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const int warp = threadIdx.x / WARP;
     const int warp_row = warp * 16 * MT;
     const int first_key = WHOLE ? 0 : w.first;
     const int keys = WHOLE ? w.length : min(CAP, w.length - w.first);  // that exist
@@ -177,15 +179,16 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
         float next_lse2 = 0.0f, next_delta = 0.0f;
         float p[MT][4][4] = {}, ds[MT][4][4] = {};
         if (works) {
+            const int lane = fresh_lane();
 #pragma unroll
             for (int ks = 0; ks < KS; ++ks) {
                 uint32_t b[2][2][2];
-                R::load_b(b[0], q_tile, 0, ks);
-                R::load_b(b[1], q_tile, 16, ks);
+                R::load_b(b[0], q_tile, 0, ks, lane);
+                R::load_b(b[1], q_tile, 16, ks, lane);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     uint32_t a[4];
-                    R::load_a(a, m.k, warp_row + 16 * mt, ks);
+                    R::load_a(a, m.k, warp_row + 16 * mt, ks, lane);
 #pragma unroll
                     for (int n = 0; n < 4; ++n)
                         mma_m16n8k16_bf16(p[mt][n], a, b[n / 2][n % 2], p[mt][n]);
@@ -204,23 +207,24 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
             }
             // Keys beyond the end: their score of 0 may exceed every lse and give infinity.
             if (warp_row + 16 * MT > keys) {
+                const int row = warp_row + lane / 4;
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt)
 #pragma unroll
                     for (int n = 0; n < 4; ++n)
 #pragma unroll
                         for (int e = 0; e < 4; ++e)
-                            if (warp_row + 16 * mt + lane / 4 + e / 2 * 8 >= keys) p[mt][n][e] = 0.0f;
+                            if (row + 16 * mt + e / 2 * 8 >= keys) p[mt][n][e] = 0.0f;
             }
-#pragma unroll
+#pragma unroll(DP_UNROLL)
             for (int ks = 0; ks < KS; ++ks) {
                 uint32_t b[2][2][2];
-                R::load_b(b[0], do_tile, 0, ks);
-                R::load_b(b[1], do_tile, 16, ks);
+                R::load_b(b[0], do_tile, 0, ks, lane);
+                R::load_b(b[1], do_tile, 16, ks, lane);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     uint32_t a[4];
-                    R::load_a(a, m.v, warp_row + 16 * mt, ks);
+                    R::load_a(a, m.v, warp_row + 16 * mt, ks, lane);
 #pragma unroll
                     for (int n = 0; n < 4; ++n)
                         mma_m16n8k16_bf16(ds[mt][n], a, b[n / 2][n % 2], ds[mt][n]);
@@ -241,15 +245,17 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
         float mean = 0.0f;  // delta of query `lane` of this step
         if constexpr (WHOLE) {
             __syncthreads();
-            for (int i = 0; 16 * MT * i < rows; ++i) mean += m.delta[i * STEP + lane];
+            const float* const share = m.delta + fresh_lane();
+            for (int i = 0; 16 * MT * i < rows; ++i) mean += share[i * STEP];
         } else {
-            mean = m.delta[buffer * STEP + lane];
+            mean = m.delta[buffer * STEP + fresh_lane()];
         }
         if (works) {
+            const int lane = fresh_lane(), pair = lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
-                const float left = __shfl_sync(FULL_WARP, mean, 8 * n + lane % 4 * 2);
-                const float right = __shfl_sync(FULL_WARP, mean, 8 * n + lane % 4 * 2 + 1);
+                const float left = __shfl_sync(FULL_WARP, mean, 8 * n + pair);
+                const float right = __shfl_sync(FULL_WARP, mean, 8 * n + pair + 1);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     ds[mt][n][0] = p[mt][n][0] * (ds[mt][n][0] - left);
@@ -262,7 +268,7 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt)
 #pragma unroll
-                    for (int n = 0; n < 4; ++n) S::store_c(m.ds, warp_row + 16 * mt, n, ds[mt][n]);
+                    for (int n = 0; n < 4; ++n) S::store_c(m.ds, warp_row + 16 * mt, n, ds[mt][n], lane);
             }
 #pragma unroll
             for (int ks = 0; ks < STEP / 16; ++ks) {
@@ -273,7 +279,7 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
 #pragma unroll
                 for (int n = 0; n < NO / 2; ++n) {
                     uint32_t b[2][2];
-                    R::load_b_trans(b, do_tile, 16 * ks, n);
+                    R::load_b_trans(b, do_tile, 16 * ks, n, lane);
 #pragma unroll
                     for (int mt = 0; mt < MT; ++mt) {
                         mma_m16n8k16_bf16(dv[mt][2 * n], a[mt], b[0], dv[mt][2 * n]);
@@ -282,9 +288,9 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
                 }
             }
             // On their way during the last product.
-            if (!WHOLE && threadIdx.x < STEP) {
-                next_lse2 = lse2_of((step + 1) * STEP + threadIdx.x);
-                next_delta = delta_of((step + 1) * STEP + threadIdx.x);
+            if (const int i = fresh_thread(); !WHOLE && i < STEP) {
+                next_lse2 = lse2_of((step + 1) * STEP + i);
+                next_delta = delta_of((step + 1) * STEP + i);
             }
 #pragma unroll
             for (int ks = 0; ks < STEP / 16; ++ks) {
@@ -295,7 +301,7 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
 #pragma unroll
                 for (int n = 0; n < NO / 2; ++n) {
                     uint32_t b[2][2];
-                    R::load_b_trans(b, q_tile, 16 * ks, n);
+                    R::load_b_trans(b, q_tile, 16 * ks, n, lane);
 #pragma unroll
                     for (int mt = 0; mt < MT; ++mt) {
                         mma_m16n8k16_bf16(dk[mt][2 * n], a[mt], b[0], dk[mt][2 * n]);
@@ -308,9 +314,9 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
             __syncthreads();
             attention_dq_step<D, WARPS>(dqkv + w.qkv_at(step * STEP, 0), w.row_stride, m.ds, m.k,
                                         q_tile, rows, w.length - step * STEP, scale);
-        } else if (threadIdx.x < STEP) {
-            m.lse2[(buffer ^ 1) * STEP + threadIdx.x] = next_lse2;
-            m.delta[(buffer ^ 1) * STEP + threadIdx.x] = next_delta;
+        } else if (const int i = fresh_thread(); i < STEP) {
+            m.lse2[(buffer ^ 1) * STEP + i] = next_lse2;
+            m.delta[(buffer ^ 1) * STEP + i] = next_delta;
         }
     }
 
@@ -321,14 +327,15 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
         __syncwarp();
     }
     if (warp_row >= keys) return;
+    const int lane = fresh_lane();
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll
         for (int n = 0; n < NO; ++n) {
             const float c[4] = {dk[mt][n][0] * scale, dk[mt][n][1] * scale, dk[mt][n][2] * scale,
                                 dk[mt][n][3] * scale};
-            R::store_c(m.k, warp_row + 16 * mt, n, c);
-            R::store_c(m.v, warp_row + 16 * mt, n, dv[mt][n]);
+            R::store_c(m.k, warp_row + 16 * mt, n, c, lane);
+            R::store_c(m.v, warp_row + 16 * mt, n, dv[mt][n], lane);
         }
     }
     __syncwarp();
@@ -401,12 +408,12 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
 #pragma unroll
         for (int ks = 0; ks < KS; ++ks) {
             uint32_t b[2][2][2];
-            R::load_b(b[0], k_tile, 0, ks);
-            R::load_b(b[1], k_tile, 16, ks);
+            R::load_b(b[0], k_tile, 0, ks, lane);
+            R::load_b(b[1], k_tile, 16, ks, lane);
 #pragma unroll
             for (int mt = 0; mt < MT; ++mt) {
                 uint32_t a[4];
-                R::load_a(a, q_tile, warp_row + 16 * mt, ks);
+                R::load_a(a, q_tile, warp_row + 16 * mt, ks, lane);
 #pragma unroll
                 for (int n = 0; n < 4; ++n) mma_m16n8k16_bf16(p[mt][n], a, b[n / 2][n % 2], p[mt][n]);
             }
@@ -431,12 +438,12 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
 #pragma unroll
         for (int ks = 0; ks < KS; ++ks) {
             uint32_t b[2][2][2];
-            R::load_b(b[0], v_tile, 0, ks);
-            R::load_b(b[1], v_tile, 16, ks);
+            R::load_b(b[0], v_tile, 0, ks, lane);
+            R::load_b(b[1], v_tile, 16, ks, lane);
 #pragma unroll
             for (int mt = 0; mt < MT; ++mt) {
                 uint32_t a[4];
-                R::load_a(a, do_tile, warp_row + 16 * mt, ks);
+                R::load_a(a, do_tile, warp_row + 16 * mt, ks, lane);
 #pragma unroll
                 for (int n = 0; n < 4; ++n) mma_m16n8k16_bf16(ds[mt][n], a, b[n / 2][n % 2], ds[mt][n]);
             }
@@ -458,7 +465,7 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
 #pragma unroll
             for (int n = 0; n < NO / 2; ++n) {
                 uint32_t b[2][2];
-                R::load_b_trans(b, k_tile, 16 * ks, n);
+                R::load_b_trans(b, k_tile, 16 * ks, n, lane);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     mma_m16n8k16_bf16(dq[mt][2 * n], a[mt], b[0], dq[mt][2 * n]);
@@ -486,7 +493,7 @@ __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, f
         for (int n = 0; n < NO; ++n) {
             const float c[4] = {dq[mt][n][0] * scale, dq[mt][n][1] * scale, dq[mt][n][2] * scale,
                                 dq[mt][n][3] * scale};
-            R::store_c(q_tile, warp_row + 16 * mt, n, c);
+            R::store_c(q_tile, warp_row + 16 * mt, n, c, lane);
         }
     }
     __syncwarp();

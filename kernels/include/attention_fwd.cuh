@@ -54,7 +54,7 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
 #pragma unroll
             for (int mt = 0; mt < MT; ++mt)
 #pragma unroll
-                for (int ks = 0; ks < KS; ++ks) R::load_a(q[mt][ks], q_tile, warp_row + 16 * mt, ks);
+                for (int ks = 0; ks < KS; ++ks) R::load_a(q[mt][ks], q_tile, warp_row + 16 * mt, ks, lane);
         }
         const bf16* const k_tile = kv + (step & 1) * 2 * ATTENTION_KEYS * D;
         const bf16* const v_tile = k_tile + ATTENTION_KEYS * D;
@@ -65,7 +65,7 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
 #pragma unroll
             for (int n = 0; n < NS / 2; ++n) {
                 uint32_t b[2][2];
-                R::load_b(b, k_tile, 16 * n, ks);
+                R::load_b(b, k_tile, 16 * n, ks, lane);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     mma_m16n8k16_bf16(s[mt][2 * n], q[mt][ks], b[0], s[mt][2 * n]);
@@ -120,7 +120,7 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
 #pragma unroll
             for (int n = 0; n < NO / 2; ++n) {
                 uint32_t b[2][2];
-                R::load_b_trans(b, v_tile, 16 * ks, n);
+                R::load_b_trans(b, v_tile, 16 * ks, n, lane);
 #pragma unroll
                 for (int mt = 0; mt < MT; ++mt) {
                     mma_m16n8k16_bf16(o[mt][2 * n], p[mt], b[0], o[mt][2 * n]);
@@ -149,7 +149,7 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
         for (int n = 0; n < NO; ++n) {
             const float c[4] = {o[mt][n][0] * inverse[0], o[mt][n][1] * inverse[0],
                                 o[mt][n][2] * inverse[1], o[mt][n][3] * inverse[1]};
-            R::store_c(q_tile, row, n, c);
+            R::store_c(q_tile, row, n, c, lane);
         }
     }
     __syncwarp();

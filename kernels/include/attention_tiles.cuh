@@ -21,6 +21,19 @@ __device__ __forceinline__ float fast_exp2(float x) {
 #endif
 }
 
+// The thread and the lane, read anew: what is computed from them is not kept in registers throughout a
+// loop that has none to spare.
+__device__ __forceinline__ int fresh_thread() {
+#ifdef __CUDACC__
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+#else
+    return static_cast<int>(threadIdx.x);
+#endif
+}
+__device__ __forceinline__ int fresh_lane() { return fresh_thread() % WARP; }
+
 template <int D>
 struct Rows {
     static constexpr int CHUNKS = D / 8;
@@ -38,28 +51,25 @@ struct Rows {
     }
 
     // A operand (16 x 16, rows `row`.., columns 16 * k..) stored [m][k].
-    __device__ static __forceinline__ void load_a(uint32_t (&a)[4], const bf16* tile, int row, int k) {
-        const int lane = threadIdx.x % WARP;
+    __device__ static __forceinline__ void load_a(uint32_t (&a)[4], const bf16* tile, int row, int k,
+                                                  int lane) {
         ldmatrix_x4(a, tile + at_pair(row + lane % 16, lane / 16, k));
     }
     // A operand stored [k][m]: rows 16 * m.. of the operand are columns of the tile.
     __device__ static __forceinline__ void load_a_trans(uint32_t (&a)[4], const bf16* tile, int m,
-                                                        int row) {
-        const int lane = threadIdx.x % WARP;
+                                                        int row, int lane) {
         ldmatrix_x4_trans(a, tile + at_pair(row + lane / 16 * 8 + lane % 8, lane / 8 % 2, m));
     }
     // Two B operands (16 x 8) of neighbouring columns, stored [n][k]: tile rows row.. and row + 8..
     __device__ static __forceinline__ void load_b(uint32_t (&b)[2][2], const bf16* tile, int row,
-                                                  int k) {
-        const int lane = threadIdx.x % WARP;
+                                                  int k, int lane) {
         uint32_t r[4];
         ldmatrix_x4(r, tile + at_pair(row + lane / 16 * 8 + lane % 8, lane / 8 % 2, k));
         b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
     }
     // The same, stored [k][n]: tile rows are k, columns 16 * n.. of the tile are n.
     __device__ static __forceinline__ void load_b_trans(uint32_t (&b)[2][2], const bf16* tile, int row,
-                                                        int n) {
-        const int lane = threadIdx.x % WARP;
+                                                        int n, int lane) {
         uint32_t r[4];
         ldmatrix_x4_trans(r, tile + at_pair(row + lane % 16, lane / 16, n));
         b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
@@ -77,7 +87,7 @@ struct Rows {
     template <int THREADS>
     __device__ static __forceinline__ void copy_async(bf16* tile, const bf16* from, int stride,
                                                       int rows, int valid) {
-        for (int i = threadIdx.x; i < rows * CHUNKS; i += THREADS) {
+        for (int i = fresh_thread(); i < rows * CHUNKS; i += THREADS) {
             const int row = i / CHUNKS, chunk = i % CHUNKS;
             const bool exists = row < valid;
             cp_async_16(tile + at(row, chunk), from + (exists ? row : 0) * stride + chunk * 8,
@@ -86,8 +96,8 @@ struct Rows {
     }
 
     // A warp writes two neighbouring values of accumulator rows lane / 4 and lane / 4 + 8.
-    __device__ static __forceinline__ void store_c(bf16* tile, int row, int chunk, const float (&c)[4]) {
-        const int lane = threadIdx.x % WARP;
+    __device__ static __forceinline__ void store_c(bf16* tile, int row, int chunk, const float (&c)[4],
+                                                   int lane) {
         uint32_t* low = reinterpret_cast<uint32_t*>(tile + at(row + lane / 4, chunk));
         uint32_t* high = reinterpret_cast<uint32_t*>(tile + at(row + lane / 4 + 8, chunk));
         low[lane % 4] = Vec<bf16>::pack_bf16(c[0], c[1]);
