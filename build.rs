@@ -2,7 +2,8 @@
 //! feature `cuda` with nvcc. Downloads nothing and looks at no hardware.
 //!
 //! Environment: `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is; `GLMAE_CUDA_ARCHS` (such as
-//! `80,90a`) replaces the list of architectures.
+//! `80,90a`) replaces the list of architectures. `GLMAE_KERNELS_SHARED=1` links the emulated kernels
+//! as a shared library, for `scripts/mutate-kernels.py`, which exchanges single objects in it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ const CHECKED: &[&str] = &[
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS"] {
+    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS", "GLMAE_KERNELS_SHARED"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let kernels = sources("kernels", "cu");
@@ -40,15 +41,43 @@ fn main() {
         jobs.push(Box::new(move || object("runtime", &file, &mut host(2))));
     }
     let objects = in_parallel(jobs);
-    let mut library = cc::Build::new();
-    library.cpp(true).cpp_link_stdlib(None).objects(objects).compile("glmae_kernels");
+    if env::var_os("GLMAE_KERNELS_SHARED").is_some() {
+        link_shared(&objects);
+    } else {
+        let mut library = cc::Build::new();
+        library.cpp(true).cpp_link_stdlib(None).objects(objects).compile("glmae_kernels");
+    }
     println!("cargo:rustc-link-lib=m");
 
+    if env::var_os("CARGO_FEATURE_NVTX").is_some() {
+        nvtx();
+    }
     let fatbins = match env::var_os("CARGO_FEATURE_CUDA") {
         Some(_) => cuda(&kernels),
         None => Vec::new(),
     };
     fs::write(out().join("kernels.rs"), table(&emulated, &fatbins)).expect("OUT_DIR is writable");
+}
+
+/// Links a shared library instead of an archive, and writes down how to make another one: lines of
+/// `compile STEM COMMAND` (to which `-o OBJECT SOURCE` is added) and of `object PATH`.
+fn link_shared(objects: &[PathBuf]) {
+    let compiler = host(2).get_compiler();
+    let library = out().join("libglmae_kernels.so");
+    let mut link = compiler.to_command();
+    link.arg("-shared").arg("-o").arg(&library).args(objects);
+    let ok = link.status().is_ok_and(|s| s.success());
+    assert!(ok, "could not link {} ({link:?})", library.display());
+    let mut recipe = format!("link {}\n", compiler.path().display());
+    for file in sources("kernels", "cu") {
+        let command = emulated(&file, "checked", 1, CHECKED).get_compiler().to_command();
+        let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        _ = writeln!(recipe, "compile {} {}", stem(&file), words.join("\t"));
+    }
+    objects.iter().for_each(|path| _ = writeln!(recipe, "object {}", path.display()));
+    fs::write(out().join("recipe"), recipe).expect("OUT_DIR is writable");
+    println!("cargo:rustc-link-search=native={}", out().display());
+    println!("cargo:rustc-link-lib=dylib=glmae_kernels");
 }
 
 fn out() -> PathBuf {
@@ -122,8 +151,12 @@ fn object(kind: &str, file: &Path, build: &mut cc::Build) -> PathBuf {
     build.out_dir(&directory).file(file).compile_intermediates().remove(0)
 }
 
-/// A namespace per build and file: equal names in two files must stay two things, as under nvcc.
 fn emulate(kind: &str, file: &Path, opt_level: u32, flags: &[&str]) -> PathBuf {
+    object(kind, file, &mut emulated(file, kind, opt_level, flags))
+}
+
+/// A namespace per build and file: equal names in two files must stay two things, as under nvcc.
+fn emulated(file: &Path, kind: &str, opt_level: u32, flags: &[&str]) -> cc::Build {
     let mut build = host(opt_level);
     build.define("GLMAE_BUILD", format!("glmae_{kind}").as_str());
     build.define("GLMAE_NS", format!("glmae_{kind}_{}", stem(file)).as_str());
@@ -131,7 +164,7 @@ fn emulate(kind: &str, file: &Path, opt_level: u32, flags: &[&str]) -> PathBuf {
     flags.iter().for_each(|flag| _ = build.flag(flag));
     // GCC would turn loops into calls of memset, which nobody sees.
     build.flag_if_supported("-fno-tree-loop-distribute-patterns");
-    object(kind, file, &mut build)
+    build
 }
 
 fn stem(file: &Path) -> String {
@@ -165,6 +198,29 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
     };
     let compile = &compile;
     in_parallel(files.iter().map(|file| Box::new(move || compile(file)) as Job).collect())
+}
+
+/// The ranges of profilers, for the feature `nvtx`.
+fn nvtx() {
+    let root = |name| env::var_os(name).map(PathBuf::from);
+    let mut places: Vec<PathBuf> = [root("CUDA_HOME"), root("CUDA_PATH")]
+        .into_iter()
+        .flatten()
+        .map(|d| d.join("include"))
+        .collect();
+    places.extend(
+        [".cuda/nvtx/nvidia/cu13/include", "/usr/local/cuda/include", "/usr/include"]
+            .map(PathBuf::from),
+    );
+    let found = places.into_iter().find(|d| d.join("nvtx3/nvToolsExt.h").is_file());
+    let include = found.unwrap_or_else(|| {
+        panic!(
+            "the feature `nvtx` needs the header nvtx3/nvToolsExt.h and there is none. Set CUDA_HOME, run \
+             scripts/cuda-toolchain.sh --nvtx (unpacks it into .cuda/), or build without the feature."
+        )
+    });
+    cc::Build::new().file("kernels/nvtx/shim.c").include(include).compile("glmae_nvtx");
+    println!("cargo:rustc-link-lib=dl");
 }
 
 fn find_nvcc() -> PathBuf {

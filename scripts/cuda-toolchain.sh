@@ -5,6 +5,7 @@
 #
 #   scripts/cuda-toolchain.sh            # print the path of nvcc, installing it if there is none
 #   scripts/cuda-toolchain.sh --pinned   # always use the pinned wheels
+#   scripts/cuda-toolchain.sh --nvtx     # only the headers for the feature `nvtx` (60 KB)
 set -euo pipefail
 
 # 13.0: an R580 driver runs what it makes. The disassemblers exist as wheels only since 13.2.
@@ -20,6 +21,13 @@ toolkit=(
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pinned="$root/.cuda/nvidia/cu13/bin/nvcc"
+
+if [[ "${1:-}" == --nvtx ]]; then
+  mkdir -p "$root/.cuda"
+  python3 -m pip install --quiet --no-deps --upgrade --target "$root/.cuda/nvtx" nvidia-nvtx==13.0.85 >&2
+  echo "$root/.cuda/nvtx/nvidia/cu13/include"
+  exit 0
+fi
 
 if [[ "${1:-}" != --pinned ]]; then
   for candidate in "${NVCC:-}" "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "${CUDA_PATH:+$CUDA_PATH/bin/nvcc}" \

@@ -2,7 +2,7 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
-use glmae::lab::opcheck::{distance, gradcheck, rounded, run, within, within_bf16};
+use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within, within_bf16};
 use glmae::ops::{Input, OPS, Tolerance};
 
 #[test]
@@ -26,11 +26,11 @@ fn gradients_of_every_op() {
 #[test]
 fn f32_follows_the_f64_reference() {
     for op in OPS {
-        for case in op.cases() {
+        for (i, case) in op.cases().into_iter().enumerate() {
             let inputs = rounded(op.inputs(&case), DType::F32);
             let norm = mean_square(&inputs);
-            let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
-            let ours = run(*op, &case, &inputs, &Device::Cpu, DType::F32).unwrap();
+            let run = |dtype| run_onto(*op, &case, &inputs, &Device::Cpu, dtype, before(i));
+            let (reference, ours) = (run(DType::F64).unwrap(), run(DType::F32).unwrap());
             let class = op.tolerance(&case);
             let name = format!("{} {}", op.name(), case.label);
             for (i, (a, b)) in ours.outputs.iter().zip(&reference.outputs).enumerate() {
@@ -47,6 +47,25 @@ fn f32_follows_the_f64_reference() {
     }
 }
 
+/// The first place where two runs have different bits.
+fn difference(a: &Outcome, b: &Outcome) -> Option<String> {
+    let first = |what: &str, a: &[f64], b: &[f64]| {
+        let at = a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits())?;
+        Some(format!("{what} element {at}: {:e} and {:e}", a[at], b[at]))
+    };
+    let outputs = a.outputs.iter().zip(&b.outputs).enumerate();
+    let gradients = a.gradients.iter().zip(&b.gradients);
+    outputs
+        .filter_map(|(i, (a, b))| first(&format!("output {i}"), a, b))
+        .chain(gradients.filter_map(|(a, b)| first(&format!("gradient of {}", a.0), &a.1, &b.1)))
+        .next()
+}
+
+/// Gradients are written in one case and added to what is there in the next.
+fn before(case: usize) -> Before {
+    if case % 2 == 0 { Before::Nothing } else { Before::Gradients }
+}
+
 fn mean_square(inputs: &[Input]) -> f64 {
     let of = |i: &Input| i.data.iter().map(|x| x * x).sum::<f64>() / (i.data.len() as f64);
     inputs.iter().map(of).fold(1.0, f64::max)
@@ -58,7 +77,28 @@ const SCHEDULES: [Schedule; 3] =
 /// The kernels themselves, every memory access checked, in f32 and bf16, under three schedules.
 #[test]
 fn emulated_kernels_follow_the_f64_reference() {
-    // GLMAE_OPS=linear,layer_norm: only these.
+    kernels_follow_the_f64_reference("emulated", &|| {
+        SCHEDULES.map(|schedule| Device::emulated(Mode::Checked, schedule)).to_vec()
+    });
+}
+
+/// The same on a GPU, where there is one; twice, and the second run must have the same bits.
+#[test]
+fn cuda_kernels_follow_the_f64_reference() {
+    match Device::parse("cuda:0") {
+        Ok(gpu) => {
+            println!("on {}", gpu.name());
+            kernels_follow_the_f64_reference("CUDA", &|| vec![gpu.clone(), gpu.clone()]);
+        }
+        // The bundle for GPU machines sets this: there a GPU that does not open is a failure.
+        Err(e) if std::env::var_os("GLMAE_REQUIRE_CUDA").is_some() => panic!("no CUDA device: {e}"),
+        Err(e) => println!("skipped: no CUDA device ({e})"),
+    }
+}
+
+/// Every case of every op that has kernels, on each of `devices` (fresh ones per case): the bits must
+/// agree between them, the values with the f64 reference. GLMAE_OPS=linear,layer_norm: only these.
+fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device>) {
     let only = std::env::var("GLMAE_OPS").ok();
     let chosen = |name| only.as_ref().is_none_or(|o| o.split(',').any(|o| o.trim() == name));
     let (mut runs, mut missing) = (0, Vec::new());
@@ -67,38 +107,45 @@ fn emulated_kernels_follow_the_f64_reference() {
             missing.push(op.name());
             continue;
         }
-        for case in op.cases() {
+        for (i, case) in op.cases().into_iter().enumerate() {
             for dtype in [DType::F32, DType::Bf16] {
                 let inputs = rounded(op.inputs(&case), dtype);
                 let norm = mean_square(&inputs);
-                let reference = run(*op, &case, &inputs, &Device::Cpu, DType::F64).unwrap();
+                let run = |device, dtype| run_onto(*op, &case, &inputs, device, dtype, before(i));
+                let reference = run(&Device::Cpu, DType::F64).unwrap();
                 let name = format!("{} {} {dtype}", op.name(), case.label);
-                let outcomes = SCHEDULES.map(|schedule| {
-                    let device = Device::emulated(Mode::Checked, schedule);
-                    run(*op, &case, &inputs, &device, dtype)
-                        .unwrap_or_else(|e| panic!("{name}: {e}"))
-                });
-                assert_eq!(outcomes[0], outcomes[1], "{name}: descending differs");
-                assert_eq!(outcomes[0], outcomes[2], "{name}: shuffled differs");
+                let mut first = None;
+                for (i, device) in devices().iter().enumerate() {
+                    let outcome = run(device, dtype).unwrap_or_else(|e| panic!("{name}: {e}"));
+                    runs += 1;
+                    let first = first.get_or_insert_with(|| outcome.clone());
+                    let other = difference(first, &outcome);
+                    assert!(
+                        other.is_none(),
+                        "{name}: the bits of run {i} differ from the first: {}",
+                        other.unwrap_or_default()
+                    );
+                }
+                let ours = first.unwrap();
                 let class = op.tolerance(&case);
                 let sums = if class == Tolerance::Bitwise { Tolerance::Reduction } else { class };
                 let close = |d: &_, class| match dtype {
                     DType::Bf16 => within_bf16(d),
                     _ => within(d, class, norm),
                 };
-                for (i, (a, b)) in outcomes[0].outputs.iter().zip(&reference.outputs).enumerate() {
+                for (i, (a, b)) in ours.outputs.iter().zip(&reference.outputs).enumerate() {
                     let d = distance(a, b);
                     assert!(close(&d, class), "{name} output {i}: {d:?}");
                 }
-                for ((input, a), (_, b)) in outcomes[0].gradients.iter().zip(&reference.gradients) {
+                for ((input, a), (_, b)) in ours.gradients.iter().zip(&reference.gradients) {
                     let d = distance(a, b);
                     assert!(close(&d, sums), "{name} gradient of {input}: {d:?}");
                 }
-                runs += SCHEDULES.len();
             }
         }
     }
-    println!("{runs} emulated runs; ops without kernels: {missing:?}");
+    assert!(runs > 0 || !missing.is_empty(), "no op is called {only:?}");
+    println!("{runs} {what} runs; ops without kernels: {missing:?}");
 }
 
 #[test]

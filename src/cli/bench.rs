@@ -7,6 +7,7 @@ use glmae::error::exit;
 use glmae::lab::bench_step::{StepBench, StepBenchOptions, bench_step};
 use serde_json::json;
 
+use super::bench_kernels;
 use super::config_args::DeviceArg;
 use super::term::{self, Table};
 
@@ -20,6 +21,8 @@ pub struct Args {
 enum What {
     /// Time whole training steps on random data: forward, backward, optimiser, teacher
     Step(StepArgs),
+    /// Time single ops, forward and backward apart, against copy and GEMM rates of the same run
+    Kernels(bench_kernels::Args),
 }
 
 #[derive(clap::Args)]
@@ -64,7 +67,10 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let What::Step(args) = &args.what;
+    let args = match &args.what {
+        What::Step(args) => args,
+        What::Kernels(args) => return bench_kernels::run(args),
+    };
     let config = glmae::config::Config::load(&args.preset, &args.set)?;
     let options = StepBenchOptions {
         device: args.device.parse()?,

@@ -3,6 +3,7 @@
 //! stdout carries results only; progress, warnings and errors go to stderr.
 
 mod bench;
+mod bench_kernels;
 mod config_args;
 mod demo;
 mod doctor;

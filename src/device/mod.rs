@@ -1,6 +1,8 @@
 //! Floor 1: where tensors live and where ops run.
 
 pub mod abi;
+#[cfg(any(feature = "cuda", test))]
+mod arena;
 mod call;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -8,6 +10,7 @@ mod dtype;
 pub mod emulated;
 pub mod launch;
 pub mod memory;
+pub mod nvtx;
 mod storage;
 mod tensor;
 

@@ -1,7 +1,9 @@
 //! Floor 6: what measures the engine. Parity with reference cases, checks and benchmarks of ops,
 //! the timing of whole steps.
 
+pub mod bench_kernels;
 pub mod bench_step;
 pub mod case;
+mod clock;
 pub mod opcheck;
 pub mod verify;

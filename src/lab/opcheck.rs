@@ -2,7 +2,7 @@
 //! and one device against the f64 reference. Tests and benchmarks call the same code.
 
 use crate::device::{DType, Device, Tensor};
-use crate::nn::params::{ParamLayout, Params};
+use crate::nn::params::{ParamId, ParamLayout, Params};
 use crate::ops::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
@@ -18,6 +18,15 @@ pub struct Outcome {
     pub gradients: Vec<(&'static str, Vec<f64>)>,
 }
 
+/// What is in the gradient buffers before a backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// NaN, in the gaps between parameters, too: everything must be overwritten, and nothing else.
+    Nothing,
+    /// Random numbers that the gradients must be added to, as when a value is used twice.
+    Gradients,
+}
+
 /// Runs a case: forward, and backward when the op has a gradient.
 pub fn run(
     op: &dyn OpSpec,
@@ -26,39 +35,21 @@ pub fn run(
     device: &Device,
     dtype: DType,
 ) -> Result<Outcome> {
-    let mut layout = ParamLayout::default();
-    let mut ids = Vec::new();
-    for input in inputs {
-        let is_param = input.kind == InputKind::Param;
-        ids.push(is_param.then(|| layout.add(input.name, &input.shape)));
-    }
-    let layout = Arc::new(layout);
-    let mut flat = vec![0.0; layout.len()];
-    for (input, id) in inputs.iter().zip(&ids) {
-        if let Some(id) = id {
-            flat[layout.entry(*id).range()].copy_from_slice(&input.data);
-        }
-    }
-    // Parameters, statistics and logits stay f32 when activations are bf16.
-    let master = if dtype == DType::Bf16 { DType::F32 } else { dtype };
-    let mut params = Params::zeros(device, master, layout.clone(), true)?;
-    *params.flat_mut() = Tensor::from_f64(device, master, &flat, &[flat.len()])?;
-    if dtype == DType::Bf16 {
-        params.set_half(Tensor::from_f64(device, dtype, &flat, &[flat.len()])?)?;
-    }
+    run_onto(op, case, inputs, device, dtype, Before::Nothing)
+}
 
+/// As [`run`], onto what is there already.
+pub fn run_onto(
+    op: &dyn OpSpec,
+    case: &Case,
+    inputs: &[Input],
+    device: &Device,
+    dtype: DType,
+    before: Before,
+) -> Result<Outcome> {
+    let placed = Placed::new(inputs, device, dtype)?;
     let mut tape = Tape::new(device);
-    let mut args = Vec::new();
-    for (input, id) in inputs.iter().zip(&ids) {
-        let dtype = if input.wide { master } else { dtype };
-        let tensor = || Tensor::from_f64(device, dtype, &input.data, &input.shape);
-        args.push(match (id, input.kind) {
-            (Some(id), _) => Arg::Param(params.get(*id)?),
-            (None, InputKind::Constant) => Arg::Var(Var::constant(tensor()?)),
-            (None, _) => Arg::Var(tape.leaf(tensor()?)),
-        });
-    }
-    let args = Args(args);
+    let args = placed.args(&mut tape)?;
     let outputs = op.run(&mut tape, case, &args)?;
     let mut outcome = Outcome { outputs: Vec::new(), gradients: Vec::new() };
     for y in &outputs {
@@ -72,13 +63,30 @@ pub fn run(
         let w = output_weights(case, i, y.value().len());
         seeds.push((y.clone(), Tensor::from_f64(device, y.value().dtype(), &w, y.shape())?));
     }
-    let mut grads = ParamGrads::new(device, master, &layout)?;
+    if before == Before::Gradients {
+        for (i, arg) in args.0.iter().enumerate() {
+            if let Arg::Var(v) = arg
+                && v.id().is_some()
+            {
+                let w = weights(case, 3, i, v.value().len());
+                let seed = Tensor::from_f64(device, v.value().dtype(), &w, v.shape())?;
+                seeds.push((v.clone(), seed));
+            }
+        }
+    }
+    let mut grads = placed.grads_onto(case, before)?;
     let mut values = tape.backward_from(&seeds, &mut grads)?;
-    let flat = grads.finish(&layout)?.to_f64_vec()?;
-    for ((input, id), arg) in inputs.iter().zip(&ids).zip(&args.0) {
-        let gradient = match (id, arg) {
-            (Some(id), _) => flat[layout.entry(*id).range()].to_vec(),
-            (None, Arg::Var(v)) if v.id().is_some() => match values.take(v) {
+    let layout = placed.params.layout();
+    let flat = grads.finish(layout)?.to_f64_vec()?;
+    let is_entry = |i: usize| layout.entries().iter().any(|e| e.range().contains(&i));
+    if let Some(at) = (0..flat.len()).find(|&i| !flat[i].is_nan() && !is_entry(i)) {
+        let got = format!("{} at element {at}, between two parameters", flat[at]);
+        return Err(Error::shape("op case", "a write into parameter gradients only", got));
+    }
+    for ((input, place), arg) in inputs.iter().zip(&placed.inputs).zip(&args.0) {
+        let gradient = match (place, arg) {
+            (Place::Param(id), _) => flat[layout.entry(*id).range()].to_vec(),
+            (_, Arg::Var(v)) if v.id().is_some() => match values.take(v) {
                 Some(g) => g.to_f64_vec()?,
                 None => vec![0.0; input.data.len()],
             },
@@ -89,9 +97,124 @@ pub fn run(
     Ok(outcome)
 }
 
+/// The inputs of a case on a device.
+pub(super) struct Placed {
+    params: Params,
+    inputs: Vec<Place>,
+}
+
+enum Place {
+    Param(ParamId),
+    Leaf(Tensor),
+    Constant(Tensor),
+}
+
+impl Placed {
+    pub fn new(inputs: &[Input], device: &Device, dtype: DType) -> Result<Self> {
+        let mut layout = ParamLayout::default();
+        let is_param = |input: &&Input| input.kind == InputKind::Param;
+        let ids: Vec<ParamId> =
+            inputs.iter().filter(is_param).map(|i| layout.add(i.name, &i.shape)).collect();
+        let mut flat = vec![0.0; layout.len()];
+        for (input, &id) in inputs.iter().filter(is_param).zip(&ids) {
+            flat[layout.entry(id).range()].copy_from_slice(&input.data);
+        }
+        // Parameters, statistics and logits stay f32 when activations are bf16.
+        let master = if dtype == DType::Bf16 { DType::F32 } else { dtype };
+        let mut params = Params::zeros(device, master, Arc::new(layout), true)?;
+        *params.flat_mut() = Tensor::from_f64(device, master, &flat, &[flat.len()])?;
+        if dtype == DType::Bf16 {
+            params.set_half(Tensor::from_f64(device, dtype, &flat, &[flat.len()])?)?;
+        }
+        let mut ids = ids.into_iter();
+        let mut places = Vec::new();
+        for input in inputs {
+            let dtype = if input.wide { master } else { dtype };
+            let tensor = || Tensor::from_f64(device, dtype, &input.data, &input.shape);
+            places.push(match (input.kind, &mut ids) {
+                (InputKind::Param, ids) => {
+                    let missing = || Error::shape("op case", "a parameter", input.name);
+                    Place::Param(ids.next().ok_or_else(missing)?)
+                }
+                (InputKind::Constant, _) => Place::Constant(tensor()?),
+                (InputKind::Activation, _) => Place::Leaf(tensor()?),
+            });
+        }
+        Ok(Self { params, inputs: places })
+    }
+
+    /// A copy in memory of its own.
+    pub fn duplicate(&self) -> Result<Self> {
+        let device = self.params.flat().device();
+        let layout = Arc::new(self.params.layout().clone());
+        let mut params = Params::zeros(device, self.params.flat().dtype(), layout, true)?;
+        *params.flat_mut() = self.params.flat().duplicate()?;
+        if let Some(half) = self.params.half() {
+            params.set_half(half.duplicate()?)?;
+        }
+        let copy = |place: &Place| {
+            Ok(match place {
+                Place::Param(id) => Place::Param(*id),
+                Place::Leaf(tensor) => Place::Leaf(tensor.duplicate()?),
+                Place::Constant(tensor) => Place::Constant(tensor.duplicate()?),
+            })
+        };
+        Ok(Self { params, inputs: self.inputs.iter().map(copy).collect::<Result<_>>()? })
+    }
+
+    /// The inputs as the op takes them, in their order.
+    pub fn args(&self, tape: &mut Tape<'_>) -> Result<Args> {
+        let arg = |place: &Place| {
+            Ok(match place {
+                Place::Param(id) => Arg::Param(self.params.get(*id)?),
+                Place::Leaf(tensor) => Arg::Var(tape.leaf(tensor.clone())),
+                Place::Constant(tensor) => Arg::Var(Var::constant(tensor.clone())),
+            })
+        };
+        Ok(Args(self.inputs.iter().map(arg).collect::<Result<_>>()?))
+    }
+
+    /// A buffer for the gradients of the parameters.
+    pub fn grads(&self) -> Result<ParamGrads> {
+        let flat = self.params.flat();
+        ParamGrads::new(flat.device(), flat.dtype(), self.params.layout())
+    }
+
+    /// The same, filled for a check, the gaps with NaN.
+    fn grads_onto(&self, case: &Case, before: Before) -> Result<ParamGrads> {
+        let layout = self.params.layout();
+        let mut data = vec![f64::NAN; layout.len()];
+        if before == Before::Gradients {
+            for (i, entry) in layout.entries().iter().enumerate() {
+                data[entry.range()].copy_from_slice(&weights(case, 4, i, entry.len()));
+            }
+        }
+        let mut grads = self.grads()?;
+        grads.finish(layout)?.as_mut().upload_f64(&data)?;
+        if before == Before::Nothing {
+            grads.clear();
+        }
+        Ok(grads)
+    }
+
+    /// Bytes of all inputs.
+    pub fn bytes(&self) -> usize {
+        let of = |tensor: &Tensor| tensor.len() * tensor.dtype().size();
+        let inputs = self.inputs.iter().map(|place| match place {
+            Place::Param(_) => 0,
+            Place::Leaf(tensor) | Place::Constant(tensor) => of(tensor),
+        });
+        of(self.params.flat()) + self.params.half().map_or(0, of) + inputs.sum::<usize>()
+    }
+}
+
 /// The fixed random weights of output `i`.
-fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
-    let mut rng = Rng::new(case.seed, Purpose::Test, 1, i as u32, 0);
+pub(super) fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
+    weights(case, 1, i, len)
+}
+
+fn weights(case: &Case, stream: u64, i: usize, len: usize) -> Vec<f64> {
+    let mut rng = Rng::new(case.seed, Purpose::Test, stream, i as u32, 0);
     // Representable in every dtype, so that all devices start from the same numbers.
     (0..len).map(|_| half::bf16::from_f64(rng.normal()).to_f64()).collect()
 }

@@ -129,6 +129,11 @@ impl Params {
         Ok(())
     }
 
+    /// The bf16 copy, when there is one.
+    pub fn half(&self) -> Option<&Tensor> {
+        self.half.as_ref()
+    }
+
     /// The dtype of activations that go with these parameters: bf16 when there is a bf16 copy.
     pub fn activation_dtype(&self) -> DType {
         self.half.as_ref().unwrap_or(&self.flat).dtype()

@@ -1,12 +1,18 @@
 //! A CUDA device: the fatbins that build.rs made of `kernels/*.cu`, through the driver API. It has the
 //! methods of the emulated device, and launches go through the same checks.
 //!
-//! All work is on one stream of the device's own, in order; `upload`, `copy`, `fill` and `launch`
-//! return before it is done, `download` and `synchronize` wait. An error of a kernel may surface at
-//! any later call.
+//! All work is on one stream of the device's own, in order; `upload`, `copy`, `fill`, `launch` and
+//! `free` return before it is done, `download` and `synchronize` wait. An error of a kernel may
+//! surface at any later call. Not yet run on a GPU: type-checked, and its bookkeeping tested.
+
+mod fault;
+mod graph;
+mod staging;
+mod timing;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute_enum as OfFunction,
@@ -14,6 +20,12 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
+pub use self::graph::Graph;
+pub use self::timing::Mark;
+
+use self::fault::driver;
+use self::staging::Staging;
+use super::arena::{Arena, Usage};
 use super::launch::{Arg, DevicePtr, FATBINS, Kernel, LaunchConfig, Limits, Slots, check};
 use crate::error::{Error, Result};
 
@@ -25,17 +37,16 @@ pub struct Cuda {
     /// By file; loaded at the first launch from each.
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<&'static str, Function>>,
+    arena: Mutex<Arena>,
+    /// Made at the first upload.
+    staging: Mutex<Option<Staging>>,
+    capturing: AtomicBool,
 }
 
 #[derive(Clone)]
 struct Function {
     function: CudaFunction,
     opted_in: u32,
-}
-
-fn driver(what: &str) -> impl FnOnce(DriverError) -> Error + use<> {
-    let what = what.to_owned();
-    move |e| Error::Device(format!("{what}: {e}"))
 }
 
 /// Whether the CUDA driver is installed. Everything else here panics without it.
@@ -96,8 +107,16 @@ impl Cuda {
             )?,
         };
         let stream = context.new_stream().map_err(driver("new stream"))?;
-        let (modules, functions) = (Mutex::default(), Mutex::default());
-        Ok(Self { context, stream, limits, modules, functions })
+        Ok(Self {
+            context,
+            stream,
+            limits,
+            modules: Mutex::default(),
+            functions: Mutex::default(),
+            arena: Mutex::default(),
+            staging: Mutex::default(),
+            capturing: AtomicBool::new(false),
+        })
     }
 
     /// The product name.
@@ -126,40 +145,103 @@ impl Cuda {
         self.context.bind_to_thread().map_err(driver("bind context"))
     }
 
-    /// Allocates `bytes`, 256-byte aligned, contents undefined.
+    fn arena(&self) -> MutexGuard<'_, Arena> {
+        self.arena.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes held by tensors now and at most so far, and got from the driver.
+    pub fn usage(&self) -> Usage {
+        self.arena().usage()
+    }
+
+    /// Starts a new measurement of the peak.
+    pub fn reset_peak(&self) {
+        self.arena().reset_peak();
+    }
+
+    /// Allocates `bytes`, 512-byte aligned, contents undefined. The memory may have been somebody
+    /// else's a moment ago: the stream orders the uses.
     ///
-    /// Errors: `OutOfMemory`, with what was asked for and what is free.
+    /// Errors: `OutOfMemory`, with what was asked for, what is free, and who holds the most.
     pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
+        let mut arena = self.arena();
+        if let Some(at) = arena.take(bytes, name) {
+            return Ok(DevicePtr(at));
+        }
         self.bind()?;
-        // SAFETY: the context is current; the driver refuses 0 bytes.
-        match unsafe { result::malloc_sync(bytes.max(1)) } {
-            Ok(ptr) => Ok(DevicePtr(ptr)),
+        let segment = Arena::segment_bytes(bytes);
+        // SAFETY: the context is current, and no segment has 0 bytes.
+        let mut got = unsafe { result::malloc_sync(segment) };
+        if matches!(got, Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)))
+            && self.not_while_capturing("returning memory").is_ok()
+        {
+            // What is cached in other sizes may make the difference.
+            self.stream.synchronize().map_err(driver("synchronize"))?;
+            for unused in arena.take_unused_segments() {
+                // SAFETY: a segment from the driver, without a tensor in it; no work is under way.
+                unsafe { result::free_sync(unused) }.map_err(driver("free"))?;
+            }
+            // SAFETY: as above.
+            got = unsafe { result::malloc_sync(segment) };
+        }
+        match got {
+            Ok(at) => {
+                arena.add_segment(at, segment, bytes);
+                let at = arena.take(bytes, name);
+                at.map(DevicePtr).ok_or_else(|| Error::Device("the arena lost a segment".into()))
+            }
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let (free, total) = self.memory_info()?;
-                Err(Error::OutOfMemory(format!(
-                    "{bytes} bytes for '{name}'; {free} of {total} bytes are free on {}",
-                    self.name()
-                )))
+                Err(self.out_of_memory(&arena, bytes, name))
             }
             Err(e) => Err(driver("allocation")(e)),
         }
     }
 
-    /// Frees an allocation, after all work on it.
-    pub fn free(&self, ptr: DevicePtr) -> Result<()> {
-        self.synchronize()?;
-        // SAFETY: no work is under way; the driver refuses what is not an allocation.
-        unsafe { result::free_sync(ptr.0) }.map_err(driver("free"))
+    fn out_of_memory(&self, arena: &Arena, bytes: usize, name: &str) -> Error {
+        let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let free = self.context.mem_get_info().map_or_else(
+            |_| "unknown".to_owned(),
+            |(free, total)| format!("{} of {} are free", mib(free), mib(total)),
+        );
+        let Usage { live, reserved, .. } = arena.usage();
+        let holders = arena
+            .largest(5)
+            .into_iter()
+            .map(|(name, count, bytes)| format!("{count} x {} {name}", mib(bytes / count.max(1))));
+        Error::OutOfMemory(format!(
+            "{} for '{name}' on {}: {free}; this process holds {} ({} in tensors). Largest: {}. Lower \
+             train.batch, or use a smaller model",
+            mib(bytes),
+            self.name(),
+            mib(reserved),
+            mib(live),
+            holders.collect::<Vec<_>>().join(", ")
+        ))
     }
 
+    /// Takes an allocation back. The next one to get the memory uses it behind all work started so
+    /// far, so nothing has to be waited for.
+    pub fn free(&self, ptr: DevicePtr) -> Result<()> {
+        if self.arena().give(ptr.0) {
+            return Ok(());
+        }
+        Err(Error::Device(format!("free of {:#x}, which is no allocation", ptr.0)))
+    }
+
+    /// Copies `from` to the device through pinned memory, in the order of the stream.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.not_while_capturing("upload")?;
         self.bind()?;
-        // SAFETY: pageable memory is staged before the call returns; the driver checks the range.
-        unsafe { result::memcpy_htod_async(to.0, from, self.stream.cu_stream()) }
-            .map_err(driver("upload"))
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(staging) => staging,
+            none => none.insert(Staging::new(&self.context)?),
+        };
+        staging.upload(&self.stream, to, from)
     }
 
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.not_while_capturing("download")?;
         self.bind()?;
         // SAFETY: `to` is borrowed until the synchronisation below.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
@@ -183,6 +265,7 @@ impl Cuda {
 
     /// Waits for all work; errors of kernels surface here.
     pub fn synchronize(&self) -> Result<()> {
+        self.not_while_capturing("waiting")?;
         self.stream.synchronize().map_err(driver("synchronize"))
     }
 
@@ -190,6 +273,9 @@ impl Cuda {
     pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
         let kernel = Kernel::find(kernel)?;
         let mut found = self.function(kernel)?;
+        if found.opted_in >= bytes {
+            return Ok(());
+        }
         let most = self.limits.shared_bytes_opt_in;
         let value = i32::try_from(bytes).ok().filter(|_| bytes <= most).ok_or_else(|| {
             let name = kernel.name;
@@ -265,5 +351,19 @@ impl Cuda {
         )?;
         modules.insert(file, module.clone());
         Ok(module)
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Graphs and tensors hold the device, so nothing is in use any more. Errors have no reader: the
+        // context goes next, and all its memory with it.
+        let ready = self.bind().is_ok() && self.stream.synchronize().is_ok();
+        if ready {
+            for segment in self.arena().take_unused_segments() {
+                // SAFETY: a segment from the driver, and no work is under way.
+                let _ = unsafe { result::free_sync(segment) };
+            }
+        }
     }
 }

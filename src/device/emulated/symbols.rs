@@ -1,5 +1,6 @@
-//! What the emulator reads from its own executable: the source line of a code address, and where the
-//! `__shared__` variables of the checked kernels lie within a thread's TLS block.
+//! What the emulator reads from the executable, or the shared library, that holds its kernels: the
+//! source line of a code address, and where the `__shared__` variables of the checked kernels lie
+//! within a thread's TLS block.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ pub struct SharedVariable {
 }
 
 pub struct Symbols {
-    executable: PathBuf,
+    binary: PathBuf,
     /// Load address minus link address.
     bias: u64,
     /// Sorted by offset.
@@ -29,16 +30,17 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Those of this executable; `None` when it was stripped of its symbol table.
+    /// Those of this binary; `None` when it was stripped of its symbol table.
     pub fn get() -> Option<&'static Self> {
         static SYMBOLS: OnceLock<Option<Symbols>> = OnceLock::new();
         SYMBOLS.get_or_init(Self::read).as_ref()
     }
 
     fn read() -> Option<Self> {
-        let executable = std::env::current_exe().ok()?;
-        let file = std::fs::File::open(&executable).ok()?;
-        // SAFETY: a running executable is not rewritten in place (the system refuses).
+        let install = ffi::glmae_emu_install as *const () as u64;
+        let binary = mapped_file(install).or_else(|| std::env::current_exe().ok())?;
+        let file = std::fs::File::open(&binary).ok()?;
+        // SAFETY: nobody rewrites a running program in place (of executables the system refuses it).
         let bytes = unsafe { memmap2::Mmap::map(&file).ok()? };
         let object = object::File::parse(&*bytes).ok()?;
         let (mut function, mut anchor) = (None, None);
@@ -65,13 +67,13 @@ impl Symbols {
             namespace: names.first().cloned().unwrap_or_default(),
             function: names.get(1).cloned().unwrap_or_default(),
         });
-        let bias = (ffi::glmae_emu_install as *const () as u64).wrapping_sub(function?);
-        Some(Self { executable, bias, shared: shared.collect() })
+        let bias = install.wrapping_sub(function?);
+        Some(Self { binary, bias, shared: shared.collect() })
     }
 
     /// `file:line` of a return address, with the caller's when the code was inlined.
     pub fn locate(&self, pc: u64) -> Option<String> {
-        let loader = addr2line::Loader::new(&self.executable).ok()?;
+        let loader = addr2line::Loader::new(&self.binary).ok()?;
         // A return address points behind the call.
         let mut frames = loader.find_frames(pc.wrapping_sub(self.bias) - 1).ok()?;
         let mut lines = Vec::new();
@@ -90,6 +92,19 @@ impl Symbols {
             [first, rest @ ..] => Some(format!("{first} (inlined from {})", rest.join(", from "))),
         }
     }
+}
+
+/// The file that is mapped at an address of this process (Linux).
+fn mapped_file(address: u64) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    maps.lines().find_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (low, high) = range.split_once('-')?;
+        let at = |text| u64::from_str_radix(text, 16).ok();
+        let inside = (at(low)?..at(high)?).contains(&address);
+        let path = rest.find('/').and_then(|i| rest.get(i..))?;
+        inside.then(|| PathBuf::from(path))
+    })
 }
 
 /// The identifiers within a mangled name: of `_ZZN13glmae_checked1fEvE4tile`, `glmae_checked`, `f`

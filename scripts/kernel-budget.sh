@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Compiles every kernel for sm_80, sm_86 and sm_90a, disassembles it and holds it against
+# kernels/budget.txt: registers, spills, stack, shared memory, and the machine instructions that
+# must and must not be there. Needs nvcc, cuobjdump and nvdisasm (scripts/cuda-toolchain.sh), no GPU.
+#
+#   scripts/kernel-budget.sh              print the table; fails on a breach or a missing row
+#   scripts/kernel-budget.sh linear       only the kernels of kernels/linear.cu
+#   scripts/kernel-budget.sh --update     rewrite rows that are missing, stale or broken: read the diff
+#   scripts/kernel-budget.sh --self-test  kernels that break each rule must be reported
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mode=check
+files=()
+for argument in "$@"; do
+  case "$argument" in
+    --update | --self-test) mode=${argument#--} ;;
+    -*) echo "unknown option $argument; see the head of this script" >&2 && exit 2 ;;
+    *) files+=("kernels/$argument.cu") ;;
+  esac
+done
+[[ ${#files[@]} -gt 0 ]] || files=(kernels/*.cu)
+budget=kernels/budget.txt
+if [[ $mode == self-test ]]; then
+  files=(tests/budget/breaches.cu)
+  budget=tests/budget/budget.txt
+fi
+
+nvcc=$(scripts/cuda-toolchain.sh)
+bin=$(dirname "$nvcc")
+# An installed toolkit may lack the disassemblers; the pinned wheels have them.
+[[ -x "$bin/cuobjdump" && -x "$bin/nvdisasm" ]] || bin=$(dirname "$(scripts/cuda-toolchain.sh --pinned)")
+out=${CARGO_TARGET_DIR:-target}/kernel-budget
+mkdir -p "$out"
+
+# Compiles one file for one architecture unless the result is newer than every source.
+compile() {
+  local file=$1 arch=$2 base
+  base="$out/$(basename "$file" .cu).$arch"
+  if [[ -f "$base.sass" && -z $(find kernels/include "$file" "$nvcc" -newer "$base.sass" -print -quit) ]]; then
+    return
+  fi
+  "$nvcc" -cubin -arch="sm_$arch" -O3 -std=c++17 -lineinfo -Ikernels/include -Xptxas -v \
+    -o "$base.cubin" "$file" 2>"$base.ptxas" || { cat "$base.ptxas" >&2 && return 1; }
+  "$bin/cuobjdump" -res-usage "$base.cubin" >"$base.resources"
+  "$bin/nvdisasm" -c "$base.cubin" >"$base.sass.partial"
+  mv "$base.sass.partial" "$base.sass"
+}
+export -f compile
+export nvcc bin out
+for file in "${files[@]}"; do
+  for arch in 80 86 90a; do printf '%s\0%s\0' "$file" "$arch"; done
+done | xargs -0 -n 2 -P "$(nproc)" bash -euo pipefail -c 'compile "$1" "$2"' _
+
+"$nvcc" --version | tail -n 1
+python3 scripts/kernel-budget.py "$mode" "$budget" "$out" "${files[@]}"

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Injects faults into the kernels, one at a time, and requires that the tests of the op catch each.
+
+    scripts/mutate-kernels.py                    all faults of tests/mutation/*.txt
+    scripts/mutate-kernels.py layer_norm linear  those of two ops
+    scripts/mutate-kernels.py --list             print the faults, run nothing
+
+Builds the tests once (in target/mutation) with the emulated kernels as a shared library. Each fault
+is then applied to a copy of kernels/, one object is compiled and the library linked anew, and
+`emulated_kernels_follow_the_f64_reference` runs on the op: every memory access checked, three thread
+schedules, f32 and bf16 against the f64 reference. Takes about ten seconds a fault, which is why it is
+not part of scripts/test.sh. Needs Rust, a C++ compiler and Python 3; no GPU.
+
+A table tests/mutation/OP.txt holds the faults of kernels/OP.cu:
+
+    == what the fault is
+    file include/reduce.cuh      (optional: the file to change, kernels/OP.cu otherwise)
+    catch data race              (a regular expression that the failure must contain)
+    ---
+    the text to replace, which occurs exactly once
+    +++
+    the new text
+
+"catch differs" stands for a wrong number (a distance from the reference), "catch .*" for any check.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = Path(os.environ.get("GLMAE_MUTATION_TARGET", ROOT / "target/mutation")).resolve()
+TEST = "ops::emulated_kernels_follow_the_f64_reference"
+TIMEOUT_S = 600
+# What caught a fault, by the words of the report; the first that matches names the check.
+CHECKS = [
+    ("race detector", r"data race"),
+    ("asynchronous copies", r"asynchronous copy"),
+    ("unwritten memory", r"never written"),
+    ("bounds", r"past the end|bytes before|outside an array|in no allocation|null pointer|just outside"),
+    ("barriers", r"barrier"),
+    ("warp masks", r"absent|mask"),
+    ("alignment", r"misaligned"),
+    ("overflow", r"overflow|division by zero"),
+    ("float atomics", r"atomic on a float"),
+    ("schedules", r"bits of run \d+ differ"),
+    ("gaps of the gradient buffer", r"between two parameters"),
+    ("f64 reference", r"(output \d+|gradient of \w+): Distance"),
+]
+
+
+class Fault:
+    def __init__(self, op, text):
+        head, rest = text.split("\n---\n", 1)
+        self.old, self.new = (part.strip("\n") for part in rest.split("\n+++", 1))
+        self.name, *options = head.splitlines()
+        options = dict(line.split(" ", 1) for line in options if line.strip())
+        self.op, self.catch = op, options.pop("catch")
+        self.file = options.pop("file", f"{op}.cu")
+        if options:
+            sys.exit(f"tests/mutation/{op}.txt: '{self.name}': unknown option {options}")
+        self.catch = re.sub(r"\bdiffers\b", r"(output \\d+|gradient of \\w+): Distance", self.catch)
+
+    def apply(self, kernels):
+        path = kernels / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            return f"the old text occurs {text.count(self.old)} times in {self.file}"
+        path.write_text(text.replace(self.old, self.new))
+        return None
+
+
+def faults(ops):
+    found = []
+    for table in sorted((ROOT / "tests/mutation").glob("*.txt")):
+        if not ops or table.stem in ops:
+            parts = re.split(r"^== ", table.read_text(), flags=re.M)[1:]
+            found += [Fault(table.stem, part) for part in parts]
+    return found
+
+
+def build():
+    """The test program, and how to make the kernels' library: compiler, commands by file, objects."""
+    environment = {**os.environ, "GLMAE_KERNELS_SHARED": "1"}
+    command = ["cargo", "test", "--locked", "--test", "main", "--no-run", "--target-dir", str(TARGET)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    program = re.search(r"Executable .*\((.+)\)", done.stderr)
+    if done.returncode != 0 or not program:
+        sys.exit(f"the tests do not build:\n{done.stderr}")
+    recipes = TARGET.glob("debug/build/glmae-*/out/recipe")
+    recipe = max(recipes, key=lambda p: p.stat().st_mtime)
+    compiler, commands, objects = None, {}, []
+    for line in recipe.read_text().splitlines():
+        kind, rest = line.split(" ", 1)
+        if kind == "link":
+            compiler = rest
+        elif kind == "compile":
+            stem, arguments = rest.split(" ", 1)
+            commands[stem] = arguments.split("\t")
+        else:
+            objects.append(rest)
+    return ROOT / program.group(1), compiler, commands, objects
+
+
+def run(program, folder, op):
+    """Exit status and output of the op's test with the library of `folder`."""
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "GLMAE_OPS": op,
+        "RUST_BACKTRACE": "0",
+    }
+    command = [str(program), TEST, "--exact", "--nocapture"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=TIMEOUT_S,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except subprocess.TimeoutExpired:
+        return 1, f"{TEST} did not end within {TIMEOUT_S} s"
+    return done.returncode, done.stdout
+
+
+def make_library(folder, op, compiler, commands, objects):
+    """Compiles folder/kernels/OP.cu and links it with the other objects; the error, if any."""
+    new = folder / "mutant.o"
+    command = [compiler, *commands[op], "-c", "-o", str(new), f"kernels/{op}.cu"]
+    done = subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return done.stderr
+    others = [o for o in objects if f"/checked/{op}/" not in o]
+    library = folder / "libglmae_kernels.so"
+    command = [compiler, "-shared", "-o", str(library), str(new), *others]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return done.stderr if done.returncode != 0 or len(others) + 1 != len(objects) else None
+
+
+def fresh(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shutil.copytree(ROOT / "kernels", folder / "kernels")
+    return folder
+
+
+def verdict(fault, folder, program, recipe):
+    """Whether the fault was caught, and by what."""
+    fresh(folder)
+    error = fault.apply(folder / "kernels") or make_library(folder, fault.op, *recipe)
+    if error:
+        return False, f"NOT TRIED: {error.strip().splitlines()[0]}"
+    status, output = run(program, folder, fault.op)
+    panic = re.search(r"panicked at .*?\n(.*?)(?=\nnote:|\n\n|\Z)", output, re.S)
+    message = " ".join((panic.group(1) if panic else output).split())
+    if status == 0:
+        return False, "SURVIVED: the test passes"
+    check = next((name for name, words in CHECKS if re.search(words, message)), "another failure")
+    if not re.search(fault.catch, message):
+        return False, f"caught by {check}, but not by '{fault.catch}': {message[:300]}"
+    place = re.search(rf"kernels/[\w/]+\.\w+:\d+", message)
+    return True, check + (f" at {place.group(0)}" if place else "")
+
+
+def main():
+    options = [a for a in sys.argv[1:] if a.startswith("-")]
+    ops = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if set(options) - {"--list"}:
+        sys.exit(__doc__)
+    chosen = faults(ops)
+    if not chosen:
+        sys.exit(f"no faults for {ops}; tables: tests/mutation/*.txt")
+    if options:
+        for fault in chosen:
+            print(f"{fault.op}: {fault.name} ({fault.file})")
+        return 0
+    program, *recipe = build()
+    folder = TARGET / "mutant"
+    for op in sorted({f.op for f in chosen}):
+        error = make_library(fresh(folder), op, *recipe)
+        status, output = (1, error) if error else run(program, folder, op)
+        if status != 0 or not re.search(r"\n[1-9]\d* emulated runs", output):
+            sys.exit(f"{op} fails without a fault:\n{output}")
+        print(f"{op}: passes as it is", flush=True)
+    caught = 0
+    for fault in chosen:
+        begin = time.monotonic()
+        ok, what = verdict(fault, folder, program, recipe)
+        caught += ok
+        mark = "caught " if ok else "MISSED "
+        print(f"{mark} {fault.op}: {fault.name} -> {what} ({time.monotonic() - begin:.0f} s)", flush=True)
+    print(f"{caught} of {len(chosen)} faults caught")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+//! `glmae bench kernels`: how fast each op is, forward and backward apart.
+
+use anyhow::Result;
+use glmae::device::DType;
+use glmae::error::exit;
+use glmae::lab::bench_kernels::{Ceilings, KernelBenchOptions, Row, bench_kernels, parse_shape};
+
+use super::config_args::DeviceArg;
+use super::term::{self, Table};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae bench kernels                                            every op at its own bench shape
+  glmae bench kernels --op layer_norm --shape rows=8008,c=768 --device cuda --dtype bf16
+  glmae bench kernels --op attention --shape 12,64,1001,1001     heads, head dim, lengths
+  ncu -k regex:layer_norm_ glmae bench kernels --op layer_norm --device cuda --warmup 1 --repeats 1
+
+Bytes and FLOP are what the op has to move and compute once, not what an implementation spends; of a
+backward pass they are taken as twice the forward's. Updates of state copy the state first.")]
+pub struct Args {
+    /// Only this op; may be repeated (`glmae ops` lists them)
+    #[arg(long, value_name = "NAME")]
+    op: Vec<String>,
+    /// The sizes of the case, with or without names; needs exactly one --op
+    #[arg(long, value_name = "SIZES")]
+    shape: Option<String>,
+    /// Type of the activations: f32 or bf16 (bf16 only on CUDA devices, emulated ones included)
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: String,
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Passes over the inputs before the clock starts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    warmup: usize,
+    /// Passes that are timed
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    repeats: usize,
+    /// Do not measure the rate of a copy and of a large product for comparison
+    #[arg(long)]
+    no_ceilings: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let dtype = match args.dtype.as_str() {
+        "f32" => DType::F32,
+        "bf16" => DType::Bf16,
+        other => return Err(glmae::Error::Config(format!("--dtype {other}: f32 or bf16")).into()),
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("warning: a build with debug assertions; time `cargo build --release`");
+    }
+    let options = KernelBenchOptions {
+        device: args.device.parse()?,
+        dtype,
+        ops: args.op.clone(),
+        shape: args.shape.as_deref().map(parse_shape).transpose()?,
+        warmup: args.warmup,
+        repeats: args.repeats.max(1),
+        ceilings: !args.no_ceilings,
+    };
+    let bench = bench_kernels(&options)?;
+    if args.json {
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&bench)?))?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(&["<", "<", "<", ">", ">", ">", ">", ">", ">", ">"]);
+    let heads =
+        ["op", "case", "pass", "us", "min", "spread", "GB/s", "% copy", "GFLOP/s", "% GEMM"];
+    table.row(heads.map(str::to_owned));
+    for row in &bench.rows {
+        table.row(cells(row));
+    }
+    term::print(&format!(
+        "{} in {}, {}\n{}",
+        bench.device,
+        bench.dtype,
+        ceilings(&bench.ceilings),
+        table.render("  ")
+    ))?;
+    for skipped in &bench.skipped {
+        term::print(&format!("skipped: {skipped}\n"))?;
+    }
+    Ok(exit::OK)
+}
+
+fn ceilings(c: &Ceilings) -> String {
+    let part = |value: Option<f64>, unit: &str| match value {
+        Some(value) => format!("{value:.1} {unit}"),
+        None => "not measured".into(),
+    };
+    format!("copy {}, GEMM {}", part(c.copy_gb_s, "GB/s"), part(c.gemm_gflop_s, "GFLOP/s"))
+}
+
+fn cells(row: &Row) -> [String; 10] {
+    let percent = |share: Option<f64>| share.map_or("-".into(), |s| format!("{:.0}", 100.0 * s));
+    [
+        row.op.clone(),
+        row.case.clone(),
+        format!("{}{}", row.pass, if row.graph { " (graph)" } else { "" }),
+        format!("{:.1}", row.us),
+        format!("{:.1}", row.us_min),
+        format!("{:.0} %", 100.0 * row.spread),
+        format!("{:.1}", row.gb_s),
+        percent(row.share_of_copy),
+        format!("{:.1}", row.gflop_s),
+        percent(row.share_of_gemm),
+    ]
+}

@@ -1,0 +1,91 @@
+//! A whole step as one CUDA graph: its launches are recorded once and started together again and
+//! again, which costs the host one call instead of hundreds.
+//!
+//! What changes from step to step must come from device memory (see the scalars of `abi.h`); data is
+//! uploaded between replays, into tensors made before the capture. Not yet run on a GPU.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use cudarc::driver::{CudaGraph, sys};
+
+use super::Cuda;
+use super::fault::driver;
+use crate::device::arena::Owner;
+use crate::error::{Error, Result};
+
+/// A recorded sequence of kernels, copies and fills on one device. While it lives, the memory that
+/// its launches use is given to nobody else.
+pub struct Graph {
+    // Declared first, so that it is destroyed before its memory is given away.
+    graph: Option<CudaGraph>,
+    device: Arc<Cuda>,
+    owner: Owner,
+}
+
+// SAFETY: CudaGraph has no thread affinity; the driver wants calls on one graph serialised, and
+// `replay` takes `&mut self`.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Starts everything that was recorded, in its order, behind the work under way.
+    pub fn replay(&mut self) -> Result<()> {
+        match &self.graph {
+            Some(graph) => graph.launch().map_err(driver("graph launch")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // A launch may be under way.
+        let _ = self.device.synchronize();
+        self.graph = None;
+        self.device.arena().disown(self.owner);
+    }
+}
+
+impl Cuda {
+    /// Records what `record` starts, without running it. Run the same once before, so that modules are
+    /// loaded and shared memory is allowed. Tensors that `record` returns get their values at each
+    /// [`Graph::replay`].
+    ///
+    /// Errors: those of `record`, among them `Unsupported` when it uploads, downloads or waits.
+    pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        if self.capturing.swap(true, Relaxed) {
+            return Err(Error::Unsupported("a graph is being captured already".into()));
+        }
+        let owner = self.arena().begin_private();
+        // Relaxed: the arena may have to ask the driver for a segment meanwhile.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        let begun = self.stream.begin_capture(mode).map_err(driver("begin capture"));
+        let recorded = begun.and_then(|()| {
+            let recorded = record();
+            let flags = sys::CUgraphInstantiate_flags(0);
+            // A capture has to end, whatever became of its contents.
+            let ended = self.stream.end_capture(flags).map_err(driver("end capture"));
+            recorded.and_then(|value| Ok((ended?, value)))
+        });
+        self.arena().end_private();
+        self.capturing.store(false, Relaxed);
+        // On an error this gives the memory back at once.
+        let mut graph = Graph { graph: None, device: self.clone(), owner };
+        let (recorded, value) = recorded?;
+        if let Some(recorded) = &recorded {
+            recorded.upload().map_err(driver("graph upload"))?;
+        }
+        graph.graph = recorded;
+        Ok((graph, value))
+    }
+
+    /// Fails while a graph is being captured: `what` cannot be part of one.
+    pub(super) fn not_while_capturing(&self, what: &str) -> Result<()> {
+        if self.capturing.load(Relaxed) {
+            return Err(Error::Unsupported(format!(
+                "{what} while a CUDA graph is captured; do it before or after"
+            )));
+        }
+        Ok(())
+    }
+}

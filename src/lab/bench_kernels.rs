@@ -1,0 +1,491 @@
+//! Times every op of the registry, forward and backward apart, from what the op says about itself:
+//! bench shape, inputs, bytes and FLOP.
+//!
+//! Inputs rotate over several times the last-level cache, because in a step no op finds its inputs
+//! there by accident; one timed pass runs the op once on each set of inputs. On a GPU a pass is a
+//! captured graph between two events where the op can be captured, so that the host does not show.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+
+use super::clock::Moment;
+use super::opcheck::{Placed, output_weights, rounded};
+use crate::device::{DType, Device, Tensor};
+use crate::ops::{Args, Case, OPS, OpSpec};
+use crate::tape::{ParamGrads, Tape, Var};
+use crate::{Error, Result};
+
+/// What to time.
+#[derive(Clone, Debug)]
+pub struct KernelBenchOptions {
+    pub device: Device,
+    /// Of the activations: f32 or bf16.
+    pub dtype: DType,
+    /// Names of ops; empty: all.
+    pub ops: Vec<String>,
+    /// Sizes instead of the op's own bench shape; goes with exactly one op.
+    pub shape: Option<Vec<(Option<String>, usize)>>,
+    /// Passes before the clock starts, and passes that are timed (at least 1).
+    pub warmup: usize,
+    pub repeats: usize,
+    /// Whether to measure the rates that the others are compared with.
+    pub ceilings: bool,
+}
+
+/// The measurements of one device.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelBench {
+    pub device: String,
+    pub dtype: String,
+    pub ceilings: Ceilings,
+    pub rows: Vec<Row>,
+    /// What could not be timed, and why.
+    pub skipped: Vec<String>,
+}
+
+/// Rates measured in the same run.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Ceilings {
+    /// Copy within the device's memory, bytes read and written, 10^9 per second.
+    pub copy_gb_s: Option<f64>,
+    /// The op `linear` at a large shape, 10^9 FLOP per second.
+    pub gemm_gflop_s: Option<f64>,
+}
+
+/// One op, one pass.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub op: String,
+    pub case: String,
+    /// `fwd` or `bwd`.
+    pub pass: &'static str,
+    /// Time of one call in microseconds: median, least and largest of the timed passes.
+    pub us: f64,
+    pub us_min: f64,
+    pub us_max: f64,
+    /// (largest - least) / median.
+    pub spread: f64,
+    pub repeats: usize,
+    /// Sets of inputs that a pass goes through, and the bytes of one.
+    pub sets: usize,
+    pub set_bytes: usize,
+    /// Whether the pass was replayed as a CUDA graph.
+    pub graph: bool,
+    /// Bytes that have to be moved and FLOP that have to be done once. Of a backward pass: twice those
+    /// of the forward pass.
+    pub bytes: u64,
+    pub flops: u64,
+    pub gb_s: f64,
+    pub gflop_s: f64,
+    pub share_of_copy: Option<f64>,
+    pub share_of_gemm: Option<f64>,
+}
+
+/// Parses `8008,768` or `rows=8008,c=768`.
+pub fn parse_shape(text: &str) -> Result<Vec<(Option<String>, usize)>> {
+    let part = |part: &str| {
+        let (name, number) = match part.split_once('=') {
+            Some((name, number)) => (Some(name.trim().to_owned()), number),
+            None => (None, part),
+        };
+        let wrong = |_| Error::Config(format!("--shape {text}: '{number}' is not a size"));
+        Ok((name, number.trim().parse().map_err(wrong)?))
+    };
+    text.split(',').map(part).collect()
+}
+
+/// Runs the benchmark.
+///
+/// Errors: `Config` for an unknown op or a shape that it does not take; those of the device.
+pub fn bench_kernels(options: &KernelBenchOptions) -> Result<KernelBench> {
+    let unknown = options.ops.iter().find(|name| OPS.iter().all(|op| op.name() != *name));
+    if let Some(name) = unknown {
+        let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
+        return Err(Error::Config(format!("no op '{name}'; there are {}", known.join(", "))));
+    }
+    if options.shape.is_some() && options.ops.len() != 1 {
+        return Err(Error::Config("--shape goes with exactly one --op".into()));
+    }
+    if options.dtype == DType::Bf16 && options.device == Device::Cpu {
+        return Err(Error::Unsupported("bf16 on the CPU; its ops compute in f32 and f64".into()));
+    }
+    let mut bench = KernelBench {
+        device: options.device.name(),
+        dtype: options.dtype.to_string(),
+        ceilings: Ceilings::default(),
+        rows: Vec::new(),
+        skipped: Vec::new(),
+    };
+    if options.ceilings && !matches!(options.device, Device::Emulated(_)) {
+        bench.ceilings = ceilings(options)?;
+    }
+    for op in
+        OPS.iter().filter(|op| options.ops.is_empty() || options.ops.iter().any(|n| n == op.name()))
+    {
+        if options.device != Device::Cpu && !op.has_kernels() {
+            bench.skipped.push(format!("{}: has no CUDA kernels yet", op.name()));
+            continue;
+        }
+        let case = match &options.shape {
+            Some(shape) => reshaped(*op, shape)?,
+            None => op.bench_case(),
+        };
+        let rows = bench_op(*op, &case, options, options.warmup, options.repeats);
+        bench.rows.extend(rows?.into_iter().map(|row| shares(row, &bench.ceilings)));
+    }
+    Ok(bench)
+}
+
+fn shares(row: Row, ceilings: &Ceilings) -> Row {
+    Row {
+        share_of_copy: ceilings.copy_gb_s.map(|c| row.gb_s / c),
+        share_of_gemm: ceilings.gemm_gflop_s.map(|c| row.gflop_s / c),
+        ..row
+    }
+}
+
+/// The bench case of an op with other sizes.
+fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<Case> {
+    let own = op.bench_case();
+    let names: Vec<&str> =
+        own.label.split(',').filter_map(|p| p.split_once('=')).map(|p| p.0).collect();
+    // A list at the end (lengths of sequences) may have any length.
+    let is_list = names.len() > own.dims.len() || own.label.contains('[');
+    let fixed = if is_list { names.len() - 1 } else { names.len() };
+    let fits = if is_list { shape.len() > fixed } else { shape.len() == fixed };
+    let named_wrong = shape.iter().enumerate().find(|(i, (name, _))| {
+        name.as_deref().is_some_and(|name| names.get(*i).is_none_or(|own| *own != name))
+    });
+    if !fits || named_wrong.is_some() {
+        let got: Vec<String> = shape.iter().map(|(_, n)| n.to_string()).collect();
+        return Err(Error::Config(format!(
+            "--shape {}: {} takes {} (its own: {})",
+            got.join(","),
+            op.name(),
+            names.join(","),
+            own.label
+        )));
+    }
+    let dims: Vec<usize> = shape.iter().map(|&(_, n)| n).collect();
+    let mut case = Case::new(&names[..fixed], &dims);
+    if is_list {
+        case.label += &format!(",{}={:?}", names[fixed], &dims[fixed..]);
+    }
+    // Cases are written by the op's author; sizes from outside may not go together.
+    catch_unwind(AssertUnwindSafe(|| op.inputs(&case))).map_err(|_| {
+        Error::Config(format!("{} does not take the shape {}", op.name(), case.label))
+    })?;
+    Ok(case)
+}
+
+/// One set of inputs, and what its runs keep.
+struct Set {
+    placed: Placed,
+    seeds: Vec<Tensor>,
+    grads: Option<ParamGrads>,
+    /// Of the forward pass, for the backward pass to use up.
+    done: Option<(Tape<'static>, Vec<Var>)>,
+    args: Option<(Tape<'static>, Args)>,
+}
+
+impl Set {
+    /// Before a forward pass: its arguments, on a fresh tape.
+    fn arm(&mut self, device: &Device) -> Result<()> {
+        self.done = None;
+        let mut tape = Tape::new(device);
+        let args = self.placed.args(&mut tape)?;
+        self.args = Some((tape, args));
+        if let Some(grads) = &mut self.grads {
+            grads.clear();
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, op: &dyn OpSpec, case: &Case) -> Result<()> {
+        if let Some((mut tape, args)) = self.args.take() {
+            let outputs = op.run(&mut tape, case, &args)?;
+            self.done = Some((tape, outputs));
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self) -> Result<()> {
+        if let (Some((tape, outputs)), Some(grads)) = (self.done.take(), &mut self.grads) {
+            let seeds: Vec<(Var, Tensor)> = outputs
+                .into_iter()
+                .zip(&self.seeds)
+                .filter(|(y, _)| y.id().is_some())
+                .map(|(y, seed)| (y, seed.clone()))
+                .collect();
+            tape.backward_from(&seeds, grads)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that the inputs must rotate over, and the most sets.
+fn rotation(device: &Device) -> (usize, usize) {
+    match device {
+        // Last-level caches of hosts have up to some ten MB per socket.
+        Device::Cpu => (192 << 20, 32),
+        Device::Emulated(_) => (0, 1),
+        // The largest L2 there is has 60 MB (H100, H200).
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => (192 << 20, 128),
+    }
+}
+
+fn sets(op: &dyn OpSpec, case: &Case, options: &KernelBenchOptions) -> Result<Vec<Set>> {
+    let device = &options.device;
+    let inputs = rounded(op.inputs(case), options.dtype);
+    let first = Placed::new(&inputs, device, options.dtype)?;
+    let mut tape = Tape::new(device);
+    let args = first.args(&mut tape)?;
+    let outputs = op.run(&mut tape, case, &args)?;
+    let seed = |(i, y): (usize, &Var)| {
+        let weights = output_weights(case, i, y.value().len());
+        Tensor::from_f64(device, y.value().dtype(), &weights, y.shape())
+    };
+    let seeds: Vec<Tensor> = outputs.iter().enumerate().map(seed).collect::<Result<_>>()?;
+    drop((tape, args, outputs));
+    let (wanted, most) = rotation(device);
+    let count = wanted.div_ceil(first.bytes().max(1)).clamp(1, most);
+    let mut placed = vec![first];
+    while placed.len() < count {
+        placed.push(placed[0].duplicate()?);
+    }
+    let set = |placed: Placed| {
+        let grads = if op.differentiable() { Some(placed.grads()?) } else { None };
+        let seeds = seeds.iter().map(Tensor::duplicate).collect::<Result<_>>()?;
+        Ok(Set { placed, seeds, grads, done: None, args: None })
+    };
+    placed.into_iter().map(set).collect()
+}
+
+fn bench_op(
+    op: &dyn OpSpec,
+    case: &Case,
+    options: &KernelBenchOptions,
+    warmup: usize,
+    repeats: usize,
+) -> Result<Vec<Row>> {
+    let device = &options.device;
+    let mut sets = sets(op, case, options)?;
+    let (mut forward, mut backward) = (Vec::new(), Vec::new());
+    let mut graph = [false; 2];
+    // Once without a clock in any case: pools fill, modules load.
+    for pass in 0..1 + warmup + repeats {
+        sets.iter_mut().try_for_each(|set| set.arm(device))?;
+        let timed = pass > warmup;
+        let all = |sets: &mut Vec<Set>| sets.iter_mut().try_for_each(|set| set.forward(op, case));
+        let seconds = time(device, || all(&mut sets))?;
+        if timed {
+            forward.push(seconds);
+        }
+        if op.differentiable() {
+            let seconds = time(device, || sets.iter_mut().try_for_each(Set::backward))?;
+            if timed {
+                backward.push(seconds);
+            }
+        }
+    }
+    let on_gpu = !matches!(device, Device::Cpu | Device::Emulated(_));
+    if on_gpu && let Some(times) = replayed(op, case, &mut sets, options)? {
+        (forward, backward) = times;
+        graph = [true; 2];
+    }
+    let (bytes, flops) = (op.bytes(case, options.dtype.size()), op.flops(case));
+    let mut rows = Vec::new();
+    for (pass, times, factor, graph) in
+        [("fwd", forward, 1, graph[0]), ("bwd", backward, 2, graph[1])]
+    {
+        if !times.is_empty() {
+            let (bytes, flops) = (factor * bytes, factor * flops);
+            rows.push(row(op, case, pass, times, (bytes, flops), &sets, graph));
+        }
+    }
+    Ok(rows)
+}
+
+/// Seconds from the start of `work` until the device has done it.
+fn time(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let begin = Moment::now(device)?;
+    work()?;
+    begin.seconds_to(&Moment::now(device)?)
+}
+
+/// Times of the forward and of the backward passes as replayed graphs.
+type Times = (Vec<f64>, Vec<f64>);
+
+/// `None` where the op cannot be captured (it uploads a table, say), or off a GPU.
+#[cfg(not(feature = "cuda"))]
+fn replayed(
+    _: &dyn OpSpec,
+    _: &Case,
+    _: &mut [Set],
+    _: &KernelBenchOptions,
+) -> Result<Option<Times>> {
+    Ok(None)
+}
+
+/// `None` where the op cannot be captured (it uploads a table, say), or off a GPU.
+#[cfg(feature = "cuda")]
+fn replayed(
+    op: &dyn OpSpec,
+    case: &Case,
+    sets: &mut [Set],
+    options: &KernelBenchOptions,
+) -> Result<Option<Times>> {
+    let Device::Cuda(cuda) = &options.device else { return Ok(None) };
+    sets.iter_mut().try_for_each(|set| set.arm(&options.device))?;
+    let forward = cuda.capture(|| sets.iter_mut().try_for_each(|set| set.forward(op, case)));
+    let forward = match forward {
+        Ok((graph, ())) => graph,
+        Err(Error::Unsupported(_)) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut graphs = vec![forward];
+    if op.differentiable() {
+        match cuda.capture(|| sets.iter_mut().try_for_each(Set::backward)) {
+            Ok((graph, ())) => graphs.push(graph),
+            Err(Error::Unsupported(_)) => return Ok(None),
+            Err(e) => return Err(e),
+        }
+    }
+    let mut times = [Vec::new(), Vec::new()];
+    for pass in 0..options.warmup + options.repeats {
+        for (graph, times) in graphs.iter_mut().zip(&mut times) {
+            let seconds = time(&options.device, || graph.replay())?;
+            if pass >= options.warmup {
+                times.push(seconds);
+            }
+        }
+    }
+    let [forward, backward] = times;
+    Ok(Some((forward, backward)))
+}
+
+fn row(
+    op: &dyn OpSpec,
+    case: &Case,
+    pass: &'static str,
+    mut times: Vec<f64>,
+    (bytes, flops): (u64, u64),
+    sets: &[Set],
+    graph: bool,
+) -> Row {
+    times.sort_by(f64::total_cmp);
+    let us = |seconds: f64| seconds * 1e6 / sets.len() as f64;
+    let median = us(times[times.len() / 2]);
+    let (least, largest) = (us(times[0]), us(times[times.len() - 1]));
+    Row {
+        op: op.name().into(),
+        case: case.label.clone(),
+        pass,
+        us: median,
+        us_min: least,
+        us_max: largest,
+        spread: (largest - least) / median.max(f64::MIN_POSITIVE),
+        repeats: times.len(),
+        sets: sets.len(),
+        set_bytes: sets.first().map_or(0, |set| set.placed.bytes()),
+        graph,
+        bytes,
+        flops,
+        gb_s: bytes as f64 / (median * 1e3).max(f64::MIN_POSITIVE),
+        gflop_s: flops as f64 / (median * 1e3).max(f64::MIN_POSITIVE),
+        share_of_copy: None,
+        share_of_gemm: None,
+    }
+}
+
+/// The rate of a copy of a tensor much larger than any cache, and of a large product.
+fn ceilings(options: &KernelBenchOptions) -> Result<Ceilings> {
+    let device = &options.device;
+    let (copied, product) = match device {
+        Device::Cpu | Device::Emulated(_) => (64 << 20, [1024, 768, 768]),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => (1usize << 30, [8192, 4096, 8192]),
+    };
+    let from = Tensor::zeros(device, DType::F32, &[copied / 4])?;
+    let mut seconds = Vec::new();
+    for _ in 0..8 {
+        // The copy of the pass before is dropped first, so its memory is reused.
+        seconds.push(time(device, || from.duplicate().map(drop))?);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let copy_gb_s = 2.0 * copied as f64 / seconds[seconds.len() / 2] * 1e-9;
+    let mut gemm_gflop_s = None;
+    let linear = OPS.iter().find(|op| op.name() == "linear");
+    if let Some(op) = linear.filter(|op| *device == Device::Cpu || op.has_kernels()) {
+        let [m, k, n] = product;
+        let names = ["rows", "in", "out", "epilogue", "bias"];
+        let case = Case::new(&names, &[m, k, n, 0, 0]);
+        let rows = bench_op(*op, &case, options, 1, 5)?;
+        gemm_gflop_s = rows.first().map(|row| row.flops as f64 / (row.us_min * 1e3));
+    }
+    Ok(Ceilings { copy_gb_s: Some(copy_gb_s), gemm_gflop_s })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(ops: &[&str], device: Device) -> KernelBenchOptions {
+        KernelBenchOptions {
+            device,
+            dtype: DType::F32,
+            ops: ops.iter().map(|&op| op.to_owned()).collect(),
+            shape: None,
+            warmup: 0,
+            repeats: 3,
+            ceilings: false,
+        }
+    }
+
+    #[test]
+    fn rows_are_complete_and_consistent() {
+        let mut options = options(&["layer_norm"], Device::Cpu);
+        options.shape = Some(parse_shape("rows=64,c=48").unwrap());
+        let bench = bench_kernels(&options).unwrap();
+        let passes: Vec<_> = bench.rows.iter().map(|row| (row.pass, row.repeats)).collect();
+        assert_eq!(passes, [("fwd", 3), ("bwd", 3)]);
+        for row in &bench.rows {
+            assert_eq!(row.case, "rows=64,c=48");
+            assert!(row.us_min > 0.0 && row.us_min <= row.us && row.us <= row.us_max);
+            assert!((row.gb_s * row.us * 1e3 / row.bytes as f64 - 1.0).abs() < 1e-9);
+            assert!(row.sets * row.set_bytes >= 32 * 64 * 48 * 4);
+        }
+        assert_eq!(bench.rows[0].bytes, 2 * 64 * 48 * 4);
+    }
+
+    #[test]
+    fn updates_have_no_backward_and_emulated_kernels_run() {
+        let bench = bench_kernels(&options(&["grad_norm"], Device::Cpu)).unwrap();
+        assert_eq!(bench.rows.len(), 1);
+        let device = Device::parse("emulated").unwrap();
+        let mut options = options(&["layer_norm"], device);
+        (options.shape, options.dtype) = (Some(parse_shape("5,32").unwrap()), DType::Bf16);
+        let rows = bench_kernels(&options).unwrap().rows;
+        assert_eq!(rows.len(), 2);
+        assert_eq!((rows[0].sets, rows[0].bytes), (1, 2 * 5 * 32 * 2));
+    }
+
+    #[test]
+    fn wrong_requests_are_refused() {
+        let refused = |ops: &[&str], shape: &str| {
+            let mut options = options(ops, Device::Cpu);
+            options.shape = Some(parse_shape(shape).unwrap());
+            bench_kernels(&options).unwrap_err().to_string()
+        };
+        assert!(refused(&["layer_norm"], "3").contains("takes rows,c"));
+        assert!(refused(&["layer_norm"], "c=3,rows=4").contains("takes rows,c"));
+        assert!(refused(&["nothing"], "3").contains("no op 'nothing'"));
+        assert!(refused(&[], "3").contains("exactly one"));
+        assert!(parse_shape("3,x").is_err());
+        let mut bf16 = options(&["layer_norm"], Device::Cpu);
+        bf16.dtype = DType::Bf16;
+        assert!(bench_kernels(&bf16).is_err());
+    }
+}
