@@ -2,7 +2,9 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
-use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within, within_bf16};
+use glmae::lab::opcheck::{
+    Before, Outcome, distance, gradcheck, rounded, run_onto, within, within_bf16,
+};
 use glmae::ops::{Input, OPS, Tolerance};
 
 #[test]
