@@ -22,13 +22,13 @@
 //       4 warps of 16 keys, 4 of 32, 8 of 32. Shared: (4 n + 256) d + 68 n + 128 warps bytes.
 //   attention_bwd_q_bf16_d<d>, then attention_bwd_kv_bf16_d<d>   any length, seven products in two
 //       passes: delta and dQ by tiles of 128 queries, then dK and dV by tiles of 128 keys; the other side
-//       streams by 32. Shared: 768 d + 512, 768 d + 512 bytes.
+//       streams by 32. dQ takes delta from the rounded O (as FlashAttention-2), dK delta + rowsum(dS). Shared: 768 d + 512, 768 d + 512 bytes.
 // f32, and both dtypes with any other d (attention_{fwd,bwd_q,bwd_kv}_{f32,bf16}): FMA on f32 tiles of
 //   64 x 64, 256 threads, grid.y = slices of 64 columns of the head dim (scores are recomputed for
 //   each slice). Shared: 69,632 bytes forward, 87,040 backward.
 //
 // FLOPs of a sequence of S rows, all heads: forward 4 S^2 C, backward 10 S^2 C (14 in two passes).
-// Bytes: forward 4 S C elements + 4 heads S; backward 8 S C + 8 heads S (delta of the two-pass form + 8).
+// Bytes: forward 4 S C elements + 4 heads S; backward 8 S C + 8 heads S (the two-pass form + 8 heads S for delta).
 // Floor: the greatest of FLOPs / tensor rate, bytes / bandwidth and S^2 heads exponentials (the
 // forward; as many again in each backward pass) / exp rate. S <= 251 at d = 64 is bound by bytes, 1001
 // at d = 32 by exponentials in the forward.
@@ -60,7 +60,7 @@ namespace GLMAE_NS {
         int64_t total, int heads, float scale) {                                                     \
         GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
         const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, lse, nullptr, w, scale,         \
+        attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, lse, nullptr, w, scale,              \
                                                shared);                                              \
     }
 #define ATTENTION_BWD_Q(d)                                                                           \
@@ -79,7 +79,7 @@ namespace GLMAE_NS {
         const int* __restrict__ tiles, int64_t total, int heads, float scale) {                      \
         GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
         const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, lse, delta, w, scale,           \
+        attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, lse, delta, w, scale,                    \
                                            shared);                                                  \
     }
 
@@ -125,15 +125,15 @@ GLMAE_KERNEL(attention_bwd_kv_bf16_d48, 128)
 ATTENTION_BWD_KV(64)
 GLMAE_KERNEL(attention_bwd_kv_bf16_d64, 128)
 
-#define ATTENTION_SIMT(T, dtype)                                                                     \
-    GLMAE_EXPORT __global__ void __launch_bounds__(SIMT_THREADS) attention_fwd_##dtype(              \
+#define ATTENTION_SIMT(T, dtype, ...)                                                                \
+    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_fwd_##dtype(               \
         T* __restrict__ out, float* __restrict__ lse, const T* __restrict__ qkv,                     \
         const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
         GLMAE_DYNAMIC_SHARED(float, shared);                                                         \
         const AttentionTile w(tiles, total, heads, d);                                               \
         attention_fwd_simt(out, lse, qkv, w, d, scale, shared);                                      \
     }                                                                                                \
-    GLMAE_EXPORT __global__ void __launch_bounds__(SIMT_THREADS) attention_bwd_q_##dtype(            \
+    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_bwd_q_##dtype(             \
         T* __restrict__ dqkv, float* __restrict__ delta, const T* __restrict__ out,                  \
         const float* __restrict__ lse, const T* __restrict__ dout, const T* __restrict__ qkv,        \
         const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
@@ -141,7 +141,7 @@ GLMAE_KERNEL(attention_bwd_kv_bf16_d64, 128)
         const AttentionTile w(tiles, total, heads, d);                                               \
         attention_bwd_q_simt(dqkv, delta, dout, qkv, out, lse, w, d, scale, shared);                 \
     }                                                                                                \
-    GLMAE_EXPORT __global__ void __launch_bounds__(SIMT_THREADS) attention_bwd_kv_##dtype(           \
+    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_bwd_kv_##dtype(            \
         T* __restrict__ dqkv, const float* __restrict__ lse, const float* __restrict__ delta,        \
         const T* __restrict__ dout, const T* __restrict__ qkv,                                       \
         const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
@@ -150,11 +150,12 @@ GLMAE_KERNEL(attention_bwd_kv_bf16_d64, 128)
         attention_bwd_kv_simt(dqkv, dout, qkv, lse, delta, w, d, scale, shared);                     \
     }
 
-ATTENTION_SIMT(float, f32)
+ATTENTION_SIMT(float, f32, SIMT_THREADS)
 GLMAE_KERNEL(attention_fwd_f32, SIMT_THREADS)
 GLMAE_KERNEL(attention_bwd_q_f32, SIMT_THREADS)
 GLMAE_KERNEL(attention_bwd_kv_f32, SIMT_THREADS)
-ATTENTION_SIMT(bf16, bf16)
+// One block per SM: the sweep for delta does not fit 128 registers on sm_80.
+ATTENTION_SIMT(bf16, bf16, SIMT_THREADS, 1)
 GLMAE_KERNEL(attention_fwd_bf16, SIMT_THREADS)
 GLMAE_KERNEL(attention_bwd_q_bf16, SIMT_THREADS)
 GLMAE_KERNEL(attention_bwd_kv_bf16, SIMT_THREADS)

@@ -128,7 +128,7 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
     constexpr int STEP = ATTENTION_STEP, THREADS = 32 * WARPS, CAP = 16 * MT * WARPS;
     constexpr int NO = D / 8, KS = D / 16;
     // Where dK and dV alone take 128 registers, unrolling in full would spill one.
-    constexpr int DP_UNROLL = D == 64 ? 2 : KS;
+    [[maybe_unused]] constexpr int DP_UNROLL = D == 64 ? 2 : KS;
     const KeyBlockMemory<D> m(shared, CAP, WHOLE);
     const int warp = threadIdx.x / WARP;
     const int warp_row = warp * 16 * MT;

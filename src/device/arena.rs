@@ -71,6 +71,7 @@ impl Arena {
     }
 
     /// Starts a new measurement of the peak.
+    #[cfg(feature = "cuda")]
     pub fn reset_peak(&mut self) {
         self.usage.peak = self.usage.live;
     }

@@ -39,7 +39,7 @@ impl StepPlan {
         // With one decoder all views go through it; with two, each kind through its own.
         let globals = shape.count(ViewKind::Global);
         let parts = match nets.decoders.len() {
-            1 => Vec::from([0..views.len()]),
+            1 => std::iter::once(0..views.len()).collect(),
             _ => Vec::from([0..globals, globals..views.len()]),
         };
         let decode = parts

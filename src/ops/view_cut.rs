@@ -32,17 +32,16 @@ impl ViewBox {
 
     /// As the kernel reads it, for a view of `to` voxels.
     fn fixed_point(&self, to: [usize; 3]) -> abi::ViewBox {
-        let mut out = abi::ViewBox { start: [0; 3], step: [0; 3] };
-        for a in 0..3 {
+        // 32.32: exact for integers, else good to 2^-33 voxel.
+        let fixed = |x: f64| (x * 4_294_967_296.0).round() as i64;
+        let axes = [0, 1, 2].map(|a| {
             let step = self.size[a] / to[a] as f64;
             let first = self.start[a] + 0.5 * step - 0.5;
             let last = first + (to[a] - 1) as f64 * step;
             let (start, step) = if self.mirrored[a] { (last, -step) } else { (first, step) };
-            // 32.32: exact for integers, else good to 2^-33 voxel.
-            let fixed = |x: f64| (x * 4_294_967_296.0).round() as i64;
-            (out.start[a], out.step[a]) = (fixed(start), fixed(step));
-        }
-        out
+            (fixed(start), fixed(step))
+        });
+        abi::ViewBox { start: axes.map(|a| a.0), step: axes.map(|a| a.1) }
     }
 }
 

@@ -115,7 +115,9 @@ impl<'a> Panel<'a> {
         let column = |title, voxels, hidden| Column { title, voxels, hidden, labels: None };
         panel.push(column("input".into(), input.into(), None))?;
         panel.push(column("masked".into(), input.into(), Some(hidden.into())))?;
-        panel.push(column("reconstruction".into(), reconstruction.into(), None))?;
+        // What was visible is not predicted: a masked autoencoder learns nothing about it.
+        let visible: Vec<bool> = hidden.iter().map(|h| !h).collect();
+        panel.push(column("reconstruction".into(), reconstruction.into(), Some(visible.into())))?;
         panel.push(column("visible + recon.".into(), blend.into(), None))?;
         Ok(panel)
     }
