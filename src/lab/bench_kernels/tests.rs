@@ -1,0 +1,60 @@
+//! What a benchmark reports, and what it refuses.
+
+use super::*;
+
+fn options(ops: &[&str], device: Device) -> KernelBenchOptions {
+    KernelBenchOptions {
+        device,
+        dtype: DType::F32,
+        ops: ops.iter().map(|&op| op.to_owned()).collect(),
+        shape: None,
+        warmup: 0,
+        repeats: 3,
+        ceilings: false,
+    }
+}
+
+#[test]
+fn rows_are_complete_and_consistent() {
+    let mut options = options(&["layer_norm"], Device::Cpu);
+    options.shape = Some(parse_shape("rows=64,c=48").unwrap());
+    let bench = bench_kernels(&options).unwrap();
+    let passes: Vec<_> = bench.rows.iter().map(|row| (row.pass, row.repeats)).collect();
+    assert_eq!(passes, [("fwd", 3), ("bwd", 3)]);
+    for row in &bench.rows {
+        assert_eq!(row.case, "rows=64,c=48");
+        assert!(row.us_min > 0.0 && row.us_min <= row.us && row.us <= row.us_max);
+        assert!((row.gb_s * row.us * 1e3 / row.bytes as f64 - 1.0).abs() < 1e-9);
+        assert!(row.sets * row.set_bytes >= 32 * 64 * 48 * 4);
+    }
+    assert_eq!(bench.rows[0].bytes, 2 * 64 * 48 * 4);
+}
+
+#[test]
+fn updates_have_no_backward_and_emulated_kernels_run() {
+    let bench = bench_kernels(&options(&["grad_norm"], Device::Cpu)).unwrap();
+    assert_eq!(bench.rows.len(), 1);
+    let device = Device::parse("emulated").unwrap();
+    let mut options = options(&["layer_norm"], device);
+    (options.shape, options.dtype) = (Some(parse_shape("5,32").unwrap()), DType::Bf16);
+    let rows = bench_kernels(&options).unwrap().rows;
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0].sets, rows[0].bytes), (1, 2 * 5 * 32 * 2));
+}
+
+#[test]
+fn wrong_requests_are_refused() {
+    let refused = |ops: &[&str], shape: &str| {
+        let mut options = options(ops, Device::Cpu);
+        options.shape = Some(parse_shape(shape).unwrap());
+        bench_kernels(&options).unwrap_err().to_string()
+    };
+    assert!(refused(&["layer_norm"], "3").contains("takes rows,c"));
+    assert!(refused(&["layer_norm"], "c=3,rows=4").contains("takes rows,c"));
+    assert!(refused(&["nothing"], "3").contains("no op 'nothing'"));
+    assert!(refused(&[], "3").contains("exactly one"));
+    assert!(parse_shape("3,x").is_err());
+    let mut bf16 = options(&["layer_norm"], Device::Cpu);
+    bf16.dtype = DType::Bf16;
+    assert!(bench_kernels(&bf16).is_err());
+}
