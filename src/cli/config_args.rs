@@ -11,40 +11,40 @@ pub struct ConfigArgs {
     /// Set any key: `--set optim.lr=1e-4`; may be repeated. Flags below win over --set
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Which losses: mae3d, +global, +g2g, +l2g, gl-mae [key: loss.objective]
+    /// Which losses: mae3d, +global, +g2g, +l2g, gl-mae `[key: loss.objective]`
     #[arg(long, value_name = "NAME")]
     pub objective: Option<String>,
-    /// Updates of the run [key: train.steps]
+    /// Updates of the run `[key: train.steps]`
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
-    /// Volumes per micro-batch [key: train.batch]
+    /// Volumes per micro-batch `[key: train.batch]`
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
-    /// Micro-batches per update [key: train.accumulation]
+    /// Micro-batches per update `[key: train.accumulation]`
     #[arg(long, value_name = "N")]
     pub accumulation: Option<usize>,
-    /// Learning rate after warm-up [key: optim.lr]
+    /// Learning rate after warm-up `[key: optim.lr]`
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
-    /// Share of masked tokens [key: views.mask_ratio]
+    /// Share of masked tokens `[key: views.mask_ratio]`
     #[arg(long, value_name = "SHARE")]
     pub mask_ratio: Option<f64>,
-    /// Everything random follows from it [key: train.seed]
+    /// Everything random follows from it `[key: train.seed]`
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Threads of the CPU device, 0: all cores; results do not depend on it [key: train.threads]
+    /// Threads of the CPU device, 0: all cores; results do not depend on it `[key: train.threads]`
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Threads that read volumes ahead [key: data.workers]
+    /// Threads that read volumes ahead `[key: data.workers]`
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// Steps between two log lines [key: train.log_every]
+    /// Steps between two log lines `[key: train.log_every]`
     #[arg(long, value_name = "STEPS")]
     pub log_every: Option<u64>,
-    /// Steps between two checkpoints [key: train.save_every]
+    /// Steps between two checkpoints `[key: train.save_every]`
     #[arg(long, value_name = "STEPS")]
     pub save_every: Option<u64>,
-    /// Steps between two pictures, 0: none [key: train.picture_every]
+    /// Steps between two pictures, 0: none `[key: train.picture_every]`
     #[arg(long, value_name = "STEPS")]
     pub picture_every: Option<u64>,
 }

@@ -28,7 +28,7 @@ pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE")]
     config: String,
-    /// Volumes to learn from [key: data.path]
+    /// Volumes to learn from `[key: data.path]`
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// Run folder: configuration, logs, pictures, checkpoints

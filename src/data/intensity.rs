@@ -13,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Intensity {
-    /// Clips to `lo..hi` (HU for CT) and maps linearly to [0, 1].
+    /// Clips to `lo..hi` (HU for CT) and maps linearly to `[0, 1]`.
     Window { lo: f32, hi: f32 },
     /// Zero mean, unit standard deviation of each channel of each volume. With `nonzero`, zeros
     /// (background of skull-stripped MRI) stay 0 and do not count.
@@ -22,7 +22,7 @@ pub enum Intensity {
         nonzero: bool,
     },
     /// Clips to two percentiles (0 to 100, interpolated linearly as numpy does) and maps them to
-    /// [0, 1].
+    /// `[0, 1]`.
     PercentileScale { lo: f32, hi: f32 },
     /// Clips to two percentiles, then zero mean and unit standard deviation.
     PercentileZScore { lo: f32, hi: f32 },
@@ -31,7 +31,7 @@ pub enum Intensity {
 }
 
 impl Default for Intensity {
-    /// The window of the paper, HU [-1000, 1000] (arXiv 2306.08913 and its code).
+    /// The window of the paper, HU `[-1000, 1000]` (arXiv 2306.08913 and its code).
     fn default() -> Self {
         Self::Window { lo: -1000.0, hi: 1000.0 }
     }

@@ -52,7 +52,7 @@ pub struct PrepareConfig {
 }
 
 impl Default for PrepareConfig {
-    /// The paper's: HU window [-1000, 1000], foreground above 0, one channel, no padding.
+    /// The paper's: HU window `[-1000, 1000]`, foreground above 0, one channel, no padding.
     fn default() -> Self {
         Self {
             intensity: Intensity::default(),

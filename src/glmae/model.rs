@@ -32,7 +32,7 @@ pub struct Weights {
     pub student: Params,
     /// Present when the objective has a consistency term.
     pub teacher: Option<Params>,
-    /// Centre of the teacher's logits, [K].
+    /// Centre of the teacher's logits, `[K]`.
     pub center: Option<Tensor>,
 }
 

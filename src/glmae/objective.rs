@@ -101,7 +101,7 @@ pub struct Pass {
 /// The projection head's side of a pass.
 pub struct Consistency {
     pub student_logits: Tensor,
-    /// cls outputs of the teacher's encoder, [global views, dim].
+    /// cls outputs of the teacher's encoder, `[global views, dim]`.
     pub teacher_cls: Tensor,
     pub teacher_logits: Tensor,
     /// See [`teacher_targets`].

@@ -48,8 +48,8 @@ impl Decoder {
 
     /// Predicts the patches that `wanted` names.
     ///
-    /// Shapes: `latent` [encoder rows, dim], `table` the decoder's position table, result
-    /// [wanted.taken(), p^3 C] in channels-last order. Norm and pixel head run on wanted rows only.
+    /// Shapes: `latent` `[encoder rows, dim]`, `table` the decoder's position table, result
+    /// `[wanted.taken(), p^3 C]` in channels-last order. Norm and pixel head run on wanted rows only.
     #[allow(clippy::too_many_arguments)] // the plan of one pass; a struct would only rename it
     pub fn forward<'a>(
         &'a self,

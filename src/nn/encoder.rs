@@ -37,7 +37,7 @@ impl Encoder {
 
     /// Encodes packed sequences, each with its cls token in front.
     ///
-    /// Shapes: `patches` [patches, C p^3] in channels-first order, `table` the position table that
+    /// Shapes: `patches` `[patches, C p^3]` in channels-first order, `table` the position table that
     /// `assemble` refers to, result [rows of `assemble`, dim].
     pub fn forward<'a>(
         &'a self,

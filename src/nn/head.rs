@@ -35,7 +35,7 @@ impl ProjectionHead {
         Self { mlp, weight_g, weight_v }
     }
 
-    /// cls outputs [views, dim] in, logits over the prototypes [views, K] out.
+    /// cls outputs `[views, dim]` in, logits over the prototypes `[views, K]` out.
     pub fn forward(&self, tape: &mut Tape<'_>, params: &Params, cls: &Var) -> Result<Var> {
         let [first, second, third] = &self.mlp;
         let x = first.forward(tape, params, cls, Epilogue::Gelu)?;

@@ -92,7 +92,7 @@ impl Buffers<'_> {
 
 /// One update in place.
 ///
-/// Shapes: `params`, `grads`, `m`, `v`, `half` [n], `teacher`, `teacher_half` [at most n].
+/// Shapes: `params`, `grads`, `m`, `v`, `half` `[n]`, `teacher`, `teacher_half` `[at most n]`.
 /// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
 /// and their copies outside of active segments keep their values; the teacher follows everywhere.
 /// Errors: `Shape`; on a GPU also segments that overlap.
@@ -244,7 +244,7 @@ fn cover(a: &AdamW, segments: &[Segment], n: usize, teacher: usize) -> Result<Ve
 /// As [`adamw_ema`] with the numbers of a table. `clip` is what [`super::grad_norm::grad_norm_clip`]
 /// returned: its factor replaces `grad_scale`, and with a norm that is not finite nothing changes.
 ///
-/// Shapes: as [`adamw_ema`]; `clip` [2].
+/// Shapes: as [`adamw_ema`]; `clip` `[2]`.
 /// Errors: `Shape`; buffers of other sizes than the table's.
 pub fn adamw_ema_from(
     table: &UpdateTable,

@@ -19,8 +19,8 @@ const OP: &str = "attention";
 impl<'a> Tape<'a> {
     /// `softmax(q k^T / sqrt(d)) v` per sequence and head.
     ///
-    /// Shapes: `qkv` [T, 3 C], a row is q, then k, then v, each head-major with head dim
-    /// `d = C / heads`; result [T, C].
+    /// Shapes: `qkv` `[T, 3 C]`, a row is q, then k, then v, each head-major with head dim
+    /// `d = C / heads`; result `[T, C]`.
     /// Numerics: scores minus the row maximum before the exponential; the log-sum-exp of every
     /// row (f32 for bf16 activations) is kept and the probabilities are computed again in the
     /// backward pass. On a GPU bf16 products run on tensor cores for d = 32, 48, 64; the
@@ -80,7 +80,7 @@ impl Backward for AttentionBwd {
     }
 }
 
-/// Reference forward: `out` [T, C], `lse` [heads, T].
+/// Reference forward: `out` `[T, C]`, `lse` `[heads, T]`.
 pub(super) fn reference<T: Real>(
     out: &mut [T],
     lse: &mut [T],

@@ -10,7 +10,7 @@ const OP: &str = "center_update";
 
 /// Updates `center` in place, after the loss has used it.
 ///
-/// Shapes: `center` [K], `logits` [rows, K] each: all views of the volumes of each micro-batch.
+/// Shapes: `center` `[K]`, `logits` `[rows, K]` each: all views of the volumes of each micro-batch.
 /// Numerics: rows are summed in order.
 /// Errors: `Shape`; no rows at all.
 /// Source: DINO, arXiv 2104.14294, section 3.1.

@@ -16,7 +16,7 @@ const CHUNK: usize = 1 << 16;
 
 /// Euclidean norm of a flat buffer; its padding and untrained parameters hold zeros.
 ///
-/// Shapes: `flat` [n].
+/// Shapes: `flat` `[n]`.
 /// Numerics: squares are summed in f64, chunk by chunk in order; on a GPU in f32 by a fixed tree.
 /// Not finite if any element is not.
 /// Errors: `Shape`.
@@ -37,7 +37,7 @@ pub fn grad_norm(flat: &Tensor) -> Result<f64> {
 /// The norm and the factor for [`super::adamw_ema`], left on the device so that no host waits:
 /// `[norm, factor]` with `norm = scale |flat|` and `factor = scale clip_factor(norm, clip)`.
 ///
-/// Shapes: `flat` [n]; result [2] of the same dtype.
+/// Shapes: `flat` `[n]`; result `[2]` of the same dtype.
 /// Errors: `Shape`.
 pub fn grad_norm_clip(flat: &Tensor, scale: f64, clip: f64) -> Result<Tensor> {
     let (device, n) = (flat.device(), flat.len());

@@ -13,7 +13,7 @@ const EPS: f64 = 1e-12;
 impl<'a> Tape<'a> {
     /// Rows divided by their Euclidean length.
     ///
-    /// Shapes: `x` and result [rows, c].
+    /// Shapes: `x` and result `[rows, c]`.
     /// Numerics: a row shorter than 1e-12 is divided by 1e-12 and its gradient is that of a
     /// constant divisor, as `torch.nn.functional.normalize`.
     /// Errors: `Shape`.

@@ -17,7 +17,7 @@ const OP: &str = "layer_norm";
 impl<'a> Tape<'a> {
     /// Layer norm of every row.
     ///
-    /// Shapes: `x` and result [rows, c], `weight` and `bias` [c].
+    /// Shapes: `x` and result `[rows, c]`, `weight` and `bias` `[c]`.
     /// Numerics: two-pass statistics in the arithmetic of the tensors; biased variance; `eps` is
     /// added to the variance (1e-6 throughout GL-MAE).
     /// Errors: `Shape`.

@@ -29,8 +29,8 @@ pub enum Epilogue<'v> {
 impl<'a> Tape<'a> {
     /// `y = epilogue(x W^T + b)`.
     ///
-    /// Shapes: `x` [rows, in], `weight` [out, ...] of `out * in` elements, `bias` [out],
-    /// residual and result [rows, out].
+    /// Shapes: `x` `[rows, in]`, `weight` `[out, ...]` of `out * in` elements, `bias` `[out]`,
+    /// residual and result `[rows, out]`.
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32. What
     /// the backward of a GELU needs, its input, is kept in the dtype of the activations.
     /// Errors: `Shape` when sizes do not match.

@@ -18,7 +18,7 @@ const OP: &str = "masked_mse";
 impl<'a> Tape<'a> {
     /// One loss per group of consecutive rows (masked patches of global views, of local views).
     ///
-    /// Shapes: `pred` and `target` [rows, p^3 C], `group_rows` sums to rows; result [groups]. `pred`
+    /// Shapes: `pred` and `target` `[rows, p^3 C]`, `group_rows` sums to rows; result `[groups]`. `pred`
     /// may be bf16 on a GPU; `target` and the losses are f32.
     /// Numerics: patch statistics in two passes; value and gradient in one pass.
     /// Errors: `Shape`; an empty group has no mean and is refused.

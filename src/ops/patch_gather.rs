@@ -129,7 +129,7 @@ impl PatchPlan {
         self.voxels
     }
 
-    /// The rows of every touched patch, in order: `starts` [patches + 1] and `members` [rows], i32.
+    /// The rows of every touched patch, in order: `starts` `[patches + 1]` and `members` `[rows]`, i32.
     fn owners(&self) -> Result<(Tensor, Tensor)> {
         let mut members: Vec<i32> = (0..self.rows() as i32).collect();
         members.sort_by_key(|&r| self.firsts[r as usize]); // stable: rows of a patch keep their order
@@ -248,7 +248,7 @@ impl PatchPlan {
 impl<'a> Tape<'a> {
     /// Gathers the patches of `plan` from a flat voxel buffer into rows of `dtype`.
     ///
-    /// Shapes: `voxels` [at least `plan.voxels()`], result [plan.rows(), p^3 C].
+    /// Shapes: `voxels` [at least `plan.voxels()`], result `[plan.rows(), p^3 C]`.
     /// Numerics: data movement, exact; bf16 rows (for the encoder; f32 voxels, on a GPU) are rounded.
     /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).

@@ -79,9 +79,9 @@ impl AssemblePlan {
 impl<'a> Tape<'a> {
     /// Assembles rows; see the module.
     ///
-    /// Shapes: `x` [inputs, c], `token` of c elements (stored [1, 1, c]), `table` [positions, c]
+    /// Shapes: `x` `[inputs, c]`, `token` of c elements (stored `[1, 1, c]`), `table` `[positions, c]`
     /// (not trained; of the token's dtype, which stays f32 when `x` is bf16), result
-    /// [plan.rows(), c].
+    /// `[plan.rows(), c]`.
     /// Numerics: one addition per element; the gradient of the token sums rows in order.
     /// Errors: `Shape`.
     /// Source: gl-mae 1.3 and 1.4 (positions are added before masked tokens are dropped, which is

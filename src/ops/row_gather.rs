@@ -51,7 +51,7 @@ impl GatherPlan {
 impl<'a> Tape<'a> {
     /// `y[i] = x[index[i]]`.
     ///
-    /// Shapes: `x` [rows, c], result [plan.taken(), c].
+    /// Shapes: `x` `[rows, c]`, result `[plan.taken(), c]`.
     /// Numerics: data movement, exact.
     /// Errors: `Shape`.
     pub fn row_gather(&mut self, x: &Var, plan: &GatherPlan) -> Result<Var> {

@@ -69,18 +69,18 @@ impl PairPlan {
 
 /// The teacher's side of the loss; see [`super::teacher_targets`].
 pub struct Targets<'t> {
-    /// [teacher rows, K]
+    /// `[teacher rows, K]`
     pub logits: &'t Tensor,
-    /// [K]
+    /// `[K]`
     pub center: &'t Tensor,
-    /// [1]
+    /// `[1]`
     pub inv_tau: &'t Tensor,
 }
 
 impl<'a> Tape<'a> {
     /// One loss per group.
     ///
-    /// Shapes: `student` [rows, K]; `targets` as documented there; result [groups].
+    /// Shapes: `student` `[rows, K]`; `targets` as documented there; result `[groups]`.
     /// Numerics: log-sum-exp with the maximum taken out; value and gradient in one pass.
     /// Errors: `Shape`.
     /// Source: gl-mae 1.6; DINO, arXiv 2104.14294.
@@ -254,7 +254,7 @@ pub fn softmax<T: Real>(row: &mut [T]) {
     row.iter_mut().for_each(|v| *v = *v / sum);
 }
 
-/// `p` [teacher rows, K] are probabilities. Row gradient: `(n Q - sum_i P_i) / (tau_s pairs)`.
+/// `p` `[teacher rows, K]` are probabilities. Row gradient: `(n Q - sum_i P_i) / (tau_s pairs)`.
 fn reference<T: Real>(
     losses: &mut [T],
     gradient: &mut [T],

@@ -1,7 +1,7 @@
 //! Teacher targets: which soft assignment the student is asked to reproduce.
 //!
 //! All three kinds have the form `P_i = softmax((t_i - center) * inv_tau)`; they differ in where
-//! `center` [K] and `inv_tau` come from, so the loss ([`super::soft_cross_entropy`]) need not know
+//! `center` `[K]` and `inv_tau` come from, so the loss ([`super::soft_cross_entropy`]) need not know
 //! which one is used:
 //!
 //! - `center` (DINO): the running centre, `1 / tau`.
@@ -35,9 +35,9 @@ pub enum TargetKind {
     Sinkhorn,
 }
 
-/// `center` [K] and `inv_tau` [1] such that the targets are `softmax((t - center) * inv_tau)`.
+/// `center` `[K]` and `inv_tau` `[1]` such that the targets are `softmax((t - center) * inv_tau)`.
 ///
-/// Shapes: `logits` [rows, K], `running_center` [K], `inv_tau` [1]: one over the temperature of the
+/// Shapes: `logits` `[rows, K]`, `running_center` `[K]`, `inv_tau` `[1]`: one over the temperature of the
 /// step, where the kernels read it.
 /// Numerics: two-pass statistics; Sinkhorn in the log domain. A batch whose logits do not differ
 /// at all (`s` = 0) keeps uniform targets.

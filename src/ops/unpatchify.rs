@@ -12,7 +12,7 @@ const OP: &str = "unpatchify";
 impl<'a> Tape<'a> {
     /// Writes the rows to their patches; a patch that several rows name gets their sum.
     ///
-    /// Shapes: `rows` [plan.rows(), p^3 C], result [voxels] with `voxels >= plan.voxels()`.
+    /// Shapes: `rows` `[plan.rows(), p^3 C]`, result `[voxels]` with `voxels >= plan.voxels()`.
     /// Numerics: exact where every patch has one row.
     /// Errors: `Shape`.
     pub fn unpatchify(

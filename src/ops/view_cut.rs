@@ -47,7 +47,7 @@ impl ViewBox {
 
 /// Cuts one view.
 ///
-/// Shapes: `out` [channels, d', h', w'], `volume` [channels, d, h, w], of the same dtype or i16.
+/// Shapes: `out` `[channels, d', h', w']`, `volume` `[channels, d, h, w]`, of the same dtype or i16.
 /// Numerics: native crops are exact; weights and sums in the arithmetic of the tensors.
 /// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
 /// Source: gl-mae 1.2 and U1.

@@ -15,7 +15,7 @@ const OP: &str = "weight_norm_linear";
 impl<'a> Tape<'a> {
     /// Products with normalised, scaled weight rows.
     ///
-    /// Shapes: `x` [rows, in], `g` [out, 1], `v` [out, in], result [rows, out].
+    /// Shapes: `x` `[rows, in]`, `g` `[out, 1]`, `v` `[out, in]`, result `[rows, out]`.
     /// Numerics: no epsilon in the norm, as `torch.nn.utils.weight_norm`. Where activations are
     /// bf16, so are the operands of the products (normalised weight, and dy in the backward); the
     /// result and all sums are f32.

@@ -12,7 +12,7 @@ const OP: &str = "weighted_sum";
 impl<'a> Tape<'a> {
     /// The total loss from its terms.
     ///
-    /// Shapes: every part [n] with n weights, f32 on a GPU; result [1].
+    /// Shapes: every part `[n]` with n weights, f32 on a GPU; result `[1]`.
     /// Numerics: terms are added in order.
     /// Errors: `Shape`.
     pub fn weighted_sum(&mut self, parts: &[(&Var, &[f64])]) -> Result<Var> {

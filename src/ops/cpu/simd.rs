@@ -1,7 +1,7 @@
 //! Run-time choice of the instruction set.
 //!
 //! Slice functions are written once, as an `#[inline(always)]` body over plain arrays and slices,
-//! and [`multiversion!`] compiles that body once per instruction set, where LLVM vectorises it.
+//! and `multiversion!` compiles that body once per instruction set, where LLVM vectorises it.
 
 use std::sync::OnceLock;
 

@@ -16,7 +16,7 @@ pub(super) struct Forward<'t> {
 }
 
 impl<'t> Forward<'t> {
-    /// Of `x` [rows, in] and a weight of `out * in` elements, [out, ...].
+    /// Of `x` `[rows, in]` and a weight of `out * in` elements, `[out, ...]`.
     pub fn new(x: &'t Tensor, weight: &'t Tensor) -> Result<Self> {
         let (rows, fan_in) = x.matrix(OP)?;
         let out = weight.len() / fan_in.max(1);
