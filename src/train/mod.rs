@@ -2,8 +2,10 @@
 
 pub mod checkpoint;
 pub mod heldout;
+mod inputs;
 pub mod lock;
 pub mod memory;
+mod options;
 pub mod order;
 pub mod pictures;
 pub mod pretrain;

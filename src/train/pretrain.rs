@@ -1,16 +1,18 @@
 //! The pre-training run: data in, checkpoints, logs and pictures out.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::checkpoint::{self, DataFingerprint, Resumed, Snapshot};
-use super::heldout::{self, HeldOut};
+use super::heldout;
+use super::inputs::check_view_sizes;
+pub use super::inputs::prepare_config;
 use super::lock::RunLock;
 use super::memory::MemoryPlan;
+pub use super::options::{Resume, RunOptions, Summary};
 use super::order::CaseOrder;
 use super::pictures;
 use super::run_folder::{Logs, describe};
@@ -18,15 +20,13 @@ use super::signals::StopSignals;
 use super::state::State;
 use super::update::{self, StepReport};
 use super::watch::{CollapseWatch, Observation};
-use crate::config::{Config, GlobalCrop, IntensityKind};
+use crate::config::Config;
 use crate::data::layout::{Case, DiscoverOptions};
-use crate::data::loader::{Loader, LoaderConfig, Quarantined};
-use crate::data::nifti::{Limits, read_header};
-use crate::data::{Intensity, Orientation, PrepareConfig, Prepared, discover, hold_out, prepare};
-use crate::device::{DType, Device, Tensor};
+use crate::data::loader::{Loader, LoaderConfig};
+use crate::data::{Prepared, discover, hold_out, prepare};
+use crate::device::{DType, Tensor};
 use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::model::Networks;
-use crate::glmae::objective::Losses;
 use crate::glmae::views::cut_batch;
 use crate::infer::tiles::{Masking, reconstruct_volume};
 use crate::report::progress::TrainProgress;
@@ -35,119 +35,6 @@ use crate::{Error, Result, atomic};
 
 /// Held-out cases that are measured; a larger set would take longer than it tells.
 const MEASURED_CASES: usize = 32;
-
-/// Where a run starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Resume {
-    /// From the newest sound checkpoint of the run folder, or anew when it has none.
-    #[default]
-    Auto,
-    /// Anew; a folder that holds checkpoints is refused.
-    Never,
-    /// From a checkpoint folder, or from the newest checkpoint of a run folder.
-    From(PathBuf),
-}
-
-impl FromStr for Resume {
-    type Err = std::convert::Infallible;
-
-    /// `auto`, `never`, or a path.
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        Ok(match text {
-            "auto" => Self::Auto,
-            "never" => Self::Never,
-            path => Self::From(path.into()),
-        })
-    }
-}
-
-/// What a run is told beside its configuration.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// The run folder; created if absent.
-    pub out: PathBuf,
-    pub resume: Resume,
-    pub device: Device,
-    /// Check configuration and data and predict the memory; write nothing.
-    pub dry_run: bool,
-}
-
-/// What a run did.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    /// Steps done, those before a resume included.
-    pub steps: u64,
-    /// Losses of the first and the last step of this process.
-    pub first: Losses,
-    pub last: Losses,
-    /// Reconstruction on held-out cases at the end; absent when none are held out.
-    pub heldout: Option<HeldOut>,
-    /// Pictures and volumes of this process, in order.
-    pub pictures: Vec<PathBuf>,
-    /// The last checkpoint.
-    pub checkpoint: Option<PathBuf>,
-    pub quarantined: Vec<Quarantined>,
-    pub warnings: Vec<String>,
-    pub plan: MemoryPlan,
-}
-
-/// How cases are prepared for a configuration: native views must fit, so smaller volumes are padded
-/// with zeros to their size.
-pub fn prepare_config(config: &Config) -> PrepareConfig {
-    let d = &config.data;
-    let [lo, hi] = d.percentiles.map(|p| p as f32);
-    let intensity = match d.intensity {
-        IntensityKind::Window => {
-            Intensity::Window { lo: d.window_hu[0] as f32, hi: d.window_hu[1] as f32 }
-        }
-        IntensityKind::Percentile => Intensity::PercentileScale { lo, hi },
-        IntensityKind::Zscore => Intensity::PercentileZScore { lo, hi },
-    };
-    PrepareConfig {
-        intensity,
-        foreground_threshold: d.foreground.map(|f| f as f32),
-        channels: config.model.in_chans,
-        min_size: native_size(config),
-        ..PrepareConfig::default()
-    }
-}
-
-/// Least size of a volume that all native views fit in.
-fn native_size(config: &Config) -> [usize; 3] {
-    let v = &config.views;
-    let native_global =
-        config.loss.objective.has_global_views() && v.global_crop == GlobalCrop::Native;
-    [0, 1, 2].map(|a| match native_global {
-        true => v.local_size[a].max(v.global_size[a]),
-        false => v.local_size[a],
-    })
-}
-
-/// A volume smaller than a native view is padded, as in the paper; a view that is larger than
-/// *every* volume along some axis is refused: all views would be partly padding, which nobody means.
-fn check_view_sizes(config: &Config, cases: &[Case]) -> Result<()> {
-    let wanted = native_size(config);
-    let mut largest = [0; 3];
-    for image in cases.iter().filter_map(|case| case.images.first()) {
-        // A file that cannot be read is the loader's to report.
-        let Ok(header) = read_header(image, &Limits::default()) else { continue };
-        let Ok(orientation) = Orientation::from_affine(&header.affine) else { continue };
-        let dims = orientation.ras_dims(header.spatial_dims());
-        largest = [0, 1, 2].map(|a| largest[a].max(dims[a]));
-        if (0..3).all(|a| largest[a] >= wanted[a]) {
-            return Ok(());
-        }
-    }
-    if largest == [0; 3] {
-        return Ok(());
-    }
-    Err(Error::Config(format!(
-        "native views of {wanted:?} voxels (views.local_size, and views.global_size with \
-         views.global_crop = \"native\") are larger than every volume in {}: the largest extents \
-         are {largest:?} voxels in RAS order; choose smaller views",
-        config.data.path
-    )))
-}
 
 /// Pre-trains `config` on the cases at `config.data.path`.
 ///
@@ -167,24 +54,10 @@ pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary> {
         .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
     pool.install(|| {
         let Some(mut run) = Run::start(config, options)? else {
-            return Ok(empty_summary(MemoryPlan::new(config)?));
+            return Ok(Summary::of_plan(MemoryPlan::new(config)?));
         };
         run.train()
     })
-}
-
-fn empty_summary(plan: MemoryPlan) -> Summary {
-    Summary {
-        steps: 0,
-        first: Losses::default(),
-        last: Losses::default(),
-        heldout: None,
-        pictures: Vec::new(),
-        checkpoint: None,
-        quarantined: Vec::new(),
-        warnings: Vec::new(),
-        plan,
-    }
 }
 
 /// A run in progress. Fields are dropped in order: the lock goes last.
@@ -305,7 +178,7 @@ impl<'a> Run<'a> {
         }
         let grads = state.new_grads()?;
         let mark = (Instant::now(), step, loader.stats().wait);
-        let mut summary = empty_summary(plan);
+        let mut summary = Summary::of_plan(plan);
         (summary.steps, summary.warnings, summary.checkpoint) = (step, warnings, from);
         Ok(Some(Self {
             config,
