@@ -11,7 +11,9 @@ use crate::nn::head::ProjectionHead;
 use crate::nn::init;
 use crate::nn::params::{ParamLayout, Params};
 
-use super::plan::PositionTables;
+use super::plan::{EncodePlan, PositionTables};
+use crate::ops::patch_gather::VoxelOrder;
+use crate::tape::{Tape, Var};
 
 /// The networks of GL-MAE, without parameters.
 #[derive(Clone, Debug)]
@@ -59,6 +61,23 @@ impl Networks {
             student_layout: Arc::new(layout),
             teacher_layout,
         })
+    }
+}
+
+impl Networks {
+    /// Gathers the patches of a plan from a voxel buffer and encodes them: rows `[T, dim]` of packed
+    /// sequences. The one way into the encoder, for student, teacher and pictures.
+    pub fn encode<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        params: &'a Params,
+        voxels: &Var,
+        plan: &'a EncodePlan,
+    ) -> Result<Var> {
+        let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
+        let patches = tape.patch_gather(voxels, &plan.patches, order, dtype)?;
+        let table = &self.tables.encoder;
+        self.encoder.forward(tape, params, &patches, table, &plan.assemble, &plan.packing)
     }
 }
 

@@ -125,17 +125,7 @@ pub fn forward<'a>(
     let teacher = match (&plan.teacher, &weights.teacher, &nets.head) {
         (Some(plan), Some(params), Some(head)) => {
             let mut quiet = Tape::inference(tape.device());
-            let order = VoxelOrder::ChannelsFirst;
-            let dtype = params.activation_dtype();
-            let patches = quiet.patch_gather(&voxels, &plan.patches, order, dtype)?;
-            let out = nets.encoder.forward(
-                &mut quiet,
-                params,
-                &patches,
-                &nets.tables.encoder,
-                &plan.assemble,
-                &plan.packing,
-            )?;
+            let out = nets.encode(&mut quiet, params, &voxels, plan)?;
             let cls = quiet.row_gather(&out, &plan.cls)?;
             let logits = head.forward(&mut quiet, params, &cls)?;
             Some((cls.value().clone(), logits.value().clone()))
@@ -144,18 +134,7 @@ pub fn forward<'a>(
     };
 
     let params = &weights.student;
-    let encode = &plan.student;
-    let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
-    let patches = tape.patch_gather(&voxels, &encode.patches, order, dtype)?;
-    let latent = nets.encoder.forward(
-        tape,
-        params,
-        &patches,
-        &nets.tables.encoder,
-        &encode.assemble,
-        &encode.packing,
-    )?;
-    drop(patches);
+    let latent = nets.encode(tape, params, &voxels, &plan.student)?;
 
     let loss = &config.loss;
     let mut losses = Losses::default();
@@ -191,7 +170,7 @@ pub fn forward<'a>(
         let (Some(head), Some(running)) = (&nets.head, &weights.center) else {
             return Err(Error::Config("a consistency term needs a projection head".into()));
         };
-        let cls = tape.row_gather(&latent, &encode.cls)?;
+        let cls = tape.row_gather(&latent, &plan.student.cls)?;
         let logits = head.forward(tape, params, &cls)?;
         let inv_tau =
             Tensor::from_f64(tape.device(), teacher_logits.dtype(), &[1.0 / tau_t], &[1])?;

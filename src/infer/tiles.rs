@@ -11,7 +11,6 @@ use crate::glmae::model::Networks;
 use crate::glmae::plan::{Predict, decode_plan, encode_plan};
 use crate::nn::params::Params;
 use crate::ops::masked_mse::patch_statistics;
-use crate::ops::patch_gather::VoxelOrder;
 use crate::rng::{Purpose, Rng};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
@@ -243,16 +242,7 @@ fn predict(
     let decode = decode_plan(device, shape, &nets.tables, &views, &starts, rows, Predict::All)?;
     let mut tape = Tape::inference(device);
     let voxels = Var::constant(Tensor::from_slice(device, voxels, &[voxels.len()])?);
-    let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
-    let patches = tape.patch_gather(&voxels, &encode.patches, order, dtype)?;
-    let latent = nets.encoder.forward(
-        &mut tape,
-        params,
-        &patches,
-        &nets.tables.encoder,
-        &encode.assemble,
-        &encode.packing,
-    )?;
+    let latent = nets.encode(&mut tape, params, &voxels, &encode)?;
     // Two decoders: the first is for global, the second for local views.
     let decoder = nets.decoders.get(kind as usize).or(nets.decoders.first());
     let Some(decoder) = decoder else {

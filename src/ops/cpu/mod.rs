@@ -8,7 +8,6 @@
 
 pub mod attention;
 pub mod gemm;
-pub mod loss;
 pub mod math;
 pub mod norm;
 pub mod optim;

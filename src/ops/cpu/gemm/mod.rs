@@ -16,7 +16,6 @@ use crate::ops::cpu::par::{Shared, for_each_block, for_each_task};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::simd::Level;
 use crate::ops::cpu::view::extent;
-use rayon::prelude::*;
 
 pub use crate::ops::cpu::epilogue::Epilogue;
 pub use crate::ops::cpu::view::MatRef;
@@ -73,45 +72,6 @@ pub(crate) fn gemm_at(
         Some(tile) if k > 0 => blocked(&tile, a, b, scale, &c, c_rs, &finish),
         _ => portable(a, b, scale, &c, c_rs, &finish),
     }
-    Ok(())
-}
-
-/// `C = alpha A B + beta C` in double precision, for references and gradient checks; shapes and
-/// errors as [`gemm`]. The bits do not depend on the number of threads.
-pub fn gemm_f64(
-    alpha: f64,
-    a: MatRef<f64>,
-    b: MatRef<f64>,
-    beta: f64,
-    c: &mut [f64],
-    c_rs: usize,
-) -> Result<()> {
-    let (m, n, k) = check(&a, &b, c.len(), c_rs)?;
-    if m == 0 || n == 0 {
-        return Ok(());
-    }
-    c.par_chunks_mut(MC * c_rs).enumerate().take(m.div_ceil(MC)).for_each(|(block, c)| {
-        let rows = MC.min(m - block * MC);
-        // SAFETY: `check` and the views hold A, B and C to their sizes; chunks are disjoint.
-        unsafe {
-            matrixmultiply::dgemm(
-                rows,
-                k,
-                n,
-                alpha,
-                a.data.as_ptr().wrapping_add(block * MC * a.rs),
-                a.rs as isize,
-                a.cs as isize,
-                b.data.as_ptr(),
-                b.rs as isize,
-                b.cs as isize,
-                beta,
-                c.as_mut_ptr(),
-                c_rs as isize,
-                1,
-            );
-        }
-    });
     Ok(())
 }
 
