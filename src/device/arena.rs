@@ -64,7 +64,8 @@ pub struct Arena {
     held: HashMap<Owner, Vec<u64>>,
 }
 
-fn rounded(bytes: usize) -> usize {
+/// What a request really takes.
+pub fn rounded(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of(UNIT)
 }
 

@@ -7,7 +7,7 @@ use super::program::{Launches, StepProgram};
 use super::state::{State, activation_dtype};
 use crate::Result;
 use crate::config::Config;
-use crate::device::{Device, Dry};
+use crate::device::{DType, Device, Dry};
 use crate::glmae::batch::BatchShape;
 use crate::glmae::mask::Mask;
 use crate::glmae::model::{Networks, Weights};
@@ -42,18 +42,7 @@ impl MemoryPlan {
         let dtype = activation_dtype(config, device)?;
         let dry = Arc::new(Dry::default());
         let device = Device::Dry(dry.clone());
-        let nets = Networks::new(&device, dtype, config)?;
-        let mut state = State::from_weights(Weights::zeros(&device, dtype, config, &nets)?)?;
-        let (shape, micro) =
-            (BatchShape::new(config, config.train.batch), config.train.accumulation);
-        let mut program = StepProgram::new(config, &state, &shape, micro, Launches::Graph)?;
-        for batch in program.batches_mut() {
-            let kinds: Vec<_> = shape.kinds().collect();
-            for (mask, kind) in batch.masks.iter_mut().zip(kinds) {
-                let tokens = shape.tokens(kind);
-                *mask = Mask::leading(tokens, config.views.visible(tokens));
-            }
-        }
+        let (nets, mut state, mut program) = parts(config, &device, dtype, Launches::Graph)?;
         program.start(config, &nets, &mut state)?;
         let launches = dry.launches();
         let eager = dry.usage().reserved;
@@ -80,9 +69,31 @@ impl MemoryPlan {
     }
 }
 
+/// What a run holds, with weights of zeros and some mask.
+fn parts(
+    config: &Config,
+    device: &Device,
+    dtype: DType,
+    launches: Launches,
+) -> Result<(Networks, State, StepProgram)> {
+    let nets = Networks::new(device, dtype, config)?;
+    let state = State::from_weights(Weights::zeros(device, dtype, config, &nets)?)?;
+    let shape = BatchShape::new(config, config.train.batch);
+    let micro_batches = config.train.accumulation;
+    let mut program = StepProgram::new(config, &state, &shape, micro_batches, launches)?;
+    for batch in program.batches_mut() {
+        for (mask, kind) in batch.masks.iter_mut().zip(shape.kinds()) {
+            let tokens = shape.tokens(kind);
+            *mask = Mask::leading(tokens, config.views.visible(tokens));
+        }
+    }
+    Ok((nets, state, program))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Precision;
     use crate::device::emulated::{Mode, Schedule};
 
     fn plan(set: &[&str]) -> MemoryPlan {
@@ -102,6 +113,27 @@ mod tests {
             let bytes = plan.class(class);
             // Gaps of the layout are small.
             assert!(bytes >= copies * flat && bytes < copies * flat * 11 / 10, "{class}: {bytes}");
+        }
+    }
+
+    /// The same step on a device with memory holds, at most, exactly what the plan says.
+    #[test]
+    fn the_peak_is_that_of_a_real_step() {
+        let set = ["model.depth=1", "train.accumulation=2", "train.batch=1"].map(String::from);
+        let config = Config::load("tiny", &set).unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut config = config.clone();
+            config.train.precision = precision;
+            let device = Device::emulated(Mode::Plain, Schedule::Ascending);
+            let plan = MemoryPlan::new(&config, &device).unwrap();
+            let dtype = activation_dtype(&config, &device).unwrap();
+            let (nets, mut state, mut program) =
+                parts(&config, &device, dtype, Launches::Single).unwrap();
+            for _ in 0..2 {
+                program.start(&config, &nets, &mut state).unwrap();
+            }
+            let Device::Emulated(emulated) = &device else { panic!("not emulated") };
+            assert_eq!(emulated.usage().peak as u64, plan.peak_bytes, "{precision:?}");
         }
     }
 

@@ -36,6 +36,7 @@ pub use self::graph::Graph;
 use self::graph::Recording;
 use self::memory::{Map, Memory};
 use self::symbols::Symbols;
+use super::arena::Usage;
 use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Slots, check};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
@@ -202,6 +203,11 @@ impl Emulated {
             return Ok(());
         }
         lock(&self.memory).fill(to, byte, bytes)
+    }
+
+    /// Bytes held now and at most so far; compare [`crate::device::Dry::usage`].
+    pub fn usage(&self) -> Usage {
+        lock(&self.memory).usage()
     }
 
     /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, as
