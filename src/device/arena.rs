@@ -232,10 +232,8 @@ impl Arena {
                 *by_name.entry((name, block.bytes)).or_default() += 1;
             }
         }
-        let mut rows: Vec<_> = by_name
-            .into_iter()
-            .map(|((name, b), count)| (name, count, b * count))
-            .collect();
+        let mut rows: Vec<_> =
+            by_name.into_iter().map(|((name, b), count)| (name, count, b * count)).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.2));
         rows.truncate(n);
         rows

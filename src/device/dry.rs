@@ -49,7 +49,13 @@ impl Dry {
     }
 
     pub(super) fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
-        check(Kernel::find(name)?, config, args, &Limits::SM_90, Limits::SM_90.shared_bytes_opt_in)?;
+        check(
+            Kernel::find(name)?,
+            config,
+            args,
+            &Limits::SM_90,
+            Limits::SM_90.shared_bytes_opt_in,
+        )?;
         self.books().launches += 1;
         Ok(())
     }

@@ -18,10 +18,10 @@ mod tensor;
 
 use std::sync::Arc;
 
-pub(crate) use call::KernelCall;
-pub(crate) use dtype::with_real;
 pub use arena::Usage;
+pub(crate) use call::KernelCall;
 pub use dry::Dry;
+pub(crate) use dtype::with_real;
 pub use dtype::{DType, Element, Real};
 pub use graph::Graph;
 pub use tensor::{Tensor, TensorMut};

@@ -1,8 +1,8 @@
 //! The memory behind tensors: pooled host memory on the CPU, an allocation of the device elsewhere.
 
-use super::{Device, class};
 use super::launch::DevicePtr;
 use super::memory::HostMemory;
+use super::{Device, class};
 use crate::Result;
 
 /// One allocation.

@@ -346,9 +346,7 @@ impl<'a> TensorMut<'a> {
             }
             _ if bytes == 0 => Ok(()),
             (device, Device::Cpu) => device.upload(self.ptr_mut()?, from.host_bytes()?),
-            (device, there) if device == *there => {
-                device.copy(self.ptr_mut()?, from.ptr()?, bytes)
-            }
+            (device, there) if device == *there => device.copy(self.ptr_mut()?, from.ptr()?, bytes),
             (device, there) => Err(Error::shape("assign", device.name(), there.name())),
         }
     }

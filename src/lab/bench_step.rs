@@ -11,8 +11,8 @@ use crate::glmae::batch::{Batch, BatchShape, ViewKind};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
-use crate::train::state::State;
 use crate::train::program::{Launches, StepProgram};
+use crate::train::state::State;
 use crate::{Error, Result};
 
 /// What to time.
@@ -124,16 +124,19 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
         .map(|i| random_batch(config, options, i as u32))
         .collect::<Result<Vec<_>>>()?;
     let shape = BatchShape::new(config, config.train.batch);
-    let mut program =
-        StepProgram::new(config, &state, &shape, batches.len(), options.launches)?;
-    for (mine, batch) in program.batches_mut().zip(&batches) {
-        mine.assign(batch)?;
-    }
-    drop(batches);
+    let mut program = StepProgram::new(config, &state, &shape, batches.len(), options.launches)?;
+    // A single batch stays in place, as the reference's does.
+    program.batch_mut().assign(&batches[0])?;
     let mut loss = 0.0;
     let mut step = || -> Result<()> {
         state.counters.step = config.optim.warmup.max(1);
-        program.start(config, &nets, &mut state)?;
+        for batch in &batches {
+            if batches.len() > 1 {
+                program.batch_mut().assign(batch)?;
+            }
+            program.micro_batch(config, &nets, &state)?;
+        }
+        program.update(config, &mut state)?;
         let report = program.finish(config, &mut state)?;
         loss = report.losses.total;
         report
@@ -200,7 +203,8 @@ fn random_batch(config: &Config, options: &StepBenchOptions, index: u32) -> Resu
             Mask::random(&mut rng, tokens, config.views.visible(tokens))
         })
         .collect();
-    let voxels = Tensor::from_f64(&options.device, options.dtype.master(), &voxels, &[voxels.len()])?;
+    let voxels =
+        Tensor::from_f64(&options.device, options.dtype.master(), &voxels, &[voxels.len()])?;
     Ok(Batch { shape, voxels, masks })
 }
 

@@ -12,9 +12,9 @@ use crate::glmae::objective::{StepPlan, forward};
 use crate::glmae::plan::Predict;
 use crate::nn::params::Params;
 use crate::tape::Tape;
+use crate::train::program::{Launches, StepProgram};
 use crate::train::schedule::schedule;
 use crate::train::state::State;
-use crate::train::program::{Launches, StepProgram};
 use crate::{Error, Result};
 
 /// Results of an engine on a case: name (as in the case, without `fp64.`) to values.
@@ -74,7 +74,9 @@ pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Result
         }
         let program = match &mut program {
             Some(program) => program,
-            none => none.insert(StepProgram::new(config, &state, &batch.shape, 1, Launches::Graph)?),
+            none => {
+                none.insert(StepProgram::new(config, &state, &batch.shape, 1, Launches::Graph)?)
+            }
         };
         let report = program.step(config, &nets, &mut state, &[batch])?;
         if let Some(what) = report.not_finite {

@@ -127,13 +127,8 @@ impl UpdateTable {
         teacher: usize,
     ) -> Result<Self> {
         let rows = cover(settings, segments, n, teacher)?;
-        let mut table = Self {
-            settings: *settings,
-            segments: segments.to_vec(),
-            n,
-            teacher,
-            device: None,
-        };
+        let mut table =
+            Self { settings: *settings, segments: segments.to_vec(), n, teacher, device: None };
         if *device == Device::Cpu {
             return Ok(table);
         }

@@ -51,8 +51,7 @@ fn a_dry_run_plans_and_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let data = volumes(folder.path(), 5);
     let out = folder.path().join("out");
-    let options =
-        RunOptions { dry_run: true, ..RunOptions::new(&out, Device::Cpu) };
+    let options = RunOptions { dry_run: true, ..RunOptions::new(&out, Device::Cpu) };
     let summary = pretrain(&config(&data, &[]), &options).unwrap();
     let plan = summary.plan;
     assert_eq!(plan.class("gradients") * 2, plan.class("moments"));

@@ -81,10 +81,7 @@ impl Drop for Graph {
 
 impl Emulated {
     /// See [`crate::device::Device::capture`].
-    pub fn capture<T>(
-        self: &Arc<Self>,
-        record: impl FnOnce() -> Result<T>,
-    ) -> Result<(Graph, T)> {
+    pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
         {
             let mut recording = lock(&self.recording);
             if recording.is_some() {
