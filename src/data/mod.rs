@@ -23,7 +23,7 @@ pub mod volume;
 pub use crop::{CropRecord, Pad};
 pub use geometry::{Affine, Orientation};
 pub use intensity::{Intensity, IntensityMap};
-pub use label::prepare_label;
+pub use label::{LabelImage, prepare_label, read_labels};
 pub use layout::{Case, Source, discover, hold_out};
 pub use loader::{Loader, LoaderConfig};
 pub use nifti::{Channels, Limits, ReadOptions, read_volume};

@@ -156,6 +156,17 @@ impl CaseRecord {
     }
 }
 
+impl CaseRecord {
+    /// Brings class indices on the grid of the file (`[d, h, w]` of `input_dims`) onto the grid of
+    /// the prepared case. Labels are moved, never interpolated; padding is 0.
+    ///
+    /// Errors: [`Error::Shape`] when `labels` is not the size of the file's grid.
+    pub fn place_labels(&self, labels: &[u8]) -> Result<Vec<u8>> {
+        let ras = self.orientation.voxels_to_ras(labels, self.input_dims)?;
+        self.crop.cut(&ras)
+    }
+}
+
 /// Reads and prepares a case.
 ///
 /// Errors: [`Error::Io`] and [`Error::Data`] when a file of the case cannot be used (also: channels
