@@ -2,8 +2,8 @@
 //! cover a volume, and how good a result is. Knows nothing of tapes, ops or networks.
 //!
 //! The way of a case: a `task` says which classes, grid and split there are,
-//! `dataset` finds image and label, [`labels`] turns stored values into class indices,
-//! `window` covers the prepared volume, [`metrics`] judges the result and [`report`] tells it.
+//! [`dataset`] finds image and label, [`labels`] turns stored values into class indices,
+//! [`window`] covers the prepared volume, [`metrics`] judges the result and [`report`] tells it.
 //!
 //! Volume axes are those of [`Volume`](crate::data::Volume): `(d, h, w)` is nibabel's `[i, j, k]`, so
 //! the first axis here is MONAI's first spatial axis, and nothing is swapped on the way.
@@ -18,6 +18,7 @@ pub mod match_files;
 pub mod metrics;
 pub mod region;
 pub mod report;
+pub mod window;
 
 pub use labels::{ClassImage, LabelRules};
 pub use region::Region;

@@ -1,6 +1,8 @@
 //! Segmentation against MONAI's numbers (`unetr_*.safetensors`) and as a user meets it.
 
 mod metrics;
+mod prep;
+mod window;
 
 use std::path::Path;
 
