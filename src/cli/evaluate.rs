@@ -11,7 +11,8 @@ use glmae::report::progress::WorkProgress;
 use glmae::seg::dataset::DatasetInfo;
 use glmae::seg::evaluate::{Settings, evaluate};
 use glmae::seg::match_files::{Matching, match_files};
-use glmae::seg::{LabelRules, Region};
+use glmae::seg::task::TaskKind;
+use glmae::seg::{LabelRules, Region, Task};
 
 use super::term;
 
@@ -25,6 +26,7 @@ const MANY: usize = 4;
 Examples:
   glmae evaluate --pred out/ --ref Task09_Spleen/labelsTr --labels Task09_Spleen/dataset.json
   glmae evaluate --pred case.nii.gz --ref label.nii.gz --classes 14
+  glmae evaluate --pred out/ --ref labelsTr --task brats
   glmae evaluate --pred out/ --ref labelsTr --tolerance 2 --json summary.json --csv cases.csv
 
 Per case and class: Dice, IoU, 95th percentile and maximum Hausdorff distance in mm, surface Dice
@@ -40,11 +42,18 @@ pub struct Args {
     #[arg(long = "ref", value_name = "PATH")]
     reference: PathBuf,
     /// Number of classes with the background: labels are 0 to N-1. Default: those that occur
-    #[arg(long, value_name = "N", conflicts_with = "labels")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["labels", "task"])]
     classes: Option<usize>,
     /// A dataset.json (MSD or nnU-Net) with the names of the classes, or of regions
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "task")]
     labels: Option<PathBuf>,
+    /// Classes or regions of a task (btcv, mm-whs, spleen, amos22, word, covid-19-20, brats,
+    /// hippocampus, or a file of that form); its label map applies to the references
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
+    /// With --task brats: enhancing tumour as the paper's code reads it
+    #[arg(long, requires = "task")]
+    as_published: bool,
     /// Tolerance of the surface Dice in mm; may be given several times
     #[arg(long, value_name = "MM", default_values_t = [1.0, 2.0])]
     tolerance: Vec<f64>,
@@ -60,10 +69,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let (regions, rules) = classes(args)?;
+    let Judged { regions, rules, reference_rules } = judged(args)?;
     let settings = Settings {
         regions,
         rules,
+        reference_rules,
         tolerances_mm: tolerances(&args.tolerance)?,
         limits: Limits::default(),
     };
@@ -90,19 +100,43 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(exit::OK)
 }
 
-/// What is judged, from `--classes`, `--labels`, or neither.
-fn classes(args: &Args) -> Result<(Vec<Region>, LabelRules)> {
+/// What is judged, and what stored values mean.
+struct Judged {
+    regions: Vec<Region>,
+    rules: LabelRules,
+    reference_rules: LabelRules,
+}
+
+/// From `--classes`, `--labels`, `--task`, or none of them.
+fn judged(args: &Args) -> Result<Judged> {
+    let same = |regions, rules: LabelRules| Judged {
+        regions,
+        rules: rules.clone(),
+        reference_rules: rules,
+    };
     if let Some(path) = &args.labels {
         let path = if path.is_dir() { path.join("dataset.json") } else { path.clone() };
         let info = DatasetInfo::read(&path)?;
         if info.regions.is_empty() {
             return Err(Error::data(&path, "declares no label but the background").into());
         }
-        return Ok((info.regions.clone(), info.rules()));
+        return Ok(same(info.regions.clone(), info.rules()));
+    }
+    if let Some(name) = &args.task {
+        let task = Task::load(name)?;
+        if task.kind == TaskKind::ImageClasses {
+            let reason = format!("--task {name}: has one class per image, and no label maps");
+            return Err(Error::Config(reason).into());
+        }
+        return Ok(Judged {
+            regions: task.regions(args.as_published),
+            rules: LabelRules::classes(task.classes()),
+            reference_rules: task.label_rules(),
+        });
     }
     match args.classes {
-        None => Ok((vec![], LabelRules::default())),
-        Some(n @ 2..=256) => Ok((Region::foreground(n), LabelRules::classes(n))),
+        None => Ok(same(vec![], LabelRules::default())),
+        Some(n @ 2..=256) => Ok(same(Region::foreground(n), LabelRules::classes(n))),
         Some(n) => {
             let reason = format!("--classes {n}: 2 to 256, the background is one of them");
             Err(Error::Config(reason).into())

@@ -23,8 +23,10 @@ const CASES_AT_A_TIME: usize = 4;
 pub struct Settings {
     /// The structures to judge. Empty: every class that occurs, and those below it.
     pub regions: Vec<Region>,
-    /// How stored values of both files become classes.
+    /// How stored values of predictions become classes.
     pub rules: LabelRules,
+    /// The same for references, which may have stored values of their own (MM-WHS).
+    pub reference_rules: LabelRules,
     /// Tolerances of the surface Dice in mm.
     pub tolerances_mm: Vec<f64>,
     pub limits: Limits,
@@ -82,8 +84,10 @@ pub fn evaluate(
 }
 
 fn evaluate_pair(pair: &FilePair, settings: &Settings) -> Result<CaseResult> {
-    let read = |path| settings.rules.read(path, &settings.limits);
-    let (pred, reference) = rayon::join(|| read(&pair.prediction), || read(&pair.reference));
+    let (pred, reference) = rayon::join(
+        || settings.rules.read(&pair.prediction, &settings.limits),
+        || settings.reference_rules.read(&pair.reference, &settings.limits),
+    );
     let (pred, reference) = (pred?, reference?);
     check_grid(pair, &pred, &reference)?;
     let labels = LabelPair {

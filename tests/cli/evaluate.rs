@@ -120,6 +120,8 @@ fn what_cannot_be_judged_is_refused() {
     fs::write(path("dataset.json"), "{}").unwrap();
     refused(with("near.nii", &["--labels", &path("dataset.json")]), 3, &["declares no label"]);
 
+    refused(with("near.nii", &["--task", "cc-ccii"]), 2, &["--task cc-ccii", "no label maps"]);
+    refused(with("near.nii", &["--task", "lits"]), 2, &["'lits'", "btcv"]);
     // Folders: missing partners are listed; the rest is judged on request.
     put("preds/a.nii.gz", [2, 3, 4], 1.0, 1.0);
     put("preds/c.nii.gz", [2, 3, 4], 1.0, 1.0);
@@ -130,4 +132,27 @@ fn what_cannot_be_judged_is_refused() {
     let (code, out, err) = run(&[&args[..], &["--allow-missing"]].concat());
     assert_eq!(code, 0);
     assert!(out.contains("1 case\n") && err.contains("ref/b.nii"), "{out}{err}");
+}
+
+/// References of MM-WHS hold the set's own values, predictions are classes.
+#[test]
+fn a_task_brings_names_and_label_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let data = |a: f32, b: f32| [vec![0.0; 8], vec![a; 8], vec![b; 8]].concat();
+    labels(Path::new(&path("pred.nii")), [2, 3, 4], [1.0; 3], data(1.0, 7.0));
+    labels(Path::new(&path("ref.nii")), [2, 3, 4], [1.0; 3], data(205.0, 850.0));
+    let (pred, reference) = (path("pred.nii"), path("ref.nii"));
+    let args = ["evaluate", "--pred", &pred, "--ref", &reference, "--task", "mm-whs"];
+    let (code, out, err) = run(&args);
+    assert_eq!(code, 0, "{err}");
+    let row = |name: &str| -> Vec<&str> {
+        let line = out.lines().find(|l| l.contains(name)).unwrap();
+        line.split(name).nth(1).unwrap().split_whitespace().take(4).collect()
+    };
+    assert_eq!(row("7 pulmonary artery"), ["1", "0", "0", "1.0000"]);
+    assert_eq!(row("4 right atrium"), ["0", "0", "0", "-"]);
+    let (code, _, err) =
+        run(&["evaluate", "--pred", &reference, "--ref", &reference, "--task", "mm-whs"]);
+    assert!(code == 3 && err.contains("is 205"), "{err}");
 }

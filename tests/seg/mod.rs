@@ -2,6 +2,7 @@
 
 mod metrics;
 mod prep;
+mod task;
 mod window;
 
 use std::path::Path;

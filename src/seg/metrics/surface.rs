@@ -54,7 +54,8 @@ mod tests {
             let extent = Extent { first, last: [first[0] + 2, first[1] + 3, first[2] + 4] };
             let shell = surface(&labels, dims, &extent, &members);
             assert_eq!(shell.iter().filter(|&&s| s).count(), 60 - 6);
-            assert!(!shell[(1 * 4 + 1) * 5 + 1] && shell[(1 * 4) * 5 + 1]);
+            let at = |d: usize, h: usize, w: usize| shell[(d * 4 + h) * 5 + w];
+            assert!(!at(1, 1, 1) && at(1, 0, 1) && at(0, 1, 1) && at(1, 1, 4));
         }
     }
 }

@@ -89,6 +89,22 @@ fn wrong_input_is_refused() {
     assert!(measure(&huge, &Region::foreground(2), &[]).is_err());
 }
 
+/// Whatever the number of threads: the same bits.
+#[test]
+fn threads_change_nothing() {
+    let dims = [40, 19, 23];
+    let mut rng = Rng::new(3, Purpose::Test, 0, 0, 0);
+    let mut map = || -> Vec<u8> { (0..40 * 19 * 23).map(|_| rng.below(4) as u8).collect() };
+    let (pred, reference) = (map(), map());
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pair =
+            LabelPair { pred: &pred, reference: &reference, dims, spacing_mm: [0.7, 1.1, 3.0] };
+        pool.install(|| measure(&pair, &Region::foreground(4), &[1.0]).unwrap())
+    };
+    assert_eq!(run(1), run(3));
+}
+
 /// Surface voxels as points in mm, straight from the definition.
 fn points(map: &[u8], dims: [usize; 3], mm: [f64; 3]) -> Vec<[f64; 3]> {
     let inside = |at: [isize; 3]| {

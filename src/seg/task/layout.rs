@@ -97,8 +97,9 @@ impl LayoutRow {
                 .file_name()
                 .and_then(|n| n.to_str())
                 .and_then(|n| n.strip_prefix(before)?.strip_suffix(after))
-                // Hidden files are not cases; `*` stands for something.
-                .filter(|part| !part.is_empty() && !(before.is_empty() && part.starts_with('.')));
+                // `*` stands for something, and hidden files are not cases.
+                .filter(|part| !part.is_empty())
+                .filter(|part| !(before.is_empty() && part.starts_with('.')));
             if let Some(part) = part {
                 found.push((part.to_owned(), path.clone()));
             }

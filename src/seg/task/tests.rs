@@ -34,7 +34,8 @@ fn pairs(ids: impl IntoIterator<Item = String>, image: &str, label: &str) -> Vec
 /// The table of the paper, row by row.
 #[test]
 fn shipped_tasks_are_the_table_of_the_paper() {
-    let rows: &[(&str, [usize; 2], Option<[f64; 3]>, [usize; 3], usize, TaskKind)] = &[
+    type Row = (&'static str, [usize; 2], Option<[f64; 3]>, [usize; 3], usize, TaskKind);
+    let rows: &[Row] = &[
         ("btcv", [24, 6], Some([1.5; 3]), [96; 3], 14, TaskKind::Classes),
         ("mm-whs", [16, 4], Some([1.5; 3]), [96; 3], 8, TaskKind::Classes),
         ("spleen", [32, 9], Some([1.5; 3]), [96; 3], 2, TaskKind::Classes),
