@@ -13,6 +13,7 @@ pub mod nn;
 pub mod ops;
 pub mod report;
 pub mod rng;
+pub mod seg;
 pub mod tape;
 pub mod train;
 

@@ -6,6 +6,7 @@ mod emulator;
 mod kernel_edges;
 mod ops;
 mod parity;
+mod seg;
 mod step_gradient;
 mod structure;
 mod support;

@@ -8,6 +8,7 @@ mod config_args;
 mod demo;
 mod doctor;
 mod engine;
+mod evaluate;
 mod failure;
 mod inspect;
 mod keys;
@@ -69,6 +70,8 @@ enum Verb {
     Pretrain(pretrain::Args),
     /// Mask a volume and reconstruct it with a checkpoint
     Reconstruct(reconstruct::Args),
+    /// Judge predicted label maps: Dice, Hausdorff distances, surface Dice per case and class
+    Evaluate(evaluate::Args),
     /// Repeat cases of the PyTorch reference and compare every number
     Verify(verify::Args),
     /// Show what is in a run folder, a checkpoint, a safetensors file or a NIfTI file
@@ -98,6 +101,7 @@ pub fn main() -> u8 {
         Verb::Demo(args) => demo::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Reconstruct(args) => reconstruct::run(&args),
+        Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Doctor(args) => doctor::run(&args),

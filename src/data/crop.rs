@@ -51,9 +51,9 @@ impl CropRecord {
     /// Cuts `[c, grid]` voxels to `[c, dims]`; padding is 0.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of grids.
-    pub fn cut(&self, data: &[f32]) -> Result<Vec<f32>> {
+    pub fn cut<T: Copy + Default>(&self, data: &[T]) -> Result<Vec<T>> {
         let channels = whole("crop", data.len(), self.grid)?;
-        let mut out = vec![0.0; channels * self.dims.iter().product::<usize>()];
+        let mut out = vec![T::default(); channels * self.dims.iter().product::<usize>()];
         self.rows(channels, |grid, result, n| {
             out[result..result + n].copy_from_slice(&data[grid..grid + n]);
         });
@@ -63,7 +63,7 @@ impl CropRecord {
     /// Pastes `[c, dims]` voxels into `[c, grid]` voxels filled with `fill`; padding is dropped.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of results.
-    pub fn paste(&self, data: &[f32], fill: f32) -> Result<Vec<f32>> {
+    pub fn paste<T: Copy>(&self, data: &[T], fill: T) -> Result<Vec<T>> {
         let channels = whole("paste", data.len(), self.dims)?;
         let mut out = vec![fill; channels * self.grid.iter().product::<usize>()];
         self.rows(channels, |grid, result, n| {

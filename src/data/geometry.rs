@@ -149,20 +149,29 @@ impl Orientation {
     /// changes.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_to_ras(&self, data: &[f32], dims: [usize; 3]) -> Result<Vec<f32>> {
+    pub fn voxels_to_ras<T: Copy + Default>(&self, data: &[T], dims: [usize; 3]) -> Result<Vec<T>> {
         self.permute(data, dims, true)
     }
 
     /// Turns RAS voxels back onto a grid of `dims` (those before [`Orientation::voxels_to_ras`]).
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_from_ras(&self, data: &[f32], dims: [usize; 3]) -> Result<Vec<f32>> {
+    pub fn voxels_from_ras<T: Copy + Default>(
+        &self,
+        data: &[T],
+        dims: [usize; 3],
+    ) -> Result<Vec<T>> {
         self.permute(data, dims, false)
     }
 
     /// Walks the RAS grid in order; its voxel `(x, y, z)` lies at `base + x s0 + y s1 + z s2` of the
     /// file's grid.
-    fn permute(&self, data: &[f32], dims: [usize; 3], to_ras: bool) -> Result<Vec<f32>> {
+    fn permute<T: Copy + Default>(
+        &self,
+        data: &[T],
+        dims: [usize; 3],
+        to_ras: bool,
+    ) -> Result<Vec<T>> {
         let count = dims.iter().product::<usize>();
         if count == 0 || data.is_empty() || !data.len().is_multiple_of(count) {
             return Err(Error::shape(
@@ -186,7 +195,7 @@ impl Orientation {
                 step[world] = -strides[axis];
             }
         }
-        let mut out = vec![0.0; data.len()];
+        let mut out = vec![T::default(); data.len()];
         for (from, out) in data.chunks_exact(count).zip(out.chunks_exact_mut(count)) {
             let mut ras = 0;
             for x in 0..nx as isize {

@@ -1,7 +1,8 @@
-//! Label maps, brought onto the grid of the prepared image they belong to.
+//! Label maps: read as whole numbers, and brought onto the grid of the prepared image they belong to.
 
 use std::path::Path;
 
+use super::geometry::Affine;
 use super::nifti::{Limits, ReadOptions, read_volume};
 use super::prepare::{CaseRecord, same_place};
 use crate::{Error, Result};
@@ -9,38 +10,92 @@ use crate::{Error, Result};
 /// Farthest a stored label may be from a whole number: masks stored with a slope read as 0.99999997.
 const TOLERANCE: f32 = 1e-3;
 
-/// Reads the label map at `path` and turns and cuts it as `record` says its image was: `[d, h, w]`
-/// of the prepared case, `w` fastest, padding 0. Labels are only moved, never interpolated.
+/// A label map as it is stored: whole numbers on the grid of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelImage {
+    /// `[d, h, w]`, `w` fastest.
+    pub values: Vec<u16>,
+    pub dims: [usize; 3],
+    pub affine: Affine,
+    pub space_code: i16,
+}
+
+impl LabelImage {
+    /// Index `[d, h, w]` of a position in `values`.
+    pub fn voxel(&self, at: usize) -> [usize; 3] {
+        let [_, nh, nw] = self.dims;
+        [at / (nh * nw), at / nw % nh, at % nw]
+    }
+}
+
+/// Reads a label map.
 ///
-/// Errors: [`Error::Io`]; [`Error::Data`] when the file is refused, lies on another grid than the
-/// image, or holds a value that is not a whole number from 0 to 255 (the voxel is named).
-pub fn prepare_label(path: &Path, record: &CaseRecord, limits: &Limits) -> Result<Vec<u8>> {
+/// Errors: [`Error::Io`]; [`Error::Data`] when the file is refused or holds a value that is not a
+/// whole number from 0 to 65535 (the voxel is named).
+pub fn read_labels(path: &Path, limits: &Limits) -> Result<LabelImage> {
     let volume = read_volume(path, &ReadOptions { limits: *limits, ..ReadOptions::default() })?;
-    if volume.dims != record.input_dims
-        || !same_place(volume.dims, &volume.affine, &record.input_affine)
-    {
-        return Err(Error::data(
-            path,
-            format!(
-                "the label map ({:?} voxels, affine {:?}) lies on another grid than its image \
-                 ({:?} voxels, affine {:?})",
-                volume.dims, volume.affine, record.input_dims, record.input_affine
-            ),
-        ));
-    }
     let is_label =
-        |v: f32| (v - v.round()).abs() <= TOLERANCE && (0.0..=255.0).contains(&v.round());
-    if let Some(at) = volume.data.iter().position(|&v| !is_label(v)) {
-        let [_, nh, nw] = volume.dims;
-        let voxel = [at / (nh * nw), at / nw % nh, at % nw];
+        |v: f32| (v - v.round()).abs() <= TOLERANCE && (0.0..=65535.0).contains(&v.round());
+    let bad = volume.data.iter().position(|&v| !is_label(v));
+    let value = bad.and_then(|at| volume.data.get(at).copied());
+    let image = LabelImage {
+        values: volume.data.iter().map(|v| v.round() as u16).collect(),
+        dims: volume.dims,
+        affine: volume.affine,
+        space_code: volume.space_code,
+    };
+    match bad.zip(value) {
+        None => Ok(image),
+        Some((at, value)) => Err(Error::data(
+            path,
+            format!(
+                "the label at voxel {:?} is {value}, not a whole number from 0 to 65535",
+                image.voxel(at)
+            ),
+        )),
+    }
+}
+
+/// Checks that a label map lies on the grid of the image that `record` prepared.
+///
+/// Errors: [`Error::Data`] with both grids.
+pub fn check_label_grid(
+    path: &Path,
+    dims: [usize; 3],
+    affine: &Affine,
+    record: &CaseRecord,
+) -> Result<()> {
+    if dims == record.input_dims && same_place(dims, affine, &record.input_affine) {
+        return Ok(());
+    }
+    Err(Error::data(
+        path,
+        format!(
+            "the label map ({dims:?} voxels, affine {affine:?}) lies on another grid than its image \
+             ({:?} voxels, affine {:?})",
+            record.input_dims, record.input_affine
+        ),
+    ))
+}
+
+/// Reads the label map at `path` and brings it where `record` brought its image: `[d, h, w]` of the
+/// prepared case, `w` fastest, padding 0. Stored values are class indices as they are; for other
+/// values, or a known number of classes, see [`crate::seg::labels`].
+///
+/// Errors: as [`read_labels`] and [`check_label_grid`]; [`Error::Data`] for a value above 255.
+pub fn prepare_label(path: &Path, record: &CaseRecord, limits: &Limits) -> Result<Vec<u8>> {
+    let label = read_labels(path, limits)?;
+    check_label_grid(path, label.dims, &label.affine, record)?;
+    if let Some(at) = label.values.iter().position(|&v| v > 255) {
         return Err(Error::data(
             path,
             format!(
-                "the label at voxel {voxel:?} is {}, not a whole number from 0 to 255",
-                volume.data.get(at).copied().unwrap_or_default()
+                "the label at voxel {:?} is {}, above 255: it needs a label map",
+                label.voxel(at),
+                label.values[at]
             ),
         ));
     }
-    let ras = record.orientation.voxels_to_ras(&volume.data, volume.dims)?;
-    Ok(record.crop.cut(&ras)?.into_iter().map(|v| v.round() as u8).collect())
+    let classes: Vec<u8> = label.values.iter().map(|&v| v as u8).collect();
+    record.place_labels(&classes)
 }

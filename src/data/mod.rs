@@ -2,8 +2,8 @@
 //! nothing of devices or of the tape.
 //!
 //! The way of a voxel: [`layout::discover`] finds the cases, [`nifti::read_volume`] reads a
-//! [`Volume`], [`prepare`](prepare::prepare) turns it to RAS, maps its intensities and cuts its
-//! foreground out, and the [`Loader`] hands the [`Prepared`] cases to the training step in an order
+//! [`Volume`], [`prepare`](prepare::prepare) turns it to RAS, brings it to a spacing if one is asked
+//! for, maps its intensities and cuts its foreground out, and the [`Loader`] hands the [`Prepared`] cases to the training step in an order
 //! that depends neither on threads nor on time. A [`CaseRecord`] knows the way back to the input.
 
 // Formulas over the three axes read best with their indices.
@@ -17,15 +17,17 @@ pub mod layout;
 pub mod loader;
 pub mod nifti;
 pub mod prepare;
+pub mod resample;
 pub mod synthetic;
 pub mod volume;
 
 pub use crop::{CropRecord, Pad};
 pub use geometry::{Affine, Orientation};
 pub use intensity::{Intensity, IntensityMap};
-pub use label::prepare_label;
+pub use label::{LabelImage, prepare_label, read_labels};
 pub use layout::{Case, Source, discover, hold_out};
 pub use loader::{Loader, LoaderConfig};
 pub use nifti::{Channels, Limits, ReadOptions, read_volume};
 pub use prepare::{CaseRecord, NonFinite, PrepareConfig, Prepared, prepare, prepare_volume};
+pub use resample::Resample;
 pub use volume::Volume;

@@ -1,4 +1,5 @@
-//! From a case to what a model takes: oriented, mapped, cropped, padded; with the way back.
+//! From a case to what a model takes: oriented, resampled, mapped, cropped, padded; with the way
+//! back.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use super::geometry::{Affine, Orientation, spacing_mm, to_ras};
 use super::intensity::{Intensity, IntensityMap};
 use super::layout::Case;
 use super::nifti::{Channels, Limits, ReadOptions, read_volume};
+use super::resample::Resample;
 use super::volume::Volume;
 use crate::{Error, Result};
 
@@ -39,6 +41,9 @@ impl FromStr for NonFinite {
 /// How cases are prepared. Every case is turned to RAS first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrepareConfig {
+    /// Bring every case to this spacing along its RAS axes `d h w`, in mm, before the intensity map
+    /// (MONAI's `Spacing`, see [`Resample`]). `None` keeps the spacing of the file.
+    pub spacing_mm: Option<[f64; 3]>,
     pub intensity: Intensity,
     /// Keep the box of the voxels above this value, *after* the intensity map. `None` keeps all.
     pub foreground_threshold: Option<f32>,
@@ -52,9 +57,11 @@ pub struct PrepareConfig {
 }
 
 impl Default for PrepareConfig {
-    /// The paper's: HU window `[-1000, 1000]`, foreground above 0, one channel, no padding.
+    /// The paper's: HU window `[-1000, 1000]`, foreground above 0, one channel, no padding, no
+    /// resampling.
     fn default() -> Self {
         Self {
+            spacing_mm: None,
             intensity: Intensity::default(),
             foreground_threshold: Some(0.0),
             channels: 1,
@@ -75,7 +82,10 @@ pub struct CaseRecord {
     pub space_code: i16,
     /// Axes of the file before they were turned to RAS.
     pub orientation: Orientation,
-    /// The box, on the RAS grid.
+    /// From the RAS grid of the file to the one of the target spacing, if that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resample: Option<Resample>,
+    /// The box, on the RAS grid (at the target spacing).
     pub crop: CropRecord,
     /// One per channel.
     pub intensity: Vec<IntensityMap>,
@@ -129,7 +139,8 @@ impl Prepared {
 
 impl CaseRecord {
     /// Brings `[c, d, h, w]` values of a prepared case back: input units, input grid, input affine.
-    /// Voxels outside of the box become `fill`, in input units (-1000 is air in CT).
+    /// Voxels outside of the box become `fill`, in input units (-1000 is air in CT). A case that was
+    /// resampled is sampled trilinearly on the way back.
     ///
     /// Errors: [`Error::Shape`] when `data` is not the size of the prepared case.
     pub fn restore(&self, data: &[f32], fill: f32) -> Result<Volume> {
@@ -144,15 +155,52 @@ impl CaseRecord {
         let maps = data.chunks_exact(count).zip(&self.intensity);
         let values: Vec<f32> =
             maps.flat_map(|(channel, map)| channel.iter().map(|&y| map.inverse(y))).collect();
-        let ras = self.crop.paste(&values, fill)?;
-        let voxels = self.orientation.voxels_from_ras(&ras, self.input_dims)?;
         Volume::new(
-            voxels,
+            self.restore_channels(&values, fill)?,
             self.intensity.len(),
             self.input_dims,
             self.input_affine,
             self.space_code,
         )
+    }
+}
+
+impl CaseRecord {
+    /// Brings any number of channels of a prepared case, such as class scores, onto the grid of the
+    /// file, values as they are: `[c, input_dims]`. Trilinear where the case was resampled; `fill`
+    /// outside of the box.
+    ///
+    /// Errors: [`Error::Shape`] when `data` is not a whole number of prepared channels.
+    pub fn restore_channels(&self, data: &[f32], fill: f32) -> Result<Vec<f32>> {
+        let mut ras = self.crop.paste(data, fill)?;
+        if let Some(resample) = &self.resample {
+            ras = resample.inverse().linear(&ras)?;
+        }
+        self.orientation.voxels_from_ras(&ras, self.input_dims)
+    }
+
+    /// Brings class indices of a prepared case onto the grid of the file: nearest voxel, background
+    /// outside of the box.
+    ///
+    /// Errors: [`Error::Shape`] when `labels` is not the size of the prepared case.
+    pub fn restore_labels(&self, labels: &[u8]) -> Result<Vec<u8>> {
+        let mut ras = self.crop.paste(labels, 0)?;
+        if let Some(resample) = &self.resample {
+            ras = resample.inverse().nearest(&ras)?;
+        }
+        self.orientation.voxels_from_ras(&ras, self.input_dims)
+    }
+
+    /// Brings class indices on the grid of the file (`[d, h, w]` of `input_dims`) onto the grid of
+    /// the prepared case: moved, or the nearest voxel where the case was resampled; padding is 0.
+    ///
+    /// Errors: [`Error::Shape`] when `labels` is not the size of the file's grid.
+    pub fn place_labels(&self, labels: &[u8]) -> Result<Vec<u8>> {
+        let mut ras = self.orientation.voxels_to_ras(labels, self.input_dims)?;
+        if let Some(resample) = &self.resample {
+            ras = resample.nearest(&ras)?;
+        }
+        self.crop.cut(&ras)
     }
 }
 
@@ -263,6 +311,15 @@ pub fn prepare_volume(
 ) -> Result<Prepared> {
     let (input_dims, input_affine, space_code) = (volume.dims, volume.affine, volume.space_code);
     let (mut ras, orientation) = to_ras(volume)?;
+    let resample = config.spacing_mm.map(|mm| Resample::to_spacing(ras.dims, &ras.affine, mm));
+    // The same grid within a hundredth of a voxel: nothing would change but rounding.
+    let resample = resample
+        .transpose()?
+        .filter(|r| r.to_dims != ras.dims || !same_place(ras.dims, &ras.affine, &r.to_affine));
+    if let Some(to) = &resample {
+        ras.data = to.linear(&ras.data)?;
+        (ras.dims, ras.affine) = (to.to_dims, to.to_affine);
+    }
     let count = ras.voxels_per_channel();
     let mut intensity = Vec::with_capacity(ras.channels);
     for channel in ras.data.chunks_exact_mut(count) {
@@ -294,6 +351,14 @@ pub fn prepare_volume(
         channels: ras.channels,
         dims: crop.dims,
         affine: crop.affine(&ras.affine),
-        record: CaseRecord { input_dims, input_affine, space_code, orientation, crop, intensity },
+        record: CaseRecord {
+            input_dims,
+            input_affine,
+            space_code,
+            orientation,
+            resample,
+            crop,
+            intensity,
+        },
     })
 }

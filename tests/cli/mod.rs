@@ -1,6 +1,7 @@
 //! The program from outside: exit codes, messages, what goes to which stream.
 
 mod bad_input;
+mod evaluate;
 mod inspect;
 mod results;
 

@@ -51,7 +51,7 @@ impl Entry {
 }
 
 /// Reads a text file of bounded size.
-pub(super) fn read_text(path: &Path) -> Result<String> {
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::metadata(path).map_err(Error::io(path, "read"))?.len();
     if bytes > MAX_BYTES {
         return Err(Error::data(path, format!("{bytes} bytes are too many for a list of cases")));

@@ -3,11 +3,13 @@
 
 mod manifest;
 
+pub(crate) use self::manifest::read_text;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use self::manifest::{Manifest, read_text, resolve};
+use self::manifest::{Manifest, resolve};
 use super::nifti::{is_nifti_name, strip_nifti};
 use crate::{Error, Result};
 

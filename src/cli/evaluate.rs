@@ -1,0 +1,193 @@
+//! `glmae evaluate`: predicted label maps against references.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use glmae::Error;
+use glmae::atomic;
+use glmae::data::Limits;
+use glmae::error::exit;
+use glmae::report::progress::WorkProgress;
+use glmae::seg::dataset::DatasetInfo;
+use glmae::seg::evaluate::{Settings, evaluate};
+use glmae::seg::match_files::{Matching, match_files};
+use glmae::seg::task::TaskKind;
+use glmae::seg::{LabelRules, Region, Task};
+
+use super::term;
+
+/// Unpaired files that are named.
+const SHOWN: usize = 10;
+/// From so many cases on there is a progress bar.
+const MANY: usize = 4;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae evaluate --pred out/ --ref Task09_Spleen/labelsTr --labels Task09_Spleen/dataset.json
+  glmae evaluate --pred case.nii.gz --ref label.nii.gz --classes 14
+  glmae evaluate --pred out/ --ref labelsTr --task brats
+  glmae evaluate --pred out/ --ref labelsTr --tolerance 2 --json summary.json --csv cases.csv
+
+Per case and class: Dice, IoU, 95th percentile and maximum Hausdorff distance in mm, surface Dice
+(NSD) at each tolerance. Surfaces are those of MONAI (six neighbours, voxel counts). The JSON file
+has the form of nnU-Net's summary.json; null stands for undefined, which is what the metrics of a
+class are that is in neither map. Files are paired by name: case.nii.gz with case_0000.nii.gz,
+img0035 with label0035, x_ct with x_seg.")]
+pub struct Args {
+    /// Predicted label maps: a NIfTI file, or a folder of them
+    #[arg(long, value_name = "PATH")]
+    pred: PathBuf,
+    /// Reference label maps: a NIfTI file, or a folder of them
+    #[arg(long = "ref", value_name = "PATH")]
+    reference: PathBuf,
+    /// Number of classes with the background: labels are 0 to N-1. Default: those that occur
+    #[arg(long, value_name = "N", conflicts_with_all = ["labels", "task"])]
+    classes: Option<usize>,
+    /// A dataset.json (MSD or nnU-Net) with the names of the classes, or of regions
+    #[arg(long, value_name = "FILE", conflicts_with = "task")]
+    labels: Option<PathBuf>,
+    /// Classes or regions of a task (btcv, mm-whs, spleen, amos22, word, covid-19-20, brats,
+    /// hippocampus, or a file of that form); its label map applies to the references
+    #[arg(long, value_name = "TASK")]
+    task: Option<String>,
+    /// With --task brats: enhancing tumour as the paper's code reads it
+    #[arg(long, requires = "task")]
+    as_published: bool,
+    /// Tolerance of the surface Dice in mm; may be given several times
+    #[arg(long, value_name = "MM", default_values_t = [1.0, 2.0])]
+    tolerance: Vec<f64>,
+    /// Judge what has a partner even if other files have none
+    #[arg(long)]
+    allow_missing: bool,
+    /// Write all cases and the means as nnU-Net's summary.json
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write one line per case and class
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let Judged { regions, rules, reference_rules } = judged(args)?;
+    let settings = Settings {
+        regions,
+        rules,
+        reference_rules,
+        tolerances_mm: tolerances(&args.tolerance)?,
+        limits: Limits::default(),
+    };
+    let found = match_files(&args.pred, &args.reference)?;
+    settle_unpaired(args, &found)?;
+    let total = found.pairs.len();
+    let mut progress = (total >= MANY).then(|| WorkProgress::stderr("evaluate", total as u64));
+    let done = evaluate(&found.pairs, &settings, &mut |id| {
+        if let Some(progress) = &mut progress {
+            progress.advance(1, &term::clean(id));
+        }
+    })?;
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&done.to_json())? + "\n";
+        atomic::write_bytes(path, text.as_bytes())?;
+    }
+    if let Some(path) = &args.csv {
+        atomic::write_bytes(path, &done.to_csv()?)?;
+    }
+    term::print(&done.to_text())?;
+    Ok(exit::OK)
+}
+
+/// What is judged, and what stored values mean.
+struct Judged {
+    regions: Vec<Region>,
+    rules: LabelRules,
+    reference_rules: LabelRules,
+}
+
+/// From `--classes`, `--labels`, `--task`, or none of them.
+fn judged(args: &Args) -> Result<Judged> {
+    let same = |regions, rules: LabelRules| Judged {
+        regions,
+        rules: rules.clone(),
+        reference_rules: rules,
+    };
+    if let Some(path) = &args.labels {
+        let path = if path.is_dir() { path.join("dataset.json") } else { path.clone() };
+        let info = DatasetInfo::read(&path)?;
+        if info.regions.is_empty() {
+            return Err(Error::data(&path, "declares no label but the background").into());
+        }
+        return Ok(same(info.regions.clone(), info.rules()));
+    }
+    if let Some(name) = &args.task {
+        let task = Task::load(name)?;
+        if task.kind == TaskKind::ImageClasses {
+            let reason = format!("--task {name}: has one class per image, and no label maps");
+            return Err(Error::Config(reason).into());
+        }
+        return Ok(Judged {
+            regions: task.regions(args.as_published),
+            rules: LabelRules::classes(task.classes()),
+            reference_rules: task.label_rules(),
+        });
+    }
+    match args.classes {
+        None => Ok(same(vec![], LabelRules::default())),
+        Some(n @ 2..=256) => Ok(same(Region::foreground(n), LabelRules::classes(n))),
+        Some(n) => {
+            let reason = format!("--classes {n}: 2 to 256, the background is one of them");
+            Err(Error::Config(reason).into())
+        }
+    }
+}
+
+/// In the order given, each once.
+fn tolerances(given: &[f64]) -> Result<Vec<f64>> {
+    let mut kept: Vec<f64> = Vec::new();
+    for &mm in given {
+        if !(mm.is_finite() && mm >= 0.0) {
+            let reason = format!("--tolerance {mm}: a length in mm, 0 or more");
+            return Err(Error::Config(reason).into());
+        }
+        if !kept.contains(&mm) {
+            kept.push(mm);
+        }
+    }
+    Ok(kept)
+}
+
+/// Files without a partner are an error, or a warning with `--allow-missing`.
+fn settle_unpaired(args: &Args, found: &Matching) -> Result<()> {
+    let mut text = String::new();
+    for (what, files) in [
+        ("predictions without a reference", &found.only_predicted),
+        ("references without a prediction", &found.only_reference),
+    ] {
+        if files.is_empty() {
+            continue;
+        }
+        text += &format!("\n  {} {what}:", files.len());
+        for path in files.iter().take(SHOWN) {
+            text += &format!("\n    {}", term::clean(&path.display().to_string()));
+        }
+        if files.len() > SHOWN {
+            text += &format!("\n    and {} more", files.len() - SHOWN);
+        }
+    }
+    if found.pairs.is_empty() {
+        let reason = format!("no prediction has the name of a reference{text}");
+        return Err(Error::data(&args.pred, reason).into());
+    }
+    if !text.is_empty() && !args.allow_missing {
+        let reason =
+            format!("not every file has a partner{text}\n  --allow-missing judges the others");
+        return Err(Error::data(&args.pred, reason).into());
+    }
+    if !text.is_empty() {
+        eprintln!("warning: not every file has a partner{text}");
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! A shipped task on the real set it describes: found, split, prepared with its labels.
+
+use glmae::data::{Case, prepare};
+use glmae::seg::Task;
+use glmae::seg::task::Target;
+
+use crate::support::shared;
+
+#[test]
+fn hippocampus_is_found_split_and_prepared() {
+    let Some(root) = shared("data/hippocampus") else { return };
+    let task = Task::load("hippocampus").unwrap();
+    let cases = task.find_cases(&root).unwrap();
+    let ids: Vec<String> = cases.iter().map(|c| c.id.clone()).collect();
+    let split = task.split(&root, &ids).unwrap();
+    // 200 of the set's 260 cases are at hand.
+    assert_eq!([split.training.len(), split.validation.len()], [180, 20]);
+    // The cases that the pre-training preset holds out.
+    let as_cases: Vec<Case> =
+        ids.iter().map(|id| Case { id: id.clone(), images: vec![], label: None }).collect();
+    let (_, held_out) = glmae::data::hold_out(&as_cases, 10).unwrap();
+    assert_eq!(split.validation, held_out.into_iter().map(|c| c.id).collect::<Vec<_>>());
+    assert_eq!(task.subset(&split, 8).unwrap().len(), 8);
+    let (config, rules) = (task.prepare_config(), task.label_rules());
+    let mut seen = [false; 3];
+    for case in cases.iter().step_by(10) {
+        let Target::Labels(label) = &case.target else { panic!("{}: no label map", case.id) };
+        let image = Case { id: case.id.clone(), images: case.images.clone(), label: None };
+        let prepared = prepare(&image, &config).unwrap();
+        let classes = rules.prepare(label, prepared.record(), &config.limits).unwrap();
+        assert!((0..3).all(|a| prepared.dims()[a] >= task.image.roi[a]), "{:?}", prepared.dims());
+        assert_eq!(classes.len(), prepared.voxels().len());
+        classes.iter().for_each(|&c| seen[usize::from(c)] = true);
+        // The way back is exact: the spacing is the set's own.
+        let stored = rules.read(label, &config.limits).unwrap();
+        assert_eq!(prepared.record().restore_labels(&classes).unwrap(), stored.classes);
+    }
+    assert_eq!(seen, [true; 3]);
+}
