@@ -7,8 +7,13 @@ pub mod adamw_ema;
 pub mod attention;
 pub mod center_update;
 pub mod cpu;
+mod dice;
+pub mod dice_bce;
+pub mod dice_ce;
 mod gemm;
 pub mod grad_norm;
+mod grid;
+pub mod instance_norm;
 pub mod kernels;
 pub mod l2_normalize;
 pub mod layer_norm;
@@ -25,6 +30,7 @@ pub mod view_cut;
 pub mod weight_norm_linear;
 pub mod weighted_sum;
 
+pub use grid::Grid;
 pub use spec::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
 
 use crate::tape::{Param, Var};
@@ -39,11 +45,14 @@ pub static OPS: &[&dyn OpSpec] = &[
     &row_gather::Spec,
     &layer_norm::Spec,
     &attention::Spec,
+    &instance_norm::Spec,
     &l2_normalize::Spec,
     &weight_norm_linear::Spec,
     &masked_mse::Spec,
     &teacher_targets::Spec,
     &soft_cross_entropy::Spec,
+    &dice_ce::Spec,
+    &dice_bce::Spec,
     &weighted_sum::Spec,
     &accumulate::Spec,
     &center_update::Spec,
