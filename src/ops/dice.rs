@@ -176,7 +176,8 @@ impl Loss {
                 let ratio = (both + both + T::of(options.smooth_nr)) / den;
                 dice += T::of(1.0) - ratio;
                 table[c] = weight * T::of(2.0) / den;
-                table[k + c] = weight * T::of(if options.squared { 2.0 } else { 1.0 }) * ratio / den;
+                table[k + c] =
+                    weight * T::of(if options.squared { 2.0 } else { 1.0 }) * ratio / den;
             }
         }
         self.table.host_mut::<T>()?.copy_from_slice(&table);

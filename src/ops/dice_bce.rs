@@ -58,7 +58,10 @@ impl OpSpec for Spec {
     }
 
     fn bench_case(&self) -> Case {
-        Case::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &[2, 128, 128, 128, 3, 0, 0])
+        Case::new(
+            &["batch", "d", "h", "w", "classes", "options", "i32"],
+            &[2, 128, 128, 128, 3, 0, 0],
+        )
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {

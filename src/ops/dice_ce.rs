@@ -74,7 +74,10 @@ impl OpSpec for Spec {
     }
 
     fn bench_case(&self) -> Case {
-        Case::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &[2, 96, 96, 96, 14, 0, 0])
+        Case::new(
+            &["batch", "d", "h", "w", "classes", "options", "i32"],
+            &[2, 96, 96, 96, 14, 0, 0],
+        )
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
