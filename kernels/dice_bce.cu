@@ -19,12 +19,12 @@ namespace GLMAE_NS {
 
 // Shared memory of a block; `tile` is dynamic, rows * k floats.
 #define DICE_SHARED(name)                                                             \
-    __shared__ float scale_[CLASS_THREADS], room_[3 * DICE_CLASSES];                  \
+    __shared__ float scale_[CLASS_THREADS], room_[DICE_SUMS * DICE_CLASSES];          \
     __shared__ int truth_[CLASS_THREADS];                                             \
     GLMAE_DYNAMIC_SHARED(float, tile_);                                               \
     const DiceShared name{tile_, scale_, truth_, room_}
 
-// partial [batch, gridDim.x, 3 k + 1]: see dice_fwd. A block takes `tiles` tiles of `rows` rows.
+// partial [batch, gridDim.x, 4 k + 1]: see dice_fwd. A block takes `tiles` tiles of `rows` rows.
 GLMAE_EXPORT __global__ void __launch_bounds__(128)
     dice_bce_fwd_f32_u8(float* __restrict__ partial, const float* __restrict__ logits,
                    const uint8_t* __restrict__ labels, int64_t voxels, int k, int rows, int tiles,

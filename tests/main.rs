@@ -10,3 +10,4 @@ mod step_gradient;
 mod structure;
 mod support;
 mod train;
+mod unetr_ops;

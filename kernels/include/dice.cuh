@@ -5,6 +5,9 @@
 //     d dice / dP = w (-a T + q P'),  a = 2 / den, q = 2 num / den^2 and P' = P   (squared)
 //                                                  q = num / den^2 and P' = 1     (not squared: sum P for sum P^2)
 //
+// The loss is computed as (sum (P - T)^2 + dr - nr) / den (not squared: |P - T|), which is the same and does not
+// cancel where the prediction is good: 1 - 2 / (2 + 1e-6) has one digit in f32.
+//
 // Two phases over a tile of rows in shared memory: one row per thread (softmax), then one class per thread,
 // whose sums stay in registers over all tiles of the block.
 #pragma once
@@ -15,13 +18,13 @@
 namespace GLMAE_NS {
 
 // At most 256 classes: two per thread.
-constexpr int DICE_CLASSES = 2 * CLASS_THREADS;
+constexpr int DICE_CLASSES = 2 * CLASS_THREADS, DICE_SUMS = 4;
 
 struct DiceShared {
     float* tile;  // [rows, k]
     float* scale;  // [CLASS_THREADS]: 1 / sum of exponentials of a row
     int* truth;    // [CLASS_THREADS]: label of a row (-1: none of the classes), or its bits
-    float* room;   // [max(3 * DICE_CLASSES, WARP)]
+    float* room;   // [DICE_SUMS * DICE_CLASSES]
 };
 
 // Which classes and rows of a tile a thread has in the second phase.
@@ -67,7 +70,8 @@ __device__ __forceinline__ float2 dice_exponentials(float* row, int k) {
 
 __device__ __forceinline__ float dice_sigmoid(float z) { return __fdividef(1.0f, 1.0f + __expf(-z)); }
 
-// partial [batch, gridDim.x, 3 k + 1]: sum PT, sum P^2 (or P), sum T of every class, then the cross-entropy.
+// partial [batch, gridDim.x, 4 k + 1]: sum PT, sum P^2 (or P), sum T, sum (P - T)^2 (or |P - T|) of every class,
+// then the cross-entropy.
 template <bool SIGMOID, typename L>
 __device__ __forceinline__ void dice_fwd(float* partial, const float* logits, const L* labels,
                                          int64_t voxels, int k, int rows, int tiles, int squared,
@@ -76,7 +80,7 @@ __device__ __forceinline__ void dice_fwd(float* partial, const float* logits, co
     const float* const from = logits + sample * voxels * k;
     const L* const truth = labels + sample * voxels;
     const DicePlace at(k);
-    float both[2] = {}, prob[2] = {}, there[2] = {}, entropy = 0.0f;
+    float sum[2][DICE_SUMS] = {}, entropy = 0.0f;
     for (int i = 0; i < tiles; ++i) {
         const int64_t first = (static_cast<int64_t>(blockIdx.x) * tiles + i) * rows;
         const int count = static_cast<int>(min(static_cast<int64_t>(rows), voxels - first));
@@ -109,38 +113,41 @@ __device__ __forceinline__ void dice_fwd(float* partial, const float* logits, co
                     } else {
                         p = z * s.scale[v];
                     }
-                    both[e] += p * t;
-                    prob[e] += squared ? p * p : p;
-                    there[e] += t;
+                    const float gap = p - t;
+                    sum[e][0] += p * t;
+                    sum[e][1] += squared ? p * p : p;
+                    sum[e][2] += t;
+                    sum[e][3] += squared ? gap * gap : fabsf(gap);
                 }
             }
         }
         __syncthreads();
     }
     // Groups of a class in order.
-    float* const out = partial + (sample * gridDim.x + blockIdx.x) * (3 * k + 1);
+    float* const out = partial + (sample * gridDim.x + blockIdx.x) * (DICE_SUMS * k + 1);
     if (at.works) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             const int c = at.cls + e * CLASS_THREADS;
             if (c >= k) continue;
-            float* const room = s.room + 3 * (at.group * k + c);
-            room[0] = both[e], room[1] = prob[e], room[2] = there[e];
+            float* const room = s.room + DICE_SUMS * (at.group * k + c);
+#pragma unroll
+            for (int j = 0; j < DICE_SUMS; ++j) room[j] = sum[e][j];
         }
     }
     __syncthreads();
     for (int c = threadIdx.x; c < k; c += CLASS_THREADS) {
-        float sum[3] = {};
+        float all[DICE_SUMS] = {};
         for (int g = 0; g < at.groups; ++g) {
 #pragma unroll
-            for (int j = 0; j < 3; ++j) sum[j] += s.room[3 * (g * k + c) + j];
+            for (int j = 0; j < DICE_SUMS; ++j) all[j] += s.room[DICE_SUMS * (g * k + c) + j];
         }
 #pragma unroll
-        for (int j = 0; j < 3; ++j) out[j * k + c] = sum[j];
+        for (int j = 0; j < DICE_SUMS; ++j) out[j * k + c] = all[j];
     }
     __syncthreads();
     entropy = block_sum(entropy, s.room);
-    if (threadIdx.x == 0) out[3 * k] = entropy;
+    if (threadIdx.x == 0) out[DICE_SUMS * k] = entropy;
 }
 
 struct DiceSettings {
@@ -154,31 +161,32 @@ __device__ __forceinline__ void dice_merge(float* table, float* scores, const fl
                                            int shares, const DiceSettings& set, float* scratch) {
     const int c = blockIdx.x;
     const int64_t sample = blockIdx.y;
-    const float* const from = partial + sample * shares * (3 * k + 1);
+    const float* const from = partial + sample * shares * (DICE_SUMS * k + 1);
     float* const score = scores + sample * (k + 1) + c;
     if (c == k) {
         float sum = 0.0f;
         for (int i = threadIdx.x; i < shares; i += CLASS_THREADS)
-            sum += from[static_cast<int64_t>(i) * (3 * k + 1) + 3 * k];
+            sum += from[static_cast<int64_t>(i) * (DICE_SUMS * k + 1) + DICE_SUMS * k];
         sum = block_sum(sum, scratch);
         if (threadIdx.x == 0) *score = sum;
         return;
     }
-    float both = 0.0f, prob = 0.0f, there = 0.0f;
+    float both = 0.0f, prob = 0.0f, there = 0.0f, gap = 0.0f;
     for (int i = threadIdx.x; i < shares; i += CLASS_THREADS) {
-        const float* const share = from + static_cast<int64_t>(i) * (3 * k + 1) + c;
-        both += share[0], prob += share[k], there += share[2 * k];
+        const float* const share = from + static_cast<int64_t>(i) * (DICE_SUMS * k + 1) + c;
+        both += share[0], prob += share[k], there += share[2 * k], gap += share[3 * k];
     }
     both = block_sum(both, scratch);
     prob = block_sum(prob, scratch);
     there = block_sum(there, scratch);
+    gap = block_sum(gap, scratch);
     if (threadIdx.x != 0) return;
     const float den = prob + there + set.smooth_dr, ratio = __fdividef(2.0f * both + set.smooth_nr, den);
     const bool counts = c >= set.first;
     float* const out = table + sample * 2 * k + c;
     out[0] = counts ? set.weight * __fdividef(2.0f, den) : 0.0f;
     out[k] = counts ? set.weight * __fdividef(set.squared ? 2.0f * ratio : ratio, den) : 0.0f;
-    *score = counts ? 1.0f - ratio : 0.0f;
+    *score = counts ? __fdividef(gap + (set.smooth_dr - set.smooth_nr), den) : 0.0f;
 }
 
 // terms [2]: dice, cross-entropy. One block of 128.

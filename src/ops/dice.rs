@@ -171,10 +171,11 @@ impl Loss {
             let sums = sums(form, z, &labels[sample * voxels..][..voxels], k, options.squared);
             entropy += sums.entropy;
             for c in first..k {
-                let [both, prob, there] = sums.classes[c];
+                let [both, prob, there, gap] = sums.classes[c];
                 let den = prob + there + T::of(options.smooth_dr);
                 let ratio = (both + both + T::of(options.smooth_nr)) / den;
-                dice += T::of(1.0) - ratio;
+                // 1 - ratio, without its cancellation where the prediction is good.
+                dice += (gap + T::of(options.smooth_dr - options.smooth_nr)) / den;
                 table[c] = weight * T::of(2.0) / den;
                 table[k + c] =
                     weight * T::of(if options.squared { 2.0 } else { 1.0 }) * ratio / den;
@@ -250,7 +251,7 @@ impl Loss {
         // About eight blocks on each of 132 multiprocessors; the sizes alone decide.
         let each = (tiles * batch).div_ceil(1056).max(1);
         let shares = tiles.div_ceil(each);
-        let mut partial = Tensor::empty(&device, DType::F32, &[batch, shares, 3 * k + 1])?;
+        let mut partial = Tensor::empty(&device, DType::F32, &[batch, shares, 4 * k + 1])?;
         self.kernel(&format!("fwd_f32_{}", self.labels.dtype()))
             .output(&mut partial)?
             .input(self.logits.value())?
@@ -318,9 +319,9 @@ impl Backward for Loss {
 /// Rows that one task works on; partial sums are one per so many, added in order.
 const ROWS: usize = 2048;
 
-/// Of every class the sums of PT, P^2 (or P) and T; and the cross-entropy.
+/// Of every class the sums of PT, P^2 (or P), T and (P - T)^2 (or |P - T|); and the cross-entropy.
 struct Sums<T> {
-    classes: Vec<[T; 3]>,
+    classes: Vec<[T; 4]>,
     entropy: T,
 }
 
@@ -329,22 +330,25 @@ fn sums<T: Real>(form: Form, z: &[T], labels: &[i32], k: usize, squared: bool) -
         .par_chunks(ROWS * k)
         .zip(labels.par_chunks(ROWS))
         .map(|(z, labels)| {
-            let mut sums = Sums { classes: vec![[T::default(); 3]; k], entropy: T::default() };
+            let mut sums = Sums { classes: vec![[T::default(); 4]; k], entropy: T::default() };
             let mut p = vec![T::default(); k];
             for (z, &label) in z.chunks_exact(k).zip(labels) {
                 sums.entropy += form.probabilities(&mut p, z, label);
                 for (c, (sum, &p)) in sums.classes.iter_mut().zip(&p).enumerate() {
-                    if form.truth(label, c) {
+                    let is_true = form.truth(label, c);
+                    let gap = if is_true { T::of(1.0) - p } else { p };
+                    if is_true {
                         sum[0] += p;
                         sum[2] += T::of(1.0);
                     }
                     sum[1] += if squared { p * p } else { p };
+                    sum[3] += if squared { gap * gap } else { gap };
                 }
             }
             sums
         })
         .collect();
-    let mut total = Sums { classes: vec![[T::default(); 3]; k], entropy: T::default() };
+    let mut total = Sums { classes: vec![[T::default(); 4]; k], entropy: T::default() };
     for part in parts {
         total.entropy += part.entropy;
         for (to, from) in total.classes.iter_mut().zip(part.classes) {
