@@ -11,3 +11,4 @@ mod step_gradient;
 mod structure;
 mod support;
 mod train;
+mod unetr_ops;

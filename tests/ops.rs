@@ -7,10 +7,16 @@ use glmae::lab::opcheck::{
 };
 use glmae::ops::{Input, OPS, Tolerance};
 
+/// GLMAE_OPS=linear,layer_norm: only these.
+fn chosen(name: &str) -> bool {
+    let only = std::env::var("GLMAE_OPS").ok();
+    only.is_none_or(|o| o.split(',').any(|o| o.trim() == name))
+}
+
 #[test]
 fn gradients_of_every_op() {
     let (mut cases, mut entries, mut ops) = (0, 0, 0);
-    for op in OPS.iter().filter(|op| op.differentiable()) {
+    for op in OPS.iter().filter(|op| op.differentiable() && chosen(op.name())) {
         for case in op.cases() {
             let check = gradcheck(*op, &case, 64).unwrap();
             assert!(check.worst <= 1.0, "{} {}: {check:?}", op.name(), case.label);
@@ -27,7 +33,7 @@ fn gradients_of_every_op() {
 
 #[test]
 fn f32_follows_the_f64_reference() {
-    for op in OPS {
+    for op in OPS.iter().filter(|op| chosen(op.name())) {
         for (i, case) in op.cases().into_iter().enumerate() {
             let inputs = rounded(op.inputs(&case), DType::F32);
             let norm = mean_square(&inputs);
@@ -103,10 +109,9 @@ fn cuda_kernels_follow_the_f64_reference() {
 }
 
 /// Every case of every op that has kernels, on each of `devices` (fresh ones per case): the bits must
-/// agree between them, the values with the f64 reference. GLMAE_OPS=linear,layer_norm: only these.
+/// agree between them, the values with the f64 reference.
 fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device>) {
     let only = std::env::var("GLMAE_OPS").ok();
-    let chosen = |name| only.as_ref().is_none_or(|o| o.split(',').any(|o| o.trim() == name));
     let (mut runs, mut missing) = (0, Vec::new());
     for op in OPS.iter().filter(|op| chosen(op.name())) {
         if !op.has_kernels() {

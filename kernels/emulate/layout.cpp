@@ -51,6 +51,9 @@ const uint64_t glmae_abi_layout[] = {
     sizeof(GlmaeViewBox),
     offsetof(GlmaeViewBox, start),
     offsetof(GlmaeViewBox, step),
+    sizeof(GlmaeAffineMap),
+    offsetof(GlmaeAffineMap, start),
+    offsetof(GlmaeAffineMap, step),
 };
 extern const uint64_t glmae_abi_layout_count;
 const uint64_t glmae_abi_layout_count = sizeof(glmae_abi_layout) / sizeof(uint64_t);

@@ -73,6 +73,12 @@ struct GlmaeViewBox {
     int64_t start[3], step[3];
 };
 
+// Where the voxels of a resampled volume lie in its source: output voxel (i_d, i_h, i_w) at
+// start + i_d step[0] + i_h step[1] + i_w step[2], along d, h, w, as 24.40 fixed point. Passed by value.
+struct GlmaeAffineMap {
+    int64_t start[3], step[3][3];
+};
+
 #define GLMAE_ACCESS_READ 0
 #define GLMAE_ACCESS_WRITE 1
 #define GLMAE_ACCESS_ATOMIC 2

@@ -122,6 +122,15 @@ pub struct ViewBox {
     pub step: [i64; 3],
 }
 
+/// Where the voxels of a resampled volume lie in its source, along d, h, w, as 24.40 fixed point: output
+/// voxel `i` at `start + sum_b i[b] step[b]`. Passed by value.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct AffineMap {
+    pub start: [i64; 3],
+    pub step: [[i64; 3]; 3],
+}
+
 pub const ACCESS_READ: u32 = 0;
 pub const ACCESS_WRITE: u32 = 1;
 pub const ACCESS_ATOMIC: u32 = 2;
@@ -190,6 +199,9 @@ mod tests {
             size_of::<ViewBox>(),
             offset_of!(ViewBox, start),
             offset_of!(ViewBox, step),
+            size_of::<AffineMap>(),
+            offset_of!(AffineMap, start),
+            offset_of!(AffineMap, step),
         ];
         // SAFETY: layout.cpp defines the array with as many entries as the count says.
         let theirs = unsafe {

@@ -9,6 +9,8 @@ pub enum DType {
     F32,
     F64,
     Bf16,
+    /// Label maps.
+    U8,
     /// Voxels as scanners store them.
     I16,
     I32,
@@ -19,6 +21,7 @@ impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
+            Self::U8 => 1,
             Self::Bf16 | Self::I16 => 2,
             Self::F32 | Self::I32 => 4,
             Self::F64 | Self::I64 => 8,
@@ -39,6 +42,7 @@ impl DType {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::Bf16 => "bf16",
+            Self::U8 => "u8",
             Self::I16 => "i16",
             Self::I32 => "i32",
             Self::I64 => "i64",
@@ -75,6 +79,7 @@ element! {
     f32 => F32, |x| x as f32, f64::from;
     f64 => F64, |x| x, |x| x;
     half::bf16 => Bf16, bf16_from_f64, half::bf16::to_f64;
+    u8 => U8, |x| x as u8, f64::from;
     i16 => I16, |x| x as i16, f64::from;
     i32 => I32, |x| x as i32, f64::from;
     i64 => I64, |x| x as i64, |x| x as f64;

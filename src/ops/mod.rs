@@ -4,17 +4,26 @@
 
 pub mod accumulate;
 pub mod adamw_ema;
+pub mod argmax;
 pub mod attention;
 pub mod center_update;
 pub mod cpu;
+pub mod cross_entropy;
+mod dice;
+pub mod dice_bce;
+pub mod dice_ce;
 mod gemm;
 pub mod grad_norm;
+mod grid;
+pub mod instance_norm;
 pub mod kernels;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
 pub mod masked_mse;
+pub mod mean_pool;
 pub mod patch_gather;
+pub mod resample;
 pub mod row_assemble;
 pub mod row_gather;
 pub mod soft_cross_entropy;
@@ -24,7 +33,9 @@ pub mod unpatchify;
 pub mod view_cut;
 pub mod weight_norm_linear;
 pub mod weighted_sum;
+pub mod window_blend;
 
+pub use grid::Grid;
 pub use spec::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
 
 use crate::tape::{Param, Var};
@@ -39,16 +50,24 @@ pub static OPS: &[&dyn OpSpec] = &[
     &row_gather::Spec,
     &layer_norm::Spec,
     &attention::Spec,
+    &instance_norm::Spec,
     &l2_normalize::Spec,
     &weight_norm_linear::Spec,
     &masked_mse::Spec,
     &teacher_targets::Spec,
     &soft_cross_entropy::Spec,
+    &dice_ce::Spec,
+    &dice_bce::Spec,
+    &mean_pool::Spec,
+    &cross_entropy::Spec,
     &weighted_sum::Spec,
     &accumulate::Spec,
     &center_update::Spec,
     &grad_norm::Spec,
     &adamw_ema::Spec,
+    &resample::Spec,
+    &window_blend::Spec,
+    &argmax::Spec,
 ];
 
 /// Whether a gradient has to flow through a call with these inputs.

@@ -1,0 +1,137 @@
+//! Argmax over classes: the label map of a segmentation.
+
+use rayon::prelude::*;
+
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use crate::device::launch::LaunchConfig;
+use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
+use crate::tape::{Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "argmax";
+
+/// The class with the largest score, for every row.
+///
+/// Shapes: `scores` `[voxels, k]`, k of 1 to 256; result `[voxels]` u8.
+/// Numerics: exact; the first of equal maxima wins, NaN is never chosen unless all scores are NaN (class 0).
+/// Errors: `Shape`.
+pub fn argmax(scores: &Tensor) -> Result<Tensor> {
+    let (voxels, k) = scores.matrix(OP)?;
+    if !(1..=256).contains(&k) {
+        return Err(Error::shape(OP, "1 to 256 classes", k.to_string()));
+    }
+    let mut labels = Tensor::empty(scores.device(), DType::U8, &[voxels])?;
+    if voxels == 0 {
+        return Ok(labels);
+    }
+    if *scores.device() != Device::Cpu {
+        let rows = if k <= 64 { 128 } else { 32 };
+        let blocks = i32::try_from(voxels.div_ceil(rows))
+            .map_err(|_| Error::shape(OP, "fewer voxels", voxels.to_string()))?;
+        KernelCall::typed(scores.device(), "argmax_fwd", scores.dtype())
+            .output(&mut labels)?
+            .input(scores)?
+            .value(voxels as i64)
+            .value(k as i32)
+            .value(rows as i32)
+            .launch(LaunchConfig::linear(blocks as u32, 128).shared((rows * k * 4) as u32))?;
+        return Ok(labels);
+    }
+    with_real!(OP, scores.dtype(), T => {
+        let rows = scores.host::<T>()?.par_chunks_exact(k);
+        labels.host_mut::<u8>()?.par_iter_mut().zip(rows).for_each(|(l, row)| *l = largest(row));
+        Ok(())
+    })?;
+    Ok(labels)
+}
+
+fn largest<T: Real>(row: &[T]) -> u8 {
+    let mut best: Option<(u8, T)> = None;
+    for (c, &score) in (0..=u8::MAX).zip(row) {
+        // A comparison with NaN is false: it neither wins nor, as nothing is there yet, comes first.
+        let wins = match best {
+            Some((_, most)) => score > most,
+            None => score >= score,
+        };
+        if wins {
+            best = Some((c, score));
+        }
+    }
+    best.map_or(0, |(c, _)| c)
+}
+
+/// The op in the registry. Dims of a case: voxels, classes, and 1 for scores with equal maxima and NaN.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "label map: the class with the largest score"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 3]| Case::new(&["voxels", "classes", "odd"], &d);
+        vec![
+            case([1, 1, 0]),
+            case([131, 3, 1]),
+            case([300, 14, 1]),
+            case([259, 16, 1]),
+            case([67, 65, 1]),
+            case([33, 256, 0]),
+            case([77, 5, 0]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&["voxels", "classes", "odd"], &[2 << 20, 14, 0])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let shape = [case.dims[0], case.dims[1]];
+        let len = shape[0] * shape[1];
+        let mut scores = case.normal(0, len, case.offset, 1.0);
+        if case.dims[2] == 1 {
+            let mut rng = case.rng(1);
+            for (v, row) in scores.chunks_exact_mut(shape[1]).enumerate() {
+                for x in row {
+                    *x = match rng.below(4) {
+                        0 => f64::NAN,
+                        1 => f64::NEG_INFINITY,
+                        2 => 1.5,
+                        _ => *x,
+                    };
+                    *x = if v % 17 == 3 { f64::NAN } else { *x };
+                    *x = if v % 17 == 5 && !x.is_nan() { f64::NEG_INFINITY } else { *x };
+                }
+            }
+        }
+        vec![Input::new("scores", InputKind::Constant, &shape, scores)]
+    }
+
+    fn run(&self, _: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+        Ok(vec![Var::constant(argmax(args.var(0)?.value())?)])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Bitwise
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
+    }
+
+    fn differentiable(&self) -> bool {
+        false
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        (case.dims[0] * (case.dims[1] * size + 1)) as u64
+    }
+
+    fn flops(&self, _: &Case) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,102 @@
+//! Dice loss and binary cross-entropy of classes that may overlap, a sigmoid per class (BraTS):
+//!
+//! `dice` as in [`super::dice_ce`] with `P = sigmoid(z)`, `bce = mean over voxels and classes of
+//! max(z, 0) - z T + log(1 + exp(-|z|))`.
+
+use super::dice::{DiceOptions, Form, Loss};
+use super::dice_ce::options;
+use super::{Args, Case, Grid, Input, InputKind, OpSpec, Tolerance};
+use crate::Result;
+use crate::device::{DType, Tensor};
+use crate::tape::{Tape, Var};
+
+const OP: &str = "dice_bce";
+
+impl<'a> Tape<'a> {
+    /// Both terms; BraTS trains on the first alone, with `smooth_dr` 1e-5.
+    ///
+    /// Shapes: `logits` `[batch * d * h * w, k]`, f32 on a GPU; `targets` `[batch * d * h * w]` u8 (k <= 8)
+    /// or i32 (k <= 32): bit `c` says whether the voxel belongs to class `c`; result `[2]` = dice, bce.
+    /// Numerics: exponentials of negative numbers only on the CPU; bits from `k` on are not looked at.
+    /// Errors: `Shape`.
+    /// Source: MONAI `DiceLoss(sigmoid=True)`, `BCEWithLogitsLoss`.
+    pub fn dice_bce(
+        &mut self,
+        logits: &Var,
+        targets: &Tensor,
+        grid: &Grid,
+        options: &DiceOptions,
+    ) -> Result<Var> {
+        Loss::new(Form::Sigmoid, logits, targets, grid, options)?.record(self)
+    }
+}
+
+/// The op in the registry. Dims of a case: batch, d, h, w, classes, options as in `dice_ce`, and 1 for
+/// targets in i32.
+pub struct Spec;
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "Dice and cross-entropy of overlapping classes, sigmoid"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case =
+            |d: [usize; 7]| Case::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &d);
+        vec![
+            case([1, 1, 1, 1, 1, 0, 0]),
+            case([2, 3, 5, 7, 3, 0, 0]),
+            case([1, 4, 8, 9, 8, 1, 0]),
+            case([2, 2, 5, 13, 32, 2, 1]),
+            case([1, 11, 17, 19, 13, 0, 1]),
+            case([2, 4, 4, 9, 4, 0, 0]).with_offset(20.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(
+            &["batch", "d", "h", "w", "classes", "options", "i32"],
+            &[2, 128, 128, 128, 3, 0, 0],
+        )
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let [rows, k] = [case.dims[..4].iter().product(), case.dims[4]];
+        let logits = case.normal(0, rows * k, case.offset, 1.5);
+        vec![Input::new("logits", InputKind::Activation, &[rows, k], logits).wide()]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let grid = Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
+        let (mut rng, wide) = (case.rng(1), case.dims[6] == 1);
+        let most = if wide { 2f64.powi(31) } else { 256.0 };
+        // More bits than classes; those beyond must not matter.
+        let bits: Vec<f64> = (0..grid.rows())
+            .map(|_| rng.range(if wide { -most } else { 0.0 }, most).floor())
+            .collect();
+        let dtype = if wide { DType::I32 } else { DType::U8 };
+        let targets = Tensor::from_f64(tape.device(), dtype, &bits, &[grid.rows()])?;
+        Ok(vec![tape.dice_bce(args.var(0)?, &targets, &grid, &options(case.dims[5]))?])
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        Tolerance::Reduction
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
+    }
+
+    fn bytes(&self, case: &Case, _: usize) -> u64 {
+        let label = if case.dims[6] == 1 { 4 } else { 1 };
+        (case.dims[..4].iter().product::<usize>() * (4 * case.dims[4] + label)) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        14 * case.dims[..5].iter().product::<usize>() as u64
+    }
+}
