@@ -6,9 +6,12 @@ pub mod accumulate;
 pub mod adamw_ema;
 pub mod attention;
 pub mod center_update;
+pub mod conv3d;
+pub mod conv_transpose;
 pub mod cpu;
 mod gemm;
 pub mod grad_norm;
+pub mod grid;
 pub mod kernels;
 pub mod l2_normalize;
 pub mod layer_norm;
@@ -39,6 +42,8 @@ pub static OPS: &[&dyn OpSpec] = &[
     &row_gather::Spec,
     &layer_norm::Spec,
     &attention::Spec,
+    &conv3d::Spec,
+    &conv_transpose::Spec,
     &l2_normalize::Spec,
     &weight_norm_linear::Spec,
     &masked_mse::Spec,

@@ -1,0 +1,1 @@
+//! What the cases of the registry do not reach.
