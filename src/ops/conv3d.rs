@@ -119,10 +119,6 @@ impl Conv {
         })
     }
 
-    pub fn taps(&self) -> usize {
-        if self.is_wide { 27 } else { 1 }
-    }
-
     fn forward<T: Kernels>(
         &self,
         y: &mut [T],
@@ -317,7 +313,7 @@ impl OpSpec for Spec {
     }
 
     fn has_kernels(&self) -> bool {
-        false
+        true
     }
 
     fn tolerance(&self, case: &Case) -> Tolerance {
