@@ -35,7 +35,7 @@ namespace GLMAE_NS {
                          mode);                                                                 \
     }
 #define CONV3D_BWD_PARAMS(name, T)                                                              \
-    GLMAE_EXPORT __global__ void __launch_bounds__(288)                                      \
+    GLMAE_EXPORT __global__ void __launch_bounds__(288, 2)                                      \
         name(float* __restrict__ weight_parts, float* __restrict__ bias_parts,                  \
              const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d,  \
              int h, int w, int width_a, int width_b, int out, int bricks, int bricks_part) {    \

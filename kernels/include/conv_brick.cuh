@@ -44,6 +44,11 @@ struct BrickGrid {
         const bool inside = z >= 0 && z < d && y >= 0 && y < h && x >= 0 && x < w;
         return inside ? ((volume * d + z) * h + y) * w + x : -1;
     }
+    // Row of voxel number `voxel` of the halo of the brick at a corner.
+    __device__ __forceinline__ int halo_row(int volume, int d0, int h0, int w0, int voxel) const {
+        const int z = voxel / (HALO_H * HALO_W), y = voxel / HALO_W % HALO_H;
+        return row(volume, d0 + z - 1, h0 + y - 1, w0 + voxel % HALO_W - 1);
+    }
 };
 
 // A 16-byte piece of a row of `width` elements from element `at` on, into shared memory; elements at
@@ -74,37 +79,6 @@ __device__ __forceinline__ void copy_piece(void* to, const T* data, int row, int
     store_whole(static_cast<uint4*>(to), make_uint4(word[0], word[1], word[2], word[3]));
 }
 
-// The halo's rows that this thread copies, two threads a voxel, so that they are worked out once per
-// brick and not per chunk.
-template <int THREADS>
-struct HaloCopy {
-    static constexpr int LOADS = (2 * HALO + THREADS - 1) / THREADS;
-    int rows[LOADS];
-
-    __device__ __forceinline__ void place(const BrickGrid& grid, int brick) {
-        int volume, d0, h0, w0;
-        grid.corner(brick, volume, d0, h0, w0);
-#pragma unroll
-        for (int i = 0; i < LOADS; ++i) {
-            const int voxel = (i * THREADS + static_cast<int>(threadIdx.x)) / 2;
-            const int z = voxel / (HALO_H * HALO_W), y = voxel / HALO_W % HALO_H;
-            rows[i] = grid.row(volume, d0 + z - 1, h0 + y - 1, w0 + voxel % HALO_W - 1);
-        }
-    }
-    // Channels from `first` on of x [rows, width].
-    template <typename T>
-    __device__ __forceinline__ void load(unsigned char* halo, const T* x, int width, int first,
-                                         bool vectors) const {
-#pragma unroll
-        for (int i = 0; i < LOADS; ++i) {
-            const int piece = i * THREADS + static_cast<int>(threadIdx.x);
-            if (piece >= 2 * HALO) break;
-            copy_piece(halo + piece / 2 * VOXEL_BYTES + piece % 2 * 16, x, rows[i], width,
-                       first + piece % 2 * Vec<T>::N, vectors);
-        }
-    }
-};
-
 // The channels of one or two inputs, cut into chunks: those of a, then those of b.
 template <typename T>
 struct Channels {
@@ -123,13 +97,12 @@ struct Channels {
     }
     __device__ __forceinline__ int chunks() const { return chunks(width_a) + chunks(width_b); }
 
-    template <int THREADS>
-    __device__ __forceinline__ void load(unsigned char* halo, const HaloCopy<THREADS>& copy,
-                                         int chunk) const {
+    // Where a chunk lies: matrix [rows, width], its first channel there.
+    __device__ __forceinline__ const T* find(int chunk, int& width, int& first) const {
         const int of_a = chunks(width_a);
         const bool is_a = chunk < of_a;
-        copy.load(halo, is_a ? a : b, is_a ? width_a : width_b,
-                  (is_a ? chunk : chunk - of_a) * CHUNK<T>, vectors);
+        width = is_a ? width_a : width_b, first = (is_a ? chunk : chunk - of_a) * CHUNK<T>;
+        return is_a ? a : b;
     }
 };
 

@@ -42,7 +42,7 @@ struct GradientSums<bf16> {
         const unsigned char* b = halo + lane / 16 * 16 +
                                  halo_place(warp / 3, warp % 3 + lane / 8 % 2, lane % 8) *
                                      VOXEL_BYTES;
-#pragma unroll 2
+#pragma unroll 1
         for (int step = 0; step < BRICK / 16; ++step) {
             uint32_t fa[2][4];
 #pragma unroll
@@ -161,14 +161,20 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
     const bool vectors = out % Vec<T>::N == 0 && is_aligned_16(dy);
     const bool wants_bias = bias_parts && chunk == 0 && threadIdx.x < WARP;
     const int begin = blockIdx.y * bricks_part, end = min(bricks, begin + bricks_part);
+    int width, first_c;
+    const T* const x = channels.find(chunk, width, first_c);
     auto fill = [&](int brick) {
         if (brick < end) {
             unsigned char* stage = shared + (brick - begin) % 2 * Tile::STAGE;
-            HaloCopy<Tile::THREADS> copy;
-            copy.place(grid, brick);
-            channels.load(stage, copy, chunk);
             int volume, d0, h0, w0;
             grid.corner(brick, volume, d0, h0, w0);
+#pragma unroll 1
+            for (int i = threadIdx.x; i < 2 * HALO; i += Tile::THREADS) {
+                const int row = grid.halo_row(volume, d0, h0, w0, i / 2);
+                copy_piece(stage + i / 2 * VOXEL_BYTES + i % 2 * 16, x, row, width,
+                           first_c + i % 2 * Vec<T>::N, channels.vectors);
+            }
+#pragma unroll 1
             for (int i = threadIdx.x; i < BRICK * PIECES; i += Tile::THREADS) {
                 const int voxel = i / PIECES, piece = i % PIECES;
                 const int row = grid.row(volume, d0 + voxel / (BRICK_H * BRICK_W),
@@ -192,10 +198,7 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
     }
     cp_async_wait<0>();
 
-    const int chunks_a = Channels<T>::chunks(width_a);
-    const bool is_a = chunk < chunks_a;
-    const int first_c = (is_a ? chunk : chunk - chunks_a) * CHUNK<T>;
-    const int width = is_a ? width_a : width_b, shift = is_a ? 0 : width_a;
+    const int shift = chunk < Channels<T>::chunks(width_a) ? 0 : width_a;
     const int tap0 = threadIdx.x / WARP * 3;
     sums.give([&](int tap, int n, int c, float sum) {
         if (first_n + n >= out || first_c + c >= width) return;

@@ -17,6 +17,37 @@ struct ConvTile {
     static_assert(BRICK * STAGE * 4 <= SHARED_BYTES, "sums pass through the same memory");
 };
 
+// The halo's rows that this thread copies, two threads a voxel, so that they are worked out once per
+// brick and not per chunk.
+template <int THREADS>
+struct HaloCopy {
+    static constexpr int LOADS = (2 * HALO + THREADS - 1) / THREADS;
+    int rows[LOADS];
+
+    __device__ __forceinline__ void place(const BrickGrid& grid, int brick) {
+        int volume, d0, h0, w0;
+        grid.corner(brick, volume, d0, h0, w0);
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) {
+            const int voxel = (i * THREADS + static_cast<int>(threadIdx.x)) / 2;
+            rows[i] = grid.halo_row(volume, d0, h0, w0, voxel);
+        }
+    }
+    template <typename T>
+    __device__ __forceinline__ void load(unsigned char* halo, const Channels<T>& channels,
+                                         int chunk) const {
+        int width, first;
+        const T* x = channels.find(chunk, width, first);
+#pragma unroll
+        for (int i = 0; i < LOADS; ++i) {
+            const int piece = i * THREADS + static_cast<int>(threadIdx.x);
+            if (piece >= 2 * HALO) break;
+            copy_piece(halo + piece / 2 * VOXEL_BYTES + piece % 2 * 16, x, rows[i], width,
+                       first + piece % 2 * Vec<T>::N, channels.vectors);
+        }
+    }
+};
+
 // Sums of a warp's 32 voxels (row = 8 h + w) and N channels.
 template <typename T, int N>
 struct ConvSums;
@@ -147,7 +178,7 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
                                 static_cast<int64_t>(blockIdx.y) * steps * Tile::WEIGHT_BYTES;
     auto fill = [&](int step) {
         if (step < steps) {
-            if (step % 3 == 0) channels.load(shared + step / 3 % 2 * HALO_BYTES, copy, step / 3);
+            if (step % 3 == 0) copy.load(shared + step / 3 % 2 * HALO_BYTES, channels, step / 3);
             unsigned char* to = ring + step % 3 * Tile::WEIGHT_BYTES;
 #pragma unroll
             for (int i = threadIdx.x * 16; i < Tile::WEIGHT_BYTES; i += Tile::THREADS * 16)

@@ -223,7 +223,7 @@ impl OpSpec for Spec {
     }
 
     fn has_kernels(&self) -> bool {
-        false
+        true
     }
 
     fn tolerance(&self, case: &Case) -> Tolerance {

@@ -48,7 +48,7 @@ fn parts(conv: &Conv, blocks: usize) -> [usize; 2] {
 }
 
 /// Weights as `conv3d_fwd` reads them.
-struct Packed {
+pub(super) struct Packed {
     weights: Tensor,
     tile: usize,
     /// Channels of the sum (of one or two matrices), and of the result.
@@ -58,7 +58,7 @@ struct Packed {
 
 impl Packed {
     /// Weight (n, c, tap) is at `first + n * strides[0] + c * strides[1] + tap`.
-    fn new(
+    pub fn new(
         weight: &Param,
         dtype: DType,
         [tile, out]: [usize; 2],
@@ -88,7 +88,7 @@ impl Packed {
     }
 
     /// `y (+)= conv(inputs) + bias`.
-    fn convolve(
+    pub fn convolve(
         &self,
         y: &mut TensorMut<'_>,
         inputs: &[&Tensor],
@@ -222,25 +222,12 @@ impl ConvBwd {
         bias: Option<&Param>,
         grads: &mut Grads<'_>,
     ) -> Result<()> {
-        let Conv { grid, out, ref channels, .. } = self.conv;
+        let Conv { out, ref channels, .. } = self.conv;
         let (device, dtype, all) = (dy.device(), dy.dtype(), self.conv.all_channels());
         let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
-        let [each, parts] = parts(&self.conv, blocks);
-        let mut weights = Tensor::empty(device, DType::F32, &[parts, 27, out, all])?;
-        let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
         let inputs: Vec<&Tensor> = self.inputs.iter().map(Var::value).collect();
-        size(OP, grid.rows())?;
-        let call = KernelCall::typed(device, "conv3d_bwd_params", dtype);
-        let call = call.output(&mut weights)?.optional_output(bias.map(|_| &mut biases))?;
-        let call = sizes(input_pair(call.input(dy)?, &inputs)?, grid, channels)?;
-        let stage = HALO_BYTES + BRICK.iter().product::<usize>() * (GRADIENT_N * dtype.size() + 16);
-        call.value(size(OP, out)?).value(size(OP, bricks(grid))?).value(size(OP, each)?).launch(
-            LaunchConfig {
-                grid: [blocks as u32, parts as u32, 1],
-                block: [288, 1, 1],
-                shared_bytes: 2 * stage as u32,
-            },
-        )?;
+        let [each, parts] = parts(&self.conv, blocks);
+        let (weights, biases) = partial_gradients(&self.conv, dy, &inputs, each, bias.is_some())?;
 
         let call = KernelCall::new(device, "conv3d_bwd_reduce_f32");
         let mut spare = None;
@@ -292,6 +279,35 @@ impl ConvBwd {
         }
         Ok(())
     }
+}
+
+/// Sums over parts of `each` bricks: of the weight `[parts, 27, out, all channels]`, and of the bias
+/// `[parts, out]` where wanted.
+pub(super) fn partial_gradients(
+    conv: &Conv,
+    dy: &Tensor,
+    inputs: &[&Tensor],
+    each: usize,
+    has_bias: bool,
+) -> Result<(Tensor, Tensor)> {
+    let Conv { grid, out, ref channels, .. } = *conv;
+    let (device, dtype) = (dy.device(), dy.dtype());
+    let parts = bricks(grid).max(1).div_ceil(each);
+    let mut weights = Tensor::empty(device, DType::F32, &[parts, 27, out, conv.all_channels()])?;
+    let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
+    size(OP, grid.rows())?;
+    let call = KernelCall::typed(device, "conv3d_bwd_params", dtype);
+    let call = call.output(&mut weights)?.optional_output(has_bias.then_some(&mut biases))?;
+    let call = sizes(input_pair(call.input(dy)?, inputs)?, grid, channels)?;
+    let call = call.value(size(OP, out)?).value(size(OP, bricks(grid))?).value(size(OP, each)?);
+    let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
+    let stage = HALO_BYTES + BRICK.iter().product::<usize>() * (GRADIENT_N * dtype.size() + 16);
+    call.launch(LaunchConfig {
+        grid: [blocks as u32, parts as u32, 1],
+        block: [288, 1, 1],
+        shared_bytes: 2 * stage as u32,
+    })?;
+    Ok((weights, biases))
 }
 
 /// Appends where the gradients of weight and bias go, and says how each is to be written. Where the
