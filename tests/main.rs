@@ -1,6 +1,7 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
 
 mod cli;
+mod conv_parity;
 mod data;
 mod emulator;
 mod kernel_edges;

@@ -3,9 +3,12 @@
 //! f64 always runs the reference: it is the oracle. f32 runs the fast path ([`super::cpu`]) where one
 //! exists, and the tests of the registry compare the two.
 
+use std::ops::Range;
+
 use super::cpu;
 use super::cpu::gemm::{Epilogue, MatRef, gemm};
-use super::{adamw_ema, attention, layer_norm, linear};
+use super::grid::Grid;
+use super::{adamw_ema, attention, conv_transpose, conv3d, layer_norm, linear};
 use crate::Result;
 use crate::device::Real;
 
@@ -97,6 +100,81 @@ pub trait Kernels: Real {
         heads: usize,
     ) -> Result<()> {
         attention::reference_backward(dqkv, dout, qkv, out, lse, cu_seqlens, heads);
+        Ok(())
+    }
+
+    /// See [`conv3d`], 3 x 3 x 3; `inputs` are matrices and their channels.
+    fn conv3d(
+        y: &mut [Self],
+        inputs: &[(&[Self], usize)],
+        weight: &[Self],
+        bias: Option<&[Self]>,
+        out: usize,
+        grid: Grid,
+    ) {
+        conv3d::reference(y, inputs, weight, bias, out, grid);
+    }
+
+    /// Gradient of the input that has `range` of `channels`.
+    fn conv3d_backward_x(
+        dx: &mut [Self],
+        accumulate: bool,
+        dy: &[Self],
+        weight: &[Self],
+        range: Range<usize>,
+        channels: usize,
+        grid: Grid,
+    ) {
+        conv3d::reference_dx(dx, accumulate, dy, weight, range, channels, grid);
+    }
+
+    /// Gradient of the weight.
+    fn conv3d_backward_weight(
+        dw: &mut [Self],
+        accumulate: bool,
+        dy: &[Self],
+        inputs: &[(&[Self], usize)],
+        out: usize,
+        grid: Grid,
+    ) {
+        conv3d::reference_dw(dw, accumulate, dy, inputs, out, grid);
+    }
+
+    /// See [`conv_transpose`]; `sizes`: in and out.
+    fn conv_transpose(
+        y: &mut [Self],
+        x: &[Self],
+        weight: &[Self],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        conv_transpose::reference(y, x, weight, sizes, grid);
+        Ok(())
+    }
+
+    /// Gradient of x.
+    fn conv_transpose_backward_x(
+        dx: &mut [Self],
+        accumulate: bool,
+        dy: &[Self],
+        weight: &[Self],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        conv_transpose::reference_dx(dx, accumulate, dy, weight, sizes, grid);
+        Ok(())
+    }
+
+    /// Gradient of the weight.
+    fn conv_transpose_backward_weight(
+        dw: &mut [Self],
+        accumulate: bool,
+        dy: &[Self],
+        x: &[Self],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        conv_transpose::reference_dw(dw, accumulate, dy, x, sizes, grid);
         Ok(())
     }
 
@@ -212,6 +290,72 @@ impl Kernels for f32 {
         }
         let head_dim = out.len() / lse.len().max(1);
         cpu::attention::backward(dqkv, dout, qkv, out, lse, shape(cu_seqlens, heads, head_dim))
+    }
+
+    fn conv3d(
+        y: &mut [f32],
+        inputs: &[(&[f32], usize)],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        out: usize,
+        grid: Grid,
+    ) {
+        cpu::conv::forward(y, inputs, weight, bias, out, grid);
+    }
+
+    fn conv3d_backward_x(
+        dx: &mut [f32],
+        accumulate: bool,
+        dy: &[f32],
+        weight: &[f32],
+        range: Range<usize>,
+        channels: usize,
+        grid: Grid,
+    ) {
+        cpu::conv::backward_x(dx, accumulate, dy, weight, range, channels, grid);
+    }
+
+    fn conv3d_backward_weight(
+        dw: &mut [f32],
+        accumulate: bool,
+        dy: &[f32],
+        inputs: &[(&[f32], usize)],
+        out: usize,
+        grid: Grid,
+    ) {
+        cpu::conv::backward_weight(dw, accumulate, dy, inputs, out, grid);
+    }
+
+    fn conv_transpose(
+        y: &mut [f32],
+        x: &[f32],
+        weight: &[f32],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        cpu::conv_transpose::forward(y, x, weight, sizes, grid)
+    }
+
+    fn conv_transpose_backward_x(
+        dx: &mut [f32],
+        accumulate: bool,
+        dy: &[f32],
+        weight: &[f32],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        cpu::conv_transpose::backward_x(dx, accumulate, dy, weight, sizes, grid)
+    }
+
+    fn conv_transpose_backward_weight(
+        dw: &mut [f32],
+        accumulate: bool,
+        dy: &[f32],
+        x: &[f32],
+        sizes: [usize; 2],
+        grid: Grid,
+    ) -> Result<()> {
+        cpu::conv_transpose::backward_weight(dw, accumulate, dy, x, sizes, grid)
     }
 
     fn adamw(

@@ -2,7 +2,7 @@
 //! of a residual. The patch embedding is this op with the kernel `[dim, C, p, p, p]` read as a
 //! `[dim, C p^3]` matrix.
 
-mod launch;
+pub(super) mod launch;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,8 @@ pub mod adamw_ema;
 pub mod argmax;
 pub mod attention;
 pub mod center_update;
+pub mod conv3d;
+pub mod conv_transpose;
 pub mod cpu;
 pub mod cross_entropy;
 mod dice;
@@ -50,6 +52,8 @@ pub static OPS: &[&dyn OpSpec] = &[
     &row_gather::Spec,
     &layer_norm::Spec,
     &attention::Spec,
+    &conv3d::Spec,
+    &conv_transpose::Spec,
     &instance_norm::Spec,
     &l2_normalize::Spec,
     &weight_norm_linear::Spec,

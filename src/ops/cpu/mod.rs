@@ -7,6 +7,8 @@
 //! costs a thread wake-up per call.
 
 pub mod attention;
+pub mod conv;
+pub mod conv_transpose;
 pub mod gemm;
 pub mod math;
 pub mod norm;

@@ -8,7 +8,7 @@ use crate::ops::gemm::{self, Plan};
 use crate::tape::{GradMode, Grads};
 
 /// `y = x W^T` and what follows it.
-pub(super) struct Forward<'t> {
+pub(in crate::ops) struct Forward<'t> {
     pub plan: Plan,
     x: &'t Tensor,
     weight: &'t Tensor,
@@ -71,7 +71,7 @@ pub(super) fn gelu_backward(mut dy: Tensor, pre: &Tensor) -> Result<Tensor> {
 }
 
 /// `dx (+)= dy W`, times `gelu'(pre)` where `pre` is given: the GELU that made x, if fused.
-pub(super) struct InputGradient<'t> {
+pub(in crate::ops) struct InputGradient<'t> {
     pub plan: Plan,
     dy: &'t Tensor,
     weight: &'t Tensor,
@@ -102,7 +102,7 @@ impl<'t> InputGradient<'t> {
 
 /// Gradients of weight and bias from one pass over `dy` and `x`; where the plan splits the sum over
 /// rows, the parts are added in order by a second kernel.
-pub(super) struct ParamGradient<'t> {
+pub(in crate::ops) struct ParamGradient<'t> {
     pub plan: Plan,
     dy: &'t Tensor,
     x: &'t Tensor,

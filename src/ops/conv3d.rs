@@ -1,0 +1,333 @@
+//! 3D convolution of channels-last volumes, `3 x 3 x 3` with zero padding 1 or `1 x 1 x 1`, stride 1:
+//!
+//! ```text
+//! y[v, o] = bias[o] + sum over taps t and channels c of x[v + t, c] weight[o, c, t]
+//! ```
+//!
+//! a cross-correlation, as in PyTorch. Two inputs stand for their concatenation along the channels,
+//! which is not made in memory. A `1 x 1 x 1` convolution is a product of matrices, that of the op
+//! `linear`.
+
+mod launch;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+pub(super) use reference::{reference, reference_dw, reference_dx};
+
+use super::cpu::gemm::MatRef;
+use super::grid::Grid;
+use super::kernels::{After, Kernels};
+use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use crate::device::{Device, Tensor, with_real};
+use crate::tape::{Backward, Grads, Param, Tape, Var};
+use crate::{Error, Result};
+
+const OP: &str = "conv3d";
+
+impl<'a> Tape<'a> {
+    /// `y = conv([inputs]) + bias`.
+    ///
+    /// Shapes: one or two inputs `[grid.rows(), c_i]`, `weight` `[out, sum of c_i, k, k, k]` (axes d,
+    /// h, w) with k = 3 or 1, `bias` `[out]`, result `[grid.rows(), out]`.
+    /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32.
+    /// Errors: `Shape` when sizes do not match.
+    /// Source: `torch.nn.functional.conv3d` with padding k / 2.
+    pub fn conv3d(
+        &mut self,
+        inputs: &[&Var],
+        grid: Grid,
+        weight: &Param,
+        bias: Option<&Param>,
+    ) -> Result<Var> {
+        let conv = Conv::new(inputs, grid, weight)?;
+        if let Some(b) = bias {
+            b.value.expect_shape(OP, &[conv.out])?;
+        }
+        let mut params = vec![weight];
+        params.extend(bias);
+        let keeps = self.records() && needs_grad(inputs, &params);
+        let dtype = inputs[0].value().dtype();
+        let mut y = Tensor::empty(self.device(), dtype, &[grid.rows(), conv.out])?;
+        let values: Vec<&Tensor> = inputs.iter().map(|x| x.value()).collect();
+        match self.device() {
+            Device::Cpu => with_real!(OP, dtype, T => {
+                let bias = bias.map(|b| b.value.host()).transpose()?;
+                conv.forward::<T>(y.host_mut()?, &values, weight.value.host()?, bias)
+            })?,
+            _ => launch::forward(&conv, &mut y, &values, weight, bias.map(|b| &b.value))?,
+        }
+        Ok(self.record(OP, y, keeps, || ConvBwd {
+            conv,
+            inputs: inputs.iter().map(|&x| x.clone()).collect(),
+            weight: weight.clone(),
+            bias: bias.cloned(),
+        }))
+    }
+}
+
+/// The sizes of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Conv {
+    pub grid: Grid,
+    /// Of each input.
+    pub channels: Vec<usize>,
+    pub out: usize,
+    /// Whether the kernel is 3 x 3 x 3 (else 1 x 1 x 1).
+    pub is_wide: bool,
+}
+
+impl Conv {
+    fn new(inputs: &[&Var], grid: Grid, weight: &Param) -> Result<Self> {
+        if !matches!(inputs.len(), 1 | 2) {
+            return Err(Error::shape(OP, "one or two inputs", inputs.len().to_string()));
+        }
+        let mut channels = Vec::new();
+        for x in inputs {
+            let (rows, c) = x.value().matrix(OP)?;
+            if rows != grid.rows() || c == 0 || x.value().dtype() != inputs[0].value().dtype() {
+                let expected = format!("inputs [{}, c] of one dtype ({grid:?})", grid.rows());
+                return Err(Error::shape(OP, expected, format!("{:?}", x.value())));
+            }
+            channels.push(c);
+        }
+        let all: usize = channels.iter().sum();
+        let is_wide = match weight.value.shape() {
+            &[out, c, 3, 3, 3] if c == all && out > 0 => true,
+            &[out, c, 1, 1, 1] if c == all && out > 0 => false,
+            shape => {
+                let expected = format!("a weight [out, {all}, k, k, k] with k = 3 or 1");
+                return Err(Error::shape(OP, expected, format!("{shape:?}")));
+            }
+        };
+        let out = weight.value.shape()[0];
+        Ok(Self { grid, channels, out, is_wide })
+    }
+
+    /// Channels of all inputs.
+    pub fn all_channels(&self) -> usize {
+        self.channels.iter().sum()
+    }
+
+    /// The channels of each input among those of all.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.channels.iter().scan(0, |first, &c| {
+            *first += c;
+            Some(*first - c..*first)
+        })
+    }
+
+    fn forward<T: Kernels>(
+        &self,
+        y: &mut [T],
+        inputs: &[&Tensor],
+        weight: &[T],
+        bias: Option<&[T]>,
+    ) -> Result<()> {
+        let inputs = self.host::<T>(inputs)?;
+        if self.is_wide {
+            T::conv3d(y, &inputs, weight, bias, self.out, self.grid);
+            return Ok(());
+        }
+        let rows = self.grid.rows();
+        for (range, (x, c)) in self.ranges().zip(&inputs) {
+            let x = MatRef::new(x, rows, *c)?;
+            let w = self.columns(weight, &range)?;
+            let after = After { bias: bias.filter(|_| range.start == 0), ..After::default() };
+            T::gemm(x, w.t(), range.start > 0, y, after)?;
+        }
+        Ok(())
+    }
+
+    fn host<'t, T: Kernels>(&self, inputs: &[&'t Tensor]) -> Result<Vec<(&'t [T], usize)>> {
+        inputs.iter().zip(&self.channels).map(|(x, &c)| Ok((x.host::<T>()?, c))).collect()
+    }
+
+    /// The columns of a `[out, all channels]` weight that belong to an input.
+    fn columns<'t, T: Kernels>(
+        &self,
+        weight: &'t [T],
+        range: &Range<usize>,
+    ) -> Result<MatRef<'t, T>> {
+        let from = weight.get(range.start..).unwrap_or_default();
+        MatRef::strided(from, self.out, range.len(), self.all_channels(), 1)
+    }
+}
+
+struct ConvBwd {
+    conv: Conv,
+    inputs: Vec<Var>,
+    weight: Param,
+    bias: Option<Param>,
+}
+
+impl Backward for ConvBwd {
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        if *dy.device() != Device::Cpu {
+            return self.run_kernels(&dy, grads);
+        }
+        with_real!(OP, dy.dtype(), T => self.run_on_cpu::<T>(&dy, grads))
+    }
+}
+
+impl ConvBwd {
+    fn run_on_cpu<T: Kernels>(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let Conv { grid, out, is_wide, .. } = self.conv;
+        let (rows, all) = (grid.rows(), self.conv.all_channels());
+        let d = dy.host::<T>()?;
+        let weight = self.weight.value.host::<T>()?;
+        for (range, x) in self.conv.ranges().zip(&self.inputs) {
+            let Some((mut dx, mode)) = grads.slot(x)? else { continue };
+            let (dx, adds) = (dx.host_mut::<T>()?, mode.accumulates());
+            if is_wide {
+                T::conv3d_backward_x(dx, adds, d, weight, range, all, grid);
+            } else {
+                let w = self.conv.columns(weight, &range)?;
+                T::gemm(MatRef::new(d, rows, out)?, w, adds, dx, After::default())?;
+            }
+        }
+        if let Some((mut dw, mode)) = grads.param(&self.weight)? {
+            let values: Vec<&Tensor> = self.inputs.iter().map(Var::value).collect();
+            let inputs = self.conv.host::<T>(&values)?;
+            let (dw, adds) = (dw.host_mut::<T>()?, mode.accumulates());
+            if is_wide {
+                T::conv3d_backward_weight(dw, adds, d, &inputs, out, grid);
+            } else {
+                product_of_columns(dw, adds, MatRef::new(d, rows, out)?.t(), &inputs)?;
+            }
+        }
+        if let Some(bias) = &self.bias
+            && let Some((mut db, mode)) = grads.param(bias)?
+        {
+            T::sum_rows(db.host_mut()?, d, mode.accumulates());
+        }
+        Ok(())
+    }
+}
+
+/// `dw [out, all] (+)= dy^T [inputs]`.
+fn product_of_columns<T: Kernels>(
+    dw: &mut [T],
+    accumulate: bool,
+    dy: MatRef<'_, T>,
+    inputs: &[(&[T], usize)],
+) -> Result<()> {
+    if let [(x, c)] = *inputs {
+        return T::gemm(dy, MatRef::new(x, dy.cols(), c)?, accumulate, dw, After::default());
+    }
+    let all: usize = inputs.iter().map(|x| x.1).sum();
+    let mut first = 0;
+    for &(x, c) in inputs {
+        let mut part = vec![T::default(); dy.rows() * c];
+        T::gemm(dy, MatRef::new(x, dy.cols(), c)?, false, &mut part, After::default())?;
+        for (to, from) in dw.chunks_exact_mut(all).zip(part.chunks_exact(c)) {
+            for (to, &from) in to[first..first + c].iter_mut().zip(from) {
+                *to = if accumulate { *to + from } else { from };
+            }
+        }
+        first += c;
+    }
+    Ok(())
+}
+
+/// The op in the registry. Dims of a case: batch, d, h, w, channels of two inputs (0: absent), out,
+/// side of the kernel, bias (0 or 1).
+pub struct Spec;
+
+const NAMES: [&str; 9] = ["batch", "d", "h", "w", "c", "c2", "out", "k", "bias"];
+
+fn grid(case: &Case) -> Grid {
+    Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
+}
+
+/// All channels, output channels and taps of a case.
+fn sizes(case: &Case) -> [usize; 3] {
+    [case.dims[4] + case.dims[5], case.dims[6], case.dims[7].pow(3)]
+}
+
+impl OpSpec for Spec {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn summary(&self) -> &'static str {
+        "3D convolution, 3x3x3 or 1x1x1, of one input or of two side by side"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+        vec![
+            case([1, 1, 1, 1, 1, 0, 1, 3, 1]),
+            case([2, 3, 5, 7, 3, 0, 5, 3, 0]),
+            // The first convolution of a network; more than one brick of every tile.
+            case([1, 5, 6, 13, 1, 0, 16, 3, 0]),
+            case([2, 3, 4, 9, 16, 0, 16, 3, 1]),
+            // A decoder's: two inputs whose rows allow 16-byte loads, two tiles of output channels.
+            case([1, 3, 2, 9, 16, 8, 40, 3, 0]),
+            case([1, 2, 7, 3, 13, 6, 11, 3, 1]),
+            case([2, 3, 5, 7, 16, 24, 19, 1, 1]),
+            case([1, 4, 3, 5, 5, 0, 3, 1, 0]),
+            case([1, 3, 4, 5, 8, 0, 8, 3, 0]).with_offset(1000.0),
+        ]
+    }
+
+    fn bench_case(&self) -> Case {
+        Case::new(&NAMES, &[1, 48, 48, 48, 32, 0, 32, 3, 0])
+    }
+
+    fn inputs(&self, case: &Case) -> Vec<Input> {
+        let rows = grid(case).rows();
+        let [channels, out, taps] = sizes(case);
+        let k = case.dims[7];
+        let x = |i: u32, c: usize| case.normal(i, rows * c, case.offset, 1.0);
+        let scale = 1.0 / ((channels * taps) as f64).sqrt();
+        let mut data = [x(0, case.dims[4]), x(1, case.dims[5])];
+        let mut weight = case.normal(2, out * channels * taps, 0.0, scale);
+        let mut bias = case.normal(3, out, 0.0, 0.5);
+        if rows * channels * out == 1 {
+            // As for `linear`: numbers whose products bf16 holds.
+            data[0] = vec![1.5];
+            weight.iter_mut().for_each(|w| *w = half::bf16::from_f64(*w).to_f64());
+            if let Some(centre) = weight.get_mut(taps / 2) {
+                *centre = -0.5;
+            }
+            bias = vec![0.25];
+        }
+        let [a, b] = data;
+        let activation = InputKind::Activation;
+        vec![
+            Input::new("a", activation, &[rows, case.dims[4]], a),
+            Input::new("b", activation, &[rows, case.dims[5]], b),
+            Input::new("weight", InputKind::Param, &[out, channels, k, k, k], weight),
+            Input::new("bias", InputKind::Param, &[out], bias).wide(),
+        ]
+    }
+
+    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+        let inputs = [args.var(0)?, args.var(1)?];
+        let inputs = if case.dims[5] == 0 { &inputs[..1] } else { &inputs[..] };
+        let bias = if case.dims[8] == 1 { Some(args.param(3)?) } else { None };
+        Ok(vec![tape.conv3d(inputs, grid(case), args.param(2)?, bias)?])
+    }
+
+    fn has_kernels(&self) -> bool {
+        true
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        let [channels, out, taps] = sizes(case);
+        Tolerance::Products { k: (channels * taps).max(out * taps).max(grid(case).rows()) }
+    }
+
+    fn bytes(&self, case: &Case, size: usize) -> u64 {
+        let [channels, out, taps] = sizes(case);
+        ((grid(case).rows() * (channels + out) + channels * out * taps) * size) as u64
+    }
+
+    fn flops(&self, case: &Case) -> u64 {
+        let [channels, out, taps] = sizes(case);
+        2 * (grid(case).rows() * channels * out * taps) as u64
+    }
+}

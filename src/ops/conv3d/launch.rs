@@ -1,0 +1,348 @@
+//! Launches of the kernels of `conv3d.cu`, and those of `linear.cu` that a 1 x 1 x 1 convolution is.
+
+use super::{Conv, ConvBwd, OP};
+use crate::Result;
+use crate::device::launch::{DevicePtr, LaunchConfig};
+use crate::device::{DType, KernelCall, Tensor, TensorMut};
+use crate::ops::gemm::size;
+use crate::ops::grid::Grid;
+use crate::ops::linear::launch as linear;
+use crate::tape::{GradMode, Grads, Param, Var};
+
+/// Of `kernels/include/conv_brick.cuh`: voxels of a brick, bytes of a halo in shared memory.
+const BRICK: [usize; 3] = [4, 4, 8];
+const HALO_BYTES: usize = 6 * 6 * 10 * 48;
+/// Output channels of a block of the weight gradient.
+const GRADIENT_N: usize = 32;
+/// Blocks that keep an H200 busy, and the most bytes of partial weight gradients.
+const BLOCKS: usize = 3 * 132;
+const PART_BYTES: usize = 64 << 20;
+
+fn bricks(grid: Grid) -> usize {
+    let along = grid.dims.iter().zip(BRICK).map(|(n, b)| n.div_ceil(b));
+    grid.batch * along.product::<usize>()
+}
+
+/// Chunks of 32 bytes that the channels of each input are cut into.
+fn chunks(channels: &[usize], dtype: DType) -> usize {
+    channels.iter().map(|c| c.div_ceil(32 / dtype.size())).sum()
+}
+
+/// Output channels per block: as many as there are, up to 64; fewer where blocks would be few.
+pub(super) fn tile(out: usize, grid: Grid) -> usize {
+    match out {
+        0..=16 => 16,
+        17..=32 => 32,
+        _ if bricks(grid) * out.div_ceil(64) < 132 => 32,
+        _ => 64,
+    }
+}
+
+/// The bricks of a part of the weight gradient, and the number of parts.
+fn parts(conv: &Conv, blocks: usize) -> [usize; 2] {
+    let bricks = bricks(conv.grid).max(1);
+    let weight_bytes = 27 * 4 * conv.out * conv.all_channels();
+    let most = (PART_BYTES / weight_bytes).clamp(1, bricks.min(65_535));
+    let each = bricks.div_ceil((BLOCKS / blocks).clamp(1, most));
+    [each, bricks.div_ceil(each)]
+}
+
+/// Weights as `conv3d_fwd` reads them.
+pub(super) struct Packed {
+    weights: Tensor,
+    tile: usize,
+    /// Channels of the sum (of one or two matrices), and of the result.
+    channels: Vec<usize>,
+    out: usize,
+}
+
+impl Packed {
+    /// Weight (n, c, tap) is at `first + n * strides[0] + c * strides[1] + tap`.
+    pub fn new(
+        weight: &Param,
+        dtype: DType,
+        [tile, out]: [usize; 2],
+        channels: &[usize],
+        first: usize,
+        strides: [usize; 2],
+        mirrored: bool,
+    ) -> Result<Self> {
+        let device = weight.value.device();
+        let columns = out.next_multiple_of(tile);
+        let count = columns * 27 * chunks(channels, dtype) * (32 / dtype.size());
+        let mut weights = Tensor::empty(device, dtype, &[count])?;
+        KernelCall::typed(device, "conv3d_init", dtype)
+            .output(&mut weights)?
+            .input(&weight.value)?
+            .value(count as i64)
+            .value(size(OP, tile)?)
+            .value(size(OP, out)?)
+            .value(size(OP, channels[0])?)
+            .value(size(OP, channels.get(1).copied().unwrap_or(0))?)
+            .value(first as i64)
+            .value(strides[0] as i64)
+            .value(strides[1] as i64)
+            .value(i32::from(mirrored))
+            .launch(LaunchConfig::linear(count.div_ceil(256) as u32, 256))?;
+        Ok(Self { weights, tile, channels: channels.to_vec(), out })
+    }
+
+    /// `y (+)= conv(inputs) + bias`.
+    pub fn convolve(
+        &self,
+        y: &mut TensorMut<'_>,
+        inputs: &[&Tensor],
+        bias: Option<&Tensor>,
+        grid: Grid,
+        mode: GradMode,
+    ) -> Result<()> {
+        if y.is_empty() {
+            return Ok(());
+        }
+        let dtype = inputs[0].dtype();
+        let name = format!("conv3d_fwd_{dtype}_n{}", self.tile);
+        size(OP, grid.rows())?;
+        let call = KernelCall::new(inputs[0].device(), &name).output_mut(y)?;
+        let call = input_pair(call, inputs)?.input(&self.weights)?.optional(bias)?;
+        let call = sizes(call, grid, &self.channels)?;
+        call.value(size(OP, self.out)?).value(mode.as_arg()).launch(LaunchConfig {
+            grid: [bricks(grid) as u32, self.out.div_ceil(self.tile) as u32, 1],
+            block: [128, 1, 1],
+            shared_bytes: (2 * HALO_BYTES + 3 * 9 * 32 * self.tile) as u32,
+        })
+    }
+}
+
+fn input_pair<'d>(call: KernelCall<'d>, inputs: &[&Tensor]) -> Result<KernelCall<'d>> {
+    call.input(inputs[0])?.optional(inputs.get(1).copied())
+}
+
+/// d, h, w and the channels of both inputs.
+fn sizes<'d>(call: KernelCall<'d>, grid: Grid, channels: &[usize]) -> Result<KernelCall<'d>> {
+    let mut call = call;
+    for n in grid.dims {
+        call = call.value(size(OP, n)?);
+    }
+    let second = channels.get(1).copied().unwrap_or(0);
+    Ok(call.value(size(OP, channels[0])?).value(size(OP, second)?))
+}
+
+pub(super) fn forward(
+    conv: &Conv,
+    y: &mut Tensor,
+    inputs: &[&Tensor],
+    weight: &Param,
+    bias: Option<&Tensor>,
+) -> Result<()> {
+    if y.is_empty() {
+        return Ok(());
+    }
+    let Conv { grid, out, ref channels, .. } = *conv;
+    let (dtype, all) = (y.dtype(), conv.all_channels());
+    if conv.is_wide {
+        let sides = [tile(out, grid), out];
+        let packed = Packed::new(weight, dtype, sides, channels, 0, [all * 27, 27], false)?;
+        return packed.convolve(&mut y.as_mut(), inputs, bias, grid, GradMode::Overwrite);
+    }
+    // The product of the first input, then that of the second with the first as residual.
+    let mut first = None;
+    for (i, x) in inputs.iter().enumerate() {
+        let columns = columns(conv, weight, dtype, i)?;
+        let product = linear::Forward::new(x, &columns)?;
+        let bias = bias.filter(|_| i == 0);
+        if i + 1 < inputs.len() {
+            let held = first.insert(Tensor::empty(y.device(), dtype, y.shape())?);
+            product.run(held, None, bias, None, false)?;
+        } else {
+            product.run(y, None, bias, first.as_ref(), false)?;
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a `[out, all channels]` weight that belong to input `i`, in `dtype`.
+fn columns(conv: &Conv, weight: &Param, dtype: DType, i: usize) -> Result<Tensor> {
+    let width = conv.channels[i];
+    let mut packed = Tensor::empty(weight.value.device(), dtype, &[conv.out, width])?;
+    let call = KernelCall::typed(weight.value.device(), "conv3d_init_columns", dtype);
+    launch_columns(call.output(&mut packed)?.input(&weight.value)?, conv, i, None)?;
+    Ok(packed)
+}
+
+fn launch_columns(
+    call: KernelCall<'_>,
+    conv: &Conv,
+    i: usize,
+    mode: Option<GradMode>,
+) -> Result<()> {
+    let (width, first) = (conv.channels[i], conv.channels[..i].iter().sum());
+    let count = conv.out * width;
+    let call = call
+        .value(count as i64)
+        .value(size(OP, width)?)
+        .value(size(OP, conv.all_channels())?)
+        .value(size(OP, first)?);
+    let call = match mode {
+        Some(mode) => call.value(mode.as_arg()),
+        None => call,
+    };
+    call.launch(LaunchConfig::linear(count.div_ceil(256) as u32, 256))
+}
+
+impl ConvBwd {
+    pub(super) fn run_kernels(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let conv = &self.conv;
+        let (dtype, all) = (dy.dtype(), conv.all_channels());
+        for (i, (range, x)) in conv.ranges().zip(&self.inputs).enumerate() {
+            let Some((mut dx, mode)) = grads.slot(x)? else { continue };
+            if conv.is_wide {
+                let sides = [tile(range.len(), conv.grid), range.len()];
+                let (first, strides) = (range.start * 27, [27, all * 27]);
+                let packed =
+                    Packed::new(&self.weight, dtype, sides, &[conv.out], first, strides, true)?;
+                packed.convolve(&mut dx, &[dy], None, conv.grid, mode)?;
+            } else {
+                let columns = columns(conv, &self.weight, dtype, i)?;
+                linear::InputGradient::new(dy, &columns)?.run(&mut dx, None, mode)?;
+            }
+        }
+        let bias = self.bias.as_ref().filter(|b| b.slot.is_some());
+        if self.weight.slot.is_none() && bias.is_none() {
+            return Ok(());
+        }
+        match conv.is_wide {
+            true => self.wide_gradients(dy, bias, grads),
+            false => self.product_gradients(dy, bias, grads),
+        }
+    }
+
+    fn wide_gradients(
+        &self,
+        dy: &Tensor,
+        bias: Option<&Param>,
+        grads: &mut Grads<'_>,
+    ) -> Result<()> {
+        let Conv { out, ref channels, .. } = self.conv;
+        let (device, dtype, all) = (dy.device(), dy.dtype(), self.conv.all_channels());
+        let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
+        let inputs: Vec<&Tensor> = self.inputs.iter().map(Var::value).collect();
+        let [each, parts] = parts(&self.conv, blocks);
+        let (weights, biases) = partial_gradients(&self.conv, dy, &inputs, each, bias.is_some())?;
+
+        let call = KernelCall::new(device, "conv3d_bwd_reduce_f32");
+        let mut spare = None;
+        let shape = [out, all, 27];
+        let (call, modes) = destinations(self, call, bias, grads, &shape, &mut spare)?;
+        let elements = (27 * out * all).div_ceil(32) + bias.map_or(0, |_| out.div_ceil(32));
+        call.input(&weights)?
+            .input(&biases)?
+            .value(size(OP, parts)?)
+            .value(size(OP, out)?)
+            .value(size(OP, all)?)
+            .value(modes[0].as_arg())
+            .value(modes[1].as_arg())
+            .launch(LaunchConfig::linear(elements as u32, 256))
+    }
+
+    /// Of a 1 x 1 x 1 kernel: the products of dy with each input.
+    fn product_gradients(
+        &self,
+        dy: &Tensor,
+        bias: Option<&Param>,
+        grads: &mut Grads<'_>,
+    ) -> Result<()> {
+        let conv = &self.conv;
+        let (device, out) = (dy.device(), conv.out);
+        let mut spare = None;
+        if let [x] = &self.inputs[..] {
+            let gradient = linear::ParamGradient::new(dy, x.value())?;
+            let shape = [out, conv.channels[0]];
+            return gradient.run(bias.is_some(), |call| {
+                destinations(self, call, bias, grads, &shape, &mut spare)
+            });
+        }
+        let mut parts = Vec::new();
+        for (i, x) in self.inputs.iter().enumerate() {
+            let mut part = Tensor::empty(device, DType::F32, &[out, conv.channels[i]])?;
+            let bias = bias.filter(|_| i == 0);
+            linear::ParamGradient::new(dy, x.value())?.run(bias.is_some(), |call| {
+                let call = call.output(&mut part)?;
+                bias_destination(call, bias, grads)
+                    .map(|(call, mode)| (call, [GradMode::Overwrite, mode]))
+            })?;
+            parts.push(part);
+        }
+        let Some((mut dw, mode)) = grads.param(&self.weight)? else { return Ok(()) };
+        for (i, part) in parts.iter().enumerate() {
+            let call = KernelCall::new(device, "conv3d_bwd_columns_f32");
+            launch_columns(call.output_mut(&mut dw)?.input(part)?, conv, i, Some(mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sums over parts of `each` bricks: of the weight `[parts, 27, out, all channels]`, and of the bias
+/// `[parts, out]` where wanted.
+pub(super) fn partial_gradients(
+    conv: &Conv,
+    dy: &Tensor,
+    inputs: &[&Tensor],
+    each: usize,
+    has_bias: bool,
+) -> Result<(Tensor, Tensor)> {
+    let Conv { grid, out, ref channels, .. } = *conv;
+    let (device, dtype) = (dy.device(), dy.dtype());
+    let parts = bricks(grid).max(1).div_ceil(each);
+    let mut weights = Tensor::empty(device, DType::F32, &[parts, 27, out, conv.all_channels()])?;
+    let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
+    size(OP, grid.rows())?;
+    let call = KernelCall::typed(device, "conv3d_bwd_params", dtype);
+    let call = call.output(&mut weights)?.optional_output(has_bias.then_some(&mut biases))?;
+    let call = sizes(input_pair(call.input(dy)?, inputs)?, grid, channels)?;
+    let call = call.value(size(OP, out)?).value(size(OP, bricks(grid))?).value(size(OP, each)?);
+    let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
+    let stage = HALO_BYTES + BRICK.iter().product::<usize>() * (GRADIENT_N * dtype.size() + 16);
+    call.launch(LaunchConfig {
+        grid: [blocks as u32, parts as u32, 1],
+        block: [288, 1, 1],
+        shared_bytes: 2 * stage as u32,
+    })?;
+    Ok((weights, biases))
+}
+
+/// Appends where the gradients of weight and bias go, and says how each is to be written. Where the
+/// bias alone is trained, the weight's goes to `spare`.
+fn destinations<'d>(
+    op: &ConvBwd,
+    call: KernelCall<'d>,
+    bias: Option<&Param>,
+    grads: &mut Grads<'_>,
+    shape: &[usize],
+    spare: &mut Option<Tensor>,
+) -> Result<(KernelCall<'d>, [GradMode; 2])> {
+    let (call, weight) = match grads.param(&op.weight)? {
+        Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
+        None => {
+            let device = op.weight.value.device();
+            let spare = spare.insert(Tensor::empty(device, DType::F32, shape)?);
+            (call.output(spare)?, GradMode::Overwrite)
+        }
+    };
+    let (call, bias) = bias_destination(call, bias, grads)?;
+    Ok((call, [weight, bias]))
+}
+
+fn bias_destination<'d>(
+    call: KernelCall<'d>,
+    bias: Option<&Param>,
+    grads: &mut Grads<'_>,
+) -> Result<(KernelCall<'d>, GradMode)> {
+    let slot = match bias {
+        Some(bias) => grads.param(bias)?,
+        None => None,
+    };
+    Ok(match slot {
+        Some((mut db, mode)) => (call.output_mut(&mut db)?, mode),
+        None => (call.value(DevicePtr::NULL), GradMode::Overwrite),
+    })
+}
