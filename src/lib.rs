@@ -8,6 +8,7 @@ pub mod device;
 pub mod error;
 pub mod glmae;
 pub mod infer;
+pub mod interchange;
 pub mod lab;
 pub mod nn;
 pub mod ops;

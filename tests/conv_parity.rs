@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use glmae::device::{DType, Device, Tensor};
 use glmae::nn::params::{ParamLayout, Params};
-use glmae::ops::grid::Grid;
+use glmae::ops::Grid;
 use glmae::tape::{ParamGrads, Tape};
 use safetensors::SafeTensors;
 

@@ -30,7 +30,7 @@ fn cases() -> Vec<(String, ReferenceCase)> {
 fn check(dtype: DType) {
     for (name, case) in cases() {
         let ours = run(&case, &Device::Cpu, dtype).unwrap();
-        let rows = compare(&case, &ours, &Bounds::of(dtype));
+        let rows = compare(&case.tensors, &ours, &Bounds::of(dtype));
         assert!(rows.len() > 8, "{name}: only {} quantities", rows.len());
         for row in &rows {
             println!("{name} {dtype} {:28} {:9.2e} of {:.0e}", row.quantity, row.rel_l2, row.bound);

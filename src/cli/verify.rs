@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use glmae::device::DType;
 use glmae::error::exit;
-use glmae::lab::case::ReferenceCase;
-use glmae::lab::verify::{Bounds, Results, Row, compare, run as repeat};
+use glmae::lab::tensors::CaseTensors;
+use glmae::lab::verify::{Results, Row, Verified, verify};
 use glmae::{Error, atomic};
 use safetensors::tensor::TensorView;
 use serde::Serialize;
@@ -26,7 +26,7 @@ A distance is |ours - reference| / |reference| of a tensor, L2 norms, reference 
 relative to what training changed. docs/verification.md describes the case format.
 Exit code 1 when any quantity is out of its bound.")]
 pub struct Args {
-    /// Case files (`format` = `glmae-case-1` in their metadata)
+    /// Case files (`format` = `glmae-case-1` or `glmae-unetr-1` in their metadata)
     #[arg(value_name = "CASE", required = true)]
     cases: Vec<PathBuf>,
     #[command(flatten)]
@@ -55,15 +55,9 @@ struct CaseReport {
 pub fn run(args: &Args) -> Result<u8> {
     let device = args.device.parse()?;
     let dtype = DType::from(args.dtype);
-    let bounds = Bounds::of(dtype);
     let mut reports = Vec::new();
     for path in &args.cases {
-        let case = ReferenceCase::load(path)?;
-        let ours = repeat(&case, &device, dtype)?;
-        let quantities = compare(&case, &ours, &bounds);
-        if quantities.is_empty() {
-            return Err(Error::data(path, "the case has no 'fp64.' tensor to compare with").into());
-        }
+        let Verified { case, steps, ours, rows: quantities } = verify(path, &device, dtype)?;
         if let Some(out) = &args.out {
             write_results(&target(out, path, args.cases.len()), &case, &ours)?;
         }
@@ -71,7 +65,7 @@ pub fn run(args: &Args) -> Result<u8> {
             case: path.clone(),
             device: device.name(),
             dtype: dtype.name().into(),
-            steps: case.steps,
+            steps,
             pass: quantities.iter().all(|q| q.pass),
             quantities,
         };
@@ -123,7 +117,7 @@ fn target(out: &Path, case: &Path, cases: usize) -> PathBuf {
 }
 
 /// Results as f64 tensors under the names and in the shapes of the case.
-fn write_results(path: &Path, case: &ReferenceCase, ours: &Results) -> Result<()> {
+fn write_results(path: &Path, case: &CaseTensors, ours: &Results) -> Result<()> {
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     }

@@ -1,24 +1,21 @@
 //! Reference cases: a few training steps of the PyTorch reference with everything needed to
 //! repeat them (format `glmae-case-1`, described in docs/verification.md).
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
-
+use super::tensors::CaseTensors;
 use crate::config::{Config, GlobalCrop, HeadConfig, LossConfig, ModelConfig, OptimConfig, Pairs};
 use crate::config::{TrainConfig, ViewConfig};
-use crate::device::{DType, Device, Element, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::glmae::batch::{Batch, BatchShape, ViewKind};
 use crate::glmae::mask::Mask;
 use crate::{Error, Result};
 
 /// A case in memory.
 pub struct ReferenceCase {
-    path: PathBuf,
     pub config: Config,
     pub steps: usize,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    pub tensors: CaseTensors,
 }
 
 /// Fields of the reference's configuration that matter to an engine; it stores more.
@@ -128,54 +125,17 @@ impl From<Fields> for Config {
 }
 
 impl ReferenceCase {
-    /// Reads a case. Errors: a file that is no safetensors file or no case, a tensor of another
-    /// type than f32, f64 or i64.
+    /// Reads a case. Errors: a file that is no safetensors file or no such case.
     pub fn load(path: &Path) -> Result<Self> {
-        let bad = |reason: String| Error::data(path, reason);
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| bad(format!("not a safetensors file: {e}")))?;
-        let metadata = metadata.metadata().clone().unwrap_or_default();
-        match metadata.get("format").map(String::as_str) {
-            Some("glmae-case-1") => {}
-            Some(other) => {
-                return Err(bad(format!("a case of format '{other}', not 'glmae-case-1'")));
-            }
-            None => return Err(bad("no reference case: the metadata has no 'format'".into())),
-        }
-        let text = |key: &str| {
-            metadata.get(key).ok_or_else(|| bad(format!("the metadata has no '{key}'")))
-        };
-        let fields: Fields = serde_json::from_str(text("config")?)
-            .map_err(|e| bad(format!("metadata 'config': {e}")))?;
-        let steps = text("steps")?.parse().map_err(|e| bad(format!("metadata 'steps': {e}")))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.tensors() {
-            let data = match view.dtype() {
-                Dtype::F32 => numbers::<f32, 4>(view.data(), f32::from_le_bytes),
-                Dtype::F64 => numbers::<f64, 8>(view.data(), f64::from_le_bytes),
-                Dtype::I64 => numbers::<i64, 8>(view.data(), i64::from_le_bytes),
-                other => return Err(bad(format!("tensor '{name}' has dtype {other:?}"))),
-            };
-            tensors.insert(name, (view.shape().to_vec(), data));
-        }
-        Ok(Self { path: path.to_owned(), config: fields.into(), steps, tensors })
+        let tensors = CaseTensors::load(path, "glmae-case-1")?;
+        let fields: Fields = tensors.json("config")?;
+        let steps = tensors.json("steps")?;
+        Ok(Self { config: fields.into(), steps, tensors })
     }
 
     /// Shape and values of a tensor.
     pub fn get(&self, name: &str) -> Result<(&[usize], &[f64])> {
-        self.find(name).ok_or_else(|| Error::data(&self.path, format!("no tensor '{name}'")))
-    }
-
-    /// As [`ReferenceCase::get`], `None` when it is absent.
-    pub fn find(&self, name: &str) -> Option<(&[usize], &[f64])> {
-        self.tensors.get(name).map(|(shape, data)| (&shape[..], &data[..]))
-    }
-
-    /// Names with a prefix, without it.
-    pub fn names<'c>(&'c self, prefix: &'c str) -> impl Iterator<Item = &'c str> {
-        self.tensors.keys().filter_map(move |k| k.strip_prefix(prefix))
+        self.tensors.get(name)
     }
 
     /// Inputs of a step as a batch.
@@ -188,20 +148,20 @@ impl ReferenceCase {
             let [d, h, w] = shape.size(kind);
             if dims != [shape.count(kind), shape.channels, d, h, w] {
                 let reason = format!("step{step}.views_{name} has shape {dims:?}");
-                return Err(Error::data(&self.path, reason));
+                return Err(Error::data(self.tensors.path(), reason));
             }
             voxels.extend_from_slice(data);
             let (dims, keep) = self.get(&format!("step{step}.ids_keep_{name}"))?;
             let &[views, kept] = dims else {
-                return Err(Error::data(&self.path, format!("ids_keep_{name} has shape {dims:?}")));
+                return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} has shape {dims:?}")));
             };
             if views != shape.count(kind) {
-                return Err(Error::data(&self.path, format!("ids_keep_{name} has {views} views")));
+                return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} has {views} views")));
             }
             for view in 0..views {
                 let keep = &keep[view * kept..(view + 1) * kept];
                 if keep.iter().any(|t| *t < 0.0) {
-                    return Err(Error::data(&self.path, format!("ids_keep_{name} is negative")));
+                    return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} is negative")));
                 }
                 let keep: Vec<usize> = keep.iter().map(|&t| t as usize).collect();
                 masks.push(Mask::from_keep(shape.tokens(kind), &keep)?);
@@ -210,9 +170,4 @@ impl ReferenceCase {
         let voxels = Tensor::from_f64(device, dtype, &voxels, &[voxels.len()])?;
         Ok(Batch { shape, voxels, masks })
     }
-}
-
-fn numbers<T: Element, const N: usize>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<f64> {
-    let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|&b| read(b).to_f64()).collect()
 }

@@ -6,4 +6,7 @@ pub mod bench_step;
 pub mod case;
 mod clock;
 pub mod opcheck;
+pub mod tensors;
+pub mod unetr_case;
 pub mod verify;
+pub mod verify_unetr;

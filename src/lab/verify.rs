@@ -1,10 +1,13 @@
 //! Parity: repeats a reference case and compares every quantity with PyTorch's f64 run.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::case::ReferenceCase;
+use super::tensors::{CaseTensors, format_of};
+use super::unetr_case::UnetrCase;
 use crate::device::{DType, Device, Tensor};
 use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
@@ -32,7 +35,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// f64: agreement to rounding. f32: the defaults of the reference's own judge
+    /// For the GL-MAE cases. f64: agreement to rounding. f32: the defaults of the reference's own judge
     /// (`compare_case.py`: 1e-5, moved 1e-3). bf16: about twice what PyTorch's own bf16 autocast is
     /// off by in the same cases (docs/numerics.md).
     pub fn of(dtype: DType) -> Self {
@@ -42,6 +45,50 @@ impl Bounds {
             _ => Self { values: 1e-5, gradients: 1e-5, parameters: 1e-5, moved: 1e-3 },
         }
     }
+}
+
+impl Bounds {
+    /// For the UNETR cases, as `UNETR_CASES.md` judges them.
+    pub fn of_unetr(dtype: DType) -> Self {
+        match dtype {
+            DType::F64 => Self { values: 1e-9, gradients: 1e-9, parameters: 1e-9, moved: 1e-7 },
+            DType::F32 => Self { values: 3e-5, gradients: 3e-5, parameters: 3e-5, moved: 1e-2 },
+            _ => Self::of(dtype),
+        }
+    }
+}
+
+/// A case that was repeated and judged.
+pub struct Verified {
+    pub case: CaseTensors,
+    pub steps: usize,
+    pub ours: Results,
+    pub rows: Vec<Row>,
+}
+
+/// Repeats the case in a file, of whatever format, and compares.
+///
+/// Errors: [`Error::Data`] for a file that is no case, or one without anything to compare with; those
+/// of the run.
+pub fn verify(path: &Path, device: &Device, dtype: DType) -> Result<Verified> {
+    let format = format_of(path)?;
+    let (case, steps, ours, bounds) = match format.as_str() {
+        "glmae-unetr-1" => {
+            let case = UnetrCase::load(path)?;
+            let ours = super::verify_unetr::run(&case, device, dtype)?;
+            (case.tensors, case.steps, ours, Bounds::of_unetr(dtype))
+        }
+        _ => {
+            let case = ReferenceCase::load(path)?;
+            let ours = run(&case, device, dtype)?;
+            (case.tensors, case.steps, ours, Bounds::of(dtype))
+        }
+    };
+    let rows = compare(&case, &ours, &bounds);
+    if rows.is_empty() {
+        return Err(Error::data(path, "the case has no 'fp64.' tensor to compare with"));
+    }
+    Ok(Verified { case, steps, ours, rows })
 }
 
 /// One line of the report: a quantity, its worst tensor, and the verdict.
@@ -151,7 +198,7 @@ fn activations(
     batch: &crate::glmae::batch::Batch,
     out: &mut Results,
 ) -> Result<()> {
-    if case.names("fp64.step0.act.").next().is_none() {
+    if case.tensors.names("fp64.step0.act.").next().is_none() {
         return Ok(());
     }
     let config = &case.config;
@@ -205,7 +252,7 @@ fn distance(name: &str, ours: &[f64], reference: &[f64], start: Option<&[f64]>) 
 }
 
 /// Compares results with the case. Every f64 tensor of the case must be there.
-pub fn compare(case: &ReferenceCase, ours: &Results, bounds: &Bounds) -> Vec<Row> {
+pub fn compare(case: &CaseTensors, ours: &Results, bounds: &Bounds) -> Vec<Row> {
     let mut rows: BTreeMap<(usize, String), Row> = BTreeMap::new();
     for key in case.names("fp64.") {
         let Some((_, reference)) = case.find(&format!("fp64.{key}")) else { continue };

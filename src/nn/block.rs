@@ -13,6 +13,7 @@ use crate::tape::{Tape, Var};
 pub struct Norm {
     weight: ParamId,
     bias: ParamId,
+    eps: f64,
 }
 
 impl Norm {
@@ -20,11 +21,17 @@ impl Norm {
         Self {
             weight: layout.add(format!("{name}.weight"), &[dim]),
             bias: layout.add(format!("{name}.bias"), &[dim]),
+            eps: NORM_EPS,
         }
     }
 
+    /// The same norm with another epsilon.
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
+    }
+
     pub fn forward(&self, tape: &mut Tape<'_>, params: &Params, x: &Var) -> Result<Var> {
-        tape.layer_norm(x, &params.get(self.weight)?, &params.get(self.bias)?, NORM_EPS)
+        tape.layer_norm(x, &params.get(self.weight)?, &params.get(self.bias)?, self.eps)
     }
 }
 
@@ -84,6 +91,11 @@ impl Block {
             fc1: Linear::new(layout, &format!("{name}.mlp.fc1"), &[hidden, dim]),
             fc2: Linear::new(layout, &format!("{name}.mlp.fc2"), &[dim, hidden]),
         }
+    }
+
+    /// The same block with another epsilon in its norms.
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { norm1: self.norm1.with_eps(eps), norm2: self.norm2.with_eps(eps), ..self }
     }
 
     /// Rows `[T, dim]` of packed sequences in, the same out.

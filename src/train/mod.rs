@@ -1,6 +1,8 @@
 //! Floor 5: training. Schedules, one update, checkpoints, the pre-training run.
 
+mod captured;
 pub mod checkpoint;
+pub mod finetune;
 pub mod heldout;
 mod inputs;
 pub mod lock;

@@ -3,11 +3,12 @@
 //! device memory at fixed places (voxels, index tables, scalars), so that on a GPU the program is
 //! captured once as a graph and then replayed; the host reads a handful of numbers afterwards.
 
+use super::captured::Captured;
 use super::report::{StepReport, first_not_finite};
 use super::schedule::{Scheduled, schedule};
 use super::state::{Counters, State};
 use crate::config::Config;
-use crate::device::{Device, Graph, Tensor, TensorMut, class, nvtx};
+use crate::device::{Device, Tensor, TensorMut, class, nvtx};
 use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::model::Networks;
 use crate::glmae::objective::{Consistency, Losses, StepPlan, Term, forward};
@@ -50,18 +51,12 @@ pub struct StepProgram {
     /// Micro-batches of the step under way, and steps so far.
     done: usize,
     steps: u64,
-    graphs: Graphs,
-    pass: Option<PassOutputs>,
+    pass: Captured<PassOutputs>,
+    update: Captured<()>,
     /// Teacher logits of every micro-batch, for the centre.
     teacher_logits: Vec<Tensor>,
     /// `[norm, factor]` of [`grad_norm`], then total and terms of every micro-batch.
     report: Option<Tensor>,
-}
-
-#[derive(Default)]
-struct Graphs {
-    pass: Option<Graph>,
-    update: Option<Graph>,
 }
 
 /// Where a micro-batch leaves its results.
@@ -104,8 +99,8 @@ impl StepProgram {
             launches,
             done: 0,
             steps: 0,
-            graphs: Graphs::default(),
-            pass: None,
+            pass: Captured::default(),
+            update: Captured::default(),
             teacher_logits: Vec::new(),
             report: None,
         })
@@ -131,20 +126,10 @@ impl StepProgram {
                 self.grads.zero()?;
             }
         }
-        if !self.is_captured() {
-            // The memory of the micro-batch before is free for this one.
-            self.pass = None;
-            self.pass = Some(self.pass(config, nets, state)?);
-        } else {
-            if self.graphs.pass.is_none() {
-                // What single launches have left goes first: the graph gets memory of its own.
-                self.pass = None;
-                device.release_unused()?;
-                let (graph, pass) = device.capture(|| self.pass(config, nets, state))?;
-                (self.graphs.pass, self.pass) = (Some(graph), Some(pass));
-            }
-            replay(&mut self.graphs.pass)?;
-        }
+        let mut pass = std::mem::take(&mut self.pass);
+        let run = pass.run(&device, self.launches, self.steps, || self.pass(config, nets, state));
+        self.pass = pass;
+        run?;
         self.collect()
     }
 
@@ -155,16 +140,11 @@ impl StepProgram {
         // The numbers of an update that succeeds; one that does not leaves everything as it is.
         let counters = counted(config, &state.counters, true);
         self.table.set(&settings(config, &scheduled), &segments(state, &counters))?;
-        if !self.is_captured() {
-            self.apply(config, state)?;
-        } else {
-            if self.graphs.update.is_none() {
-                let device = self.one.device().clone();
-                let (graph, ()) = device.capture(|| self.apply(config, state))?;
-                self.graphs.update = Some(graph);
-            }
-            replay(&mut self.graphs.update)?;
-        }
+        let device = self.one.device().clone();
+        let mut update = std::mem::take(&mut self.update);
+        let run = update.run(&device, self.launches, self.steps, || self.apply(config, state));
+        self.update = update;
+        run?;
         (self.done, self.steps) = (0, self.steps + 1);
         Ok(())
     }
@@ -175,7 +155,7 @@ impl StepProgram {
         let values = self.report.as_ref().map_or(Ok(Vec::new()), Tensor::to_f64_vec)?;
         let (clip, values) = values.split_at(2.min(values.len()));
         let grad_norm = clip.first().copied().unwrap_or(f64::NAN);
-        let terms = self.pass.as_ref().map_or(&[][..], |pass| &pass.terms);
+        let terms = self.pass.outputs().map_or(&[][..], |pass| &pass.terms);
         let losses = values.chunks(1 + terms.len()).map(|v| Losses::from_values(terms, v));
         let losses = Losses::mean(&losses.collect::<Vec<_>>());
         let not_finite = match grad_norm.is_finite() {
@@ -210,12 +190,7 @@ impl StepProgram {
 
     /// Projection-head outputs of the last micro-batch, for the watch on collapse.
     pub fn consistency(&self) -> Option<&Consistency> {
-        self.pass.as_ref()?.consistency.as_ref()
-    }
-
-    /// Whether this step runs as graphs: the first never does, it loads modules and finds sizes.
-    fn is_captured(&self) -> bool {
-        self.launches == Launches::Graph && self.one.device().captures() && self.steps > 0
+        self.pass.outputs()?.consistency.as_ref()
     }
 
     /// Puts the index tables of the masks in place.
@@ -267,7 +242,7 @@ impl StepProgram {
 
     /// Puts the results of a micro-batch where the next one does not overwrite them.
     fn collect(&mut self) -> Result<()> {
-        let Some(pass) = &self.pass else { return Ok(()) };
+        let Some(pass) = self.pass.outputs() else { return Ok(()) };
         let _class = class::scope("tables");
         let (n, device) = (pass.values.len(), pass.values.device());
         let report = match &mut self.report {
@@ -315,10 +290,6 @@ impl StepProgram {
             None => Err(Error::shape("step", "a micro-batch before the update", "none")),
         }
     }
-}
-
-fn replay(graph: &mut Option<Graph>) -> Result<()> {
-    graph.as_mut().map_or(Ok(()), Graph::replay)
 }
 
 /// The counters after a step.

@@ -52,7 +52,7 @@ fn every_tile_overwrites_and_adds() {
                 Packed::new(&param, dtype, [tile, OUT], &CHANNELS, 0, strides, false).unwrap();
             let inputs = [&a.device, &b.device];
             let mut y = Tensor::empty(&device, dtype, &[rows, OUT]).unwrap();
-            let mut run = |y: &mut Tensor, mode| {
+            let run = |y: &mut Tensor, mode| {
                 let bias = Some(&bias.device);
                 packed.convolve(&mut y.as_mut(), &inputs, bias, GRID, mode).unwrap();
                 y.to_f64_vec().unwrap()

@@ -1,0 +1,3 @@
+//! Names and shapes of other programs' state dicts.
+
+pub mod monai;

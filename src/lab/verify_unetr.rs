@@ -1,0 +1,126 @@
+//! Parity of UNETR: repeats a MONAI case of part `network` (`glmae-unetr-1`, docs/verification.md).
+
+use super::unetr_case::UnetrCase;
+use super::verify::Results;
+use crate::device::{DType, Device, Tensor};
+use crate::interchange::monai;
+use crate::ops::Grid;
+use crate::ops::dice_ce::DiceOptions;
+use crate::tape::{ParamGrads, Tape, Var};
+use crate::train::finetune::program::{SegBatch, SegLoss, SegProgram};
+use crate::train::finetune::state::{SegState, Segmenter};
+use crate::train::program::Launches;
+use crate::{Error, Result};
+
+const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
+
+/// Repeats the case on `device` in `dtype`.
+pub fn run(case: &UnetrCase, device: &Device, dtype: DType) -> Result<Results> {
+    let mut state = SegState::new(load(case, device, dtype)?)?;
+    let settings = case.optimizer;
+    let batch = case.batch;
+    let mut program = SegProgram::new(&state, &settings, LOSS, batch, 1, Launches::Graph)?;
+    let config = state.segmenter.net.config.clone();
+    let labels: Vec<u8> = case.get("label")?.1.iter().map(|&l| l as u8).collect();
+    program.batch_mut().fill(&config, case.get("image")?.1, &labels)?;
+    let mut out = Results::new();
+    activations(&state.segmenter, program.batch_mut(), batch, &mut out)?;
+    for t in 0..case.steps {
+        program.micro_batch(&state.segmenter)?;
+        program.update(&mut state, &settings)?;
+        let report = program.finish(&mut state)?;
+        if !report.is_finite() {
+            return Err(Error::NotFinite(format!("step {t}")));
+        }
+        for (name, value) in [("dice", report.dice), ("ce", report.ce), ("total", report.total)] {
+            out.insert(format!("step{t}.loss.{name}"), vec![value]);
+        }
+        if t == 0 {
+            for e in state.segmenter.params.layout().entries() {
+                let values = program.grads().flat().view(e.offset, &e.shape)?.to_f64_vec()?;
+                out.insert(format!("step0.grad.{}", monai::name(&e.name)), values);
+            }
+        }
+    }
+    for e in state.segmenter.params.layout().entries() {
+        let values = state.segmenter.params.value(&e.name)?.to_f64_vec()?;
+        out.insert(format!("final.{}", monai::name(&e.name)), values);
+    }
+    let positions = state.segmenter.positions.to_f64_vec()?;
+    out.insert(format!("final.{}", monai::POSITIONS), positions);
+    Ok(out)
+}
+
+fn load(case: &UnetrCase, device: &Device, dtype: DType) -> Result<Segmenter> {
+    let positions = case.get(&format!("init.{}", monai::POSITIONS))?.1;
+    let mut segmenter = Segmenter::zeros(device, dtype, &case.config, positions)?;
+    for e in segmenter.params.layout().entries().to_vec() {
+        let (shape, values) = case.get(&format!("init.{}", monai::name(&e.name)))?;
+        if shape != e.shape {
+            let expected = format!("{}: {:?}", e.name, e.shape);
+            return Err(Error::shape("verify", expected, format!("{shape:?}")));
+        }
+        segmenter.params.value_mut(&e.name)?.upload_f64(values)?;
+    }
+    segmenter.params.refresh_half()?;
+    Ok(segmenter)
+}
+
+/// Activations of the first step in MONAI's order `[batch, channels, d, h, w]`, tokens as they are; and
+/// the gradient of the position rows, which a training step has no use for.
+fn activations(
+    segmenter: &Segmenter,
+    batch: &SegBatch,
+    count: usize,
+    out: &mut Results,
+) -> Result<()> {
+    let device = segmenter.params.flat().device();
+    let net = &segmenter.net;
+    let plan = net.plan(device, count)?;
+    let mut tape = Tape::new(device);
+    let positions = tape.leaf(segmenter.positions_of(count)?);
+    let inputs = [&batch.voxels, &batch.image].map(|t| Var::constant(t.clone()));
+    let inputs = [&inputs[0], &inputs[1], &positions];
+    let pass = net.forward(&mut tape, &segmenter.params, &plan, inputs, true)?;
+    let grid = Grid { batch: count, dims: net.config.roi };
+    let mut keep = |name: &str, value: &Var, grid: Grid| -> Result<()> {
+        let values = value.value().to_f64_vec()?;
+        let values = match name.starts_with("tokens") {
+            true => values,
+            false => channels_first(&values, grid),
+        };
+        out.insert(format!("step0.act.{name}"), values);
+        Ok(())
+    };
+    keep("logits", &pass.logits, grid)?;
+    for (name, value, grid) in &pass.activations {
+        keep(name, value, *grid)?;
+    }
+    let options = DiceOptions::default();
+    let terms = tape.dice_ce(&pass.logits, &batch.labels, &grid, &options)?;
+    let total = tape.weighted_sum(&[(&terms, &[1.0, 1.0])])?;
+    let flat = segmenter.params.flat();
+    let mut grads = ParamGrads::new(device, flat.dtype(), segmenter.params.layout())?;
+    let one = Tensor::from_f64(device, flat.dtype(), &[1.0], &[1])?;
+    let mut values = tape.backward_from(&[(total, one)], &mut grads)?;
+    if let Some(gradient) = values.take(&positions) {
+        let rows = gradient.to_f64_vec()?;
+        let mut sum = vec![0.0; rows.len() / count];
+        for image in rows.chunks_exact(sum.len()) {
+            sum.iter_mut().zip(image).for_each(|(s, g)| *s += g);
+        }
+        out.insert(format!("step0.grad.{}", monai::POSITIONS), sum);
+    }
+    Ok(())
+}
+
+/// `[batch, voxels, channels]` as `[batch, channels, voxels]`.
+fn channels_first(rows: &[f64], grid: Grid) -> Vec<f64> {
+    let n = grid.voxels();
+    let channels = rows.len() / grid.rows();
+    let mut out = Vec::with_capacity(rows.len());
+    for image in rows.chunks_exact(channels * n) {
+        out.extend((0..channels).flat_map(|c| (0..n).map(move |i| image[i * channels + c])));
+    }
+    out
+}

@@ -1,0 +1,4 @@
+//! Fine-tuning for segmentation: UNETR around a pre-trained encoder.
+
+pub mod program;
+pub mod state;
