@@ -34,7 +34,7 @@ pub struct PreparedPair {
 impl LabelledCase {
     /// Reads and prepares image and label; the label goes every way that the image goes.
     ///
-    /// Errors: as [`prepare`] and [`LabelRules::prepare`].
+    /// Errors: as [`prepare()`] and [`LabelRules::prepare`].
     pub fn prepare(&self, config: &PrepareConfig, rules: &LabelRules) -> Result<PreparedPair> {
         let images = self.images.clone();
         let case = Case { id: self.id.clone(), images, label: Some(self.label.clone()) };

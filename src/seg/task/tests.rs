@@ -168,6 +168,21 @@ fn other_sets_have_their_counts() {
     assert_eq!(task.subset(&split, 32).unwrap().len(), 32);
 }
 
+/// 199 cases in five folds are 40, 40, 40, 40, 39, as the paper's COVID-19-20.
+#[test]
+fn folds_of_unequal_size() {
+    let root = Path::new("set");
+    let ids: Vec<String> = (1..=199).map(|n| format!("word_{n:04}")).collect();
+    let mut held = Vec::new();
+    for (fold, size) in [40, 40, 40, 40, 39].into_iter().enumerate() {
+        let text = TASKS[4].1.replace("fold = 4", &format!("fold = {fold}"));
+        let split = Task::parse(&text, "word").unwrap().split(root, &ids).unwrap();
+        assert_eq!([split.training.len(), split.validation.len()], [199 - size, size]);
+        held.extend(split.validation);
+    }
+    assert_eq!(held, ids);
+}
+
 #[test]
 fn scans_with_one_class_come_from_folders_and_lists() {
     let names = ["normal/a", "normal/b", "CP/c", "NCP/d", "NCP/e"];
