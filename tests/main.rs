@@ -6,6 +6,7 @@ mod emulator;
 mod kernel_edges;
 mod ops;
 mod parity;
+mod segmentation_edges;
 mod step_gradient;
 mod structure;
 mod support;
