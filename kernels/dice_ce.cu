@@ -30,7 +30,7 @@ namespace GLMAE_NS {
     const DiceShared name{tile_, scale_, truth_, room_}
 
 // partial [batch, gridDim.x, 4 k + 1]: see dice_fwd. A block takes `tiles` tiles of `rows` rows.
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
+GLMAE_EXPORT __global__ void __launch_bounds__(128, 10)
     dice_ce_fwd_f32_u8(float* __restrict__ partial, const float* __restrict__ logits,
                    const uint8_t* __restrict__ labels, int64_t voxels, int k, int rows, int tiles,
                    int squared) {
@@ -39,7 +39,7 @@ GLMAE_EXPORT __global__ void __launch_bounds__(128)
 }
 GLMAE_KERNEL(dice_ce_fwd_f32_u8, 128)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
+GLMAE_EXPORT __global__ void __launch_bounds__(128, 10)
     dice_ce_fwd_f32_i32(float* __restrict__ partial, const float* __restrict__ logits,
                    const int* __restrict__ labels, int64_t voxels, int k, int rows, int tiles,
                    int squared) {

@@ -34,11 +34,11 @@ namespace GLMAE_NS {
 
 constexpr int NORM_THREADS = 256, NORM_MERGE_COLUMNS = 8, NORM_MERGE_LANES = 32;
 
-// Which part of a matrix a thread has: columns column .. column + N of rows first, first + rows, ... < end.
+// Which part of a matrix a thread has: columns column .. column + N of rows row, row + rows, ... < end of
+// the share, which begins at row `start` of the sample.
 struct NormPlace {
-    int64_t first, end;  // rows of the sample
-    int64_t sample;
-    int row, rows, width, column;  // row `row` of `rows` that the block takes at a time
+    int64_t sample, start;
+    int row, rows, end, width, column;  // `rows`: how many the block takes at a time
     bool works;
 
     __device__ __forceinline__ NormPlace(int left, int columns, int n, int64_t voxels, int block_rows) {
@@ -48,9 +48,12 @@ struct NormPlace {
         row = threadIdx.x / width;
         works = row < rows;
         column = (left + static_cast<int>(threadIdx.x) - row * width) * n;
-        first = static_cast<int64_t>(blockIdx.x) * block_rows;
-        end = min(first + block_rows, voxels);
-        first += row;
+        start = static_cast<int64_t>(blockIdx.x) * block_rows;
+        end = static_cast<int>(min(static_cast<int64_t>(block_rows), voxels - start));
+    }
+    // The first of its elements in a matrix of c columns.
+    __device__ __forceinline__ int64_t base(int64_t voxels, int c) const {
+        return (sample * voxels + start) * c + column;
     }
 };
 
@@ -110,18 +113,18 @@ __device__ __forceinline__ void norm_stats(float* partial, float* start, const T
     const int columns = c / N, t = threadIdx.x;
     for (int left = 0; left < columns; left += NORM_THREADS) {
         const NormPlace at(left, columns, N, voxels, block_rows);
-        const T* const from = x + at.sample * voxels * c + at.column;
+        const T* const from = x + at.base(voxels, c);
         float zero[N], m[N], q[N], n = 0.0f;
 #pragma unroll
         for (int k = 0; k < N; ++k) zero[k] = m[k] = q[k] = 0.0f;
-        if (at.works) C::load(from, 0, zero);
-        if (at.works && at.first < at.end) {
+        if (at.works) C::load(x, at.sample * voxels * c + at.column, zero);
+        if (at.works && at.row < at.end) {
             float pivot[N];
-            C::load(from, at.first * c, pivot);
+            C::load(from, static_cast<int64_t>(at.row) * c, pivot);
 #pragma unroll 4
-            for (int64_t i = at.first + at.rows; i < at.end; i += at.rows) {
+            for (int i = at.row + at.rows; i < at.end; i += at.rows) {
                 float v[N];
-                C::load(from, i * c, v);
+                C::load(from, static_cast<int64_t>(i) * c, v);
 #pragma unroll
                 for (int k = 0; k < N; ++k) {
                     v[k] -= pivot[k];
@@ -129,7 +132,7 @@ __device__ __forceinline__ void norm_stats(float* partial, float* start, const T
                     q[k] += v[k] * v[k];
                 }
             }
-            n = static_cast<float>((at.end - at.first + at.rows - 1) / at.rows);
+            n = static_cast<float>((at.end - at.row + at.rows - 1) / at.rows);
             const float inverse = __fdividef(1.0f, n);
 #pragma unroll
             for (int k = 0; k < N; ++k) {
@@ -173,7 +176,7 @@ __device__ __forceinline__ bool norm_vectors(const T* a, const T* b, const T* d,
 
 // partial [batch, gridDim.x, 2, c]: mean from the first voxel on, and centred squares, of every share of
 // block_rows rows; start [batch, c]: the first voxel (the place of the means in stats).
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
+GLMAE_EXPORT __global__ void __launch_bounds__(256, 4)
     instance_norm_fwd_f32_stats(float* __restrict__ partial, float* __restrict__ start,
                                 const float* __restrict__ x, int64_t voxels, int c, int block_rows) {
     __shared__ float counts[NORM_THREADS], means[NORM_THREADS * 4], squares[NORM_THREADS * 4];
@@ -280,33 +283,33 @@ __device__ __forceinline__ void norm_fwd(T* y, const T* x, const float* stats, c
     for (int left = 0; left < columns; left += NORM_THREADS) {
         const NormPlace at(left, columns, N, voxels, block_rows);
         if (!at.works) continue;
-        const int64_t base = at.sample * voxels * c + at.column, channel = at.sample * c + at.column;
+        const int64_t base = at.base(voxels, c), channel = at.sample * c + at.column;
         const NormColumns<T, N> norm(stats, plane, channel);
         if constexpr (RESIDUAL) {
             const NormColumns<T, N> beside(shortcut_stats, plane, channel);
 #pragma unroll 2
-            for (int64_t i = at.first; i < at.end; i += at.rows) {
+            for (int i = at.row; i < at.end; i += at.rows) {
                 float v[N], s[N];
-                C::load_last(x, base + i * c, v);
-                C::load_last(shortcut, base + i * c, s);
+                C::load_last(x, base + static_cast<int64_t>(i) * c, v);
+                C::load_last(shortcut, base + static_cast<int64_t>(i) * c, s);
 #pragma unroll
                 for (int k = 0; k < N; ++k) {
                     const float z = __fadd_rn(norm(k, v[k]), beside(k, s[k]));
                     v[k] = z > 0.0f ? z : slope * z;
                 }
-                C::store(y, base + i * c, v);
+                C::store(y, base + static_cast<int64_t>(i) * c, v);
             }
         } else {
 #pragma unroll 4
-            for (int64_t i = at.first; i < at.end; i += at.rows) {
+            for (int i = at.row; i < at.end; i += at.rows) {
                 float v[N];
-                C::load_last(x, base + i * c, v);
+                C::load_last(x, base + static_cast<int64_t>(i) * c, v);
 #pragma unroll
                 for (int k = 0; k < N; ++k) {
                     const float z = norm(k, v[k]);
                     v[k] = z > 0.0f ? z : slope * z;
                 }
-                C::store(y, base + i * c, v);
+                C::store(y, base + static_cast<int64_t>(i) * c, v);
             }
         }
     }
@@ -385,16 +388,16 @@ __device__ __forceinline__ void norm_sums(float* partial, const T* dy, const T* 
 #pragma unroll
             for (int k = 0; k < N; ++k) sum[j][k] = 0.0f;
         if (at.works) {
-            const int64_t base = at.sample * voxels * c + at.column, channel = at.sample * c + at.column;
+            const int64_t base = at.base(voxels, c), channel = at.sample * c + at.column;
             const NormColumns<T, N> norm(stats, plane, channel);
             [[maybe_unused]] const NormColumns<T, N> beside(RESIDUAL ? shortcut_stats : nullptr, plane,
                                                             channel);
 #pragma unroll 2
-            for (int64_t i = at.first; i < at.end; i += at.rows) {
+            for (int i = at.row; i < at.end; i += at.rows) {
                 float g[N], v[N], s[N];
-                C::load(dy, base + i * c, g);
-                C::load(x, base + i * c, v);
-                if constexpr (RESIDUAL) C::load(shortcut, base + i * c, s);
+                C::load(dy, base + static_cast<int64_t>(i) * c, g);
+                C::load(x, base + static_cast<int64_t>(i) * c, v);
+                if constexpr (RESIDUAL) C::load(shortcut, base + static_cast<int64_t>(i) * c, s);
 #pragma unroll
                 for (int k = 0; k < N; ++k) {
                     const float xhat = norm(k, v[k]);
@@ -542,7 +545,7 @@ __device__ __forceinline__ void norm_bwd(T* dx, T* dshortcut, const float* stats
     for (int left = 0; left < columns; left += NORM_THREADS) {
         const NormPlace at(left, columns, N, voxels, block_rows);
         if (!at.works) continue;
-        const int64_t base = at.sample * voxels * c + at.column, channel = at.sample * c + at.column;
+        const int64_t base = at.base(voxels, c), channel = at.sample * c + at.column;
         const NormColumns<T, N> norm(stats, plane, channel);
         [[maybe_unused]] const NormColumns<T, N> beside(RESIDUAL ? shortcut_stats : nullptr, plane,
                                                         channel);
@@ -552,11 +555,11 @@ __device__ __forceinline__ void norm_bwd(T* dx, T* dshortcut, const float* stats
         const bool normed = RESIDUAL && shortcut_stats;
         if (normed) load_elements<N>(means, 2 * plane + channel, mean_ds);
 #pragma unroll 1
-        for (int64_t i = at.first; i < at.end; i += at.rows) {
+        for (int i = at.row; i < at.end; i += at.rows) {
             float g[N], v[N], s[N] = {};
-            C::load_last(dy, base + i * c, g);
-            C::load_last(x, base + i * c, v);
-            if constexpr (RESIDUAL) C::load_last(shortcut, base + i * c, s);
+            C::load_last(dy, base + static_cast<int64_t>(i) * c, g);
+            C::load_last(x, base + static_cast<int64_t>(i) * c, v);
+            if constexpr (RESIDUAL) C::load_last(shortcut, base + static_cast<int64_t>(i) * c, s);
 #pragma unroll
             for (int k = 0; k < N; ++k) {
                 const float xhat = norm(k, v[k]);
@@ -566,9 +569,9 @@ __device__ __forceinline__ void norm_bwd(T* dx, T* dshortcut, const float* stats
                 v[k] = norm.rstd[k] * (d - mean_d[k] - xhat * mean_dx[k]);
                 s[k] = normed ? beside.rstd[k] * (d - mean_d[k] - shat * mean_ds[k]) : d;
             }
-            if (dx) norm_give<T, VECTOR>(dx, base + i * c, v, dx_mode);
+            if (dx) norm_give<T, VECTOR>(dx, base + static_cast<int64_t>(i) * c, v, dx_mode);
             if (RESIDUAL && dshortcut)
-                norm_give<T, VECTOR>(dshortcut, base + i * c, s, dshortcut_mode);
+                norm_give<T, VECTOR>(dshortcut, base + static_cast<int64_t>(i) * c, s, dshortcut_mode);
         }
     }
 }

@@ -8,6 +8,7 @@ mod kernel_edges;
 mod ops;
 mod parity;
 mod seg;
+mod segmentation_edges;
 mod step_gradient;
 mod structure;
 mod support;

@@ -99,28 +99,39 @@ fn norms_and_activations_are_monais() {
         seen += 1;
         let [x, y, dy, dx] = ["x", "y", "dy", "dx"].map(|t| cases.rows(&format!("{name}.{t}")));
         let (grid, shape) = (x.0, &x.1);
-        for (device, dtype, bound) in places(1e-10) {
-            let tensor = |data: &[f64]| Tensor::from_f64(&device, dtype, data, shape).unwrap();
-            let mut tape = Tape::new(&device);
-            let leaf = tape.leaf(tensor(&x.2));
+        let run = |device: &Device, dtype, x: &[f64], dy: &[f64]| {
+            let tensor = |data: &[f64]| Tensor::from_f64(device, dtype, data, shape).unwrap();
+            let mut tape = Tape::new(device);
+            let leaf = tape.leaf(tensor(x));
             let out = if is_norm {
                 tape.instance_norm(&leaf, &grid).unwrap()
             } else {
                 // The norm of a constant is 0: what is left is the activation of the shortcut.
-                let zero = Var::constant(tensor(&vec![0.0; x.2.len()]));
+                let zero = Var::constant(tensor(&vec![0.0; x.len()]));
                 tape.instance_norm_residual(&zero, Shortcut::Plain(&leaf), &grid).unwrap()
             };
-            let forward = relative(&out.value().to_f64_vec().unwrap(), &y.2);
-            let seed = tensor(&dy.2);
-            let mut found = tape.backward_from(&[(out, seed)], &mut grads(&device, dtype)).unwrap();
-            let ours = found.take(&leaf).unwrap().to_f64_vec().unwrap();
-            let backward = relative(&ours, &dx.2);
+            let y = out.value().to_f64_vec().unwrap();
+            let seeds = [(out, tensor(dy))];
+            let mut found = tape.backward_from(&seeds, &mut grads(device, dtype)).unwrap();
+            (y, found.take(&leaf).unwrap().to_f64_vec().unwrap())
+        };
+        // Values around 1000 are off by 3e-5 in f32 before anything is computed: f32 is held against what
+        // f64 makes of the rounded input.
+        let round = |x: &[f64]| x.iter().map(|&x| f64::from(x as f32)).collect::<Vec<_>>();
+        let rounded = run(&Device::Cpu, DType::F64, &round(&x.2), &round(&dy.2));
+        for (device, dtype, bound) in places(1e-10) {
+            let ours = run(&device, dtype, &x.2, &dy.2);
+            let (y, dx) = match dtype {
+                DType::F64 => (&y.2, &dx.2),
+                _ => (&rounded.0, &rounded.1),
+            };
+            let (forward, backward) = (relative(&ours.0, y), relative(&ours.1, dx));
             println!("{name:22} {dtype} {:10} y {forward:.1e} dx {backward:.1e}", device.name());
             assert!(forward <= bound && backward <= bound, "{name} {dtype} on {}", device.name());
             if !is_norm {
                 // The first two entries are 0 and -0.
-                for (ours, dy) in ours.iter().zip(&dy.2).take(2) {
-                    assert!((ours - 0.01 * dy).abs() <= 1e-8 * dy.abs(), "{ours} of {dy}");
+                for (ours, dy) in ours.1.iter().zip(&dy.2).take(2) {
+                    assert!((ours - 0.01 * dy).abs() <= 1e-7 * dy.abs(), "{ours} of {dy}");
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! `glmae evaluate`: predicted label maps against references.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use glmae::Error;
@@ -77,6 +77,9 @@ pub fn run(args: &Args) -> Result<u8> {
         tolerances_mm: tolerances(&args.tolerance)?,
         limits: Limits::default(),
     };
+    for path in [&args.json, &args.csv].into_iter().flatten() {
+        check_folder(path)?;
+    }
     let found = match_files(&args.pred, &args.reference)?;
     settle_unpaired(args, &found)?;
     let total = found.pairs.len();
@@ -157,6 +160,17 @@ fn tolerances(given: &[f64]) -> Result<Vec<f64>> {
         }
     }
     Ok(kept)
+}
+
+/// A result that cannot be written is known before the work, not after it.
+fn check_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let why = match (folder.is_dir(), path.is_dir()) {
+        (true, false) => return Ok(()),
+        (false, _) => "its folder does not exist",
+        (_, true) => "is a folder; name a file",
+    };
+    Err(Error::Config(format!("{}: {why}", path.display())).into())
 }
 
 /// Files without a partner are an error, or a warning with `--allow-missing`.

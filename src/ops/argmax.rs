@@ -48,10 +48,10 @@ pub fn argmax(scores: &Tensor) -> Result<Tensor> {
 fn largest<T: Real>(row: &[T]) -> u8 {
     let mut best: Option<(u8, T)> = None;
     for (c, &score) in (0..=u8::MAX).zip(row) {
-        // A comparison with NaN is false: it neither wins nor, as nothing is there yet, comes first.
         let wins = match best {
             Some((_, most)) => score > most,
-            None => score >= score,
+            // Anything but NaN.
+            None => score.partial_cmp(&T::default()).is_some(),
         };
         if wins {
             best = Some((c, score));

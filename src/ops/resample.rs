@@ -88,8 +88,10 @@ fn fixed_point(map: &AffineMap, from: [usize; 3], to: [usize; 3]) -> Result<abi:
         let ends = row.iter().zip(to).map(|(step, n)| step.abs() * n as f64).sum::<f64>();
         ends + row[3].abs()
     };
-    let far = map.iter().any(|row| !(reach(row) < MOST));
-    if far || from.iter().any(|&n| n == 0 || n as f64 > MOST) || to.iter().any(|&n| n as f64 > MOST)
+    let near = map.iter().all(|row| reach(row) < MOST); // not so for NaN
+    if !near
+        || from.iter().any(|&n| n == 0 || n as f64 > MOST)
+        || to.iter().any(|&n| n as f64 > MOST)
     {
         let got = format!("{to:?} voxels by {map:?} from {from:?}");
         return Err(Error::shape(OP, "a volume and finite positions within 2^22 voxels", got));

@@ -133,9 +133,7 @@ impl WindowBlend {
             return Ok(self.sums);
         }
         with_real!(OP, self.sums.dtype(), T => {
-            let weights = self.weights.host::<T>()?;
-            let rows = self.sums.host_mut::<T>()?.par_chunks_exact_mut(k);
-            rows.zip(weights).for_each(|(row, &w)| row.iter_mut().for_each(|x| *x = *x / w));
+            divide(self.sums.host_mut::<T>()?, self.weights.host()?, k);
             Ok(())
         })?;
         Ok(self.sums)
@@ -153,6 +151,11 @@ impl WindowBlend {
     pub fn sums(&self) -> &Tensor {
         &self.sums
     }
+}
+
+fn divide<T: Real>(sums: &mut [T], weights: &[T], k: usize) {
+    let rows = sums.par_chunks_exact_mut(k);
+    rows.zip(weights).for_each(|(row, &w)| row.iter_mut().for_each(|x| *x = *x / w));
 }
 
 fn add<T: Real>(

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 pub use self::folders::pair_folders;
 pub use self::info::DatasetInfo;
+use super::labels::LabelRules;
 use crate::data::layout::{DiscoverOptions, Layout, discover};
+use crate::data::{Case, PrepareConfig, Prepared, prepare};
 use crate::{Error, Result};
 
 /// A case with its label map.
@@ -19,6 +21,27 @@ pub struct LabelledCase {
     /// One file, or one file per channel in channel order.
     pub images: Vec<PathBuf>,
     pub label: PathBuf,
+}
+
+/// A prepared image and the classes of its voxels.
+#[derive(Clone, Debug)]
+pub struct PreparedPair {
+    pub image: Prepared,
+    /// Class indices `[d, h, w]` on the grid of the image, padding 0.
+    pub classes: Vec<u8>,
+}
+
+impl LabelledCase {
+    /// Reads and prepares image and label; the label goes every way that the image goes.
+    ///
+    /// Errors: as [`prepare()`] and [`LabelRules::prepare`].
+    pub fn prepare(&self, config: &PrepareConfig, rules: &LabelRules) -> Result<PreparedPair> {
+        let images = self.images.clone();
+        let case = Case { id: self.id.clone(), images, label: Some(self.label.clone()) };
+        let image = prepare(&case, config)?;
+        let classes = rules.prepare(&self.label, image.record(), &config.limits)?;
+        Ok(PreparedPair { image, classes })
+    }
 }
 
 /// A labelled set.

@@ -116,6 +116,8 @@ fn what_cannot_be_judged_is_refused() {
     refused(with("near.nii", &["--classes", "1"]), 2, &["--classes 1"]);
     refused(with("near.nii", &["--tolerance=-1"]), 2, &["--tolerance -1"]);
     refused(with("near.nii", &["--tolerance", "nan"]), 2, &["--tolerance NaN"]);
+    refused(with("near.nii", &["--json", &path("no/x.json")]), 2, &["no/x.json", "does not exist"]);
+    refused(with("near.nii", &["--csv", &path("ref")]), 2, &["is a folder"]);
     refused(with("gone.nii", &[]), 1, &["gone.nii", "check the path"]);
     fs::write(path("dataset.json"), "{}").unwrap();
     refused(with("near.nii", &["--labels", &path("dataset.json")]), 3, &["declares no label"]);

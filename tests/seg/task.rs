@@ -1,8 +1,7 @@
 //! A shipped task on the real set it describes: found, split, prepared with its labels.
 
-use glmae::data::{Case, prepare};
+use glmae::data::Case;
 use glmae::seg::Task;
-use glmae::seg::task::Target;
 
 use crate::support::shared;
 
@@ -24,16 +23,15 @@ fn hippocampus_is_found_split_and_prepared() {
     let (config, rules) = (task.prepare_config(), task.label_rules());
     let mut seen = [false; 3];
     for case in cases.iter().step_by(10) {
-        let Target::Labels(label) = &case.target else { panic!("{}: no label map", case.id) };
-        let image = Case { id: case.id.clone(), images: case.images.clone(), label: None };
-        let prepared = prepare(&image, &config).unwrap();
-        let classes = rules.prepare(label, prepared.record(), &config.limits).unwrap();
+        let case = case.labelled().unwrap();
+        let pair = case.prepare(&config, &rules).unwrap();
+        let (prepared, classes) = (&pair.image, &pair.classes);
         assert!((0..3).all(|a| prepared.dims()[a] >= task.image.roi[a]), "{:?}", prepared.dims());
         assert_eq!(classes.len(), prepared.voxels().len());
         classes.iter().for_each(|&c| seen[usize::from(c)] = true);
         // The way back is exact: the spacing is the set's own.
-        let stored = rules.read(label, &config.limits).unwrap();
-        assert_eq!(prepared.record().restore_labels(&classes).unwrap(), stored.classes);
+        let stored = rules.read(&case.label, &config.limits).unwrap();
+        assert_eq!(prepared.record().restore_labels(classes).unwrap(), stored.classes);
     }
     assert_eq!(seen, [true; 3]);
 }

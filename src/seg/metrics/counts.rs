@@ -99,10 +99,4 @@ impl Counts {
         let boxes = self.extents.iter().zip(members).filter_map(|(e, &m)| e.filter(|_| m));
         boxes.reduce(Extent::union)
     }
-
-    /// The largest label in either map.
-    pub fn largest(&self) -> u8 {
-        let at = self.joint.iter().enumerate().filter(|(_, n)| **n > 0);
-        at.map(|(i, _)| (i / 256).max(i % 256)).max().unwrap_or(0) as u8
-    }
 }

@@ -19,14 +19,14 @@
 //! A mean leaves NaN out, so a missed organ does not count in a mean of `hd95`, and a hallucinated
 //! one counts in none but NSD and `dice_counting_empty`.
 
-pub mod counts;
-pub mod distance;
-pub mod mean;
-pub mod surface;
+mod counts;
+mod distance;
+mod mean;
+mod surface;
 
-pub use counts::Counts;
 pub use mean::{mean_of_cases, mean_per_class, nan_mean, quantile};
 
+use self::counts::Counts;
 use self::distance::surface_distances;
 use self::surface::surface;
 use super::region::Region;

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Task, TaskKind, ids};
-use crate::seg::dataset::{labelled_cases, list};
+use crate::seg::dataset::{LabelledCase, labelled_cases, list};
 use crate::{Error, Result};
 
 /// One row of `layout`: `id = "img*"`, `image = "img/img*.nii.gz"`, `label = "label/label*.nii.gz"`.
@@ -40,6 +40,20 @@ pub struct TaskCase {
     /// One file, or one file per channel in channel order.
     pub images: Vec<PathBuf>,
     pub target: Target,
+}
+
+impl TaskCase {
+    /// Image and label map, if the case has one.
+    pub fn labelled(&self) -> Option<LabelledCase> {
+        match &self.target {
+            Target::Class(_) => None,
+            Target::Labels(label) => Some(LabelledCase {
+                id: self.id.clone(),
+                images: self.images.clone(),
+                label: label.clone(),
+            }),
+        }
+    }
 }
 
 /// Before and after the `*`.

@@ -168,6 +168,21 @@ fn other_sets_have_their_counts() {
     assert_eq!(task.subset(&split, 32).unwrap().len(), 32);
 }
 
+/// 199 cases in five folds are 40, 40, 40, 40, 39, as the paper's COVID-19-20.
+#[test]
+fn folds_of_unequal_size() {
+    let root = Path::new("set");
+    let ids: Vec<String> = (1..=199).map(|n| format!("word_{n:04}")).collect();
+    let mut held = Vec::new();
+    for (fold, size) in [40, 40, 40, 40, 39].into_iter().enumerate() {
+        let text = TASKS[4].1.replace("fold = 4", &format!("fold = {fold}"));
+        let split = Task::parse(&text, "word").unwrap().split(root, &ids).unwrap();
+        assert_eq!([split.training.len(), split.validation.len()], [199 - size, size]);
+        held.extend(split.validation);
+    }
+    assert_eq!(held, ids);
+}
+
 #[test]
 fn scans_with_one_class_come_from_folders_and_lists() {
     let names = ["normal/a", "normal/b", "CP/c", "NCP/d", "NCP/e"];
@@ -290,4 +305,40 @@ fn hostile_files_get_clear_errors() {
         assert!(error.contains(words), "{rule}: {error}");
     }
     assert!(Task::load("lits").unwrap_err().to_string().contains("btcv, mm-whs, spleen"));
+}
+
+/// Task files and manifests with random bytes changed, removed or repeated: an error or a task, never
+/// a panic.
+#[test]
+fn mutated_files_never_panic() {
+    use crate::rng::{Purpose, Rng};
+    use crate::seg::dataset::DatasetInfo;
+    let manifest = r#"{"name": "x", "channel_names": {"0": "CT", "1": "PET"}, "numTraining": 12,
+        "labels": {"background": 0, "whole": [1, 2], "1": "core", "liver": "2", "ignore": 3}}"#;
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..3000 {
+        let mut rng = Rng::new(seed, Purpose::Test, 9, 0, 0);
+        let mut text = match seed % 2 {
+            0 => TASKS[(seed / 2) as usize % TASKS.len()].1.as_bytes().to_vec(),
+            _ => manifest.as_bytes().to_vec(),
+        };
+        for _ in 0..=rng.below(3) {
+            let at = rng.below(text.len() as u64) as usize;
+            match rng.below(4) {
+                0 => text[at] = rng.below(256) as u8,
+                1 => drop(text.drain(at..(at + 1 + rng.below(9) as usize).min(text.len()))),
+                2 => text.insert(at, b"-09.e\"[]{}=*/\n"[rng.below(14) as usize]),
+                _ => text.extend_from_within(at..(at + 30).min(text.len())),
+            }
+        }
+        let text = String::from_utf8_lossy(&text);
+        let is_good = match seed % 2 {
+            0 => {
+                Task::parse(&text, "x").map_err(|e| assert!(matches!(e, Error::Config(_)))).is_ok()
+            }
+            _ => DatasetInfo::parse(&text).is_ok(),
+        };
+        *(if is_good { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good > 100 && bad > 1000, "{good} good, {bad} refused");
 }
