@@ -10,14 +10,15 @@
 // The gradient of an input is fwd of dy, with the taps mirrored and the channels exchanged by init.
 // x, y, dy f32 or bf16; w, b and their gradients f32; sums in f32, on tensor cores for bf16.
 // Threads and shared memory: conv_brick.cuh, conv_fwd.cuh, conv_bwd.cuh. Variants `_n<N>`: output
-// channels per block. Rows of a multiple of 16 bytes are copied without registers, others by element.
+// channels per block; `_few`: few channels of x, whose taps along w share a chunk. Rows of a multiple of 16 bytes are copied without registers, others by element.
 //
 // FLOP 54 rows c out each. Bytes from DRAM (e = element size): fwd e (rows (c + out) + 27 c out),
 // bwd_params e rows (c + out) + 4 * 27 c out; from L2 2.8 times the x of that, and dy again for every
 // chunk of 16 channels (8 in f32). init: (4 + e) 27 c out, with channels padded to a chunk and N.
 // Floors on H200 (790 TFLOP/s, 4.3 TB/s, 28 TB/s from shared memory), 96^3 voxels, 16 to 16 channels,
 // bf16: DRAM 13 us, tensor cores 15, shared memory (fwd 864 B of x and 864 of w a voxel for 32 voxels
-// a warp: 864 + 13824 / 32 B) 41; 64 to 64 channels at 48^3: DRAM 7, tensor cores 31, shared memory 41.
+// a warp: 864 + 13824 / 32 B) 41; 64 to 64 channels at 48^3: DRAM 7, tensor cores 31, shared memory 41;
+// 1 to 16 at 96^3 (_few): DRAM 7, shared memory 14.
 // Deterministic: sums run over chunks, taps and channels in order, over bricks in order within a
 // part; parts depend on sizes alone. No atomics.
 #include "conv_bwd.cuh"
@@ -26,48 +27,60 @@
 namespace GLMAE_NS {
 
 // `per_sm` blocks must fit the register file and the shared memory of an SM.
-#define CONV3D_FWD(name, T, N, per_sm)                                                          \
+#define CONV3D_FWD(name, T, N, FEW, per_sm)                                                          \
     GLMAE_EXPORT __global__ void __launch_bounds__(128, per_sm)                                 \
         name(T* __restrict__ y, const T* __restrict__ a, const T* __restrict__ b,               \
              const T* __restrict__ weights, const float* __restrict__ bias, int d, int h, int w, \
              int width_a, int width_b, int out, int mode) {                                     \
-        conv3d_fwd<T, N>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out,     \
+        conv3d_fwd<T, N, FEW>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out,     \
                          mode);                                                                 \
     }
-#define CONV3D_BWD_PARAMS(name, T)                                                              \
+#define CONV3D_BWD_PARAMS(name, T, FEW)                                                              \
     GLMAE_EXPORT __global__ void __launch_bounds__(288, 2)                                      \
         name(float* __restrict__ weight_parts, float* __restrict__ bias_parts,                  \
              const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d,  \
              int h, int w, int width_a, int width_b, int out, int bricks, int bricks_part) {    \
-        conv3d_bwd_params<T>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a,   \
+        conv3d_bwd_params<T, FEW>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a,   \
                              width_b, out, bricks, bricks_part);                                \
     }
 #define CONV3D_INIT(name, T)                                                                    \
     GLMAE_EXPORT __global__ void __launch_bounds__(256)                                         \
         name(T* __restrict__ packed, const float* __restrict__ weight, int64_t count, int tile,  \
              int n, int width_a, int width_b, int64_t first, int64_t n_stride,                  \
-             int64_t c_stride, int mirrored) {                                                  \
+             int64_t c_stride, int mirrored, int few) {                                                  \
         conv3d_init(packed, weight, count, tile, n, width_a, width_b, first, n_stride,          \
-                    c_stride, mirrored);                                                        \
+                    c_stride, mirrored, few);                                                        \
     }
 
-CONV3D_FWD(conv3d_fwd_bf16_n16, bf16, 16, 4)
+CONV3D_FWD(conv3d_fwd_bf16_n16, bf16, 16, false, 4)
 GLMAE_KERNEL(conv3d_fwd_bf16_n16, 128)
-CONV3D_FWD(conv3d_fwd_bf16_n32, bf16, 32, 3)
+CONV3D_FWD(conv3d_fwd_bf16_n32, bf16, 32, false, 3)
 GLMAE_KERNEL(conv3d_fwd_bf16_n32, 128)
-CONV3D_FWD(conv3d_fwd_bf16_n64, bf16, 64, 2)
+CONV3D_FWD(conv3d_fwd_bf16_n64, bf16, 64, false, 2)
 GLMAE_KERNEL(conv3d_fwd_bf16_n64, 128)
-CONV3D_FWD(conv3d_fwd_f32_n16, float, 16, 4)
+CONV3D_FWD(conv3d_fwd_f32_n16, float, 16, false, 4)
 GLMAE_KERNEL(conv3d_fwd_f32_n16, 128)
-CONV3D_FWD(conv3d_fwd_f32_n32, float, 32, 3)
+CONV3D_FWD(conv3d_fwd_f32_n32, float, 32, false, 3)
 GLMAE_KERNEL(conv3d_fwd_f32_n32, 128)
-CONV3D_FWD(conv3d_fwd_f32_n64, float, 64, 2)
+CONV3D_FWD(conv3d_fwd_f32_n64, float, 64, false, 2)
 GLMAE_KERNEL(conv3d_fwd_f32_n64, 128)
+CONV3D_FWD(conv3d_fwd_bf16_few_n16, bf16, 16, true, 6)
+GLMAE_KERNEL(conv3d_fwd_bf16_few_n16, 128)
+CONV3D_FWD(conv3d_fwd_bf16_few_n32, bf16, 32, true, 6)
+GLMAE_KERNEL(conv3d_fwd_bf16_few_n32, 128)
+CONV3D_FWD(conv3d_fwd_f32_few_n16, float, 16, true, 4)
+GLMAE_KERNEL(conv3d_fwd_f32_few_n16, 128)
+CONV3D_FWD(conv3d_fwd_f32_few_n32, float, 32, true, 4)
+GLMAE_KERNEL(conv3d_fwd_f32_few_n32, 128)
 
-CONV3D_BWD_PARAMS(conv3d_bwd_params_bf16, bf16)
+CONV3D_BWD_PARAMS(conv3d_bwd_params_bf16, bf16, false)
 GLMAE_KERNEL(conv3d_bwd_params_bf16, 288)
-CONV3D_BWD_PARAMS(conv3d_bwd_params_f32, float)
+CONV3D_BWD_PARAMS(conv3d_bwd_params_f32, float, false)
 GLMAE_KERNEL(conv3d_bwd_params_f32, 288)
+CONV3D_BWD_PARAMS(conv3d_bwd_params_bf16_few, bf16, true)
+GLMAE_KERNEL(conv3d_bwd_params_bf16_few, 288)
+CONV3D_BWD_PARAMS(conv3d_bwd_params_f32_few, float, true)
+GLMAE_KERNEL(conv3d_bwd_params_f32_few, 288)
 
 CONV3D_INIT(conv3d_init_bf16, bf16)
 GLMAE_KERNEL(conv3d_init_bf16, 256)
@@ -80,19 +93,18 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
                           const float* __restrict__ bias_parts, int parts, int out, int channels,
                           int weight_mode, int bias_mode) {
     __shared__ float scratch[8][WARP];
-    const int64_t count = static_cast<int64_t>(TAPS) * out * channels;
-    const int64_t weight_blocks = (count + WARP - 1) / WARP;
-    const int lane = threadIdx.x % WARP;
-    if (blockIdx.x < weight_blocks) {
-        const int64_t i = static_cast<int64_t>(blockIdx.x) * WARP + lane;
+    // A weight has fewer than 2^31 elements, its parts together may have more.
+    const int count = TAPS * out * channels, weight_blocks = (count + WARP - 1) / WARP;
+    const int block = blockIdx.x, lane = threadIdx.x % WARP;
+    if (block < weight_blocks) {
+        const int i = block * WARP + lane, plane = out * channels;
         float sum = sum_of_parts(weight_parts, parts, count, i, scratch);
         if (threadIdx.x >= WARP || i >= count) return;
-        const int64_t plane = static_cast<int64_t>(out) * channels;
-        const int64_t at = i % plane * TAPS + i / plane;
+        const int at = i % plane * TAPS + i / plane;
         if (weight_mode == GLMAE_GRAD_ACCUMULATE) sum += dweight[at];
         dweight[at] = sum;
     } else {
-        const int64_t i = (blockIdx.x - weight_blocks) * WARP + lane;
+        const int i = (block - weight_blocks) * WARP + lane;
         float sum = sum_of_parts(bias_parts, parts, out, i, scratch);
         if (threadIdx.x >= WARP || i >= out) return;
         if (bias_mode == GLMAE_GRAD_ACCUMULATE) sum += dbias[i];
@@ -103,20 +115,20 @@ GLMAE_KERNEL(conv3d_bwd_reduce_f32, 256)
 
 // packed [rows, width] = columns first .. first + width of weight [rows, channels].
 template <typename T>
-__device__ __forceinline__ void conv3d_init_columns(T* packed, const float* weight, int64_t count,
+__device__ __forceinline__ void conv3d_init_columns(T* packed, const float* weight, int count,
                                                     int width, int channels, int first) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) packed[i] = from_float<T>(weight[i / width * channels + first + i % width]);
 }
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
     conv3d_init_columns_bf16(bf16* __restrict__ packed, const float* __restrict__ weight,
-                             int64_t count, int width, int channels, int first) {
+                             int count, int width, int channels, int first) {
     conv3d_init_columns(packed, weight, count, width, channels, first);
 }
 GLMAE_KERNEL(conv3d_init_columns_bf16, 256)
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
     conv3d_init_columns_f32(float* __restrict__ packed, const float* __restrict__ weight,
-                            int64_t count, int width, int channels, int first) {
+                            int count, int width, int channels, int first) {
     conv3d_init_columns(packed, weight, count, width, channels, first);
 }
 GLMAE_KERNEL(conv3d_init_columns_f32, 256)
@@ -124,10 +136,10 @@ GLMAE_KERNEL(conv3d_init_columns_f32, 256)
 // The way back: those columns of dweight (+)= part [rows, width].
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
     conv3d_bwd_columns_f32(float* __restrict__ dweight, const float* __restrict__ part,
-                           int64_t count, int width, int channels, int first, int mode) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+                           int count, int width, int channels, int first, int mode) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
-    const int64_t at = i / width * channels + first + i % width;
+    const int at = i / width * channels + first + i % width;
     dweight[at] = mode == GLMAE_GRAD_ACCUMULATE ? dweight[at] + part[i] : part[i];
 }
 GLMAE_KERNEL(conv3d_bwd_columns_f32, 256)

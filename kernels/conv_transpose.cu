@@ -90,12 +90,10 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
     conv_transpose_bwd_reduce_f32(float* dweight, const float* __restrict__ part_sums, int parts,
                                   int in, int out, int mode) {
     __shared__ float scratch[8][WARP];
-    const int64_t count = static_cast<int64_t>(8) * out * in;
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * WARP + threadIdx.x % WARP;
+    const int count = 8 * out * in, i = blockIdx.x * WARP + threadIdx.x % WARP;
     float sum = sum_of_parts(part_sums, parts, count, i, scratch);
     if (threadIdx.x >= WARP || i >= count) return;
-    const int64_t column = i / in;
-    const int64_t at = (i % in * out + column % out) * 8 + column / out;
+    const int column = i / in, at = (i % in * out + column % out) * 8 + column / out;
     if (mode == GLMAE_GRAD_ACCUMULATE) sum += dweight[at];
     dweight[at] = sum;
 }
@@ -105,9 +103,9 @@ GLMAE_KERNEL(conv_transpose_bwd_reduce_f32, 256)
 template <typename T>
 __device__ __forceinline__ void conv_transpose_init(T* packed, const float* weight, int in,
                                                     int out) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= static_cast<int64_t>(8) * out * in) return;
-    const int64_t column = i / in;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= 8 * out * in) return;
+    const int column = i / in;
     packed[i] = from_float<T>(weight[(i % in * out + column % out) * 8 + column / out]);
 }
 GLMAE_EXPORT __global__ void __launch_bounds__(256)

@@ -149,7 +149,10 @@ struct BlockEpilogue {
         if (row >= m || column >= columns) return;
         T* block = y + static_cast<int64_t>(blocks.first_child(row)) * blocks.out;
         if (vectors) {
-            store_columns(block, blocks.place(column), v, COLUMNS, true);
+            // The intrinsic keeps the compiler from splitting the store.
+            Vec<T> packed;
+            packed.pack(v);
+            __stcg(reinterpret_cast<uint4*>(block + blocks.place(column)), packed.raw);
         } else {
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j)

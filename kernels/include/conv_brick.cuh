@@ -15,7 +15,7 @@ namespace GLMAE_NS {
 constexpr int BRICK_D = 4, BRICK_H = 4, BRICK_W = 8, BRICK = BRICK_D * BRICK_H * BRICK_W;
 constexpr int HALO_H = BRICK_H + 2, HALO_W = BRICK_W + 2, HALO = (BRICK_D + 2) * HALO_H * HALO_W;
 constexpr int VOXEL_BYTES = 48, HALO_BYTES = HALO * VOXEL_BYTES;
-constexpr int TAPS = 27, PLANE_TAPS = 9;
+constexpr int TAPS = 27;
 
 template <typename T>
 constexpr int CHUNK = 32 / sizeof(T);
@@ -78,6 +78,34 @@ __device__ __forceinline__ void copy_piece(void* to, const T* data, int row, int
     static_assert(N * sizeof(T) == 16, "a piece");
     store_whole(static_cast<uint4*>(to), make_uint4(word[0], word[1], word[2], word[3]));
 }
+
+// FEW: one input of so few channels that its three taps along w fit a chunk (5 in bf16, 2 in f32). A
+// voxel then holds its own and its neighbours' channels, which are neighbours in memory, and 9 taps
+// remain; a third of the products and of the shared memory traffic. Row `place` of the halo is voxel
+// x = 0 .. 7 of the brick; this copies a half of it.
+template <typename T>
+__device__ __forceinline__ void copy_few(unsigned char* halo, const T* data, const BrickGrid& grid,
+                                         int volume, int d0, int h0, int w0, int channels,
+                                         int piece) {
+    constexpr int N = Vec<T>::N;
+    const int voxel = piece / 2, x = voxel % BRICK_W, y = voxel / BRICK_W % HALO_H;
+    const int z = voxel / (BRICK_W * HALO_H);
+    const int row = grid.row(volume, d0 + z - 1, h0 + y - 1, w0 + x);
+    const int begin = w0 + x == 0 ? channels : 0;
+    const int end = row < 0 ? 0 : (w0 + x == grid.w - 1 ? 2 : 3) * channels;
+    const T* from = data + (static_cast<int64_t>(max(row, 0)) - 1) * channels;
+    float v[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const int at = piece % 2 * N + i;
+        v[i] = at >= begin && at < end ? to_float(from[at]) : 0.0f;
+    }
+    Vec<T> out;
+    out.pack(v);
+    store_vec(reinterpret_cast<T*>(halo + halo_place(z, y, x) * VOXEL_BYTES + piece % 2 * 16), 0,
+              out);
+}
+constexpr int FEW_PIECES = 2 * (BRICK_D + 2) * HALO_H * BRICK_W;
 
 // The channels of one or two inputs, cut into chunks: those of a, then those of b.
 template <typename T>

@@ -19,19 +19,20 @@ struct GradientTile {
     static constexpr int STAGE = HALO_BYTES + BRICK * VOXEL, SHARED_BYTES = 2 * STAGE;
 };
 
-template <typename T>
+template <typename T, bool FEW>
 struct GradientSums;
 
-template <>
-struct GradientSums<bf16> {
-    float c[3][2][2][4];  // tap, sixteen output channels, eight channels
+template <bool FEW>
+struct GradientSums<bf16, FEW> {
+    static constexpr int ALONG = FEW ? 1 : 3;
+    float c[ALONG][2][2][4];  // tap, sixteen output channels, eight channels
     float bias[2][4];     // the product with ones; the same in every column
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int e = 0; e < 8; ++e) bias[e / 4][e % 4] = 0.0f;
 #pragma unroll
-        for (int e = 0; e < 48; ++e) c[e / 16][e / 8 % 2][e / 4 % 2][e % 4] = 0.0f;
+        for (int e = 0; e < 16 * ALONG; ++e) c[e / 16][e / 8 % 2][e / 4 % 2][e % 4] = 0.0f;
     }
     // One brick. A is dy with its voxels as k, B is x: both lie with k as lines.
     __device__ __forceinline__ void add(const unsigned char* halo, const unsigned char* dy,
@@ -50,7 +51,7 @@ struct GradientSums<bf16> {
                 ldmatrix_x4_trans(fa[i], a + step * 16 * GradientTile<bf16>::VOXEL + i * 32);
             const unsigned char* at = b + halo_place(step / 2, step % 2 * 2, 0) * VOXEL_BYTES;
 #pragma unroll
-            for (int tap = 0; tap < 3; ++tap) {
+            for (int tap = 0; tap < ALONG; ++tap) {
                 uint32_t r[4];
                 ldmatrix_x4_trans(r, at + tap * VOXEL_BYTES);
                 const uint32_t fb[2][2] = {{r[0], r[1]}, {r[2], r[3]}};
@@ -73,7 +74,7 @@ struct GradientSums<bf16> {
     __device__ __forceinline__ void give(const Out& out) const {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int e = 0; e < 48; ++e) {
+        for (int e = 0; e < 16 * ALONG; ++e) {
             const int n = e / 8 % 2 * 16 + e / 2 % 2 * 8 + lane / 4;
             out(e / 16, n, e / 4 % 2 * 8 + lane % 4 * 2 + e % 2,
                 c[e / 16][e / 8 % 2][e / 4 % 2][e % 4]);
@@ -89,16 +90,17 @@ struct GradientSums<bf16> {
 };
 
 // A thread owns four output channels and two channels of x.
-template <>
-struct GradientSums<float> {
-    float c[3][4][2];
+template <bool FEW>
+struct GradientSums<float, FEW> {
+    static constexpr int ALONG = FEW ? 1 : 3;
+    float c[ALONG][4][2];
     float bias[4];
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int e = 0; e < 4; ++e) bias[e] = 0.0f;
 #pragma unroll
-        for (int e = 0; e < 24; ++e) c[e / 8][e / 2 % 4][e % 2] = 0.0f;
+        for (int e = 0; e < 8 * ALONG; ++e) c[e / 8][e / 2 % 4][e % 2] = 0.0f;
     }
     __device__ __forceinline__ void add(const unsigned char* halo, const unsigned char* dy,
                                         bool wants_bias) {
@@ -114,7 +116,7 @@ struct GradientSums<float> {
             const int place = halo_place(voxel / (BRICK_H * BRICK_W), voxel / BRICK_W % BRICK_H,
                                          voxel % BRICK_W);
 #pragma unroll
-            for (int tap = 0; tap < 3; ++tap) {
+            for (int tap = 0; tap < ALONG; ++tap) {
                 const float2 x =
                     *reinterpret_cast<const float2*>(b + (place + tap) * VOXEL_BYTES);
 #pragma unroll
@@ -133,7 +135,7 @@ struct GradientSums<float> {
     __device__ __forceinline__ void give(const Out& out) const {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int e = 0; e < 24; ++e)
+        for (int e = 0; e < 8 * ALONG; ++e)
             out(e / 8, lane / 4 * 4 + e / 2 % 4, lane % 4 * 2 + e % 2, c[e / 8][e / 2 % 4][e % 2]);
     }
     template <typename Out>
@@ -147,7 +149,7 @@ struct GradientSums<float> {
 
 // Grid: tiles of output channels times chunks (chunks fastest), parts of `bricks_part` bricks of
 // `bricks`. Writes weight_parts [parts, taps, out, channels] and bias_parts [parts, out] (may be null).
-template <typename T>
+template <typename T, bool FEW>
 __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bias_parts,
                                                   const T* dy, const T* a, const T* b,
                                                   const BrickGrid& grid, int width_a, int width_b,
@@ -156,7 +158,7 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
     constexpr int PIECES = GRADIENT_N * sizeof(T) / 16;
     GLMAE_DYNAMIC_SHARED(unsigned char, shared);
     const Channels<T> channels(a, b, width_a, width_b);
-    const int chunks = channels.chunks(), chunk = blockIdx.x % chunks;
+    const int chunks = FEW ? 1 : channels.chunks(), chunk = blockIdx.x % chunks;
     const int first_n = blockIdx.x / chunks * GRADIENT_N;
     const bool vectors = out % Vec<T>::N == 0 && is_aligned_16(dy);
     const bool wants_bias = bias_parts && chunk == 0 && threadIdx.x < WARP;
@@ -169,7 +171,11 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
             int volume, d0, h0, w0;
             grid.corner(brick, volume, d0, h0, w0);
 #pragma unroll 1
-            for (int i = threadIdx.x; i < 2 * HALO; i += Tile::THREADS) {
+            for (int i = threadIdx.x; i < (FEW ? FEW_PIECES : 2 * HALO); i += Tile::THREADS) {
+                if constexpr (FEW) {
+                    copy_few(stage, x, grid, volume, d0, h0, w0, width, i);
+                    continue;
+                }
                 const int row = grid.halo_row(volume, d0, h0, w0, i / 2);
                 copy_piece(stage + i / 2 * VOXEL_BYTES + i % 2 * 16, x, row, width,
                            first_c + i % 2 * Vec<T>::N, channels.vectors);
@@ -185,7 +191,7 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
         }
         cp_async_commit();
     };
-    GradientSums<T> sums;
+    GradientSums<T, FEW> sums;
     sums.clear();
     fill(begin);
     for (int brick = begin; brick < end; ++brick) {
@@ -201,6 +207,10 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
     const int shift = chunk < Channels<T>::chunks(width_a) ? 0 : width_a;
     const int tap0 = threadIdx.x / WARP * 3;
     sums.give([&](int tap, int n, int c, float sum) {
+        if constexpr (FEW) {
+            if (c >= 3 * width) return;
+            tap = c / width, c = c % width;
+        }
         if (first_n + n >= out || first_c + c >= width) return;
         const int64_t line = (static_cast<int64_t>(blockIdx.y) * TAPS + tap0 + tap) * out;
         weight_parts[(line + first_n + n) * (width_a + width_b) + shift + first_c + c] = sum;

@@ -2,18 +2,25 @@
 //
 // Four warps, each a plane of the brick: 32 voxels times N channels. Per chunk of channels three steps,
 // one per plane of taps, each with its 9 taps of weights; copies run two steps ahead, weights in a ring
-// of three, halos in two. Shared memory: 2 * 17280 + 3 * 288 N bytes.
+// of three, halos in two. Shared memory: 2 * 17280 + 3 * 288 N bytes; FEW (conv_brick.cuh): steps of three
+// taps, one halo, 17280 + 3 * 96 N bytes and at least 512 (N + 8).
 #pragma once
 #include "conv_brick.cuh"
 
 namespace GLMAE_NS {
 
-template <int N>
+template <int N, bool FEW>
 struct ConvTile {
-    static constexpr int THREADS = 128;
-    static constexpr int WEIGHT_BYTES = PLANE_TAPS * N * 32;  // of a step
-    static constexpr int STAGE = N + 8;                       // floats, a row of sums on its way out
-    static constexpr int SHARED_BYTES = 2 * HALO_BYTES + 3 * WEIGHT_BYTES;
+    static constexpr int THREADS = 128, STEP_TAPS = FEW ? 3 : 9;
+    static constexpr int WEIGHT_BYTES = STEP_TAPS * N * 32;  // of a step
+    static constexpr int STAGE = N + 8;                      // floats, a row of sums on its way out
+    static constexpr int HALOS = FEW ? 1 : 2;
+    static constexpr int SHARED_BYTES = HALOS * HALO_BYTES + 3 * WEIGHT_BYTES;
+
+    // Of tap number `tap` of a plane, in bytes.
+    static __device__ __forceinline__ constexpr int halo_of(int tap) {
+        return ((FEW ? tap : tap / 3) * HALO_W + (FEW ? 0 : tap % 3)) * VOXEL_BYTES;
+    }
     static_assert(BRICK * STAGE * 4 <= SHARED_BYTES, "sums pass through the same memory");
 };
 
@@ -49,11 +56,12 @@ struct HaloCopy {
 };
 
 // Sums of a warp's 32 voxels (row = 8 h + w) and N channels.
-template <typename T, int N>
+template <typename T, int N, bool FEW>
 struct ConvSums;
 
-template <int N>
-struct ConvSums<bf16, N> {
+template <int N, bool FEW>
+struct ConvSums<bf16, N, FEW> {
+    using Tile = ConvTile<N, FEW>;
     float c[2][N / 8][4];
 
     __device__ __forceinline__ void clear() {
@@ -66,7 +74,7 @@ struct ConvSums<bf16, N> {
             }
         }
     }
-    // Nine taps of plane `kd`: `halo` of this chunk, `weights` of this step.
+    // The taps of plane `kd`: `halo` of this chunk, `weights` of this step.
     __device__ __forceinline__ void add(const unsigned char* halo, const unsigned char* weights,
                                         int kd) {
         const int lane = threadIdx.x % WARP, plane = threadIdx.x / WARP;
@@ -76,11 +84,11 @@ struct ConvSums<bf16, N> {
                                  halo_place(plane + kd, lane / 8 % 2, lane % 8) * VOXEL_BYTES;
         const unsigned char* b = weights + weight_place(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
-        for (int tap = 0; tap < PLANE_TAPS; ++tap) {
+        for (int tap = 0; tap < Tile::STEP_TAPS; ++tap) {
             uint32_t fa[2][4], fb[N / 8][2];
 #pragma unroll
             for (int i = 0; i < 2; ++i)
-                ldmatrix_x4(fa[i], a + halo_place(0, tap / 3 + 2 * i, tap % 3) * VOXEL_BYTES);
+                ldmatrix_x4(fa[i], a + Tile::halo_of(tap) + halo_place(0, 2 * i, 0) * VOXEL_BYTES);
 #pragma unroll
             for (int j = 0; j < N / 8; j += 2) {
                 uint32_t r[4];
@@ -109,8 +117,9 @@ struct ConvSums<bf16, N> {
 };
 
 // A thread owns the four voxels (h, lane / 4) and every fourth channel from lane % 4 on.
-template <int N>
-struct ConvSums<float, N> {
+template <int N, bool FEW>
+struct ConvSums<float, N, FEW> {
+    using Tile = ConvTile<N, FEW>;
     float c[4][N / 4];
 
     __device__ __forceinline__ void clear() {
@@ -125,8 +134,8 @@ struct ConvSums<float, N> {
         const int lane = threadIdx.x % WARP, plane = threadIdx.x / WARP;
         const unsigned char* a = halo + halo_place(plane + kd, 0, lane / 4) * VOXEL_BYTES;
 #pragma unroll 1
-        for (int tap = 0; tap < PLANE_TAPS; ++tap) {
-            const unsigned char* at = a + halo_place(0, tap / 3, tap % 3) * VOXEL_BYTES;
+        for (int tap = 0; tap < Tile::STEP_TAPS; ++tap) {
+            const unsigned char* at = a + Tile::halo_of(tap);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 float4 x[4];
@@ -162,23 +171,31 @@ struct ConvSums<float, N> {
 };
 
 // Grid: bricks, tiles of N output channels. `weights`: as conv3d_init packs them. mode GLMAE_GRAD_*.
-template <typename T, int N>
+template <typename T, int N, bool FEW>
 __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T* weights,
                                            const float* bias, const BrickGrid& grid, int width_a,
                                            int width_b, int out, int mode) {
-    using Tile = ConvTile<N>;
+    using Tile = ConvTile<N, FEW>;
     GLMAE_DYNAMIC_SHARED(unsigned char, shared);
-    unsigned char* const ring = shared + 2 * HALO_BYTES;
+    unsigned char* const ring = shared + Tile::HALOS * HALO_BYTES;
     const Channels<T> channels(a, b, width_a, width_b);
     const int brick = blockIdx.x, column0 = blockIdx.y * N;
+    int volume, d0, h0, w0;
+    grid.corner(brick, volume, d0, h0, w0);
     HaloCopy<Tile::THREADS> copy;
-    copy.place(grid, brick);
+    if constexpr (!FEW) copy.place(grid, brick);
     const int steps = 3 * channels.chunks();
     const unsigned char* from = reinterpret_cast<const unsigned char*>(weights) +
                                 static_cast<int64_t>(blockIdx.y) * steps * Tile::WEIGHT_BYTES;
     auto fill = [&](int step) {
         if (step < steps) {
-            if (step % 3 == 0) copy.load(shared + step / 3 % 2 * HALO_BYTES, channels, step / 3);
+            if constexpr (!FEW) {
+                if (step % 3 == 0) copy.load(shared + step / 3 % 2 * HALO_BYTES, channels, step / 3);
+            } else if (step == 0) {
+#pragma unroll
+                for (int i = threadIdx.x; i < FEW_PIECES; i += Tile::THREADS)
+                    copy_few(shared, a, grid, volume, d0, h0, w0, width_a, i);
+            }
             unsigned char* to = ring + step % 3 * Tile::WEIGHT_BYTES;
 #pragma unroll
             for (int i = threadIdx.x * 16; i < Tile::WEIGHT_BYTES; i += Tile::THREADS * 16)
@@ -187,7 +204,7 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
         // Also an empty group: the number of groups tells which step has arrived.
         cp_async_commit();
     };
-    ConvSums<T, N> sums;
+    ConvSums<T, N, FEW> sums;
     sums.clear();
     fill(0);
     fill(1);
@@ -196,7 +213,7 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
         // This step is there for all, and all are done with the one whose place is filled next.
         __syncthreads();
         fill(step + 2);
-        sums.add(shared + step / 3 % 2 * HALO_BYTES, ring + step % 3 * Tile::WEIGHT_BYTES,
+        sums.add(shared + step / 3 % Tile::HALOS * HALO_BYTES, ring + step % 3 * Tile::WEIGHT_BYTES,
                  step % 3);
     }
     cp_async_wait<0>();
@@ -207,8 +224,6 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
     float* stage = reinterpret_cast<float*>(shared) + plane * WARP * Tile::STAGE;
     sums.stage(stage, Tile::STAGE);
     __syncwarp();
-    int volume, d0, h0, w0;
-    grid.corner(brick, volume, d0, h0, w0);
     const bool vectors = out % C == 0 && is_aligned_16(y) && is_aligned_16(bias);
 #pragma unroll 1
     for (int i = lane; i < WARP * PER_ROW; i += WARP) {
@@ -241,23 +256,27 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
 // The weights in the order in which blocks read them, halves of rows exchanged as weight_place says:
 // [tiles of N channels, chunks, taps, N, CHUNK], zeros where there is no channel. One thread per
 // element. Weight (n, c, tap) is at first + n * n_stride + c * c_stride + tap, with the taps mirrored
-// for the gradient of an input.
+// for the gradient of an input. `few`: 9 taps, whose rows hold the taps along w and their channels.
 template <typename T>
 __device__ __forceinline__ void conv3d_init(T* packed, const float* weight, int64_t count, int tile,
                                             int n, int width_a, int width_b, int64_t first,
-                                            int64_t n_stride, int64_t c_stride, int mirrored) {
+                                            int64_t n_stride, int64_t c_stride, int mirrored,
+                                            int few) {
     constexpr int E = CHUNK<T>, HALF = E / 2;
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= count) return;
-    const int chunks_a = (width_a + E - 1) / E, chunks = chunks_a + (width_b + E - 1) / E;
+    const int taps = few ? TAPS / 3 : TAPS;
+    const int chunks_a = few ? 1 : (width_a + E - 1) / E, chunks = chunks_a + (width_b + E - 1) / E;
     const int element = static_cast<int>(i % E), line = static_cast<int>(i / E);
-    const int row = line % tile, tap = line / tile % TAPS, chunk = line / (tile * TAPS) % chunks;
-    const int channel = line / (tile * TAPS) / chunks * tile + row;
+    const int row = line % tile, chunk = line / (tile * taps) % chunks;
+    const int channel = line / (tile * taps) / chunks * tile + row;
     const bool is_a = chunk < chunks_a;
-    const int half = (element / HALF ^ row >> 2) & 1;
-    const int c = (is_a ? chunk : chunk - chunks_a) * E + half * HALF + element % HALF;
+    const int half = (element / HALF ^ row >> 2) & 1, within = half * HALF + element % HALF;
+    int tap = line / tile % taps, c = (is_a ? chunk : chunk - chunks_a) * E + within;
+    if (few) tap = tap * 3 + within / width_a, c = within % width_a;
+    const bool exists = few ? within < 3 * width_a : c < (is_a ? width_a : width_b);
     float w = 0.0f;
-    if (channel < n && c < (is_a ? width_a : width_b)) {
+    if (channel < n && exists) {
         const int64_t of = is_a ? c : width_a + c;
         w = weight[first + channel * n_stride + of * c_stride + (mirrored ? TAPS - 1 - tap : tap)];
     }

@@ -261,7 +261,7 @@ impl OpSpec for Spec {
         vec![
             case([1, 1, 1, 1, 1, 0, 1, 3, 1]),
             case([2, 3, 5, 7, 3, 0, 5, 3, 0]),
-            // The first convolution of a network; more than one brick of every tile.
+            // The first convolution of a network; more than one brick along every axis.
             case([1, 5, 6, 13, 1, 0, 16, 3, 0]),
             case([2, 3, 4, 9, 16, 0, 16, 3, 1]),
             // A decoder's: two inputs whose rows allow 16-byte loads, two tiles of output channels.

@@ -28,6 +28,11 @@ fn chunks(channels: &[usize], dtype: DType) -> usize {
     channels.iter().map(|c| c.div_ceil(32 / dtype.size())).sum()
 }
 
+/// Whether the three taps along w of a voxel fit one chunk (`_few`).
+fn is_few(channels: &[usize], dtype: DType) -> bool {
+    matches!(channels, &[c] if 3 * c * dtype.size() <= 32)
+}
+
 /// Output channels per block: as many as there are, up to 64; fewer where blocks would be few.
 pub(super) fn tile(out: usize, grid: Grid) -> usize {
     match out {
@@ -51,6 +56,7 @@ fn parts(conv: &Conv, blocks: usize) -> [usize; 2] {
 pub(super) struct Packed {
     weights: Tensor,
     tile: usize,
+    is_few: bool,
     /// Channels of the sum (of one or two matrices), and of the result.
     channels: Vec<usize>,
     out: usize,
@@ -68,8 +74,11 @@ impl Packed {
         mirrored: bool,
     ) -> Result<Self> {
         let device = weight.value.device();
-        let columns = out.next_multiple_of(tile);
-        let count = columns * 27 * chunks(channels, dtype) * (32 / dtype.size());
+        let is_few = is_few(channels, dtype);
+        let tile = if is_few { tile.min(32) } else { tile };
+        let rows = if is_few { 9 } else { 27 * chunks(channels, dtype) };
+        let count = out.next_multiple_of(tile) * rows * (32 / dtype.size());
+        size(OP, weight.value.len())?;
         let mut weights = Tensor::empty(device, dtype, &[count])?;
         KernelCall::typed(device, "conv3d_init", dtype)
             .output(&mut weights)?
@@ -83,8 +92,9 @@ impl Packed {
             .value(strides[0] as i64)
             .value(strides[1] as i64)
             .value(i32::from(mirrored))
+            .value(i32::from(is_few))
             .launch(LaunchConfig::linear(count.div_ceil(256) as u32, 256))?;
-        Ok(Self { weights, tile, channels: channels.to_vec(), out })
+        Ok(Self { weights, tile, is_few, channels: channels.to_vec(), out })
     }
 
     /// `y (+)= conv(inputs) + bias`.
@@ -100,7 +110,9 @@ impl Packed {
             return Ok(());
         }
         let dtype = inputs[0].dtype();
-        let name = format!("conv3d_fwd_{dtype}_n{}", self.tile);
+        let few = if self.is_few { "_few" } else { "" };
+        let name = format!("conv3d_fwd_{dtype}{few}_n{}", self.tile);
+        let [halos, taps] = if self.is_few { [1, 3] } else { [2, 9] };
         size(OP, grid.rows())?;
         let call = KernelCall::new(inputs[0].device(), &name).output_mut(y)?;
         let call = input_pair(call, inputs)?.input(&self.weights)?.optional(bias)?;
@@ -108,7 +120,7 @@ impl Packed {
         call.value(size(OP, self.out)?).value(mode.as_arg()).launch(LaunchConfig {
             grid: [bricks(grid) as u32, self.out.div_ceil(self.tile) as u32, 1],
             block: [128, 1, 1],
-            shared_bytes: (2 * HALO_BYTES + 3 * 9 * 32 * self.tile) as u32,
+            shared_bytes: (halos * HALO_BYTES + 3 * taps * 32 * self.tile) as u32,
         })
     }
 }
@@ -178,7 +190,7 @@ fn launch_columns(
     let (width, first) = (conv.channels[i], conv.channels[..i].iter().sum());
     let count = conv.out * width;
     let call = call
-        .value(count as i64)
+        .value(size(OP, count)?)
         .value(size(OP, width)?)
         .value(size(OP, conv.all_channels())?)
         .value(size(OP, first)?);
@@ -296,7 +308,8 @@ pub(super) fn partial_gradients(
     let mut weights = Tensor::empty(device, DType::F32, &[parts, 27, out, conv.all_channels()])?;
     let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
     size(OP, grid.rows())?;
-    let call = KernelCall::typed(device, "conv3d_bwd_params", dtype);
+    let few = if is_few(channels, dtype) { "_few" } else { "" };
+    let call = KernelCall::new(device, &format!("conv3d_bwd_params_{dtype}{few}"));
     let call = call.output(&mut weights)?.optional_output(has_bias.then_some(&mut biases))?;
     let call = sizes(input_pair(call.input(dy)?, inputs)?, grid, channels)?;
     let call = call.value(size(OP, out)?).value(size(OP, bricks(grid))?).value(size(OP, each)?);

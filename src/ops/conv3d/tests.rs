@@ -9,10 +9,12 @@ use crate::ops::grid::Grid;
 use crate::ops::{Case, Tolerance};
 use crate::tape::{GradMode, Param};
 
-/// Several bricks, none of them full; two tiles of every width; chunks of channels that are not full.
+/// Several bricks, none of them full; chunks of channels that are
+/// not full, and channels whose taps along w share a chunk (5: in bf16 only).
 const GRID: Grid = Grid { batch: 2, dims: [5, 3, 11] };
-const CHANNELS: [usize; 2] = [24, 8];
-const OUT: usize = 72;
+const CHANNELS: [&[usize]; 3] = [&[24, 8], &[2], &[5]];
+/// Output channels of the gradients: a whole block and a part of one.
+const OUT: usize = 40;
 
 /// Values that bf16 holds, on the host and on the device.
 struct Operand {
@@ -36,57 +38,67 @@ fn expect(name: &str, dtype: DType, ours: &[f64], reference: &[f64], k: usize) {
     assert!(close, "{name} {dtype}: {d:?}");
 }
 
+/// The inputs of a run, each on the host and on the device.
+fn inputs(device: &Device, dtype: DType, channels: &[usize]) -> Vec<Operand> {
+    let shapes = channels.iter().map(|&c| [GRID.rows(), c]).enumerate();
+    shapes.map(|(i, shape)| operand(device, dtype, i as u32, &shape, 1.0)).collect()
+}
+
+fn hosts<'a>(inputs: &'a [Operand], channels: &[usize]) -> Vec<(&'a [f64], usize)> {
+    inputs.iter().zip(channels).map(|(x, &c)| (&x.host[..], c)).collect()
+}
+
 #[test]
 fn every_tile_overwrites_and_adds() {
     for dtype in [DType::F32, DType::Bf16] {
-        for tile in [16, 32, 64] {
+        for (channels, tile) in CHANNELS.into_iter().flat_map(|c| [16, 32, 64].map(|n| (c, n))) {
             let device = Device::emulated(Mode::Checked, Schedule::Shuffled(3));
-            let rows = GRID.rows();
-            let a = operand(&device, dtype, 0, &[rows, CHANNELS[0]], 1.0);
-            let b = operand(&device, dtype, 1, &[rows, CHANNELS[1]], 1.0);
-            let weight = operand(&device, DType::F32, 2, &[OUT, 32, 3, 3, 3], 0.1);
-            let bias = operand(&device, DType::F32, 3, &[OUT], 1.0);
+            // A whole tile and a part of one.
+            let (rows, all, out) = (GRID.rows(), channels.iter().sum(), tile + 8);
+            let inputs = inputs(&device, dtype, channels);
+            let weight = operand(&device, DType::F32, 2, &[out, all, 3, 3, 3], 0.1);
+            let bias = operand(&device, DType::F32, 3, &[out], 1.0);
             let param = Param { value: weight.device, half: None, slot: None };
-            let strides = [32 * 27, 27];
+            let strides = [all * 27, 27];
             let packed =
-                Packed::new(&param, dtype, [tile, OUT], &CHANNELS, 0, strides, false).unwrap();
-            let inputs = [&a.device, &b.device];
-            let mut y = Tensor::empty(&device, dtype, &[rows, OUT]).unwrap();
+                Packed::new(&param, dtype, [tile, out], channels, 0, strides, false).unwrap();
+            let values: Vec<&Tensor> = inputs.iter().map(|x| &x.device).collect();
+            let mut y = Tensor::empty(&device, dtype, &[rows, out]).unwrap();
             let run = |y: &mut Tensor, mode| {
                 let bias = Some(&bias.device);
-                packed.convolve(&mut y.as_mut(), &inputs, bias, GRID, mode).unwrap();
+                packed.convolve(&mut y.as_mut(), &values, bias, GRID, mode).unwrap();
                 y.to_f64_vec().unwrap()
             };
-            let hosts = [(&a.host[..], CHANNELS[0]), (&b.host[..], CHANNELS[1])];
-            let mut want = vec![0.0; rows * OUT];
-            reference(&mut want, &hosts, &weight.host, Some(&bias.host), OUT, GRID);
+            let mut want = vec![0.0; rows * out];
+            let hosts = hosts(&inputs, channels);
+            reference(&mut want, &hosts, &weight.host, Some(&bias.host), out, GRID);
             let once = run(&mut y, GradMode::Overwrite);
-            expect(&format!("y {tile}"), dtype, &once, &want, 32 * 27);
+            expect(&format!("y {channels:?} {tile}"), dtype, &once, &want, all * 27);
             let twice = run(&mut y, GradMode::Accumulate);
             let want: Vec<f64> = want.iter().zip(&once).map(|(a, b)| a + b).collect();
-            expect(&format!("y += {tile}"), dtype, &twice, &want, 32 * 27);
+            expect(&format!("y += {channels:?} {tile}"), dtype, &twice, &want, all * 27);
         }
     }
 }
 
 #[test]
 fn gradients_in_parts_of_one_of_several_and_of_all_bricks() {
-    for dtype in [DType::F32, DType::Bf16] {
+    for (dtype, channels) in
+        [DType::F32, DType::Bf16].into_iter().flat_map(|t| CHANNELS.map(|c| (t, c)))
+    {
         let device = Device::emulated(Mode::Checked, Schedule::Shuffled(5));
-        let (rows, all) = (GRID.rows(), CHANNELS[0] + CHANNELS[1]);
-        let a = operand(&device, dtype, 0, &[rows, CHANNELS[0]], 1.0);
-        let b = operand(&device, dtype, 1, &[rows, CHANNELS[1]], 1.0);
+        let (rows, all) = (GRID.rows(), channels.iter().sum::<usize>());
+        let inputs = inputs(&device, dtype, channels);
         let dy = operand(&device, dtype, 4, &[rows, OUT], 1.0);
-        let conv = Conv { grid: GRID, channels: CHANNELS.to_vec(), out: OUT, is_wide: true };
-        let hosts = [(&a.host[..], CHANNELS[0]), (&b.host[..], CHANNELS[1])];
+        let conv = Conv { grid: GRID, channels: channels.to_vec(), out: OUT, is_wide: true };
         let mut want = vec![0.0; OUT * all * 27];
-        reference_dw(&mut want, false, &dy.host, &hosts, OUT, GRID);
+        reference_dw(&mut want, false, &dy.host, &hosts(&inputs, channels), OUT, GRID);
         let column = |n: usize| dy.host.iter().skip(n).step_by(OUT).sum::<f64>();
         let want_bias: Vec<f64> = (0..OUT).map(column).collect();
         for each in [1, 3, 100] {
-            let inputs = [&a.device, &b.device];
+            let values: Vec<&Tensor> = inputs.iter().map(|x| &x.device).collect();
             let (weights, biases) =
-                partial_gradients(&conv, &dy.device, &inputs, each, true).unwrap();
+                partial_gradients(&conv, &dy.device, &values, each, true).unwrap();
             // 2 volumes of 2 x 1 x 2 bricks.
             assert_eq!(weights.shape()[0], 8usize.div_ceil(each));
             let sum = |parts: &Tensor, len: usize| {
@@ -100,9 +112,10 @@ fn gradients_in_parts_of_one_of_several_and_of_all_bricks() {
             let at = |i: usize| by_tap[i % 27 * OUT * all + i / 27];
             let ours: Vec<f64> = (0..want.len()).map(at).collect();
             // f32 whatever the operands, which bf16 holds exactly.
-            expect(&format!("dw {each} of {dtype}"), DType::F32, &ours, &want, rows);
+            let name = format!("{channels:?} in parts of {each}, of {dtype}");
+            expect(&format!("dw {name}"), DType::F32, &ours, &want, rows);
             let ours = sum(&biases, OUT);
-            expect(&format!("db {each} of {dtype}"), DType::F32, &ours, &want_bias, rows);
+            expect(&format!("db {name}"), DType::F32, &ours, &want_bias, rows);
         }
     }
 }
