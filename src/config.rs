@@ -3,10 +3,12 @@
 //!
 //! Defaults are the paper's sizes (preset `vit-b`); docs/configuration.md is the table.
 
+pub mod finetune;
 mod load;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use load::{Settings, parse, text_of};
 pub use load::{PRESETS, preset};
 
 use crate::ops::teacher_targets::TargetKind;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Config;
@@ -19,6 +21,23 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("vit-h", include_str!("../../configs/vit-h.toml")),
 ];
 
+/// What a run can be configured by: sections of keys, all of which have defaults.
+pub(crate) trait Settings: Default + Serialize + DeserializeOwned {
+    /// Keys that may be absent, which their defaults therefore do not show.
+    const OPTIONAL: &'static [&'static str];
+
+    /// Checks that the values go together. Errors name the key and what it may be.
+    fn validate(&self) -> Result<()>;
+}
+
+impl Settings for Config {
+    const OPTIONAL: &'static [&'static str] = &["data.foreground"];
+
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+}
+
 /// A shipped preset.
 pub fn preset(name: &str) -> Result<Config> {
     Config::load(name, &[])
@@ -29,45 +48,54 @@ impl Config {
     /// Errors: an unknown name, a file that is not TOML, an unknown key (with the nearest one),
     /// values that do not go together.
     pub fn load(source: &str, overrides: &[String]) -> Result<Self> {
-        let text = match PRESETS.iter().find(|(name, _)| *name == source) {
-            Some((_, text)) => (*text).to_owned(),
-            None if Path::new(source).exists() => {
-                std::fs::read_to_string(source).map_err(Error::io(source, "read"))?
-            }
-            None => {
-                let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-                return Err(Error::Config(format!(
-                    "'{source}' is neither a file nor a preset; presets: {}",
-                    names.join(", ")
-                )));
-            }
-        };
-        Self::parse(&text, source, overrides)
+        Self::parse(&text_of(source, PRESETS)?, source, overrides)
     }
 
     /// As [`Config::load`], from TOML text; `source` names it in errors.
     pub fn parse(text: &str, source: &str, overrides: &[String]) -> Result<Self> {
-        let mut table: Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| Error::Config(format!("{source}: {}", e.message())))?;
-        check_keys(&table, source)?;
-        for item in overrides {
-            let (key, value) = item.split_once('=').ok_or_else(|| {
-                Error::Config(format!("--set {item}: write it as section.key=value"))
-            })?;
-            set(&mut table, key.trim(), parse_value(value.trim()))?;
-        }
-        let config: Self = Value::Table(table)
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::Config(format!("{source}: {}", e.message())))?;
-        config.validate()?;
-        Ok(config)
+        parse(text, source, overrides)
     }
 
     /// The whole configuration as TOML, for the run folder.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|e| Error::Config(e.to_string()))
     }
+}
+
+/// The text of a shipped preset or of a file.
+pub(crate) fn text_of(source: &str, presets: &[(&str, &str)]) -> Result<String> {
+    match presets.iter().find(|(name, _)| *name == source) {
+        Some((_, text)) => Ok((*text).to_owned()),
+        None if Path::new(source).exists() => {
+            std::fs::read_to_string(source).map_err(Error::io(source, "read"))
+        }
+        None => {
+            let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
+            Err(Error::Config(format!(
+                "'{source}' is neither a file nor a preset; presets: {}",
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// Settings from TOML text and overrides; `source` names the text in errors.
+pub(crate) fn parse<C: Settings>(text: &str, source: &str, overrides: &[String]) -> Result<C> {
+    let mut table: Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| Error::Config(format!("{source}: {}", e.message())))?;
+    check_keys::<C>(&table, source)?;
+    for item in overrides {
+        let (key, value) = item.split_once('=').ok_or_else(|| {
+            Error::Config(format!("--set {item}: write it as section.key=value"))
+        })?;
+        set::<C>(&mut table, key.trim(), parse_value(value.trim()))?;
+    }
+    let config: C = Value::Table(table)
+        .try_into()
+        .map_err(|e: toml::de::Error| Error::Config(format!("{source}: {}", e.message())))?;
+    config.validate()?;
+    Ok(config)
 }
 
 /// A TOML value if it is one, else a string: `--set loss.gg_pairs=all` needs no quotes. Sizes may
@@ -79,23 +107,23 @@ fn parse_value(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-fn set(table: &mut Table, key: &str, value: Value) -> Result<()> {
-    let full = known_keys();
+fn set<C: Settings>(table: &mut Table, key: &str, value: Value) -> Result<()> {
+    let full = known_keys::<C>();
     if !full.iter().any(|k| k == key) {
         return Err(unknown(key, "--set", &full));
     }
     if let Some((section, name)) = key.split_once('.') {
         let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
         if let Some(section) = section.as_table_mut() {
-            section.insert(name.to_owned(), coerce(key, value));
+            section.insert(name.to_owned(), coerce::<C>(key, value));
         }
     }
     Ok(())
 }
 
 /// Whole numbers are welcome where the key holds a float (`--set loss.beta1=1`).
-fn coerce(key: &str, value: Value) -> Value {
-    let defaults = Value::try_from(Config::default()).ok();
+fn coerce<C: Settings>(key: &str, value: Value) -> Value {
+    let defaults = Value::try_from(C::default()).ok();
     let (section, name) = key.split_once('.').unwrap_or((key, ""));
     let default = defaults.as_ref().and_then(|d| d.get(section)?.get(name));
     match (default, value) {
@@ -109,21 +137,21 @@ fn coerce(key: &str, value: Value) -> Value {
 }
 
 /// Every `section.key` there is.
-pub(super) fn known_keys() -> Vec<String> {
-    let Ok(Value::Table(table)) = Value::try_from(Config::default()) else { return Vec::new() };
+fn known_keys<C: Settings>() -> Vec<String> {
+    let Ok(Value::Table(table)) = Value::try_from(C::default()) else { return Vec::new() };
     let mut keys: Vec<String> = table
         .iter()
         .filter_map(|(section, v)| Some((section, v.as_table()?)))
         .flat_map(|(section, t)| t.keys().map(move |k| format!("{section}.{k}")))
         .collect();
     // Absent optional values do not serialise.
-    keys.extend(["data.foreground".to_owned()]);
+    keys.extend(C::OPTIONAL.iter().map(|key| (*key).to_owned()));
     keys.dedup();
     keys
 }
 
-fn check_keys(table: &Table, source: &str) -> Result<()> {
-    let known = known_keys();
+fn check_keys<C: Settings>(table: &Table, source: &str) -> Result<()> {
+    let known = known_keys::<C>();
     for (section, value) in table {
         let Some(inner) = value.as_table() else { return Err(unknown(section, source, &known)) };
         for key in inner.keys() {

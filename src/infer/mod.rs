@@ -1,4 +1,5 @@
 //! Floor 5: using what a run has learnt.
 
 pub mod reconstruct;
+pub mod segment;
 pub mod tiles;

@@ -9,7 +9,8 @@ use crate::rng::{Purpose, Rng};
 ///
 /// Xavier uniform for linear weights and for the patch kernel seen as `[dim, C p^3]`; cls and
 /// mask tokens N(0, 0.02^2); weights of the head's MLP truncated normal with sigma 0.02;
-/// `weight_v` uniform in +-1/sqrt(fan-in); `weight_g` and norm weights 1; biases 0.
+/// `weight_v` uniform in +-1/sqrt(fan-in); `weight_g` and norm weights 1; biases 0; kernels of
+/// convolutions uniform in +-1/sqrt(fan-in), as PyTorch draws them.
 ///
 /// Source: gl-mae 1.4.
 pub fn init(params: &mut Params, seed: u64) -> Result<()> {
@@ -26,6 +27,17 @@ fn draw(entry: &ParamEntry, rng: &mut Rng) -> f64 {
     let fan_out = entry.shape[0] as f64;
     let fan_in = entry.len() as f64 / fan_out;
     let name = entry.name.as_str();
+    // PyTorch's default for convolutions, which MONAI leaves as it is.
+    if name.ends_with(".conv.weight") {
+        let fan = match entry.shape[..] {
+            // Transposed: [in, out, 2, 2, 2].
+            [_, out, 2, 2, 2] => out * 8,
+            [_, c, k, ..] => c * k * k * k,
+            _ => entry.len(),
+        };
+        let bound = 1.0 / (fan as f64).sqrt();
+        return rng.range(-bound, bound);
+    }
     if name.ends_with(".bias") {
         0.0
     } else if entry.shape.len() == 1 || name.ends_with("weight_g") {

@@ -65,9 +65,21 @@ pub struct LoaderStats {
     pub cached_bytes: usize,
 }
 
+/// What a loader prepares and keeps: an image, or an image with its label.
+pub trait Held: Send + Sync + 'static {
+    /// Bytes of voxels, for the budget of the cache.
+    fn size_bytes(&self) -> usize;
+}
+
+impl Held for Prepared {
+    fn size_bytes(&self) -> usize {
+        Self::size_bytes(self)
+    }
+}
+
 /// Hands out prepared cases; see the module.
-pub struct Loader {
-    shared: Arc<Shared>,
+pub struct Loader<T: Held = Prepared> {
+    shared: Arc<Shared<T>>,
     plan: Box<dyn Fn(u64) -> Vec<usize> + Send>,
     config: LoaderConfig,
     threads: Vec<JoinHandle<()>>,
@@ -76,13 +88,13 @@ pub struct Loader {
     served: u64,
 }
 
-type Prepare = dyn Fn(&Case) -> Result<Prepared> + Send + Sync;
+type Prepare<T> = dyn Fn(&Case) -> Result<T> + Send + Sync;
 
-struct Shared {
+struct Shared<T> {
     cases: Vec<Case>,
-    prepare: Box<Prepare>,
+    prepare: Box<Prepare<T>>,
     budget: usize,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// Signals threads: there may be work.
     work: Condvar,
     /// Signals `get`: a case is done.
@@ -102,11 +114,13 @@ impl Loader {
     ) -> Result<Self> {
         Self::with_prepare(cases, move |case| prepare(case, &prepare_config), plan, config)
     }
+}
 
+impl<T: Held> Loader<T> {
     /// As [`Loader::new`], with another way to prepare a case (a cache, a test).
     pub fn with_prepare(
         cases: Vec<Case>,
-        prepare: impl Fn(&Case) -> Result<Prepared> + Send + Sync + 'static,
+        prepare: impl Fn(&Case) -> Result<T> + Send + Sync + 'static,
         plan: impl Fn(u64) -> Vec<usize> + Send + 'static,
         config: LoaderConfig,
     ) -> Result<Self> {
@@ -159,7 +173,7 @@ impl Loader {
     ///
     /// Errors: [`Error::Data`] when too many cases are bad; [`Error::Config`] when the plan names a
     /// case that is not there; whatever else stopped a thread, such as [`Error::OutOfMemory`].
-    pub fn get(&mut self, step: u64) -> Result<Vec<Arc<Prepared>>> {
+    pub fn get(&mut self, step: u64) -> Result<Vec<Arc<T>>> {
         let count = self.shared.cases.len();
         let plan_of = |step: u64| -> Result<Vec<usize>> {
             let indices = (self.plan)(step);
@@ -200,7 +214,7 @@ impl Loader {
     }
 
     /// The first good case from `index` on; notes the bad ones on the way.
-    fn take(&mut self, state: &mut State, index: usize) -> Result<Arc<Prepared>> {
+    fn take(&mut self, state: &mut State<T>, index: usize) -> Result<Arc<T>> {
         let count = state.slots.len();
         state.clock += 1;
         let clock = state.clock;
@@ -284,7 +298,7 @@ impl Loader {
     }
 }
 
-impl Drop for Loader {
+impl<T: Held> Drop for Loader<T> {
     /// Ends the threads; a case being decoded is finished first.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
@@ -296,10 +310,10 @@ impl Drop for Loader {
     }
 }
 
-impl Shared {
+impl<T: Held> Shared<T> {
     /// A panic inside the lock cannot leave the state half changed in a way that matters more than
     /// going on.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

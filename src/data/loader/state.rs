@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::Held;
 use crate::Error;
-use crate::data::prepare::Prepared;
 
 /// Guarded by one lock.
-pub(super) struct State {
-    pub slots: Vec<Slot>,
+pub(super) struct State<T> {
+    pub slots: Vec<Slot<T>>,
     /// What the current step waits for, in order.
     pub urgent: VecDeque<usize>,
     /// What later steps will ask for, in order.
@@ -28,14 +28,14 @@ pub(super) struct State {
 }
 
 /// What is known of a case.
-pub(super) enum Slot {
+pub(super) enum Slot<T> {
     Absent,
     Working,
-    Ready { case: Arc<Prepared>, used: u64 },
+    Ready { case: Arc<T>, used: u64 },
     Bad(String),
 }
 
-impl State {
+impl<T: Held> State<T> {
     /// All of `count` cases absent, nothing wanted.
     pub fn new(count: usize) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl State {
 
     /// The next case to decode: what is waited for, else what comes, if there is room for it.
     pub fn next_job(&mut self, budget: usize) -> Option<usize> {
-        let absent = |slots: &[Slot], i: usize| matches!(slots.get(i), Some(Slot::Absent));
+        let absent = |slots: &[Slot<T>], i: usize| matches!(slots.get(i), Some(Slot::Absent));
         while let Some(index) = self.urgent.pop_front() {
             if absent(&self.slots, index) {
                 return Some(index);

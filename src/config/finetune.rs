@@ -1,0 +1,283 @@
+//! The configuration of fine-tuning. Defaults are the author's (gl-mae 2.2).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Precision, Settings, parse, text_of};
+use crate::{Error, Result};
+
+/// Shipped settings by name.
+pub const PRESETS: &[(&str, &str)] = &[
+    ("author", include_str!("../../configs/finetune/author.toml")),
+    ("hippocampus", include_str!("../../configs/finetune/hippocampus.toml")),
+];
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FinetuneConfig {
+    pub model: UnetrModel,
+    pub data: SegData,
+    pub augment: Augment,
+    pub optim: SegOptim,
+    pub train: SegTrain,
+    pub infer: Infer,
+}
+
+/// The network around the encoder; the encoder's own sizes are those of its checkpoint, and of these
+/// keys when there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UnetrModel {
+    /// Channels at full resolution.
+    pub feature_size: usize,
+    /// Edge of a patch in voxels: a power of two.
+    pub patch: usize,
+    /// Width, blocks and heads of the encoder.
+    pub dim: usize,
+    pub depth: usize,
+    pub heads: usize,
+    /// Width of an MLP over the width of its block.
+    pub mlp_ratio: f64,
+    /// Of the encoder's layer norms: 1e-6 as in GL-MAE; MONAI's is 1e-5.
+    pub norm_eps: f64,
+    /// The encoder keeps its weights.
+    pub frozen_encoder: bool,
+}
+
+impl Default for UnetrModel {
+    fn default() -> Self {
+        Self {
+            feature_size: 48,
+            patch: 16,
+            dim: 768,
+            depth: 12,
+            heads: 12,
+            mlp_ratio: 4.0,
+            norm_eps: 1e-6,
+            frozen_encoder: false,
+        }
+    }
+}
+
+/// Which cases, and what is cut from them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegData {
+    /// The folder of the set, and its task: a shipped one or a TOML file.
+    pub path: String,
+    pub task: String,
+    /// Training cases of a label-efficiency subset; 0: all.
+    pub subset: usize,
+    /// Window of training and inference in voxels; absent: the task's.
+    pub roi: Option<[usize; 3]>,
+    /// Weights of crops around a labelled voxel and around an unlabelled one.
+    pub positive: f64,
+    pub negative: f64,
+    /// Threads that read cases ahead, and what they may keep, in MiB.
+    pub workers: usize,
+    pub cache_mib: usize,
+}
+
+impl Default for SegData {
+    fn default() -> Self {
+        Self {
+            path: String::new(),
+            task: String::new(),
+            subset: 0,
+            roi: None,
+            positive: 1.0,
+            negative: 1.0,
+            workers: 2,
+            cache_mib: 8192,
+        }
+    }
+}
+
+/// Random changes of a crop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Augment {
+    /// Probability of a mirror image, per axis.
+    pub flip: f64,
+    /// Probability of one to three quarter turns in the plane of the first two axes.
+    pub rot90: f64,
+    /// Intensities times 1 +- this, with this probability.
+    pub scale: f64,
+    pub scale_probability: f64,
+    /// Intensities plus +- this, with this probability.
+    pub shift: f64,
+    pub shift_probability: f64,
+}
+
+impl Default for Augment {
+    fn default() -> Self {
+        Self {
+            flip: 0.2,
+            rot90: 0.2,
+            scale: 0.1,
+            scale_probability: 0.1,
+            shift: 0.1,
+            shift_probability: 0.1,
+        }
+    }
+}
+
+/// AdamW and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegOptim {
+    /// Learning rate after warm-up of an update of 16 crops; scaled with the crops of an update.
+    pub lr: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Global gradient norm above which gradients are scaled down; 0: never.
+    pub clip_grad: f64,
+    /// Epochs of linear warm-up from 0; then half a cosine to 0.
+    pub warmup_epochs: u64,
+}
+
+impl Default for SegOptim {
+    fn default() -> Self {
+        Self {
+            lr: 1e-4,
+            weight_decay: 1e-5,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            clip_grad: 5.0,
+            warmup_epochs: 50,
+        }
+    }
+}
+
+/// The run itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SegTrain {
+    /// Passes over the training cases.
+    pub epochs: u64,
+    /// Volumes per micro-batch, crops per volume, micro-batches per update.
+    pub batch: usize,
+    pub crops: usize,
+    pub accumulation: usize,
+    /// Arithmetic of activations.
+    pub precision: Precision,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Worker threads of the CPU device; 0: all cores. Results do not depend on it.
+    pub threads: usize,
+    /// Every how many steps: a line in the logs.
+    pub log_every: u64,
+    /// Every how many epochs: a validation, which saves the best, and a checkpoint.
+    pub validate_every: u64,
+    pub save_every: u64,
+    /// Steps in a row without finite numbers after which the run stops.
+    pub max_bad_steps: u32,
+}
+
+impl Default for SegTrain {
+    fn default() -> Self {
+        Self {
+            epochs: 1000,
+            batch: 2,
+            crops: 4,
+            accumulation: 1,
+            precision: Precision::Auto,
+            seed: 47,
+            threads: 0,
+            log_every: 10,
+            validate_every: 50,
+            save_every: 50,
+            max_bad_steps: 8,
+        }
+    }
+}
+
+/// How windows of a volume are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Infer {
+    /// Share of a window's side that neighbours have in common.
+    pub overlap: f64,
+    /// Weight voxels by a Gaussian around the middle of their window (else all count the same).
+    pub gaussian: bool,
+    /// Windows that go through the network at once.
+    pub windows: usize,
+}
+
+impl Default for Infer {
+    fn default() -> Self {
+        Self { overlap: 0.5, gaussian: false, windows: 4 }
+    }
+}
+
+impl Settings for FinetuneConfig {
+    const OPTIONAL: &'static [&'static str] = &["data.roi"];
+
+    fn validate(&self) -> Result<()> {
+        let require = |ok: bool, message: &str| {
+            if ok { Ok(()) } else { Err(Error::Config(message.to_owned())) }
+        };
+        let (d, a, o, t) = (&self.data, &self.augment, &self.optim, &self.train);
+        let weights = [d.positive, d.negative];
+        require(
+            weights.iter().all(|w| w.is_finite() && *w >= 0.0) && weights.iter().sum::<f64>() > 0.0,
+            "data.positive and data.negative must not be negative, nor both 0",
+        )?;
+        let shares = [a.flip, a.rot90, a.scale_probability, a.shift_probability];
+        require(
+            shares.iter().all(|p| (0.0..=1.0).contains(p)),
+            "probabilities in [augment] must lie between 0 and 1",
+        )?;
+        require(
+            (0.0..1.0).contains(&a.scale) && a.shift.is_finite() && a.shift >= 0.0,
+            "augment.scale must lie in [0, 1), augment.shift must not be negative",
+        )?;
+        require(
+            [o.lr, o.weight_decay, o.clip_grad].iter().all(|r| r.is_finite() && *r >= 0.0),
+            "optim.lr, weight_decay and clip_grad must be finite and not negative",
+        )?;
+        require(
+            (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2) && o.eps > 0.0,
+            "optim.beta1 and beta2 must lie in [0, 1), optim.eps must be positive",
+        )?;
+        let counts = [t.batch, t.crops, t.accumulation, self.infer.windows];
+        require(
+            counts.iter().all(|&n| n > 0),
+            "train.batch, crops, accumulation and infer.windows must be at least 1",
+        )?;
+        require(
+            [t.log_every, t.validate_every, t.save_every, t.epochs].iter().all(|&n| n > 0),
+            "train.epochs, log_every, validate_every and save_every must be at least 1",
+        )?;
+        require(
+            (0.0..1.0).contains(&self.infer.overlap),
+            "infer.overlap must lie in [0, 1)",
+        )
+    }
+}
+
+impl FinetuneConfig {
+    /// A preset's name or the path of a TOML file, then overrides `section.key=value`.
+    /// Errors: as [`super::Config::load`].
+    pub fn load(source: &str, overrides: &[String]) -> Result<Self> {
+        Self::parse(&text_of(source, PRESETS)?, source, overrides)
+    }
+
+    /// As [`FinetuneConfig::load`], from TOML text; `source` names it in errors.
+    pub fn parse(text: &str, source: &str, overrides: &[String]) -> Result<Self> {
+        parse(text, source, overrides)
+    }
+
+    /// The whole configuration as TOML, for the run folder.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|e| Error::Config(e.to_string()))
+    }
+
+    /// Crops of an update.
+    pub fn crops_per_update(&self) -> usize {
+        self.train.batch * self.train.crops * self.train.accumulation
+    }
+}

@@ -1,0 +1,203 @@
+//! Crops for training: around labelled and unlabelled voxels in a given proportion, with random
+//! changes (gl-mae 2.2). Every draw depends on the seed, the step and the place in the update only.
+
+use crate::config::finetune::{Augment, SegData};
+use crate::data::loader::Held;
+use crate::rng::{Purpose, Rng};
+use crate::seg::dataset::PreparedPair;
+
+/// A prepared case, with its labelled voxels at hand.
+pub struct TrainingCase {
+    pub pair: PreparedPair,
+    /// Indices of voxels whose class is not the background, ascending.
+    foreground: Vec<u32>,
+}
+
+impl TrainingCase {
+    pub fn new(pair: PreparedPair) -> Self {
+        let labelled = (0u32..).zip(&pair.classes).filter(|(_, c)| **c > 0);
+        Self { foreground: labelled.map(|(i, _)| i).collect(), pair }
+    }
+}
+
+impl Held for TrainingCase {
+    fn size_bytes(&self) -> usize {
+        self.pair.image.size_bytes() + self.pair.classes.len() + 4 * self.foreground.len()
+    }
+}
+
+/// Names the random streams of a crop.
+#[derive(Clone, Copy, Debug)]
+pub struct CropKey {
+    pub seed: u64,
+    pub step: u64,
+    /// Place of the volume within the update, and of the crop within its volume.
+    pub sample: u32,
+    pub crop: u32,
+}
+
+/// A crop: intensities `[channels, roi]` and classes `[roi]`.
+pub struct Crop {
+    pub voxels: Vec<f32>,
+    pub classes: Vec<u8>,
+}
+
+/// Tries to find an unlabelled voxel of the body before any unlabelled voxel is taken.
+const TRIES: usize = 1000;
+
+/// Cuts and changes one crop. The case is at least as large as `roi`.
+pub fn draw(
+    case: &TrainingCase,
+    roi: [usize; 3],
+    data: &SegData,
+    augment: &Augment,
+    key: CropKey,
+) -> Crop {
+    let rng = |purpose| Rng::new(key.seed, purpose, key.step, key.sample, key.crop);
+    let start = place(case, roi, data, &mut rng(Purpose::Crop));
+    let (image, dims) = (&case.pair.image, case.pair.image.dims());
+    let n = dims.iter().product::<usize>();
+    let mut voxels = Vec::with_capacity(image.channels() * roi.iter().product::<usize>());
+    for channel in image.voxels().chunks_exact(n) {
+        voxels.extend(cut(channel, dims, start, roi));
+    }
+    let classes = cut(&case.pair.classes, dims, start, roi);
+    change(Crop { voxels, classes }, roi, augment, &mut rng(Purpose::Augment))
+}
+
+/// The first voxel of a crop: around a labelled voxel, or around one that is not, of an intensity
+/// above 0 (the body) if there is one. Source: MONAI's `RandCropByPosNegLabel`.
+fn place(case: &TrainingCase, roi: [usize; 3], data: &SegData, rng: &mut Rng) -> [usize; 3] {
+    let dims = case.pair.image.dims();
+    let n: usize = dims.iter().product();
+    let is_positive = rng.uniform() * (data.positive + data.negative) < data.positive;
+    let voxel = match case.foreground.len() {
+        count if is_positive && count > 0 => {
+            case.foreground[rng.below(count as u64) as usize] as usize
+        }
+        _ => {
+            let body = (0..TRIES).map(|_| rng.below(n as u64) as usize).find(|&i| {
+                case.pair.classes[i] == 0 && case.pair.image.voxels()[i] > 0.0
+            });
+            body.unwrap_or_else(|| rng.below(n as u64) as usize)
+        }
+    };
+    let at = [voxel / (dims[1] * dims[2]), voxel / dims[2] % dims[1], voxel % dims[2]];
+    [0, 1, 2].map(|a| at[a].saturating_sub(roi[a] / 2).min(dims[a].saturating_sub(roi[a])))
+}
+
+fn cut<T: Copy>(volume: &[T], dims: [usize; 3], start: [usize; 3], roi: [usize; 3]) -> Vec<T> {
+    let mut out = Vec::with_capacity(roi.iter().product());
+    for d in start[0]..start[0] + roi[0] {
+        for h in start[1]..start[1] + roi[1] {
+            let row = (d * dims[1] + h) * dims[2] + start[2];
+            out.extend_from_slice(&volume[row..row + roi[2]]);
+        }
+    }
+    out
+}
+
+/// Mirrors, turns, scales and shifts.
+fn change(mut crop: Crop, roi: [usize; 3], augment: &Augment, rng: &mut Rng) -> Crop {
+    let mirrored = [0; 3].map(|_| rng.uniform() < augment.flip);
+    // Quarter turns keep the shape only where both sides are the same.
+    let turns = if rng.uniform() < augment.rot90 { 1 + rng.below(3) } else { 0 };
+    let turns = if roi[0] == roi[1] { turns } else { turns & 2 };
+    if mirrored.contains(&true) || turns > 0 {
+        let n: usize = roi.iter().product();
+        let source = |i: usize| {
+            let mut at = [i / (roi[1] * roi[2]), i / roi[2] % roi[1], i % roi[2]];
+            for _ in 0..turns {
+                let [d, h, w] = at;
+                at = if roi[0] == roi[1] { [h, roi[0] - 1 - d, w] } else { [d, h, w] };
+            }
+            if roi[0] != roi[1] && turns == 2 {
+                at = [roi[0] - 1 - at[0], roi[1] - 1 - at[1], at[2]];
+            }
+            let [d, h, w] =
+                [0, 1, 2].map(|a| if mirrored[a] { roi[a] - 1 - at[a] } else { at[a] });
+            (d * roi[1] + h) * roi[2] + w
+        };
+        let order: Vec<usize> = (0..n).map(source).collect();
+        crop.classes = order.iter().map(|&i| crop.classes[i]).collect();
+        let channels = crop.voxels.chunks_exact(n);
+        crop.voxels = channels.flat_map(|c| order.iter().map(|&i| c[i])).collect();
+    }
+    let factor = if rng.uniform() < augment.scale_probability {
+        1.0 + rng.range(-augment.scale, augment.scale)
+    } else {
+        1.0
+    };
+    let offset = if rng.uniform() < augment.shift_probability {
+        rng.range(-augment.shift, augment.shift)
+    } else {
+        0.0
+    };
+    for x in &mut crop.voxels {
+        *x = *x * factor as f32 + offset as f32;
+    }
+    crop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(roi: [usize; 3], augment: Augment, seed: u64) -> Crop {
+        let n: usize = roi.iter().product();
+        let crop = Crop {
+            voxels: (0..n).map(|i| i as f32).collect(),
+            classes: (0..n).map(|i| (i % 251) as u8).collect(),
+        };
+        change(crop, roi, &augment, &mut Rng::new(seed, Purpose::Augment, 0, 0, 0))
+    }
+
+    /// Image and label go the same way, every voxel stays, and neighbours stay neighbours.
+    #[test]
+    fn mirrors_and_turns_keep_image_and_label_together() {
+        let still = Augment {
+            flip: 0.5,
+            rot90: 1.0,
+            scale: 0.0,
+            scale_probability: 0.0,
+            shift: 0.0,
+            shift_probability: 0.0,
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for roi in [[4, 4, 3], [2, 5, 3]] {
+            let n: usize = roi.iter().product();
+            for seed in 0..200 {
+                let crop = changed(roi, still.clone(), seed);
+                let mut sorted: Vec<usize> = crop.voxels.iter().map(|&x| x as usize).collect();
+                assert!(crop.voxels.iter().zip(&crop.classes).all(|(x, c)| *x as usize % 251 == usize::from(*c)));
+                seen.insert((roi, sorted.clone()));
+                // Along the last axis steps are 1 forward or backward.
+                let step = crop.voxels[1] - crop.voxels[0];
+                assert_eq!(step.abs(), 1.0);
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+            }
+        }
+        // All 16 of the square prism and all 8 of the other occur.
+        assert_eq!(seen.len(), 16 + 8);
+    }
+
+    #[test]
+    fn intensities_are_scaled_and_shifted_within_bounds() {
+        let augment = Augment {
+            flip: 0.0,
+            rot90: 0.0,
+            scale: 0.1,
+            scale_probability: 1.0,
+            shift: 0.2,
+            shift_probability: 1.0,
+        };
+        for seed in 0..50 {
+            let crop = changed([2, 3, 4], augment.clone(), seed);
+            let offset = crop.voxels[0];
+            let factor = crop.voxels[1] - crop.voxels[0];
+            assert!(offset.abs() <= 0.2 && (0.9..=1.1).contains(&factor), "{offset} {factor}");
+            assert!(offset != 0.0);
+        }
+    }
+}
