@@ -10,9 +10,11 @@ mod doctor;
 mod engine;
 mod evaluate;
 mod failure;
+mod finetune;
 mod inspect;
 mod keys;
 mod ops;
+mod predict;
 mod presets;
 mod pretrain;
 mod reconstruct;
@@ -70,6 +72,10 @@ enum Verb {
     Pretrain(pretrain::Args),
     /// Mask a volume and reconstruct it with a checkpoint
     Reconstruct(reconstruct::Args),
+    /// Fine-tune for segmentation: UNETR around a pre-trained encoder, or from scratch
+    Finetune(finetune::Args),
+    /// Label volumes with a fine-tuned network, each on its own grid
+    Predict(predict::Args),
     /// Judge predicted label maps: Dice, Hausdorff distances, surface Dice per case and class
     Evaluate(evaluate::Args),
     /// Repeat cases of the PyTorch reference and compare every number
@@ -101,6 +107,8 @@ pub fn main() -> u8 {
         Verb::Demo(args) => demo::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Reconstruct(args) => reconstruct::run(&args),
+        Verb::Finetune(args) => finetune::run(&args),
+        Verb::Predict(args) => predict::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Inspect(args) => inspect::run(&args),

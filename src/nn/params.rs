@@ -154,6 +154,15 @@ impl Params {
         &self.layout
     }
 
+    /// Excludes parameters from training; they keep their values.
+    pub fn freeze(&mut self, which: impl Fn(&str) -> bool) {
+        let mut layout = (*self.layout).clone();
+        for entry in layout.entries.iter_mut().filter(|e| which(&e.name)) {
+            entry.trains = false;
+        }
+        self.layout = Arc::new(layout);
+    }
+
     /// The parameter as an op takes it.
     pub fn get(&self, id: ParamId) -> Result<Param> {
         let entry = &self.layout.entries[id.0];

@@ -114,8 +114,15 @@ impl Task {
     /// Errors: [`Error::Config`] for a name that is neither, and as [`Task::parse`];
     /// [`Error::Io`].
     pub fn load(source: &str) -> Result<Self> {
-        if let Some((name, text)) = TASKS.iter().find(|(name, _)| *name == source) {
-            return Self::parse(text, name);
+        Self::parse(&Self::text(source)?, source)
+    }
+
+    /// The text of a shipped task by name, or of the file at a path.
+    ///
+    /// Errors: [`Error::Config`] for a name that is neither; [`Error::Io`].
+    pub fn text(source: &str) -> Result<String> {
+        if let Some((_, text)) = TASKS.iter().find(|(name, _)| *name == source) {
+            return Ok((*text).to_owned());
         }
         let path = Path::new(source);
         if !path.is_file() {
@@ -125,7 +132,7 @@ impl Task {
                 names.join(", ")
             )));
         }
-        Self::parse(&read_text(path)?, source)
+        read_text(path)
     }
 
     /// A task from TOML text; `source` names it in errors.

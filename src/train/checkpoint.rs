@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use load::{Resumed, Student, load_state, load_student, resume_latest};
+pub(crate) use load::file_info;
+pub(crate) use save::{named, publish};
 pub use save::{Snapshot, prune, save, save_to};
 pub use tensors::{FileInfo, TensorFile, Tensors, write_tensors};
 
@@ -102,37 +104,15 @@ impl CheckpointInfo {
             files: self.files.clone(),
             config: self.config.to_toml()?,
         };
-        let json = serde_json::to_string_pretty(&state)
-            .map_err(|e| Error::Config(format!("checkpoint: {e}")))?;
-        let body = json.strip_suffix("\n}").unwrap_or(&json);
-        Ok(format!("{body}{SEAL}{:08x}\"\n}}\n", crc32c::crc32c(body.as_bytes())))
+        seal(&state)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
-        let damaged = |why: &str| Error::data(path, format!("damaged: {why}"));
-        let (body, seal) = text.rsplit_once(SEAL).ok_or_else(|| damaged("no checksum"))?;
-        let crc = seal.strip_suffix("\"\n}\n").ok_or_else(|| damaged("its end is missing"))?;
-        if crc != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
-            return Err(damaged("its checksum does not fit its contents"));
-        }
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let Format { format } =
-            serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))?;
-        if format == 0 || format > FORMAT {
-            return Err(Error::data(
-                path,
-                format!("checkpoint format {format}; this version reads 1 to {FORMAT}"),
-            ));
-        }
-        let state: StateFile =
-            serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))?;
+        let state: StateFile = unseal(text, path)?;
         let config = Config::parse(&state.config, "checkpoint", &[])
             .map_err(|e| Error::data(path, e.to_string()))?;
         Ok(Self {
-            format,
+            format: state.format,
             version: state.version,
             step: state.counters.step,
             counters: state.counters,
@@ -144,20 +124,54 @@ impl CheckpointInfo {
     }
 }
 
+/// JSON text with a checksum of itself as its last entry.
+pub(crate) fn seal(state: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_string_pretty(state)
+        .map_err(|e| Error::Config(format!("checkpoint: {e}")))?;
+    let body = json.strip_suffix("\n}").unwrap_or(&json);
+    Ok(format!("{body}{SEAL}{:08x}\"\n}}\n", crc32c::crc32c(body.as_bytes())))
+}
+
+/// Checks what [`seal`] made, and reads it. Errors: damage, another format, other fields.
+pub(crate) fn unseal<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    let damaged = |why: &str| Error::data(path, format!("damaged: {why}"));
+    let (body, seal) = text.rsplit_once(SEAL).ok_or_else(|| damaged("no checksum"))?;
+    let crc = seal.strip_suffix("\"\n}\n").ok_or_else(|| damaged("its end is missing"))?;
+    if crc != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
+        return Err(damaged("its checksum does not fit its contents"));
+    }
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let Format { format } =
+        serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))?;
+    if format == 0 || format > FORMAT {
+        return Err(Error::data(
+            path,
+            format!("checkpoint format {format}; this version reads 1 to {FORMAT}"),
+        ));
+    }
+    serde_json::from_str(text).map_err(|e| Error::data(path, e.to_string()))
+}
+
+/// The text of a `state.json`. Errors: one that is too large or no text; [`Error::Io`].
+pub(crate) fn read_state(file: &Path) -> Result<String> {
+    let bytes = fs::metadata(file).map_err(Error::io(file, "read"))?.len();
+    if bytes > MAX_STATE_BYTES {
+        return Err(Error::data(file, format!("{bytes} bytes are too many for a {STATE}")));
+    }
+    let bytes = fs::read(file).map_err(Error::io(file, "read"))?;
+    String::from_utf8(bytes).map_err(|_| Error::data(file, "damaged: not UTF-8 text"))
+}
+
 /// Reads what a checkpoint says of itself, without its tensors. `path` may be a checkpoint folder,
 /// a file in it, or a run folder (its newest checkpoint).
 ///
 /// Errors: [`Error::Data`] when there is none or it is damaged; [`Error::Io`].
 pub fn read_info(path: &Path) -> Result<CheckpointInfo> {
     let file = resolve(path)?.join(STATE);
-    let bytes = fs::metadata(&file).map_err(Error::io(&file, "read"))?.len();
-    if bytes > MAX_STATE_BYTES {
-        return Err(Error::data(&file, format!("{bytes} bytes are too many for a {STATE}")));
-    }
-    let bytes = fs::read(&file).map_err(Error::io(&file, "read"))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::data(&file, "damaged: not UTF-8 text"))?;
-    CheckpointInfo::parse(&text, &file)
+    CheckpointInfo::parse(&read_state(&file)?, &file)
 }
 
 /// The checkpoint folder that a user's path means; see [`read_info`].

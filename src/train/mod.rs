@@ -7,7 +7,7 @@ pub mod heldout;
 mod inputs;
 pub mod lock;
 pub mod memory;
-mod options;
+pub mod options;
 pub mod order;
 pub mod pictures;
 pub mod pretrain;

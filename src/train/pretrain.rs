@@ -19,7 +19,7 @@ use super::order::CaseOrder;
 use super::pictures;
 use super::program::StepProgram;
 use super::report::StepReport;
-use super::run_folder::{Logs, describe};
+use super::run_folder::{COLUMNS, Logs, describe};
 use super::signals::StopSignals;
 use super::state::{State, activation_dtype};
 use super::volumes::DeviceVolumes;
@@ -154,8 +154,8 @@ impl<'a> Run<'a> {
         };
         checkpoint::remove_strays(out)?;
         atomic::remove_stale(out)?;
-        describe(out, config, device, rayon::current_num_threads())?;
-        let mut logs = Logs::open(out, from.is_some().then_some(step))?;
+        describe(out, &config.to_toml()?, device, rayon::current_num_threads())?;
+        let mut logs = Logs::open(out, from.is_some().then_some(step), &COLUMNS)?;
         let held: Vec<Case> = held.into_iter().take(MEASURED_CASES).collect();
         logs.event(
             step,
@@ -417,7 +417,7 @@ impl<'a> Run<'a> {
         let (folder, stem) = (self.options.out.join("recon"), checkpoint::folder_name(step));
         let title = format!("{} step {step}", case.id);
         let (files, picture) = pictures::write(&folder, &stem, self.config, case, &result, &title)?;
-        self.logs.picture(step, picture.size, &picture.png)?;
+        self.logs.picture(step, "reconstruction", picture.size, &picture.png)?;
         self.summary.pictures.extend(files);
         Ok(())
     }

@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::lock::host;
-use crate::config::Config;
 use crate::device::Device;
 use crate::report::metrics::{CsvLog, JsonLog};
 use crate::report::tensorboard::EventWriter;
@@ -50,9 +49,9 @@ pub struct Logs {
 
 impl Logs {
     /// Opens the logs in `out`; entries of steps up to `keep` stay, later ones go.
-    pub fn open(out: &Path, keep: Option<u64>) -> Result<Self> {
+    pub fn open(out: &Path, keep: Option<u64>, columns: &[&str]) -> Result<Self> {
         Ok(Self {
-            csv: CsvLog::open(out.join("metrics.csv"), keep, &COLUMNS)?,
+            csv: CsvLog::open(out.join("metrics.csv"), keep, columns)?,
             json: JsonLog::open(out.join("log.jsonl"), keep)?,
             events: EventWriter::open(out.join("tb"), keep)?,
         })
@@ -76,8 +75,14 @@ impl Logs {
     }
 
     /// A picture, for TensorBoard.
-    pub fn picture(&mut self, step: u64, size: [usize; 2], png: &[u8]) -> Result<()> {
-        self.events.image(step, "reconstruction", size, 3, png)
+    pub fn picture(
+        &mut self,
+        step: u64,
+        name: &str,
+        size: [usize; 2],
+        png: &[u8],
+    ) -> Result<()> {
+        self.events.image(step, name, size, 3, png)
     }
 
     /// Makes everything so far durable; before a checkpoint is written.
@@ -89,9 +94,9 @@ impl Logs {
 }
 
 /// Writes `config.toml` and `env.json`.
-pub fn describe(out: &Path, config: &Config, device: &Device, threads: usize) -> Result<()> {
+pub fn describe(out: &Path, config_toml: &str, device: &Device, threads: usize) -> Result<()> {
     fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
-    atomic::write_bytes(out.join("config.toml"), config.to_toml()?.as_bytes())?;
+    atomic::write_bytes(out.join("config.toml"), config_toml.as_bytes())?;
     let env = json!({
         "program": "glmae",
         "version": env!("CARGO_PKG_VERSION"),

@@ -8,7 +8,12 @@ use crate::{Error, Result};
 
 /// The dtype of activations on `device` ([`Precision`]). Errors: bf16 on the CPU.
 pub fn activation_dtype(config: &Config, device: &Device) -> Result<DType> {
-    match (config.train.precision, device) {
+    activation_dtype_of(config.train.precision, device)
+}
+
+/// As [`activation_dtype`].
+pub fn activation_dtype_of(precision: Precision, device: &Device) -> Result<DType> {
+    match (precision, device) {
         (Precision::F32, _) | (Precision::Auto, Device::Cpu | Device::Emulated(_)) => {
             Ok(DType::F32)
         }

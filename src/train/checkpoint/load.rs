@@ -1,5 +1,6 @@
 //! Reading a checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::save::tables;
@@ -49,7 +50,7 @@ pub fn load_state(
     let mut weights = Weights::zeros(device, activation_dtype(config, device)?, config, nets)?;
     read_model(&path, &info, config, nets, &mut weights.student)?;
     if let Some(teacher) = &mut weights.teacher {
-        let file = TensorFile::read(&path.join(TEACHER), file_info(&path, &info, TEACHER)?)?;
+        let file = TensorFile::read(&path.join(TEACHER), file_info(&path, &info.files, TEACHER)?)?;
         let layout = &nets.teacher_layout;
         let tensors = file.open(&expected("", layout))?;
         for entry in layout.entries() {
@@ -57,7 +58,7 @@ pub fn load_state(
         }
     }
     let mut state = State::from_weights(weights)?;
-    let file = TensorFile::read(&path.join(OPTIMIZER), file_info(&path, &info, OPTIMIZER)?)?;
+    let file = TensorFile::read(&path.join(OPTIMIZER), file_info(&path, &info.files, OPTIMIZER)?)?;
     let layout = &nets.student_layout;
     let mut names = expected("m.", layout);
     names.extend(expected("v.", layout));
@@ -139,7 +140,7 @@ fn read_model(
     student: &mut Params,
 ) -> Result<()> {
     let file_path = path.join(MODEL);
-    let file = TensorFile::read(&file_path, file_info(path, info, MODEL)?)?;
+    let file = TensorFile::read(&file_path, file_info(path, &info.files, MODEL)?)?;
     let tables = tables(config, nets)?;
     let mut names = expected("", &nets.student_layout);
     names.extend(tables.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())));
@@ -166,8 +167,12 @@ fn expected(prefix: &str, layout: &ParamLayout) -> Vec<(String, Vec<usize>)> {
     layout.entries().iter().map(|e| (format!("{prefix}{}", e.name), e.shape.clone())).collect()
 }
 
-fn file_info<'a>(path: &Path, info: &'a CheckpointInfo, name: &str) -> Result<&'a FileInfo> {
-    info.files
+pub(crate) fn file_info<'a>(
+    path: &Path,
+    files: &'a BTreeMap<String, FileInfo>,
+    name: &str,
+) -> Result<&'a FileInfo> {
+    files
         .get(name)
         .ok_or_else(|| Error::data(path.join(super::STATE), format!("does not list {name}")))
 }

@@ -36,29 +36,43 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf> {
 
 /// [`save`] through another storage.
 pub fn save_to(storage: &dyn Storage, run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf> {
+    let name = folder_name(snapshot.state.counters.step);
+    let target = publish(storage, run, &name, |temp| {
+        let files = write_files(storage, temp, snapshot)?;
+        let info = CheckpointInfo {
+            format: FORMAT,
+            version: format!("glmae {}", env!("CARGO_PKG_VERSION")),
+            step: snapshot.state.counters.step,
+            counters: snapshot.state.counters,
+            config: snapshot.config.clone(),
+            seed: snapshot.config.train.seed,
+            data: snapshot.data,
+            files,
+        };
+        info.to_json()
+    })?;
+    write_to(storage, &run.join(LATEST), |w| writeln!(w, "{FOLDER}/{name}"))?;
+    Ok(target)
+}
+
+/// Makes the folder `checkpoints/NAME` of a run appear whole: `write` puts files into a hidden folder
+/// and returns the text of its `state.json`. What was there under this name goes.
+pub(crate) fn publish(
+    storage: &dyn Storage,
+    run: &Path,
+    name: &str,
+    write: impl FnOnce(&Path) -> Result<String>,
+) -> Result<PathBuf> {
     let folder = run.join(FOLDER);
     fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
-    let name = folder_name(snapshot.state.counters.step);
-    let target = folder.join(&name);
-    let mut temp = TempFolder::create(&folder, &name)?;
-    let files = write_files(storage, &temp.path, snapshot)?;
-    let info = CheckpointInfo {
-        format: FORMAT,
-        version: format!("glmae {}", env!("CARGO_PKG_VERSION")),
-        step: snapshot.state.counters.step,
-        counters: snapshot.state.counters,
-        config: snapshot.config.clone(),
-        seed: snapshot.config.train.seed,
-        data: snapshot.data,
-        files,
-    };
-    let json = info.to_json()?;
+    let target = folder.join(name);
+    let mut temp = TempFolder::create(&folder, name)?;
+    let json = write(&temp.path)?;
     write_to(storage, &temp.path.join(STATE), |w| w.write_all(json.as_bytes()))?;
     storage.sync_dir(&temp.path).map_err(Error::io(&temp.path, "sync"))?;
-    // Only a damaged checkpoint can be in the way: a run never saves one step twice.
     let mut in_the_way = None;
     if target.exists() {
-        let aside = TempFolder::create(&folder, &name)?;
+        let aside = TempFolder::create(&folder, name)?;
         storage.rename(&target, &aside.path).map_err(Error::io(&target, "move aside"))?;
         in_the_way = Some(aside);
     }
@@ -66,7 +80,6 @@ pub fn save_to(storage: &dyn Storage, run: &Path, snapshot: &Snapshot<'_>) -> Re
     temp.armed = false;
     storage.sync_dir(&folder).map_err(Error::io(&folder, "sync"))?;
     drop(in_the_way);
-    write_to(storage, &run.join(LATEST), |w| writeln!(w, "{FOLDER}/{name}"))?;
     Ok(target)
 }
 
@@ -130,7 +143,11 @@ fn write_files(
 }
 
 /// Views of a flat buffer under the names of `params`.
-fn named(prefix: &str, params: &Params, flat: &Tensor) -> Result<Vec<(String, Tensor)>> {
+pub(crate) fn named(
+    prefix: &str,
+    params: &Params,
+    flat: &Tensor,
+) -> Result<Vec<(String, Tensor)>> {
     let entries = params.layout().entries().iter();
     entries.map(|e| Ok((format!("{prefix}{}", e.name), flat.view(e.offset, &e.shape)?))).collect()
 }

@@ -1,6 +1,10 @@
 //! Fine-tuning for segmentation: UNETR around a pre-trained encoder.
 
+pub mod cases;
+pub mod checkpoint;
 pub mod crops;
 pub mod encoder;
+mod pictures;
 pub mod program;
+pub mod run;
 pub mod state;

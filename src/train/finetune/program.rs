@@ -105,6 +105,23 @@ impl SegBatch {
     }
 }
 
+impl SegBatch {
+    /// As [`SegBatch::fill`], for the f32 crops of a run.
+    pub fn fill_f32(&mut self, config: &UnetrConfig, voxels: &[f32], labels: &[u8]) -> Result<()> {
+        let n = config.roi.iter().product::<usize>();
+        self.voxels.as_mut().upload(voxels)?;
+        let rows = channels_last(voxels, config.in_chans, n);
+        match self.image.dtype() {
+            DType::Bf16 => {
+                let rows: Vec<half::bf16> = rows.into_iter().map(half::bf16::from_f32).collect();
+                self.image.as_mut().upload(&rows)?;
+            }
+            _ => self.image.as_mut().upload(&rows)?,
+        }
+        self.labels.as_mut().upload(labels)
+    }
+}
+
 /// `[batch, channels, n]` as `[batch, n, channels]`.
 pub fn channels_last<T: Copy>(planar: &[T], channels: usize, n: usize) -> Vec<T> {
     if channels == 1 {

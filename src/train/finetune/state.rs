@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::device::{DType, Device, Tensor, class};
 use crate::nn::params::{ParamLayout, Params};
-use crate::nn::unetr::{Unetr, UnetrConfig};
+use crate::nn::unetr::{ENCODER, Unetr, UnetrConfig};
 
 /// A network with its parameters and the position rows of its token grid.
 #[derive(Debug)]
@@ -31,6 +31,11 @@ impl Segmenter {
         let positions =
             Tensor::from_f64(device, dtype, positions, &[config.tokens(), config.dim])?;
         Ok(Self { net, params, positions })
+    }
+
+    /// Keeps the encoder's weights as they are from now on.
+    pub fn freeze_encoder(&mut self) {
+        self.params.freeze(|name| name.starts_with(ENCODER));
     }
 
     /// The position rows of `batch` images, `[batch * tokens, dim]`.

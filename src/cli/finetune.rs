@@ -1,0 +1,148 @@
+//! `glmae finetune`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use glmae::config::finetune::FinetuneConfig;
+use glmae::error::exit;
+use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
+use glmae::train::pretrain::Resume;
+
+use super::config_args::{DeviceArg, LaunchArg};
+use super::term::{self, Table};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae finetune --task hippocampus --config hippocampus --data Task04_Hippocampus \\
+    --encoder runs/hippo --out runs/seg
+  glmae finetune --task btcv --data BTCV --encoder runs/ct --out runs/btcv --set train.epochs=3000
+  glmae finetune --task mine.toml --data scans/ --scratch --out runs/scratch
+  glmae finetune --task btcv --data BTCV --encoder runs/ct --subset 6 --out runs/btcv6
+
+A task says spacing, window, classes and split of a set (docs/evaluation.md); the shipped ones are those
+of the paper, and hippocampus. Settings are the author's unless --config says otherwise.
+
+TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same command
+continues bit by bit where it stopped.")]
+pub struct Args {
+    /// A shipped task or a TOML file `[key: data.task]`
+    #[arg(long, value_name = "TASK|FILE")]
+    task: Option<String>,
+    /// The labelled set `[key: data.path]`
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// A pre-training run or checkpoint whose encoder is fine-tuned
+    #[arg(long, value_name = "PATH", conflicts_with = "scratch", required_unless_present = "scratch")]
+    encoder: Option<PathBuf>,
+    /// No encoder: everything from random weights
+    #[arg(long)]
+    scratch: bool,
+    /// Run folder: configuration, logs, pictures, checkpoints
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Settings: a preset (author, hippocampus) or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", default_value = "author")]
+    config: String,
+    /// Training cases of a label-efficiency subset of the task `[key: data.subset]`
+    #[arg(long, value_name = "N")]
+    subset: Option<usize>,
+    /// The encoder keeps its weights `[key: model.frozen_encoder]`
+    #[arg(long)]
+    frozen: bool,
+    /// Passes over the training cases `[key: train.epochs]`
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Everything random follows from it `[key: train.seed]`
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Threads of the CPU device, 0: all cores; results do not depend on it `[key: train.threads]`
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Set any key: `--set optim.lr=1e-4`; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
+    #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
+    resume: String,
+    #[command(flatten)]
+    launches: LaunchArg,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let mut set = args.set.clone();
+    let text = |v: &Option<PathBuf>| v.as_ref().map(|p| toml_string(&p.to_string_lossy()));
+    let flags = [
+        ("data.task", args.task.as_deref().map(toml_string)),
+        ("data.path", text(&args.data)),
+        ("data.subset", args.subset.map(|n| n.to_string())),
+        ("train.epochs", args.epochs.map(|n| n.to_string())),
+        ("train.seed", args.seed.map(|n| n.to_string())),
+        ("train.threads", args.threads.map(|n| n.to_string())),
+        ("model.frozen_encoder", args.frozen.then(|| "true".to_owned())),
+    ];
+    set.extend(flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))));
+    let config = FinetuneConfig::load(&args.config, &set)?;
+    let options = FinetuneOptions {
+        out: args.out.clone(),
+        encoder: args.encoder.clone(),
+        resume: args.resume.parse::<Resume>()?,
+        device: args.device.parse()?,
+        launches: args.launches.launches(),
+    };
+    let done = finetune(&config, &options)?;
+    term::print(&summary(&done, args))?;
+    Ok(exit::OK)
+}
+
+/// A string as TOML writes it, so that a path that looks like a number stays one.
+fn toml_string(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn summary(done: &FinetuneSummary, args: &Args) -> String {
+    let mut text = format!(
+        "{} steps done on {} training cases, {} parameters, run folder {}\n\n",
+        done.steps,
+        done.training_cases,
+        term::count(done.parameters),
+        args.out.display()
+    );
+    if let (Some(first), Some(last)) = (done.first, done.last) {
+        let mut table = Table::new(&["<loss", ">first", ">last"]);
+        for (name, a, b) in [
+            ("total", first.total, last.total),
+            ("Dice", first.dice, last.dice),
+            ("cross-entropy", first.ce, last.ce),
+        ] {
+            table.row([name.to_owned(), format!("{a:.4}"), format!("{b:.4}")]);
+        }
+        text += &table.render("  ");
+    }
+    if let Some((mean, regions)) = &done.validation {
+        let mut table = Table::new(&["<region", ">Dice"]);
+        for (name, dice) in regions {
+            table.row([name.clone(), format!("{dice:.4}")]);
+        }
+        table.row(["mean of cases".to_owned(), format!("{mean:.4}")]);
+        text += &format!("\n{}", table.render("  "));
+        text += &format!("  {} validation cases", done.validation_cases);
+        if let Some(best) = done.best {
+            text += &format!("; the best was {:.4} at epoch {}", best.dice, best.epoch);
+        }
+        text += "\n";
+    }
+    if let Some(picture) = done.pictures.last() {
+        text += &format!("\npicture  {}\n", picture.display());
+    }
+    text += &format!(
+        "\nglmae predict --checkpoint {} --input SCANS --out predictions\n",
+        args.out.display()
+    );
+    for warning in &done.warnings {
+        text += &format!("\nwarning: {}\n", term::clean(warning));
+    }
+    text
+}

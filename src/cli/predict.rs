@@ -1,0 +1,95 @@
+//! `glmae predict`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use glmae::config::finetune::Infer;
+use glmae::error::exit;
+use glmae::infer::predict::{PredictOptions, Progress, predict};
+use glmae::report::progress::WorkProgress;
+
+use super::config_args::DeviceArg;
+use super::term::{self, Table};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae predict --checkpoint runs/seg --input scan.nii.gz --out predictions
+  glmae predict --checkpoint runs/seg --input Task04_Hippocampus --out predictions --gaussian
+  glmae evaluate --pred predictions --ref labelsTr --task hippocampus
+
+Writes one label map per case on the case's own grid, with its affine and codes. A run folder means its
+best checkpoint.")]
+pub struct Args {
+    /// A checkpoint of `glmae finetune`, or a run folder
+    #[arg(long, value_name = "PATH")]
+    checkpoint: PathBuf,
+    /// A volume, a folder of volumes, or a set
+    #[arg(long, value_name = "PATH")]
+    input: PathBuf,
+    /// Folder for the label maps
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Share of a window that neighbours have in common; default: that of the run
+    #[arg(long, value_name = "SHARE")]
+    overlap: Option<f64>,
+    /// Weight voxels by a Gaussian around the middle of their window
+    #[arg(long)]
+    gaussian: bool,
+    /// Windows that go through the network at once
+    #[arg(long, value_name = "N")]
+    windows: Option<usize>,
+    /// Also write ID_prob.nii.gz with a channel per class
+    #[arg(long)]
+    probabilities: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    let changed = args.overlap.is_some() || args.gaussian || args.windows.is_some();
+    let infer = changed.then(|| {
+        let default = Infer::default();
+        Infer {
+            overlap: args.overlap.unwrap_or(default.overlap),
+            gaussian: args.gaussian,
+            windows: args.windows.unwrap_or(default.windows).max(1),
+        }
+    });
+    let options = PredictOptions {
+        checkpoint: args.checkpoint.clone(),
+        input: args.input.clone(),
+        out: args.out.clone(),
+        device: args.device.parse()?,
+        infer,
+        probabilities: args.probabilities,
+    };
+    let mut bar: Option<WorkProgress> = None;
+    let mut before = 0;
+    let mut label = String::new();
+    let done = predict(&options, &mut |step| match step {
+        Progress::Case { id, number, of } => {
+            if let Some(bar) = bar.take() {
+                bar.finish();
+            }
+            label = format!("{id} ({} of {of})", number + 1);
+            before = 0;
+        }
+        Progress::Windows { done, of } => {
+            let bar = bar.get_or_insert_with(|| WorkProgress::stderr(&label, of as u64));
+            bar.advance((done - before) as u64, "windows");
+            before = done;
+        }
+    })?;
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let mut table = Table::new(&["<case", "<file", "<voxels"]);
+    for case in &done {
+        let voxels: Vec<String> = case.voxels.iter().map(|(r, n)| format!("{r}: {n}")).collect();
+        let file = case.file.display().to_string();
+        table.row([term::clean(&case.id), term::clean(&file), voxels.join(", ")]);
+    }
+    term::print(&table.render("  "))?;
+    Ok(exit::OK)
+}

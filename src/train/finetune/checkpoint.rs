@@ -1,0 +1,239 @@
+//! Checkpoints of fine-tuning: folders as those of pre-training, with the network's sizes, the task and
+//! the best validation in their `state.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::state::{SegState, Segmenter};
+use crate::atomic::Disk;
+use crate::config::finetune::FinetuneConfig;
+use crate::device::{DType, Device, TensorMut};
+use crate::nn::params::ParamLayout;
+use crate::nn::unetr::UnetrConfig;
+use crate::seg::Task;
+use crate::train::checkpoint::{
+    DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, TensorFile, file_info,
+    folder_name, list, named, publish, read_state, seal, unseal, write_tensors,
+};
+use crate::{Error, Result};
+
+/// Folder of the checkpoint with the best validation.
+pub const BEST: &str = "best";
+/// What tells a fine-tuned network from other checkpoints.
+const KIND: &str = "unetr";
+/// The position rows in the model file, `[1, tokens, dim]`.
+const POSITIONS: &str = "positions";
+
+/// The best validation so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub epoch: u64,
+    pub dice: f64,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SegInfo {
+    format: u32,
+    kind: String,
+    pub version: String,
+    pub step: u64,
+    pub updates: u64,
+    bad_in_a_row: u32,
+    pub data: DataFingerprint,
+    /// Validation, where there was one. As text: JSON numbers would not keep every bit.
+    best: Option<(u64, String)>,
+    /// TOML texts: the run's configuration, the network's sizes, the task.
+    config: String,
+    network: String,
+    task: String,
+    files: BTreeMap<String, FileInfo>,
+}
+
+impl SegInfo {
+    pub fn best(&self) -> Option<Best> {
+        let (epoch, dice) = self.best.as_ref()?;
+        Some(Best { epoch: *epoch, dice: dice.parse().ok()? })
+    }
+
+    pub fn network(&self) -> Result<UnetrConfig> {
+        toml::from_str(&self.network).map_err(|e| Error::Config(format!("checkpoint: {e}")))
+    }
+
+    pub fn task(&self) -> Result<Task> {
+        Task::parse(&self.task, "checkpoint")
+    }
+
+    pub fn config(&self) -> Result<FinetuneConfig> {
+        FinetuneConfig::parse(&self.config, "checkpoint", &[])
+    }
+}
+
+/// What a checkpoint is made of, beside the state.
+pub struct SegSnapshot<'a> {
+    pub config: &'a FinetuneConfig,
+    /// The text of the task.
+    pub task: &'a str,
+    pub data: DataFingerprint,
+    pub best: Option<Best>,
+}
+
+/// Writes a checkpoint under its step, or as the best one. Errors: [`Error::Io`]; nothing of it is left
+/// then, older ones stay.
+pub fn save(
+    run: &Path,
+    state: &SegState,
+    snapshot: &SegSnapshot<'_>,
+    is_best: bool,
+) -> Result<PathBuf> {
+    let name = if is_best { BEST.to_owned() } else { folder_name(state.step) };
+    publish(&Disk, run, &name, |folder| {
+        let segmenter = &state.segmenter;
+        let params = &segmenter.params;
+        let notes = [("format", "pt".to_owned()), ("glmae.step", state.step.to_string())];
+        let mut files = BTreeMap::new();
+        let mut model = named("", params, params.flat())?;
+        let (n, dim) = segmenter.positions.matrix("checkpoint")?;
+        let rows = segmenter.positions.to_f64_vec()?;
+        let positions = crate::device::Tensor::from_f64(
+            &Device::Cpu,
+            params.flat().dtype(),
+            &rows,
+            &[1, n, dim],
+        )?;
+        model.push((POSITIONS.to_owned(), positions));
+        files.insert(
+            MODEL.to_owned(),
+            write_tensors(&Disk, &folder.join(MODEL), &model, &notes)?,
+        );
+        // The best one is for use, not for going on.
+        if !is_best {
+            let mut optimizer = named("m.", params, &state.m)?;
+            optimizer.extend(named("v.", params, &state.v)?);
+            files.insert(
+                OPTIMIZER.to_owned(),
+                write_tensors(&Disk, &folder.join(OPTIMIZER), &optimizer, &notes)?,
+            );
+        }
+        let text = |t: Result<String, toml::ser::Error>| t.map_err(|e| Error::Config(e.to_string()));
+        seal(&SegInfo {
+            format: FORMAT,
+            kind: KIND.into(),
+            version: format!("glmae {}", env!("CARGO_PKG_VERSION")),
+            step: state.step,
+            updates: state.updates,
+            bad_in_a_row: state.bad_in_a_row,
+            data: snapshot.data,
+            best: snapshot.best.map(|b| (b.epoch, b.dice.to_string())),
+            config: snapshot.config.to_toml()?,
+            network: text(toml::to_string(&segmenter.net.config))?,
+            task: snapshot.task.to_owned(),
+            files,
+        })
+    })
+}
+
+/// Reads what a checkpoint folder says of itself.
+///
+/// Errors: [`Error::Data`] when it is damaged, or a checkpoint of pre-training; [`Error::Io`].
+pub fn read_info(folder: &Path) -> Result<SegInfo> {
+    let file = folder.join(STATE);
+    if !file.is_file() {
+        return Err(Error::data(folder, "no checkpoint: there is no state.json"));
+    }
+    let text = read_state(&file)?;
+    let kind = serde_json::from_str::<serde_json::Value>(&text).ok();
+    if kind.is_some_and(|v| v.get("kind").and_then(|k| k.as_str()) != Some(KIND)) {
+        return Err(Error::data(
+            folder,
+            "a checkpoint of pre-training: fine-tune it first (`glmae finetune --encoder ...`)",
+        ));
+    }
+    unseal(&text, &file)
+}
+
+/// The newest sound checkpoint of a run folder with its step; damaged newer ones become warnings.
+pub fn latest(run: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    for (_, path) in list(run)?.into_iter().rev() {
+        match read_info(&path) {
+            Ok(_) => return Ok((Some(path), warnings)),
+            Err(e) => warnings.push(format!("checkpoint not used: {e}")),
+        }
+    }
+    Ok((None, warnings))
+}
+
+/// The checkpoint folder that a user's path means for prediction: the folder itself, or the best, else
+/// the newest of a run.
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    if path.join(STATE).is_file() {
+        return Ok(path.to_owned());
+    }
+    if !path.is_dir() {
+        return Err(Error::data(path, "no such checkpoint; give its folder or a run folder"));
+    }
+    let best = path.join(FOLDER).join(BEST);
+    if best.join(STATE).is_file() {
+        return Ok(best);
+    }
+    let (found, warnings) = latest(path)?;
+    found.ok_or_else(|| {
+        let why = warnings.first().cloned().unwrap_or_else(|| "it has no checkpoints".into());
+        Error::data(path, format!("no checkpoint of a fine-tuned network: {why}"))
+    })
+}
+
+/// Loads a network for prediction. Errors: as [`read_info`]; a damaged file.
+pub fn load_segmenter(
+    folder: &Path,
+    device: &Device,
+    dtype: DType,
+) -> Result<(SegInfo, Segmenter)> {
+    let info = read_info(folder)?;
+    let network = info.network()?;
+    let zeros = vec![0.0; network.tokens() * network.dim];
+    let mut segmenter = Segmenter::zeros(device, dtype, &network, &zeros)?;
+    let file = TensorFile::read(&folder.join(MODEL), file_info(folder, &info.files, MODEL)?)?;
+    let mut names = expected("", segmenter.params.layout());
+    names.push((POSITIONS.to_owned(), vec![1, network.tokens(), network.dim]));
+    let tensors = file.open(&names)?;
+    for e in segmenter.params.layout().entries().to_vec() {
+        tensors.copy(&e.name, &mut segmenter.params.value_mut(&e.name)?)?;
+    }
+    let mut rows = crate::device::Tensor::zeros(
+        &Device::Cpu,
+        segmenter.params.flat().dtype(),
+        &[network.tokens(), network.dim],
+    )?;
+    tensors.copy(POSITIONS, &mut rows.as_mut())?;
+    segmenter.positions.as_mut().upload_f64(&rows.to_f64_vec()?)?;
+    segmenter.params.refresh_half()?;
+    Ok((info, segmenter))
+}
+
+/// Loads everything a run needs to go on.
+pub fn load_state(folder: &Path, device: &Device, dtype: DType) -> Result<(SegInfo, SegState)> {
+    let (info, segmenter) = load_segmenter(folder, device, dtype)?;
+    let mut state = SegState::new(segmenter)?;
+    let info_of = file_info(folder, &info.files, OPTIMIZER)?;
+    let file = TensorFile::read(&folder.join(OPTIMIZER), info_of)?;
+    let layout = state.segmenter.params.layout().clone();
+    let mut names = expected("m.", &layout);
+    names.extend(expected("v.", &layout));
+    let tensors = file.open(&names)?;
+    for (prefix, flat) in [("m.", &mut state.m), ("v.", &mut state.v)] {
+        for e in layout.entries() {
+            let mut out = TensorMut::new(flat, e.offset, &e.shape)?;
+            tensors.copy(&format!("{prefix}{}", e.name), &mut out)?;
+        }
+    }
+    (state.step, state.updates, state.bad_in_a_row) = (info.step, info.updates, info.bad_in_a_row);
+    Ok((info, state))
+}
+
+fn expected(prefix: &str, layout: &ParamLayout) -> Vec<(String, Vec<usize>)> {
+    layout.entries().iter().map(|e| (format!("{prefix}{}", e.name), e.shape.clone())).collect()
+}

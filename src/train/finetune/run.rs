@@ -1,0 +1,495 @@
+//! The fine-tuning run: labelled cases in, checkpoints, logs and pictures out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::cases::{Cases, as_case, dice, label_table, prepare_pair};
+use super::checkpoint::{self, Best, SegSnapshot};
+use super::crops::{CropKey, TrainingCase, draw};
+use super::encoder;
+use super::pictures;
+use super::program::{SegLoss, SegProgram, SegReport, SegSettings};
+use super::state::SegState;
+use crate::config::Precision;
+use crate::config::finetune::FinetuneConfig;
+use crate::data::PrepareConfig;
+use crate::data::loader::{Loader, LoaderConfig};
+use crate::device::{DType, Device};
+use crate::infer::segment::{Decision, Predictor};
+use crate::report::progress::TrainProgress;
+use crate::seg::dataset::{LabelledCase, PreparedPair};
+use crate::seg::task::TaskKind;
+use crate::seg::{Region, Task};
+use crate::train::checkpoint::{DataFingerprint, list, remove_strays};
+use crate::train::lock::RunLock;
+use crate::train::options::Resume;
+use crate::train::order::CaseOrder;
+use crate::train::program::Launches;
+use crate::train::run_folder::{Logs, describe};
+use crate::train::signals::StopSignals;
+use crate::{Error, Result, atomic};
+
+/// Columns of `metrics.csv`.
+const COLUMNS: [&str; 8] =
+    ["loss", "dice_loss", "cross_entropy", "lr", "grad_norm", "val_dice", "val_best", "steps_per_s"];
+
+/// What a run is told beside its configuration.
+#[derive(Clone, Debug)]
+pub struct FinetuneOptions {
+    /// The run folder; created if absent.
+    pub out: PathBuf,
+    /// A pre-training checkpoint or run folder; absent: from scratch.
+    pub encoder: Option<PathBuf>,
+    pub resume: Resume,
+    pub device: Device,
+    pub launches: Launches,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct FinetuneSummary {
+    pub steps: u64,
+    /// Of the first and the last step of this process.
+    pub first: Option<SegReport>,
+    pub last: Option<SegReport>,
+    /// Mean Dice of the regions at the last validation, and of each of them.
+    pub validation: Option<(f64, Vec<(String, f64)>)>,
+    pub best: Option<Best>,
+    pub checkpoint: Option<PathBuf>,
+    pub pictures: Vec<PathBuf>,
+    pub warnings: Vec<String>,
+    pub training_cases: usize,
+    pub validation_cases: usize,
+    pub parameters: usize,
+}
+
+/// Fine-tunes on the task and set of `config.data`.
+///
+/// Errors: as [`crate::train::pretrain::pretrain`]; [`Error::Data`] for label maps that do not fit.
+pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<FinetuneSummary> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(config.train.threads)
+        .thread_name(|i| format!("cpu {i}"))
+        .build()
+        .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
+    pool.install(|| Run::start(config, options)?.train())
+}
+
+struct Run<'a> {
+    config: &'a FinetuneConfig,
+    options: &'a FinetuneOptions,
+    task: Task,
+    task_text: String,
+    regions: Vec<Region>,
+    table: [u8; 256],
+    prepare: PrepareConfig,
+    validation: Vec<LabelledCase>,
+    /// Prepared validation cases, as long as they fit the cache.
+    prepared: Vec<Option<Arc<PreparedPair>>>,
+    state: SegState,
+    program: SegProgram,
+    loader: Loader<TrainingCase>,
+    data: DataFingerprint,
+    steps_per_epoch: u64,
+    logs: Logs,
+    signals: StopSignals,
+    progress: TrainProgress,
+    mark: (Instant, u64),
+    saved: Option<u64>,
+    summary: FinetuneSummary,
+    _lock: RunLock,
+}
+
+impl<'a> Run<'a> {
+    fn start(config: &'a FinetuneConfig, options: &'a FinetuneOptions) -> Result<Self> {
+        let (out, device) = (&options.out, &options.device);
+        let (d, t) = (&config.data, &config.train);
+        if d.path.is_empty() || d.task.is_empty() {
+            return Err(Error::Config("give the set with --data and its task with --task".into()));
+        }
+        let task_text = Task::text(&d.task)?;
+        let task = Task::parse(&task_text, &d.task)?;
+        let cases = Cases::find(&task, Path::new(&d.path), d.subset)?;
+        if out.exists() && !out.is_dir() {
+            return Err(Error::data(out, "is a file; --out must be a folder"));
+        }
+        let present = list(out)?;
+        if options.resume == Resume::Never && !present.is_empty() {
+            return Err(Error::Config(format!(
+                "{} holds checkpoints of an earlier run; go on with --resume auto, or choose \
+                 another --out",
+                out.display()
+            )));
+        }
+        let dtype = dtype(config, device)?;
+        let roi = d.roi.unwrap_or(task.image.roi);
+        let prepare = PrepareConfig { min_size: roi, ..task.prepare_config() };
+        let regions = task.regions(false);
+        let (found, mut warnings) = match &options.resume {
+            Resume::Never => (None, Vec::new()),
+            Resume::Auto => checkpoint::latest(out)?,
+            Resume::From(path) => (Some(checkpoint::resolve(path)?), Vec::new()),
+        };
+        let encoder = options.encoder.as_deref().map(encoder::read).transpose()?;
+        let (channels, outputs) = (task.channels.len(), task.outputs());
+        let network = encoder::unetr_config(config, encoder.as_ref(), channels, outputs, roi);
+        let mut best = None;
+        let mut state = match &found {
+            None => SegState::new(encoder::start(device, dtype, &network, t.seed, encoder.as_ref())?)?,
+            Some(path) => {
+                let (info, state) = checkpoint::load_state(path, device, dtype)?;
+                if state.segmenter.net.config != network {
+                    return Err(Error::Config(format!(
+                        "{} is of another network ({:?}) than the configuration's ({network:?}); \
+                         choose another --out",
+                        path.display(),
+                        state.segmenter.net.config
+                    )));
+                }
+                best = info.best();
+                state
+            }
+        };
+        if config.model.frozen_encoder {
+            state.segmenter.freeze_encoder();
+        }
+        let data = DataFingerprint::new(&cases.training.iter().map(as_case).collect::<Vec<_>>());
+        let per_step = t.batch * t.accumulation;
+        let steps_per_epoch = cases.training.len().div_ceil(per_step) as u64;
+        let order = CaseOrder::new(t.seed, cases.training.len(), per_step);
+        let loader_config = LoaderConfig {
+            threads: d.workers,
+            cache_bytes: d.cache_mib << 20,
+            // A labelled case that cannot be used is a mistake in the set.
+            max_bad_share: 0.0,
+            ..LoaderConfig::default()
+        };
+        let (how, rules) = (prepare.clone(), task.label_rules());
+        let mut loader = Loader::with_prepare(
+            cases.training.iter().map(as_case).collect(),
+            move |case| Ok(TrainingCase::new(prepare_pair(case, &how, &rules)?)),
+            move |step| order.step(step),
+            loader_config,
+        )?;
+        // Bad data shows here, before a new folder is made.
+        loader.get(state.step)?;
+        if let Some(case) = cases.validation.first() {
+            case.prepare(&prepare, &task.label_rules())?;
+        }
+        std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+        let lock = RunLock::acquire(out)?;
+        remove_strays(out)?;
+        atomic::remove_stale(out)?;
+        describe(out, &config.to_toml()?, device, rayon::current_num_threads())?;
+        let mut logs = Logs::open(out, found.is_some().then_some(state.step), &COLUMNS)?;
+        let loss = match task.kind {
+            TaskKind::Regions => SegLoss::DiceRegions,
+            _ => SegLoss::DiceCe { dice: 1.0, ce: 1.0 },
+        };
+        let crops = t.batch * t.crops;
+        let settings = settings(config, 0, steps_per_epoch);
+        let program =
+            SegProgram::new(&state, &settings, loss, crops, t.accumulation, options.launches)?;
+        let total = t.epochs * steps_per_epoch;
+        let mut progress = TrainProgress::stderr(total, state.step);
+        logs.event(
+            state.step,
+            "start",
+            json!({
+                "task": task.title,
+                "training": cases.training.len(),
+                "validation": cases.validation.len(),
+                "encoder": options.encoder,
+                "device": device.name(),
+                "resumed": found.is_some(),
+                "parameters": state.segmenter.params.layout().count(),
+                "warnings": warnings,
+            }),
+        )?;
+        for warning in &warnings {
+            progress.message(&format!("warning: {warning}"));
+        }
+        if let Some(path) = &found {
+            progress.message(&format!("resumed from {} at step {}", path.display(), state.step));
+        }
+        if state.step >= total {
+            warnings.push(format!("nothing to do: {} epochs are done", t.epochs));
+        }
+        let summary = FinetuneSummary {
+            steps: state.step,
+            first: None,
+            last: None,
+            validation: None,
+            best,
+            checkpoint: found.clone(),
+            pictures: Vec::new(),
+            warnings,
+            training_cases: cases.training.len(),
+            validation_cases: cases.validation.len(),
+            parameters: state.segmenter.params.layout().count(),
+        };
+        let table = label_table(&task, &regions);
+        Ok(Self {
+            config,
+            options,
+            table,
+            task,
+            task_text,
+            regions,
+            prepare,
+            prepared: vec![None; cases.validation.len()],
+            validation: cases.validation,
+            mark: (Instant::now(), state.step),
+            saved: found.is_some().then_some(state.step),
+            state,
+            program,
+            loader,
+            data,
+            steps_per_epoch,
+            logs,
+            signals: StopSignals::listen()?,
+            progress,
+            summary,
+            _lock: lock,
+        })
+    }
+
+    fn train(mut self) -> Result<FinetuneSummary> {
+        let t = &self.config.train;
+        let total = t.epochs * self.steps_per_epoch;
+        while self.state.step < total {
+            let report = self.step()?;
+            let done = self.state.step;
+            let ends_epoch = done.is_multiple_of(self.steps_per_epoch);
+            let epoch = done / self.steps_per_epoch;
+            let last = done == total;
+            let validates = last || (ends_epoch && epoch.is_multiple_of(t.validate_every));
+            if validates {
+                self.validate(epoch)?;
+            }
+            self.log(&report, validates)?;
+            if last || (ends_epoch && epoch.is_multiple_of(t.save_every)) {
+                self.save()?;
+            }
+            if let Some(signal) = self.signals.received().filter(|_| !last) {
+                self.save()?;
+                self.logs.event(done, "stopped", json!({ "signal": signal }))?;
+                self.logs.sync()?;
+                self.progress.finish();
+                return Err(Error::Stopped { signal, step: done });
+            }
+        }
+        if self.summary.last.is_none() {
+            // A finished run was resumed: show again what it is worth.
+            self.validate(t.epochs)?;
+        }
+        self.logs.event(self.state.step, "end", json!({}))?;
+        self.logs.sync()?;
+        self.progress.finish();
+        Ok(self.summary)
+    }
+
+    fn step(&mut self) -> Result<SegReport> {
+        let (step, t) = (self.state.step, &self.config.train);
+        let cases = self.loader.get(step)?;
+        let settings = settings(self.config, step, self.steps_per_epoch);
+        for (k, group) in cases.chunks(t.batch).enumerate() {
+            self.fill(step, k, group)?;
+            self.program.micro_batch(&self.state.segmenter)?;
+        }
+        self.program.update(&mut self.state, &settings)?;
+        let report = self.program.finish(&mut self.state)?;
+        if !report.is_finite() {
+            let ids: Vec<&str> = cases.iter().map(|c| c.pair.image.id.as_str()).collect();
+            let text = format!("step {step} skipped, its numbers are not finite (cases {})", ids.join(", "));
+            self.progress.message(&format!("warning: {text}"));
+            self.logs.event(step, "not_finite", json!({ "cases": ids }))?;
+            if self.state.bad_in_a_row >= t.max_bad_steps.max(1) {
+                self.logs.sync()?;
+                return Err(Error::NotFinite(format!(
+                    "{text}; {} in a row. Remedies: a lower optim.lr, a longer warm-up",
+                    self.state.bad_in_a_row
+                )));
+            }
+        }
+        self.summary.first.get_or_insert(report);
+        self.summary.last = Some(report);
+        self.summary.steps = self.state.step;
+        Ok(report)
+    }
+
+    /// Puts the crops of micro-batch `k` in place.
+    fn fill(&mut self, step: u64, k: usize, cases: &[Arc<TrainingCase>]) -> Result<()> {
+        let network = self.state.segmenter.net.config.clone();
+        let t = &self.config.train;
+        let (mut voxels, mut labels) = (Vec::new(), Vec::new());
+        for (b, case) in cases.iter().enumerate() {
+            for crop in 0..t.crops {
+                let sample = (k * t.batch + b) as u32;
+                let key = CropKey { seed: t.seed, step, sample, crop: crop as u32 };
+                let crop = draw(case, network.roi, &self.config.data, &self.config.augment, key);
+                voxels.extend(crop.voxels);
+                labels.extend(crop.classes.iter().map(|&c| self.table[usize::from(c)]));
+            }
+        }
+        self.program.batch_mut().fill_f32(&network, &voxels, &labels)
+    }
+
+    /// Predicts the validation cases whole; keeps the network if it is the best so far.
+    fn validate(&mut self, epoch: u64) -> Result<()> {
+        if self.validation.is_empty() {
+            return Ok(());
+        }
+        let decision = match self.task.kind {
+            TaskKind::Regions => Decision::Regions,
+            _ => Decision::Classes,
+        };
+        let (mut sums, mut case_means) = (vec![(0.0, 0usize); self.regions.len()], Vec::new());
+        let mut shown = None;
+        {
+            let predictor = Predictor::new(&self.state.segmenter, self.config.infer)?;
+            let mut room = self.config.data.cache_mib << 19;
+            for (case, kept) in self.validation.iter().zip(&mut self.prepared) {
+                let pair = match kept {
+                    Some(pair) => pair.clone(),
+                    None => Arc::new(case.prepare(&self.prepare, &self.task.label_rules())?),
+                };
+                let bytes = pair.image.size_bytes() + pair.classes.len();
+                if room >= bytes {
+                    room -= bytes;
+                    *kept = Some(pair.clone());
+                }
+                let labels = predictor.labels(&pair.image, decision, &mut |_, _| {})?;
+                let truth: Vec<u8> =
+                    pair.classes.iter().map(|&c| self.table[usize::from(c)]).collect();
+                let dice = dice(&self.task, &self.regions, &labels, &truth);
+                let finite: Vec<f64> = dice.iter().copied().filter(|d| d.is_finite()).collect();
+                if !finite.is_empty() {
+                    case_means.push(finite.iter().sum::<f64>() / finite.len() as f64);
+                }
+                for (sum, d) in sums.iter_mut().zip(&dice).filter(|(_, d)| d.is_finite()) {
+                    *sum = (sum.0 + d, sum.1 + 1);
+                }
+                if shown.is_none() {
+                    shown = Some((pair, truth, labels, finite));
+                }
+            }
+        }
+        // Mean over the regions of a case, then over cases (gl-mae 2.2).
+        let mean = case_means.iter().sum::<f64>() / case_means.len().max(1) as f64;
+        let by_region: Vec<(String, f64)> = self
+            .regions
+            .iter()
+            .zip(&sums)
+            .map(|(r, (sum, n))| (r.to_string(), sum / *n as f64))
+            .collect();
+        let listed: Vec<String> =
+            by_region.iter().map(|(name, d)| format!("{name} {:.4}", d)).collect();
+        let step = self.state.step;
+        self.progress.message(&format!(
+            "epoch {epoch}: Dice {mean:.4} on {} validation cases ({})",
+            self.validation.len(),
+            listed.join(", ")
+        ));
+        self.logs.event(
+            step,
+            "validation",
+            json!({ "epoch": epoch, "dice": mean, "regions": by_region }),
+        )?;
+        self.summary.validation = Some((mean, by_region));
+        if self.summary.best.is_none_or(|b| mean > b.dice) {
+            self.summary.best = Some(Best { epoch, dice: mean });
+            checkpoint::save(&self.options.out, &self.state, &self.snapshot(), true)?;
+        }
+        if let Some((pair, truth, labels, _)) = shown {
+            let path = self.options.out.join("pictures").join(format!("epoch_{epoch:06}.png"));
+            let title = format!("{}, epoch {epoch}", pair.image.id);
+            let (size, png) = pictures::write(&path, &pair.image, &truth, &labels, &title)?;
+            self.logs.picture(step, "segmentation", size, &png)?;
+            self.summary.pictures.push(path);
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, report: &SegReport, validated: bool) -> Result<()> {
+        let (done, t) = (self.state.step, &self.config.train);
+        if !done.is_multiple_of(t.log_every) && done != 1 && !validated {
+            return Ok(());
+        }
+        let (since, from) = std::mem::replace(&mut self.mark, (Instant::now(), done));
+        let seconds = since.elapsed().as_secs_f64().max(1e-9);
+        let lr = settings(self.config, done - 1, self.steps_per_epoch).lr;
+        let mut values = vec![
+            ("loss", report.total),
+            ("dice_loss", report.dice),
+            ("cross_entropy", report.ce),
+            ("lr", lr),
+            ("grad_norm", report.grad_norm),
+            ("steps_per_s", (done - from) as f64 / seconds),
+        ];
+        if let (Some((dice, _)), true) = (&self.summary.validation, validated) {
+            values.push(("val_dice", *dice));
+            values.extend(self.summary.best.map(|b| ("val_best", b.dice)));
+        }
+        self.logs.step(done, &values, &[])?;
+        self.progress.update(done, &values[..5]);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> SegSnapshot<'_> {
+        SegSnapshot {
+            config: self.config,
+            task: &self.task_text,
+            data: self.data,
+            best: self.summary.best,
+        }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let step = self.state.step;
+        if self.saved == Some(step) {
+            return Ok(());
+        }
+        self.logs.sync()?;
+        let path = checkpoint::save(&self.options.out, &self.state, &self.snapshot(), false)?;
+        crate::train::checkpoint::prune(&self.options.out, 1, 0)?;
+        self.saved = Some(step);
+        self.summary.checkpoint = Some(path);
+        Ok(())
+    }
+}
+
+/// The dtype of activations on `device`. Errors: bf16 on the CPU.
+fn dtype(config: &FinetuneConfig, device: &Device) -> Result<DType> {
+    crate::train::state::activation_dtype_of(match config.train.precision {
+        // The output layer is f32 only so far.
+        Precision::Auto => Precision::F32,
+        other => other,
+    }, device)
+}
+
+/// The numbers of a step: linear warm-up from 0 by epochs, then half a cosine to 0.
+fn settings(config: &FinetuneConfig, step: u64, steps_per_epoch: u64) -> SegSettings {
+    let o = &config.optim;
+    let epoch = (step / steps_per_epoch.max(1)) as f64;
+    let (warmup, epochs) = (o.warmup_epochs as f64, config.train.epochs as f64);
+    let base = o.lr * config.crops_per_update() as f64 / 16.0;
+    let share = if epoch < warmup {
+        // The first epoch of a warm-up from 0 would do nothing at all.
+        (epoch + 1.0) / (warmup + 1.0)
+    } else {
+        let rest = (epochs - warmup).max(1.0);
+        0.5 * (1.0 + libm::cos(std::f64::consts::PI * ((epoch - warmup) / rest).min(1.0)))
+    };
+    SegSettings {
+        lr: base * share,
+        weight_decay: o.weight_decay,
+        beta1: o.beta1,
+        beta2: o.beta2,
+        eps: o.eps,
+        clip_grad: o.clip_grad,
+    }
+}
