@@ -1,5 +1,6 @@
 //! `glmae pretrain`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use glmae::Error;
 use glmae::config::Config;
 use glmae::error::exit;
 
-use super::config_args::{ConfigArgs, DeviceArg};
+use super::config_args::{ConfigArgs, DeviceArg, LaunchArg};
 use super::engine::{self, Resume, RunOptions};
 use super::{summary, term};
 
@@ -17,6 +18,7 @@ Examples:
   glmae pretrain --config hippocampus --data Task04_Hippocampus --out runs/hippo
   glmae pretrain --config ct-small --data scans/ --out runs/ct --steps 5000 --batch 4
   glmae pretrain --config mine.toml --out runs/a --set loss.beta1=0.2 --dry-run
+  glmae pretrain --config vit-b --data scans/ --out runs/b --device cuda --batch 16 --dry-run
   glmae pretrain --config ct-small --data scans/ --out runs/ct          the same again: resumes
 
 DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
@@ -40,6 +42,12 @@ pub struct Args {
     /// Check configuration and data, print the memory plan, write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Let a profiler collect steps A to B - 1 only: `nsys profile -c cudaProfilerApi`, `ncu
+    /// --profile-from-start off`
+    #[arg(long, value_name = "A..B", value_parser = steps)]
+    profile_steps: Option<Range<u64>>,
+    #[command(flatten)]
+    launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
@@ -49,11 +57,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let mut config = args.overrides.load(&args.config)?;
     set_data(&mut config, args.data.as_ref())?;
+    let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = RunOptions {
-        out: args.out.clone(),
         resume: args.resume.parse::<Resume>()?,
-        device: args.device.parse()?,
+        launches: args.launches.launches(),
+        profile: args.profile_steps.clone(),
         dry_run: args.dry_run,
+        ..RunOptions::new(&args.out, device)
     };
     let done = engine::pretrain(&config, &options)?;
     if args.dry_run {
@@ -64,6 +74,14 @@ pub fn run(args: &Args) -> Result<u8> {
         term::print(&summary::text(&done, &args.out))?;
     }
     Ok(exit::OK)
+}
+
+fn steps(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match parsed {
+        Some((begin, end)) if begin < end => Ok(begin..end),
+        _ => Err("two numbers A..B with A < B, such as 20..23".into()),
+    }
 }
 
 fn set_data(config: &mut Config, flag: Option<&PathBuf>) -> glmae::Result<()> {

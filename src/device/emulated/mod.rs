@@ -18,6 +18,7 @@ mod access;
 mod block;
 mod clocks;
 mod ffi;
+mod graph;
 mod memory;
 mod shadow;
 mod symbols;
@@ -31,8 +32,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use rayon::prelude::*;
 
 use self::access::SharedMap;
+pub use self::graph::Graph;
+use self::graph::Recording;
 use self::memory::{Map, Memory};
 use self::symbols::Symbols;
+use super::arena::Usage;
 use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Slots, check};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
@@ -73,6 +77,8 @@ pub struct Emulated {
     options: Options,
     memory: Mutex<Memory>,
     shared_opt_in: Mutex<HashMap<&'static str, u32>>,
+    /// Present while a graph is captured.
+    recording: Mutex<Option<Recording>>,
 }
 
 /// A launch, as its blocks see it.
@@ -145,7 +151,12 @@ impl Emulated {
         // SAFETY: the table is a static of the layout that the layout test checks.
         INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
         let memory = Memory::new(options.mode == Mode::Checked);
-        Self { options, memory: Mutex::new(memory), shared_opt_in: Mutex::default() }
+        Self {
+            options,
+            memory: Mutex::new(memory),
+            shared_opt_in: Mutex::default(),
+            recording: Mutex::default(),
+        }
     }
 
     pub fn options(&self) -> &Options {
@@ -164,31 +175,39 @@ impl Emulated {
     /// Errors: `Device` when `ptr` is not the start of a live allocation, or when something was
     /// written just outside it.
     pub fn free(&self, ptr: DevicePtr) -> Result<()> {
-        lock(&self.memory).free(ptr)
+        if self.note_free(ptr) { Ok(()) } else { lock(&self.memory).free(ptr) }
     }
 
     /// Errors (of this and the next three): `Device` when a range is not within one allocation.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.not_while_capturing("upload")?;
         lock(&self.memory).upload(to, from)
     }
 
     /// Also an error, when checked: bytes that were never written.
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.not_while_capturing("download")?;
         lock(&self.memory).download(from, to)
     }
 
     /// Copies within the device; never-written bytes stay so.
     pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        if self.note_copy(to, from, bytes) {
+            return Ok(());
+        }
         lock(&self.memory).copy(to, from, bytes)
     }
 
     pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        if self.note_fill(to, byte, bytes) {
+            return Ok(());
+        }
         lock(&self.memory).fill(to, byte, bytes)
     }
 
-    /// Live and quarantined bytes are not limited; the first is what a real device would hold.
-    pub fn live_bytes(&self) -> usize {
-        lock(&self.memory).map.live.iter().map(|a| a.len).sum()
+    /// Bytes held now and at most so far; compare [`crate::device::Dry::usage`].
+    pub fn usage(&self) -> Usage {
+        lock(&self.memory).usage()
     }
 
     /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, as
@@ -218,6 +237,9 @@ impl Emulated {
         check(kernel, config, args, &self.options.limits, opted_in)?;
         let map = lock(&self.memory).map.clone();
         check_pointers(kernel, args, &map)?;
+        if self.note_launch(kernel, config, args) {
+            return Ok(());
+        }
 
         let checked = self.options.mode == Mode::Checked;
         let symbols = Symbols::get();
