@@ -165,7 +165,7 @@ __device__ __forceinline__ void norm_stats(float* partial, float* start, const T
             store_elements<N>(out, c, q);
             if (blockIdx.x == 0) store_elements<N>(start, at.sample * c + at.column, zero);
         }
-        __syncthreads();
+        // No barrier: only the last round has threads that read what others wrote (rows > 1).
     }
 }
 
@@ -432,7 +432,6 @@ __device__ __forceinline__ void norm_sums(float* partial, const T* dy, const T* 
 #pragma unroll
             for (int j = 0; j < SUMS; ++j) store_elements<N>(out, static_cast<int64_t>(j) * c, sum[j]);
         }
-        __syncthreads();
     }
 }
 

@@ -249,7 +249,7 @@ impl Loss {
         let (batch, squared) = (self.grid.batch, i32::from(self.options.squared));
         let (rows, tiles) = self.tiles();
         // About eight blocks on each of 132 multiprocessors; the sizes alone decide.
-        let each = (tiles * batch).div_ceil(1056).max(1);
+        let each = (tiles * batch).div_ceil(1056).max(2);
         let shares = tiles.div_ceil(each);
         let mut partial = Tensor::empty(&device, DType::F32, &[batch, shares, 4 * k + 1])?;
         self.kernel(&format!("fwd_f32_{}", self.labels.dtype()))

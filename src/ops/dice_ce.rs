@@ -68,7 +68,7 @@ impl OpSpec for Spec {
             case([1, 2, 7, 9, 65, 1, 0]),
             case([2, 1, 3, 11, 130, 0, 1]),
             // More shares than the sum over them takes in one round.
-            case([1, 11, 31, 53, 2, 0, 0]),
+            case([1, 21, 31, 53, 2, 0, 0]),
             case([2, 4, 4, 9, 4, 0, 0]).with_offset(1000.0),
         ]
     }
