@@ -10,7 +10,8 @@
 // The gradient of an input is fwd of dy, with the taps mirrored and the channels exchanged by init.
 // x, y, dy f32 or bf16; w, b and their gradients f32; sums in f32, on tensor cores for bf16.
 // Threads and shared memory: conv_brick.cuh, conv_fwd.cuh, conv_bwd.cuh. Variants `_n<N>`: output
-// channels per block; `_few`: few channels of x, whose taps along w share a chunk. Rows of a multiple of 16 bytes are copied without registers, others by element.
+// channels per block; `_few`: few channels of x, whose taps along w share a chunk. Rows of a multiple
+// of 16 bytes are copied without registers, others by element.
 //
 // FLOP 54 rows c out each. Bytes from DRAM (e = element size): fwd e (rows (c + out) + 27 c out),
 // bwd_params e rows (c + out) + 4 * 27 c out; from L2 2.8 times the x of that, and dy again for every
@@ -27,29 +28,29 @@
 namespace GLMAE_NS {
 
 // `per_sm` blocks must fit the register file and the shared memory of an SM.
-#define CONV3D_FWD(name, T, N, FEW, per_sm)                                                          \
+#define CONV3D_FWD(name, T, N, FEW, per_sm)                                                     \
     GLMAE_EXPORT __global__ void __launch_bounds__(128, per_sm)                                 \
         name(T* __restrict__ y, const T* __restrict__ a, const T* __restrict__ b,               \
              const T* __restrict__ weights, const float* __restrict__ bias, int d, int h, int w, \
              int width_a, int width_b, int out, int mode) {                                     \
-        conv3d_fwd<T, N, FEW>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out,     \
+        conv3d_fwd<T, N, FEW>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out, \
                          mode);                                                                 \
     }
-#define CONV3D_BWD_PARAMS(name, T, FEW)                                                              \
+#define CONV3D_BWD_PARAMS(name, T, FEW)                                                         \
     GLMAE_EXPORT __global__ void __launch_bounds__(288, 2)                                      \
         name(float* __restrict__ weight_parts, float* __restrict__ bias_parts,                  \
-             const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d,  \
+             const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d, \
              int h, int w, int width_a, int width_b, int out, int bricks, int bricks_part) {    \
-        conv3d_bwd_params<T, FEW>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a,   \
+        conv3d_bwd_params<T, FEW>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a, \
                              width_b, out, bricks, bricks_part);                                \
     }
 #define CONV3D_INIT(name, T)                                                                    \
     GLMAE_EXPORT __global__ void __launch_bounds__(256)                                         \
-        name(T* __restrict__ packed, const float* __restrict__ weight, int64_t count, int tile,  \
+        name(T* __restrict__ packed, const float* __restrict__ weight, int64_t count, int tile, \
              int n, int width_a, int width_b, int64_t first, int64_t n_stride,                  \
-             int64_t c_stride, int mirrored, int few) {                                                  \
+             int64_t c_stride, int mirrored, int few) {                                         \
         conv3d_init(packed, weight, count, tile, n, width_a, width_b, first, n_stride,          \
-                    c_stride, mirrored, few);                                                        \
+                    c_stride, mirrored, few);                                                   \
     }
 
 CONV3D_FWD(conv3d_fwd_bf16_n16, bf16, 16, false, 4)

@@ -145,8 +145,7 @@ struct BlockEpilogue {
         : y(y), blocks(blocks), m(m), vectors(blocks.out % COLUMNS == 0 && is_aligned_16(y)) {}
 
     __device__ __forceinline__ void operator()(int row, int column, float (&v)[COLUMNS]) const {
-        const int columns = 8 * blocks.out;
-        if (row >= m || column >= columns) return;
+        if (row >= m || column >= 8 * blocks.out) return;
         T* block = y + static_cast<int64_t>(blocks.first_child(row)) * blocks.out;
         if (vectors) {
             // The intrinsic keeps the compiler from splitting the store.
@@ -154,9 +153,9 @@ struct BlockEpilogue {
             packed.pack(v);
             __stcg(reinterpret_cast<uint4*>(block + blocks.place(column)), packed.raw);
         } else {
+            // There are 8 out columns, a multiple of COLUMNS.
 #pragma unroll
-            for (int j = 0; j < COLUMNS; ++j)
-                if (column + j < columns) block[blocks.place(column + j)] = from_float<T>(v[j]);
+            for (int j = 0; j < COLUMNS; ++j) block[blocks.place(column + j)] = from_float<T>(v[j]);
         }
     }
 };

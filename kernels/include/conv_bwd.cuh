@@ -3,7 +3,8 @@
 //
 // Nine warps, each three taps along w: one fragment of dy serves three taps, one halo all 27. Bricks
 // are copied two at a time, one is used. Voxels of dy outside of the volume are zeros, so it does not
-// matter what x holds there. Shared memory: 2 * (17280 + 128 * (32 e + 16)) bytes, e = element size.
+// matter what x holds there. FEW: one tap along w, with the channels of three. Shared memory:
+// 2 * (17280 + 128 * (32 e + 16)) bytes, e = element size.
 #pragma once
 #include "conv_brick.cuh"
 

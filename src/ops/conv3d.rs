@@ -267,6 +267,8 @@ impl OpSpec for Spec {
             // A decoder's: two inputs whose rows allow 16-byte loads, two tiles of output channels.
             case([1, 3, 2, 9, 16, 8, 40, 3, 0]),
             case([1, 2, 7, 3, 13, 6, 11, 3, 1]),
+            // Nine parts of four bricks in the gradient of the weight.
+            case([3, 4, 5, 41, 2, 0, 3, 3, 1]),
             case([2, 3, 5, 7, 16, 24, 19, 1, 1]),
             case([1, 4, 3, 5, 5, 0, 3, 1, 0]),
             case([1, 3, 4, 5, 8, 0, 8, 3, 0]).with_offset(1000.0),

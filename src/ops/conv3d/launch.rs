@@ -17,6 +17,8 @@ const GRADIENT_N: usize = 32;
 /// Blocks that keep an H200 busy, and the most bytes of partial weight gradients.
 const BLOCKS: usize = 3 * 132;
 const PART_BYTES: usize = 64 << 20;
+/// Least bricks of a part: its sums, written, read and added, cost as many bytes as two bricks.
+const LEAST_BRICKS: usize = 4;
 
 fn bricks(grid: Grid) -> usize {
     let along = grid.dims.iter().zip(BRICK).map(|(n, b)| n.div_ceil(b));
@@ -48,7 +50,7 @@ fn parts(conv: &Conv, blocks: usize) -> [usize; 2] {
     let bricks = bricks(conv.grid).max(1);
     let weight_bytes = 27 * 4 * conv.out * conv.all_channels();
     let most = (PART_BYTES / weight_bytes).clamp(1, bricks.min(65_535));
-    let each = bricks.div_ceil((BLOCKS / blocks).clamp(1, most));
+    let each = bricks.div_ceil((BLOCKS / blocks).clamp(1, most)).max(LEAST_BRICKS);
     [each, bricks.div_ceil(each)]
 }
 
