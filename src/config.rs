@@ -8,8 +8,8 @@ mod load;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use load::{Settings, parse, text_of};
 pub use load::{PRESETS, preset};
+pub(crate) use load::{Settings, parse, text_of};
 
 use crate::ops::teacher_targets::TargetKind;
 use crate::{Error, Result};

@@ -33,7 +33,12 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// A pre-training run or checkpoint whose encoder is fine-tuned
-    #[arg(long, value_name = "PATH", conflicts_with = "scratch", required_unless_present = "scratch")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        conflicts_with = "scratch",
+        required_unless_present = "scratch"
+    )]
     encoder: Option<PathBuf>,
     /// No encoder: everything from random weights
     #[arg(long)]

@@ -173,6 +173,8 @@ pub struct SegTrain {
     /// Every how many epochs: a validation, which saves the best, and a checkpoint.
     pub validate_every: u64,
     pub save_every: u64,
+    /// Newest checkpoints that are kept, beside the best.
+    pub keep_last: usize,
     /// Steps in a row without finite numbers after which the run stops.
     pub max_bad_steps: u32,
 }
@@ -190,6 +192,7 @@ impl Default for SegTrain {
             log_every: 10,
             validate_every: 50,
             save_every: 50,
+            keep_last: 1,
             max_bad_steps: 8,
         }
     }
@@ -249,13 +252,11 @@ impl Settings for FinetuneConfig {
             "train.batch, crops, accumulation and infer.windows must be at least 1",
         )?;
         require(
-            [t.log_every, t.validate_every, t.save_every, t.epochs].iter().all(|&n| n > 0),
-            "train.epochs, log_every, validate_every and save_every must be at least 1",
+            [t.log_every, t.validate_every, t.save_every, t.epochs].iter().all(|&n| n > 0)
+                && t.keep_last > 0,
+            "train.epochs, log_every, validate_every, save_every and keep_last must be at least 1",
         )?;
-        require(
-            (0.0..1.0).contains(&self.infer.overlap),
-            "infer.overlap must lie in [0, 1)",
-        )
+        require((0.0..1.0).contains(&self.infer.overlap), "infer.overlap must lie in [0, 1)")
     }
 }
 

@@ -86,9 +86,9 @@ pub(crate) fn parse<C: Settings>(text: &str, source: &str, overrides: &[String])
         .map_err(|e: toml::de::Error| Error::Config(format!("{source}: {}", e.message())))?;
     check_keys::<C>(&table, source)?;
     for item in overrides {
-        let (key, value) = item.split_once('=').ok_or_else(|| {
-            Error::Config(format!("--set {item}: write it as section.key=value"))
-        })?;
+        let (key, value) = item
+            .split_once('=')
+            .ok_or_else(|| Error::Config(format!("--set {item}: write it as section.key=value")))?;
         set::<C>(&mut table, key.trim(), parse_value(value.trim()))?;
     }
     let config: C = Value::Table(table)

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::segment::{Decision, Predictor, decide};
 use crate::config::finetune::Infer;
+use crate::data::layout::DiscoverOptions;
 use crate::data::nifti::{Stored, write_volume};
 use crate::data::volume::Volume;
 use crate::data::{Case, PrepareConfig, Prepared, discover, prepare};
-use crate::data::layout::DiscoverOptions;
 use crate::device::{DType, Device};
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};

@@ -153,15 +153,24 @@ impl ReferenceCase {
             voxels.extend_from_slice(data);
             let (dims, keep) = self.get(&format!("step{step}.ids_keep_{name}"))?;
             let &[views, kept] = dims else {
-                return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} has shape {dims:?}")));
+                return Err(Error::data(
+                    self.tensors.path(),
+                    format!("ids_keep_{name} has shape {dims:?}"),
+                ));
             };
             if views != shape.count(kind) {
-                return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} has {views} views")));
+                return Err(Error::data(
+                    self.tensors.path(),
+                    format!("ids_keep_{name} has {views} views"),
+                ));
             }
             for view in 0..views {
                 let keep = &keep[view * kept..(view + 1) * kept];
                 if keep.iter().any(|t| *t < 0.0) {
-                    return Err(Error::data(self.tensors.path(), format!("ids_keep_{name} is negative")));
+                    return Err(Error::data(
+                        self.tensors.path(),
+                        format!("ids_keep_{name} is negative"),
+                    ));
                 }
                 let keep: Vec<usize> = keep.iter().map(|&t| t as usize).collect();
                 masks.push(Mask::from_keep(shape.tokens(kind), &keep)?);

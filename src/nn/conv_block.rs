@@ -103,7 +103,10 @@ pub struct UpBlock {
 impl UpBlock {
     pub fn new(layout: &mut ParamLayout, name: &str, inputs: usize, outputs: usize) -> Self {
         let up = up(layout, &format!("{name}.transp_conv"), inputs, outputs);
-        Self { up, block: ResBlock::new(layout, &format!("{name}.conv_block"), 2 * outputs, outputs) }
+        Self {
+            up,
+            block: ResBlock::new(layout, &format!("{name}.conv_block"), 2 * outputs, outputs),
+        }
     }
 
     /// Shapes: `x` `[grid.rows(), inputs]`, `skip` `[8 grid.rows(), outputs]`; result like `skip`.

@@ -80,9 +80,15 @@ impl UnetrConfig {
         )?;
         require(
             self.roi.iter().all(|&n| n > 0 && n.is_multiple_of(self.patch)),
-            format!("UNETR: the window {:?} must be multiples of the patch {}", self.roi, self.patch),
+            format!(
+                "UNETR: the window {:?} must be multiples of the patch {}",
+                self.roi, self.patch
+            ),
         )?;
-        require(self.norm_eps > 0.0, format!("UNETR: norm_eps = {} must be positive", self.norm_eps))
+        require(
+            self.norm_eps > 0.0,
+            format!("UNETR: norm_eps = {} must be positive", self.norm_eps),
+        )
     }
 }
 
@@ -168,7 +174,8 @@ impl Unetr {
             .map(|b| VolumeAt { offset: b * volume, channels: c.in_chans, dims: c.roi })
             .collect();
         let tokens = c.tokens();
-        let rows: Vec<(usize, usize)> = (0..batch * tokens).map(|i| (i / tokens, i % tokens)).collect();
+        let rows: Vec<(usize, usize)> =
+            (0..batch * tokens).map(|i| (i / tokens, i % tokens)).collect();
         Ok(UnetrPlan {
             batch,
             patches: PatchPlan::new(device, c.patch, &volumes, &rows)?,

@@ -75,13 +75,7 @@ impl Logs {
     }
 
     /// A picture, for TensorBoard.
-    pub fn picture(
-        &mut self,
-        step: u64,
-        name: &str,
-        size: [usize; 2],
-        png: &[u8],
-    ) -> Result<()> {
+    pub fn picture(&mut self, step: u64, name: &str, size: [usize; 2], png: &[u8]) -> Result<()> {
         self.events.image(step, name, size, 3, png)
     }
 

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod devices;
+mod finetune;
 mod inputs;
 mod kills;
 mod resume;

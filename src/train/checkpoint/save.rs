@@ -143,11 +143,7 @@ fn write_files(
 }
 
 /// Views of a flat buffer under the names of `params`.
-pub(crate) fn named(
-    prefix: &str,
-    params: &Params,
-    flat: &Tensor,
-) -> Result<Vec<(String, Tensor)>> {
+pub(crate) fn named(prefix: &str, params: &Params, flat: &Tensor) -> Result<Vec<(String, Tensor)>> {
     let entries = params.layout().entries().iter();
     entries.map(|e| Ok((format!("{prefix}{}", e.name), flat.view(e.offset, &e.shape)?))).collect()
 }

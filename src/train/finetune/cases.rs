@@ -21,7 +21,10 @@ impl Cases {
     /// Errors: as [`Task::find_cases`], [`Task::split`], [`Task::subset`]; a task of image classes.
     pub fn find(task: &Task, path: &Path, subset: usize) -> Result<Self> {
         if task.kind == TaskKind::ImageClasses {
-            return Err(Error::Config(format!("{}: its labels are of images, not voxels", task.title)));
+            return Err(Error::Config(format!(
+                "{}: its labels are of images, not voxels",
+                task.title
+            )));
         }
         let found = task.find_cases(path)?;
         let ids: Vec<String> = found.iter().map(|c| c.id.clone()).collect();
@@ -78,12 +81,7 @@ pub fn label_table(task: &Task, regions: &[Region]) -> [u8; 256] {
 
 /// Dice of every region; NaN when the reference has none of it. `predicted` and `reference` hold what
 /// [`label_table`] makes of classes.
-pub fn dice(
-    task: &Task,
-    regions: &[Region],
-    predicted: &[u8],
-    reference: &[u8],
-) -> Vec<f64> {
+pub fn dice(task: &Task, regions: &[Region], predicted: &[u8], reference: &[u8]) -> Vec<f64> {
     let one = |i: usize, region: &Region| {
         let members = region.members();
         let holds = |v: u8| match task.kind {

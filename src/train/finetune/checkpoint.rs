@@ -104,10 +104,7 @@ pub fn save(
             &[1, n, dim],
         )?;
         model.push((POSITIONS.to_owned(), positions));
-        files.insert(
-            MODEL.to_owned(),
-            write_tensors(&Disk, &folder.join(MODEL), &model, &notes)?,
-        );
+        files.insert(MODEL.to_owned(), write_tensors(&Disk, &folder.join(MODEL), &model, &notes)?);
         // The best one is for use, not for going on.
         if !is_best {
             let mut optimizer = named("m.", params, &state.m)?;
@@ -117,7 +114,8 @@ pub fn save(
                 write_tensors(&Disk, &folder.join(OPTIMIZER), &optimizer, &notes)?,
             );
         }
-        let text = |t: Result<String, toml::ser::Error>| t.map_err(|e| Error::Config(e.to_string()));
+        let text =
+            |t: Result<String, toml::ser::Error>| t.map_err(|e| Error::Config(e.to_string()));
         seal(&SegInfo {
             format: FORMAT,
             kind: KIND.into(),

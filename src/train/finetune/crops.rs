@@ -76,9 +76,9 @@ fn place(case: &TrainingCase, roi: [usize; 3], data: &SegData, rng: &mut Rng) ->
             case.foreground[rng.below(count as u64) as usize] as usize
         }
         _ => {
-            let body = (0..TRIES).map(|_| rng.below(n as u64) as usize).find(|&i| {
-                case.pair.classes[i] == 0 && case.pair.image.voxels()[i] > 0.0
-            });
+            let body = (0..TRIES)
+                .map(|_| rng.below(n as u64) as usize)
+                .find(|&i| case.pair.classes[i] == 0 && case.pair.image.voxels()[i] > 0.0);
             body.unwrap_or_else(|| rng.below(n as u64) as usize)
         }
     };
@@ -114,8 +114,7 @@ fn change(mut crop: Crop, roi: [usize; 3], augment: &Augment, rng: &mut Rng) -> 
             if roi[0] != roi[1] && turns == 2 {
                 at = [roi[0] - 1 - at[0], roi[1] - 1 - at[1], at[2]];
             }
-            let [d, h, w] =
-                [0, 1, 2].map(|a| if mirrored[a] { roi[a] - 1 - at[a] } else { at[a] });
+            let [d, h, w] = [0, 1, 2].map(|a| if mirrored[a] { roi[a] - 1 - at[a] } else { at[a] });
             (d * roi[1] + h) * roi[2] + w
         };
         let order: Vec<usize> = (0..n).map(source).collect();
@@ -169,7 +168,12 @@ mod tests {
             for seed in 0..200 {
                 let crop = changed(roi, still.clone(), seed);
                 let mut sorted: Vec<usize> = crop.voxels.iter().map(|&x| x as usize).collect();
-                assert!(crop.voxels.iter().zip(&crop.classes).all(|(x, c)| *x as usize % 251 == usize::from(*c)));
+                assert!(
+                    crop.voxels
+                        .iter()
+                        .zip(&crop.classes)
+                        .all(|(x, c)| *x as usize % 251 == usize::from(*c))
+                );
                 seen.insert((roi, sorted.clone()));
                 // Along the last axis steps are 1 forward or backward.
                 let step = crop.voxels[1] - crop.voxels[0];

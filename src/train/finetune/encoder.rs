@@ -75,7 +75,8 @@ pub fn start(
             let from = BatchShape::new(&student.info.config, 1).grid(ViewKind::Local);
             let first = student.nets.tables.first(ViewKind::Local);
             let rows = 1 + from.iter().product::<usize>();
-            let table = student.nets.tables.encoder.view(first * config.dim, &[rows, config.dim])?;
+            let table =
+                student.nets.tables.encoder.view(first * config.dim, &[rows, config.dim])?;
             interpolate(&table.to_f64_vec()?, config.dim, from, config.grid())
         }
     };
@@ -111,5 +112,8 @@ fn repeat_channels(values: &[f64], shape: &[usize]) -> Result<Vec<f64>> {
             values.len() / (dim * patch)
         )));
     }
-    Ok(values.chunks_exact(patch).flat_map(|k| (0..channels).flat_map(move |_| k.iter().copied())).collect())
+    Ok(values
+        .chunks_exact(patch)
+        .flat_map(|k| (0..channels).flat_map(move |_| k.iter().copied()))
+        .collect())
 }

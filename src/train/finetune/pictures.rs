@@ -20,7 +20,8 @@ pub fn write(
     let voxels = image.voxels().get(..n).unwrap_or_default();
     let mut panel = Panel::new(dims, image.spacing_mm())?;
     panel.window = robust_window(voxels);
-    panel.centre = centre(truth, dims).or_else(|| centre(labels, dims)).unwrap_or(dims.map(|n| n / 2));
+    panel.centre =
+        centre(truth, dims).or_else(|| centre(labels, dims)).unwrap_or(dims.map(|n| n / 2));
     panel.caption = title.to_owned();
     for (title, labels) in [("image", None), ("label", Some(truth)), ("prediction", Some(labels))] {
         panel.push(Column {

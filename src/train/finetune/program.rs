@@ -282,9 +282,8 @@ impl SegProgram {
         let [grad_norm, _, terms @ ..] = &values[..] else {
             return Err(Error::shape("step", "a report", format!("{} values", values.len())));
         };
-        let mean = |i: usize| {
-            terms.iter().skip(i).step_by(3).sum::<f64>() / self.micro_batches as f64
-        };
+        let mean =
+            |i: usize| terms.iter().skip(i).step_by(3).sum::<f64>() / self.micro_batches as f64;
         let report =
             SegReport { total: mean(0), dice: mean(1), ce: mean(2), grad_norm: *grad_norm };
         state.step += 1;

@@ -33,8 +33,16 @@ use crate::train::signals::StopSignals;
 use crate::{Error, Result, atomic};
 
 /// Columns of `metrics.csv`.
-const COLUMNS: [&str; 8] =
-    ["loss", "dice_loss", "cross_entropy", "lr", "grad_norm", "val_dice", "val_best", "steps_per_s"];
+const COLUMNS: [&str; 8] = [
+    "loss",
+    "dice_loss",
+    "cross_entropy",
+    "lr",
+    "grad_norm",
+    "val_dice",
+    "val_best",
+    "steps_per_s",
+];
 
 /// What a run is told beside its configuration.
 #[derive(Clone, Debug)]
@@ -138,7 +146,9 @@ impl<'a> Run<'a> {
         let network = encoder::unetr_config(config, encoder.as_ref(), channels, outputs, roi);
         let mut best = None;
         let mut state = match &found {
-            None => SegState::new(encoder::start(device, dtype, &network, t.seed, encoder.as_ref())?)?,
+            None => {
+                SegState::new(encoder::start(device, dtype, &network, t.seed, encoder.as_ref())?)?
+            }
             Some(path) => {
                 let (info, state) = checkpoint::load_state(path, device, dtype)?;
                 if state.segmenter.net.config != network {
@@ -304,7 +314,10 @@ impl<'a> Run<'a> {
         let report = self.program.finish(&mut self.state)?;
         if !report.is_finite() {
             let ids: Vec<&str> = cases.iter().map(|c| c.pair.image.id.as_str()).collect();
-            let text = format!("step {step} skipped, its numbers are not finite (cases {})", ids.join(", "));
+            let text = format!(
+                "step {step} skipped, its numbers are not finite (cases {})",
+                ids.join(", ")
+            );
             self.progress.message(&format!("warning: {text}"));
             self.logs.event(step, "not_finite", json!({ "cases": ids }))?;
             if self.state.bad_in_a_row >= t.max_bad_steps.max(1) {
@@ -455,7 +468,7 @@ impl<'a> Run<'a> {
         }
         self.logs.sync()?;
         let path = checkpoint::save(&self.options.out, &self.state, &self.snapshot(), false)?;
-        crate::train::checkpoint::prune(&self.options.out, 1, 0)?;
+        crate::train::checkpoint::prune(&self.options.out, self.config.train.keep_last, 0)?;
         self.saved = Some(step);
         self.summary.checkpoint = Some(path);
         Ok(())
@@ -464,11 +477,14 @@ impl<'a> Run<'a> {
 
 /// The dtype of activations on `device`. Errors: bf16 on the CPU.
 fn dtype(config: &FinetuneConfig, device: &Device) -> Result<DType> {
-    crate::train::state::activation_dtype_of(match config.train.precision {
-        // The output layer is f32 only so far.
-        Precision::Auto => Precision::F32,
-        other => other,
-    }, device)
+    crate::train::state::activation_dtype_of(
+        match config.train.precision {
+            // The output layer is f32 only so far.
+            Precision::Auto => Precision::F32,
+            other => other,
+        },
+        device,
+    )
 }
 
 /// The numbers of a step: linear warm-up from 0 by epochs, then half a cosine to 0.

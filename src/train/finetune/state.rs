@@ -28,8 +28,7 @@ impl Segmenter {
         let mut layout = ParamLayout::default();
         let net = Unetr::new(&mut layout, config)?;
         let params = Params::zeros(device, dtype, Arc::new(layout), true)?;
-        let positions =
-            Tensor::from_f64(device, dtype, positions, &[config.tokens(), config.dim])?;
+        let positions = Tensor::from_f64(device, dtype, positions, &[config.tokens(), config.dim])?;
         Ok(Self { net, params, positions })
     }
 
@@ -41,13 +40,11 @@ impl Segmenter {
     /// The position rows of `batch` images, `[batch * tokens, dim]`.
     pub fn positions_of(&self, batch: usize) -> Result<Tensor> {
         let (n, dim) = self.positions.matrix("positions")?;
-        let mut all = Tensor::empty(
-            self.positions.device(),
-            self.positions.dtype(),
-            &[batch * n, dim],
-        )?;
+        let mut all =
+            Tensor::empty(self.positions.device(), self.positions.dtype(), &[batch * n, dim])?;
         for b in 0..batch {
-            crate::device::TensorMut::new(&mut all, b * n * dim, &[n, dim])?.assign(&self.positions)?;
+            crate::device::TensorMut::new(&mut all, b * n * dim, &[n, dim])?
+                .assign(&self.positions)?;
         }
         Ok(all)
     }

@@ -1,0 +1,279 @@
+//! Fine-tuning: it learns, resumes bit for bit, predicts on the grid of the input, and refuses what does
+//! not fit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use glmae::config::finetune::FinetuneConfig;
+use glmae::data::nifti::{ReadOptions, Stored, read_volume, write_volume};
+use glmae::data::volume::Volume;
+use glmae::device::Device;
+use glmae::device::emulated::{Mode, Schedule};
+use glmae::infer::predict::{PredictOptions, predict};
+use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
+use glmae::train::pretrain::Resume;
+use glmae::train::program::Launches;
+
+use super::{config as pretrain_config, run as pretrain, volumes};
+
+const TASK: &str = r#"
+title = "Balls"
+kind = "classes"
+channels = ["CT"]
+cases = [5, 1]
+loss = "dice_ce"
+[image]
+roi = [16, 16, 16]
+intensity = { kind = "percentile", lo = 0.0, hi = 100.0 }
+[labels]
+names = ["background", "ball"]
+[split]
+rule = "every"
+every = 6
+[[layout]]
+id = "case_*"
+image = "images/case_*.nii.gz"
+label = "labels/case_*.nii.gz"
+"#;
+
+const CONFIG: &str = r#"
+[model]
+feature_size = 4
+patch = 4
+dim = 12
+depth = 2
+heads = 2
+mlp_ratio = 2.0
+[optim]
+lr = 3e-2
+warmup_epochs = 0
+[train]
+epochs = 8
+batch = 2
+crops = 1
+accumulation = 1
+log_every = 1
+validate_every = 4
+save_every = 2
+threads = 1
+[data]
+workers = 1
+[infer]
+windows = 2
+"#;
+
+/// Six volumes with a bright ball, whose label is the ball, on an oblique and mirrored grid.
+fn balls(folder: &Path) -> PathBuf {
+    let data = folder.join("balls");
+    for sub in ["images", "labels"] {
+        fs::create_dir_all(data.join(sub)).unwrap();
+    }
+    let affine =
+        [[-1.0, 0.1, 0.0, 7.0], [0.1, 1.0, 0.0, -3.0], [0.0, 0.0, 2.0, 5.0], [0., 0., 0., 1.]];
+    for i in 0..6usize {
+        let dims = [18 + i % 2, 17, 20];
+        let middle = [7 + i % 4, 9 - i % 3, 8 + i % 5];
+        let ball = |at: [usize; 3]| {
+            (0..3).map(|a| (at[a] as f64 - middle[a] as f64).powi(2)).sum::<f64>() < 16.0
+        };
+        let (mut image, mut label) = (Vec::new(), Vec::new());
+        for d in 0..dims[0] {
+            for h in 0..dims[1] {
+                for w in 0..dims[2] {
+                    let noise = ((d * 7 + h * 13 + w * 29 + i) % 11) as f32;
+                    let inside = ball([d, h, w]);
+                    image.push(noise + if inside { 40.0 } else { 0.0 });
+                    label.push(f32::from(u8::from(inside)));
+                }
+            }
+        }
+        for (sub, values, stored) in [("images", image, Stored::F32), ("labels", label, Stored::U8)]
+        {
+            let volume = Volume::new(values, 1, dims, affine, 1).unwrap();
+            write_volume(&data.join(format!("{sub}/case_{i}.nii.gz")), &volume, stored).unwrap();
+        }
+    }
+    fs::write(folder.join("balls.toml"), TASK).unwrap();
+    data
+}
+
+fn config(folder: &Path, set: &[&str]) -> FinetuneConfig {
+    let mut set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
+    set.push(format!("data.path={:?}", folder.join("balls")));
+    set.push(format!("data.task={:?}", folder.join("balls.toml")));
+    FinetuneConfig::parse(CONFIG, "test", &set).unwrap()
+}
+
+fn options(out: &Path) -> FinetuneOptions {
+    FinetuneOptions {
+        out: out.to_owned(),
+        encoder: None,
+        resume: Resume::Auto,
+        device: Device::Cpu,
+        launches: Launches::Graph,
+    }
+}
+
+fn run(config: &FinetuneConfig, out: &Path) -> FinetuneSummary {
+    finetune(config, &options(out)).unwrap()
+}
+
+fn bytes(out: &Path, step: u64) -> Vec<Vec<u8>> {
+    let folder = out.join(format!("checkpoints/step_{step:08}"));
+    ["model", "optimizer"]
+        .map(|n| fs::read(folder.join(format!("{n}.safetensors"))).unwrap())
+        .to_vec()
+}
+
+#[test]
+fn it_learns_and_predicts_on_the_grid_of_the_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = balls(folder.path());
+    let out = folder.path().join("run");
+    let done = run(&config(folder.path(), &["train.epochs=25"]), &out);
+    assert_eq!((done.steps, done.training_cases, done.validation_cases), (75, 5, 1));
+    let (mean, regions) = done.validation.unwrap();
+    assert_eq!(regions.len(), 1);
+    assert!(mean > 0.8, "Dice {mean}");
+    assert!(done.best.unwrap().dice >= mean && done.pictures.iter().all(|p| p.is_file()));
+
+    // The validation case, predicted from the best checkpoint of the run folder.
+    let input = data.join("images/case_5.nii.gz");
+    let predicted = predict(
+        &PredictOptions {
+            checkpoint: out.clone(),
+            input: input.clone(),
+            out: folder.path().join("predictions"),
+            device: Device::Cpu,
+            infer: None,
+            probabilities: true,
+        },
+        &mut |_| {},
+    )
+    .unwrap();
+    let read = |path: &Path| read_volume(path, &ReadOptions::default()).unwrap();
+    let (image, labels) = (read(&input), read(&predicted[0].file));
+    assert_eq!((image.dims, image.affine), (labels.dims, labels.affine));
+    assert_eq!(image.space_code, labels.space_code);
+    let truth = read(&data.join("labels/case_5.nii.gz"));
+    let both = truth.data.iter().zip(&labels.data).filter(|(a, b)| **a > 0.5 && **b > 0.5).count();
+    let sum = truth.data.iter().chain(&labels.data).filter(|v| **v > 0.5).count();
+    assert!(2.0 * both as f64 / sum as f64 > 0.8, "{both} of {sum}");
+    let probabilities = folder.path().join("predictions/case_5_prob.nii.gz");
+    let read = read_volume(
+        &probabilities,
+        &ReadOptions { channels: glmae::data::nifti::Channels::UpTo(2), ..ReadOptions::default() },
+    )
+    .unwrap();
+    let n = read.data.len() / 2;
+    assert_eq!((read.channels, n), (2, truth.data.len()));
+    assert!((0..n).all(|i| (read.data[i] + read.data[n + i] - 1.0).abs() < 1e-5));
+}
+
+#[test]
+fn a_resumed_run_is_bit_exact_also_on_the_kernels() {
+    let folder = tempfile::tempdir().unwrap();
+    balls(folder.path());
+    let whole = folder.path().join("whole");
+    let set = [
+        "train.epochs=4",
+        "train.accumulation=2",
+        "train.crops=2",
+        "train.batch=1",
+        "train.keep_last=9",
+    ];
+    let config = config(folder.path(), &set);
+    run(&config, &whole);
+    // As after a kill that left an earlier checkpoint only.
+    let parts = folder.path().join("parts");
+    let step = "checkpoints/step_00000006";
+    super::devices::copy(&whole.join(step), &parts.join(step));
+    run(&config, &parts);
+    assert!(bytes(&whole, 12) == bytes(&parts, 12), "the resumed run differs");
+    for launches in [Launches::Single, Launches::Graph] {
+        let device = Device::emulated(Mode::Plain, Schedule::Ascending);
+        let out = folder.path().join(format!("{launches:?}"));
+        let set = ["train.epochs=1", "train.accumulation=2", "train.crops=1", "train.batch=1"];
+        let config = super::finetune::config(folder.path(), &set);
+        finetune(&config, &FinetuneOptions { device, launches, ..options(&out) }).unwrap();
+    }
+    let [single, graph] = ["Single", "Graph"].map(|n| bytes(&folder.path().join(n), 3));
+    assert!(single == graph, "a graph gives other bits");
+}
+
+#[test]
+fn the_encoder_of_a_run_is_taken_over_and_may_be_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    balls(folder.path());
+    let pretrained = folder.path().join("pretrained");
+    let data = volumes(folder.path(), 5);
+    pretrain(&pretrain_config(&data, &["train.steps=2", "train.save_every=2"]), &pretrained)
+        .unwrap();
+    let out = folder.path().join("run");
+    let config = config(folder.path(), &["train.epochs=1", "model.frozen_encoder=true"]);
+    // A model of one block cannot feed two levels.
+    let options = FinetuneOptions { encoder: Some(pretrained.clone()), ..options(&out) };
+    let error = finetune(&config, &options).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("levels"), "{error}");
+    assert!(!out.exists());
+
+    let deeper = ["train.steps=2", "train.save_every=2", "model.depth=2"];
+    let pretrained = folder.path().join("deeper");
+    pretrain(&pretrain_config(&data, &deeper), &pretrained).unwrap();
+    let options = FinetuneOptions { encoder: Some(pretrained.clone()), ..options };
+    finetune(&config, &options).unwrap();
+    let tensors = |path: PathBuf| fs::read(path).unwrap();
+    let before = tensors(pretrained.join("checkpoints/step_00000002/model.safetensors"));
+    let after = tensors(out.join("checkpoints/step_00000003/model.safetensors"));
+    let (before, after) = (
+        safetensors::SafeTensors::deserialize(&before).unwrap(),
+        safetensors::SafeTensors::deserialize(&after).unwrap(),
+    );
+    let mut compared = 0;
+    for name in after.names() {
+        if let Some(ours) = name.strip_prefix("vit.") {
+            let (a, b) = (before.tensor(ours).unwrap(), after.tensor(name).unwrap());
+            assert_eq!(a.data(), b.data(), "{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2 + 2 * 12 + 2);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = balls(folder.path());
+    let label = data.join("labels/case_1.nii.gz");
+    let good = fs::read(&label).unwrap();
+    let refused = |set: &[&str], code: u8, words: &[&str]| {
+        let out = folder.path().join("refused");
+        let error = finetune(&config(folder.path(), set), &options(&out)).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), code, "{text}");
+        assert!(words.iter().all(|w| text.contains(w)), "{text}");
+        assert!(!out.exists(), "{text}");
+    };
+    let all = ["train.batch=5"];
+    // Another grid, a class that is none, a label that is missing.
+    let other = read_volume(&label, &ReadOptions::default()).unwrap();
+    let mut moved = other.clone();
+    moved.affine[0][3] += 4.0;
+    write_volume(&label, &moved, Stored::U8).unwrap();
+    refused(&all, 3, &["case_1", "grid"]);
+    let mut wrong = other.clone();
+    wrong.data[100] = 7.0;
+    write_volume(&label, &wrong, Stored::U8).unwrap();
+    refused(&all, 3, &["case_1", "7"]);
+    fs::remove_file(&label).unwrap();
+    refused(&all, 3, &["case_1"]);
+    fs::write(&label, good).unwrap();
+    refused(&["data.roi=[18,16,16]"], 2, &["multiples of the patch"]);
+    refused(&["data.subset=3"], 2, &["subset"]);
+    refused(&["model.patch=3"], 2, &["patch"]);
+    // A window larger than the volumes is padded.
+    let out = folder.path().join("large");
+    let config = config(folder.path(), &["data.roi=[32,16,24]", "train.epochs=1"]);
+    finetune(&config, &options(&out)).unwrap();
+}
