@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::Values;
-use super::{foreign, own, patch};
+use super::file::{Values, write};
+use super::foreign::{self, FORMAT, Note};
+use super::{own, patch};
 use crate::nn::pos_embed::{interpolate, sincos_3d};
 use crate::{Error, Result};
 
@@ -94,6 +95,16 @@ impl Encoder {
     pub fn get(&self, name: &str) -> Result<&Values> {
         let found = self.tensors.get(name);
         found.ok_or_else(|| Error::Config(format!("the encoder has no tensor '{name}'")))
+    }
+
+    /// Writes `encoder.safetensors`, which [`read_encoder`] reads again, the report apart.
+    ///
+    /// Errors: [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let note = Note { config: self.config.clone(), grid: self.grid };
+        let note =
+            serde_json::to_string(&note).map_err(|e| Error::Config(format!("encoder: {e}")))?;
+        write(path, &self.tensors, &[("format", FORMAT.into()), ("config", note)])
     }
 
     /// Makes it one for images of `in_chans` channels: the patch kernel is repeated, not divided.
