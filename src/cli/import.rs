@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use glmae::Error;
 use glmae::error::exit;
-use glmae::interchange::{Encoder, ImportOptions, ImportReport, read_encoder_with};
+use glmae::interchange::{Encoder, ImportOptions, read_encoder_with};
 
 use super::term::{self, Table};
 
@@ -42,8 +42,8 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     patch: Option<usize>,
     /// Grid of tokens of the file's table of positions; default: a cube
-    #[arg(long, value_name = "D,H,W", value_delimiter = ',', num_args = 3)]
-    grid: Option<Vec<usize>>,
+    #[arg(long, value_name = "D,H,W", value_parser = sides)]
+    grid: Option<[usize; 3]>,
     /// Which of several encoders in the file, such as `teacher.backbone.`
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
@@ -51,24 +51,23 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     in_chans: Option<usize>,
     /// Interpolate the table of positions to this grid of tokens
-    #[arg(long, value_name = "D,H,W", value_delimiter = ',', num_args = 3)]
-    to_grid: Option<Vec<usize>>,
+    #[arg(long, value_name = "D,H,W", value_parser = sides)]
+    to_grid: Option<[usize; 3]>,
 }
 
 pub fn run(args: &Args) -> Result<u8> {
     let options = ImportOptions {
         partial: args.partial,
         heads: args.heads,
-        grid: triple("--grid", args.grid.as_deref())?,
+        grid: args.grid,
         patch: args.patch,
         prefix: args.prefix.clone(),
     };
-    let to_grid = triple("--to-grid", args.to_grid.as_deref())?;
     let mut encoder = read_encoder_with(&args.file, &options)?;
     if let Some(channels) = args.in_chans {
         encoder.adapt_channels(channels)?;
     }
-    if let Some(grid) = to_grid {
+    if let Some(grid) = args.to_grid {
         encoder.adapt_grid(grid)?;
     }
     std::fs::create_dir_all(&args.out).map_err(Error::io(&args.out, "create"))?;
@@ -78,10 +77,11 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(exit::OK)
 }
 
-fn triple(flag: &str, sides: Option<&[usize]>) -> Result<Option<[usize; 3]>> {
-    let Some(sides) = sides else { return Ok(None) };
-    let three = <[usize; 3]>::try_from(sides);
-    Ok(Some(three.map_err(|_| Error::Config(format!("{flag}: three numbers, such as 6,6,6")))?))
+/// `6,6,6`.
+fn sides(text: &str) -> Result<[usize; 3], String> {
+    let numbers: Result<Vec<usize>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    let three = numbers.ok().and_then(|n| <[usize; 3]>::try_from(n).ok());
+    three.filter(|n| !n.contains(&0)).ok_or_else(|| "three sides, such as 6,6,6".into())
 }
 
 fn text(encoder: &Encoder) -> String {
@@ -97,25 +97,23 @@ fn text(encoder: &Encoder) -> String {
     row("grid", encoder.grid.map_or("not known".into(), |g| term::dims(&g)));
     row("norm eps", format!("{:e}", c.norm_eps));
     row("loaded", format!("{} tensors", report.loaded.len()));
-    table.render("") + &changes(report)
-}
-
-fn changes(report: &ImportReport) -> String {
-    let mut text = String::new();
     for line in &report.adapted {
-        text += &format!("adapted     {}\n", term::clean(line));
+        row("adapted", term::clean(line));
     }
     for (what, names) in [
         ("missing", &report.missing),
         ("unexpected", &report.unexpected),
         ("left out", &report.ignored),
     ] {
-        if names.is_empty() {
-            continue;
+        if !names.is_empty() {
+            row(what, listed(names));
         }
-        let first: Vec<String> = names.iter().take(SHOWN).map(|n| term::clean(n)).collect();
-        let more = if names.len() > SHOWN { ", ..." } else { "" };
-        text += &format!("{what:<10}  {}: {}{more}\n", names.len(), first.join(", "));
     }
-    text
+    table.render("")
+}
+
+fn listed(names: &[String]) -> String {
+    let first: Vec<String> = names.iter().take(SHOWN).map(|n| term::clean(n)).collect();
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}: {}{more}", names.len(), first.join(", "))
 }

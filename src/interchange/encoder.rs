@@ -87,7 +87,15 @@ pub fn read_encoder(path: &Path, partial: bool) -> Result<Encoder> {
 
 /// [`read_encoder`] with what the file does not say.
 pub fn read_encoder_with(path: &Path, options: &ImportOptions) -> Result<Encoder> {
-    if own::is_checkpoint(path) { own::read(path) } else { foreign::read(path, options) }
+    if !own::is_checkpoint(path) {
+        return foreign::read(path, options);
+    }
+    let told = ImportOptions { partial: options.partial, ..Default::default() };
+    if *options != told {
+        let reason = "a checkpoint of glmae says its heads, grid and patch itself: leave them out";
+        return Err(Error::Config(format!("{}: {reason}", path.display())));
+    }
+    own::read(path)
 }
 
 impl Encoder {

@@ -144,6 +144,9 @@ fn configure(
     let bad = |reason: String| Error::data(source.path(), reason);
     let shape = |ours: &str| found.get(ours).and_then(|name| source.shape(name));
     let kernel = shape("patch_embed.proj.weight").unwrap_or_default();
+    if kernel.contains(&0) {
+        return Err(bad(format!("its patch kernel {kernel:?} is empty")));
+    }
     let (dim, in_chans, patch) = match *kernel {
         [dim, c, a, b, e] if a == b && b == e => (dim, c, a),
         [dim, n] => {
@@ -153,8 +156,10 @@ fn configure(
         [_, _, _, _] => return Err(bad("its patch embedding is that of 2-D images".into())),
         _ => return Err(bad(format!("its patch kernel {kernel:?} is no [dim, C, p, p, p]"))),
     };
-    if dim == 0 || in_chans == 0 || patch == 0 {
-        return Err(bad(format!("its patch kernel {kernel:?} is empty")));
+    if let Some(told) = options.patch.filter(|&told| told != patch) {
+        return Err(Error::Config(format!(
+            "--patch {told}: the file's patches are of edge {patch}"
+        )));
     }
     let index = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse().ok();
     let last: Option<usize> = found.keys().filter_map(index).max();

@@ -1,6 +1,6 @@
 //! Our own checkpoints as a source.
 
-use glmae::interchange::{EncoderConfig, read_encoder};
+use glmae::interchange::{EncoderConfig, ImportOptions, read_encoder, read_encoder_with};
 use tempfile::tempdir;
 
 use super::checkpoint;
@@ -74,6 +74,10 @@ fn a_damaged_checkpoint_is_refused() {
     std::fs::write(&file, bytes).unwrap();
     let text = read_encoder(&folder, false).unwrap_err().to_string();
     assert!(text.contains("damaged"), "{text}");
+    // What a checkpoint says itself cannot be told otherwise.
+    let told = ImportOptions { heads: Some(3), ..Default::default() };
+    let text = read_encoder_with(run.path(), &told).unwrap_err().to_string();
+    assert!(text.contains("itself"), "{text}");
     let empty = tempdir().unwrap();
     let text = read_encoder(empty.path(), true).unwrap_err().to_string();
     assert!(text.contains("state.json"), "{text}");

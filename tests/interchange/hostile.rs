@@ -137,6 +137,7 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
         ImportOptions { grid: Some([usize::MAX; 3]), ..Default::default() },
         ImportOptions { grid: Some([2, 3, 4]), ..Default::default() },
         ImportOptions { prefix: Some("vit.".into()), ..Default::default() },
+        ImportOptions { patch: Some(8), ..Default::default() },
     ] {
         assert!(read_encoder_with(&path, &options).is_err(), "{options:?}");
     }

@@ -3,6 +3,8 @@
 mod checkpoints;
 mod files;
 mod hostile;
+mod monai_check;
+mod program;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
