@@ -20,7 +20,9 @@ if ! "$python" -c 'import einops, numpy, safetensors, torch' 2>/dev/null; then
   fi
   echo "installing PyTorch into .venv/monai" >&2
   python3 -m venv .venv/monai
-  .venv/monai/bin/pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu >&2
+  # PyTorch's own index has the build without CUDA; where only a mirror of PyPI is reachable, the large one.
+  .venv/monai/bin/pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu >&2 ||
+    .venv/monai/bin/pip install --quiet torch >&2
   .venv/monai/bin/pip install --quiet numpy einops safetensors >&2
 fi
 
@@ -98,5 +100,5 @@ for version in "${versions[@]}"; do
     export_to "vit$kind" "$work/in$kind/encoder.safetensors" ${kind:+-$kind}
   done
   export_to checkpoint "$work/run"
-  PYTHONPATH=".venv/monai-$version" "$python" -W ignore "$work/check.py" "$work" "$version"
+  PYTHONPATH=".venv/monai-$version${PYTHONPATH:+:$PYTHONPATH}" "$python" -W ignore "$work/check.py" "$work" "$version"
 done

@@ -137,7 +137,7 @@ impl Encoder {
         }
         self.config.in_chans = in_chans;
         let times = in_chans / from;
-        self.report.adapted.push(format!("{name}: its {from} channels repeated {times} times"));
+        self.report.adapted.push(format!("{name}: its channels ({from}) repeated {times} times"));
         Ok(())
     }
 
