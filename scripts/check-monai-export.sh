@@ -39,13 +39,14 @@ fi
 cat >"$work/check.py" <<'PYTHON'
 import sys
 
-import monai  # noqa: F401  (the construct lines begin with monai.)
-import monai.networks.nets  # noqa: F401
+import monai
+import monai.networks.nets  # for the construct lines
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 work, version = sys.argv[1:]
+assert monai.__version__ == version, f"MONAI {monai.__version__} was found"
 ours = load_file(f"{work}/results.safetensors")
 failed = False
 
