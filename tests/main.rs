@@ -4,6 +4,7 @@ mod cli;
 mod conv_parity;
 mod data;
 mod emulator;
+mod interchange;
 mod kernel_edges;
 mod ops;
 mod parity;

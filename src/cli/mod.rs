@@ -9,8 +9,10 @@ mod demo;
 mod doctor;
 mod engine;
 mod evaluate;
+mod export;
 mod failure;
 mod finetune;
+mod import;
 mod inspect;
 mod keys;
 mod ops;
@@ -78,6 +80,10 @@ enum Verb {
     Predict(predict::Args),
     /// Judge predicted label maps: Dice, Hausdorff distances, surface Dice per case and class
     Evaluate(evaluate::Args),
+    /// Turn an encoder of MONAI, timm or the official code into one for fine-tuning
+    Import(import::Args),
+    /// Write weights for MONAI, timm or the official code
+    Export(export::Args),
     /// Repeat cases of the PyTorch reference and compare every number
     Verify(verify::Args),
     /// Show what is in a run folder, a checkpoint, a safetensors file or a NIfTI file
@@ -110,6 +116,8 @@ pub fn main() -> u8 {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Predict(args) => predict::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
+        Verb::Import(args) => import::run(&args),
+        Verb::Export(args) => export::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Doctor(args) => doctor::run(&args),

@@ -1,3 +1,17 @@
-//! Names and shapes of other programs' state dicts.
+//! Weights from and for other programs: names, shapes and files of their state dicts.
+//!
+//! docs/interchange.md has the tables and says what each way loses.
 
+pub mod encoder;
+pub mod export;
+pub mod file;
+mod foreign;
 pub mod monai;
+mod names;
+mod own;
+mod patch;
+pub mod segmenter;
+
+pub use encoder::{
+    Encoder, EncoderConfig, ImportOptions, ImportReport, read_encoder, read_encoder_with,
+};
