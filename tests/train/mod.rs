@@ -1,6 +1,7 @@
 //! The training run: checkpoints, resume, kills, refusals.
 
 mod checkpoints;
+mod emulated;
 mod inputs;
 mod kills;
 mod resume;
