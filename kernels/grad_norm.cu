@@ -2,8 +2,9 @@
 //
 //     norm = scale |g|        factor = scale * min(1, clip / (norm + 1e-6))     (clip = 0: factor = scale)
 //
-// flat [n], partial [blocks], out [2] = (norm, factor) f32; scale = 1 / micro-batches. adamw_ema reads
-// `out` where it lies: no host in between. Squares in f32: elements beyond 1.8e19 give an infinite norm.
+// flat [n], partial [blocks], out [2] = (norm, factor) f32; scale = 1 / micro-batches; loss [1] or null: the
+// norm is NaN when the loss is not finite. adamw_ema and center_update read `out` where it lies, no host in
+// between, and change nothing unless the norm is finite. Squares in f32: elements beyond 1.8e19 give an infinite norm.
 //
 // Threads: 256 per block; block b takes tiles b, b + grid, ... of 8192 elements; eight 16-byte loads per
 // thread under way, single elements in the ragged last tile and unaligned buffers. Then one block of
@@ -47,8 +48,8 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
 GLMAE_KERNEL(grad_norm_fwd_f32, 256)
 
 GLMAE_EXPORT __global__ void __launch_bounds__(1024)
-    grad_norm_fwd_f32_clip(float* __restrict__ out, const float* __restrict__ partial, int parts,
-                           float scale, float clip) {
+    grad_norm_fwd_f32_clip(float* __restrict__ out, const float* __restrict__ partial,
+                           const float* __restrict__ loss, int parts, float scale, float clip) {
     __shared__ float scratch[WARP];
     float sum = 0.0f;
     for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
@@ -57,7 +58,7 @@ GLMAE_EXPORT __global__ void __launch_bounds__(1024)
     // sqrt by the reciprocal root: 2 ulp, and no slow path. Infinite and NaN sums stay what they are.
     const float root = sum > 0.0f && sum < INFINITY ? sum * rsqrtf(sum) : sum;
     const float norm = scale * root;
-    out[0] = norm;
+    out[0] = loss && !(fabsf(*loss) < INFINITY) ? NAN : norm;
     out[1] = clip > 0.0f ? scale * fminf(1.0f, __fdividef(clip, norm + 1e-6f)) : scale;
 }
 GLMAE_KERNEL(grad_norm_fwd_f32_clip, 1024)

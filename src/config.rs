@@ -332,6 +332,8 @@ pub struct DataConfig {
     pub workers: usize,
     /// Prepared cases kept in memory, in MiB.
     pub cache_mib: usize,
+    /// Volumes kept on a GPU, in MiB, beside what a step needs.
+    pub device_cache_mib: usize,
     /// Share of bad cases that ends a run; below it they are reported and left out.
     pub bad_case_limit: f64,
 }
@@ -347,6 +349,7 @@ impl Default for DataConfig {
             holdout_every: 0,
             workers: 2,
             cache_mib: 4096,
+            device_cache_mib: 8192,
             bad_case_limit: 0.01,
         }
     }
@@ -374,6 +377,8 @@ pub struct TrainConfig {
     /// Volumes per micro-batch, and micro-batches per update.
     pub batch: usize,
     pub accumulation: usize,
+    /// Arithmetic of activations; parameters, moments and losses are f32 in any case.
+    pub precision: Precision,
     pub seed: u64,
     /// Worker threads of the CPU device; 0: all cores. Results do not depend on it.
     pub threads: usize,
@@ -388,12 +393,25 @@ pub struct TrainConfig {
     pub max_bad_steps: u32,
 }
 
+/// Arithmetic of activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on a GPU, f32 elsewhere.
+    #[default]
+    Auto,
+    F32,
+    /// bf16 storage, f32 sums: on the CUDA kernels only.
+    Bf16,
+}
+
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             steps: 24_000,
             batch: 51,
             accumulation: 1,
+            precision: Precision::Auto,
             seed: 0,
             threads: 0,
             log_every: 10,

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::device::abi::{GRAD_ACCUMULATE, GRAD_OVERWRITE};
-use crate::device::{DType, Device, Tensor, TensorMut};
+use crate::device::{DType, Device, Tensor, TensorMut, nvtx};
 use crate::nn::params::ParamLayout;
 use crate::ops::accumulate::accumulate;
 use crate::{Error, Result};
@@ -196,6 +196,7 @@ impl<'a> Tape<'a> {
         for node in self.nodes.into_iter().rev() {
             // No gradient arrives where a value was computed but not used.
             if let Some(dy) = grads.values.remove(&node.output) {
+                let _range = nvtx::range(|| format!("{}.bwd", node.op));
                 node.backward.run(dy, &mut grads).map_err(|e| in_backward(node.op, e))?;
             }
         }

@@ -6,9 +6,10 @@ use glmae::device::{DType, Device, Tensor, TensorMut};
 use glmae::lab::opcheck::{distance, within_bf16};
 use glmae::nn::params::ParamLayout;
 use glmae::ops::accumulate::accumulate;
-use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema, adamw_ema_from};
+use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
 use glmae::ops::attention::Packing;
-use glmae::ops::grad_norm::grad_norm_clip;
+use glmae::ops::center_update::center_update;
+use glmae::ops::grad_norm::grad_norm;
 use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
 use glmae::ops::row_gather::GatherPlan;
 use glmae::ops::view_cut::{ViewBox, view_cut};
@@ -214,10 +215,10 @@ fn the_update_follows_the_cpu_and_writes_the_copies() {
     let mut ours = Flat::new(&emulated(), true);
     let device = ours.params.device().clone();
     let g = grads(&device);
-    adamw_ema(&SETTINGS, &segments(), ours.buffers(&g)).unwrap();
+    update(&SETTINGS, &mut ours, &g);
     let mut theirs = Flat::new(&Device::Cpu, false);
     let g = grads(&Device::Cpu);
-    adamw_ema(&SETTINGS, &segments(), theirs.buffers(&g)).unwrap();
+    update(&SETTINGS, &mut theirs, &g);
     for (a, b) in ours.values().iter().zip(theirs.values()) {
         for (i, (a, b)) in a.iter().zip(b).enumerate() {
             assert!((a - b).abs() <= 1e-6 * (1.0 + b.abs()), "element {i}: {a} {b}");
@@ -233,38 +234,63 @@ fn the_update_follows_the_cpu_and_writes_the_copies() {
     assert!(UpdateTable::new(&device, &SETTINGS, &twice, N, TEACHER).is_err());
 }
 
-/// The factor of `grad_norm_clip` reaches the optimiser without the host, and so does its refusal.
+fn update(settings: &AdamW, flat: &mut Flat, grads: &Tensor) {
+    let table = UpdateTable::new(grads.device(), settings, &segments(), N, TEACHER).unwrap();
+    adamw_ema(&table, None, flat.buffers(grads)).unwrap();
+}
+
+/// The factor of `grad_norm` reaches the optimiser without the host, and so does its refusal.
 #[test]
 fn the_clip_factor_stays_on_the_device() {
-    let device = emulated();
-    let g = grads(&device);
-    let clip = grad_norm_clip(&g, 0.25, 3.0).unwrap();
-    let factor = clip.to_f64_vec().unwrap()[1];
-    assert!(factor > 0.0 && factor < 0.25, "{factor}");
-    let mut table = UpdateTable::new(&device, &SETTINGS, &segments(), N, TEACHER).unwrap();
-    let mut ours = Flat::new(&device, false);
-    adamw_ema_from(&table, Some(&clip), ours.buffers(&g)).unwrap();
-    let mut theirs = Flat::new(&device, false);
-    let settings = AdamW { grad_scale: factor, ..SETTINGS };
-    adamw_ema(&settings, &segments(), theirs.buffers(&g)).unwrap();
-    assert_eq!(ours.values(), theirs.values());
+    for device in [Device::Cpu, emulated()] {
+        let g = grads(&device);
+        let clip = grad_norm(&g, None, 0.25, 3.0).unwrap();
+        let factor = clip.to_f64_vec().unwrap()[1];
+        assert!(factor > 0.0 && factor < 0.25, "{factor}");
+        let mut table = UpdateTable::new(&device, &SETTINGS, &segments(), N, TEACHER).unwrap();
+        let mut ours = Flat::new(&device, false);
+        adamw_ema(&table, Some(&clip), ours.buffers(&g)).unwrap();
+        let mut theirs = Flat::new(&device, false);
+        let settings = AdamW { grad_scale: factor, ..SETTINGS };
+        update(&settings, &mut theirs, &g);
+        assert_eq!(ours.values(), theirs.values());
 
-    for bad in [f64::NAN, f64::INFINITY] {
-        let mut data = normal(14, N);
-        data[777] = bad;
-        let g = Tensor::from_f64(&device, DType::F32, &data, &[N]).unwrap();
-        let clip = grad_norm_clip(&g, 0.25, 3.0).unwrap();
-        let mut kept = Flat::new(&device, true);
-        let before = kept.values();
-        adamw_ema_from(&table, Some(&clip), kept.buffers(&g)).unwrap();
-        assert_eq!(kept.values(), before, "{bad}");
+        // The same table with the numbers of another step.
+        let next = AdamW { lr: 0.5, ..settings };
+        table.set(&next, &segments()).unwrap();
+        let (mut ours, mut theirs) = (Flat::new(&device, false), Flat::new(&device, false));
+        adamw_ema(&table, None, ours.buffers(&g)).unwrap();
+        update(&next, &mut theirs, &g);
+        assert_eq!(ours.values(), theirs.values());
     }
+}
 
-    // The same table with the numbers of another step.
-    let next = AdamW { lr: 0.5, ..settings };
-    table.set(&next, &segments()).unwrap();
-    let (mut ours, mut theirs) = (Flat::new(&device, false), Flat::new(&device, false));
-    adamw_ema_from(&table, None, ours.buffers(&g)).unwrap();
-    adamw_ema(&next, &segments(), theirs.buffers(&g)).unwrap();
-    assert_eq!(ours.values(), theirs.values());
+/// One number that is not finite, in the gradients or in the loss, and nothing is updated.
+#[test]
+fn what_is_not_finite_changes_nothing() {
+    for device in [Device::Cpu, emulated()] {
+        let tensor = |x: &[f64]| Tensor::from_f64(&device, DType::F32, x, &[x.len()]).unwrap();
+        let table = UpdateTable::new(&device, &SETTINGS, &segments(), N, TEACHER).unwrap();
+        let good = (normal(14, N), 2.5);
+        let mut cases = vec![good.clone()];
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut broken = good.clone();
+            broken.0[777] = bad;
+            cases.extend([broken, (good.0.clone(), bad)]);
+        }
+        for (i, (g, loss)) in cases.iter().enumerate() {
+            let g = tensor(g);
+            let clip = grad_norm(&g, Some(&tensor(&[*loss])), 0.25, 3.0).unwrap();
+            assert_eq!(clip.to_f64_vec().unwrap()[0].is_finite(), i == 0, "{loss}");
+            let mut kept = Flat::new(&device, device != Device::Cpu);
+            let before = kept.values();
+            adamw_ema(&table, Some(&clip), kept.buffers(&g)).unwrap();
+            assert_eq!(kept.values() == before, i > 0, "case {i} on {device:?}");
+            let mut center = tensor(&normal(3, 300));
+            let logits = tensor(&normal(4, 600)).reshape(&[2, 300]).unwrap();
+            center_update(&mut center, &[logits], 0.9, Some(&clip)).unwrap();
+            let before = tensor(&normal(3, 300)).to_f64_vec().unwrap();
+            assert_eq!(center.to_f64_vec().unwrap() == before, i > 0, "case {i} on {device:?}");
+        }
+    }
 }

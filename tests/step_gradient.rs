@@ -67,14 +67,16 @@ fn check(settings: &[&str]) -> usize {
         let mut rng = Rng::new(11, Purpose::Mask, 0, 0, i as u32);
         Mask::random(&mut rng, tokens, config.views.visible(tokens))
     });
-    let mut batch = Batch::empty(&device, dtype, shape.clone(), masks.collect()).unwrap();
+    let mut batch = Batch::empty(&device, dtype, &shape).unwrap();
+    batch.masks = masks.collect();
     let voxels = random(shape.voxels(), 9, 0.3, 1.0);
     batch.voxels = Tensor::from_slice(&device, &voxels, &[voxels.len()]).unwrap();
     let plan = StepPlan::new(&device, &config, &nets, &batch, Predict::Masked).unwrap();
 
+    let inv_tau = Tensor::from_slice(&device, &[1.0 / 0.3], &[1]).unwrap();
     let mut grads = ParamGrads::new(&device, dtype, weights.student.layout()).unwrap();
     let mut tape = Tape::new(&device);
-    let pass = forward(&mut tape, &config, &nets, &weights, &batch, &plan, 0.3).unwrap();
+    let pass = forward(&mut tape, &config, &nets, &weights, &batch, &plan, &inv_tau).unwrap();
     let total = pass.total.clone();
     drop(pass);
     tape.backward(&total, &mut grads).unwrap();
@@ -90,8 +92,8 @@ fn check(settings: &[&str]) -> usize {
                 x[i] += h;
                 let mut tape = Tape::inference(&device);
                 let pass =
-                    forward(&mut tape, &config, &nets, &weights, &batch, &plan, 0.3).unwrap();
-                let value = pass.losses.total;
+                    forward(&mut tape, &config, &nets, &weights, &batch, &plan, &inv_tau).unwrap();
+                let value = pass.losses.read().unwrap().total;
                 drop(pass);
                 drop(tape);
                 weights.student.flat_mut().host_mut::<f64>().unwrap()[i] = old;

@@ -2,13 +2,12 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use glmae::device::DType;
 use glmae::error::exit;
 use glmae::lab::bench_step::{StepBench, StepBenchOptions, bench_step};
 use serde_json::json;
 
 use super::bench_kernels;
-use super::config_args::DeviceArg;
+use super::config_args::{Arithmetic, DeviceArg, LaunchArg};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -31,6 +30,7 @@ Examples:
   glmae bench step --preset small --device cpu --threads 2
   glmae bench step --preset tiny --json
   glmae bench step --preset vit-b --set train.batch=1 --repeats 3
+  glmae bench step --preset vit-b --device cuda --dtype bf16 --set train.batch=4   [--no-graph]
   scripts/bench-cpu-vs-torch.sh                               side by side with PyTorch
 
 GFLOP is the work that the method needs (visible patches embedded, masked rows predicted), counted as
@@ -44,6 +44,11 @@ struct StepArgs {
     set: Vec<String>,
     #[command(flatten)]
     device: DeviceArg,
+    /// Arithmetic of activations; bf16 on the CUDA kernels, f64 on the CPU
+    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
+    dtype: Arithmetic,
+    #[command(flatten)]
+    launches: LaunchArg,
     /// Threads of the CPU device, 0: all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -74,7 +79,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let config = glmae::config::Config::load(&args.preset, &args.set)?;
     let options = StepBenchOptions {
         device: args.device.parse()?,
-        dtype: DType::F32,
+        dtype: args.dtype.into(),
+        launches: args.launches.launches(),
         threads: args.threads,
         warmup: args.warmup,
         repeats: args.repeats,

@@ -1,8 +1,9 @@
 //! The flags that make a configuration: a preset or a file, then flags, each of which is a key.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use glmae::config::Config;
-use glmae::device::Device;
+use glmae::device::{DType, Device};
+use glmae::train::program::Launches;
 
 /// Shared by the verbs that train.
 #[derive(Args, Default)]
@@ -93,5 +94,37 @@ pub struct DeviceArg {
 impl DeviceArg {
     pub fn parse(&self) -> glmae::Result<Device> {
         Device::parse(&self.device)
+    }
+}
+
+/// How launches are started.
+#[derive(Args)]
+pub struct LaunchArg {
+    /// Start every kernel by itself instead of the whole step as one CUDA graph (same results)
+    #[arg(long)]
+    no_graph: bool,
+}
+
+impl LaunchArg {
+    pub fn launches(&self) -> Launches {
+        if self.no_graph { Launches::Single } else { Launches::Graph }
+    }
+}
+
+/// Arithmetic of a run that is checked or timed.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Arithmetic {
+    F32,
+    F64,
+    Bf16,
+}
+
+impl From<Arithmetic> for DType {
+    fn from(arithmetic: Arithmetic) -> Self {
+        match arithmetic {
+            Arithmetic::F32 => Self::F32,
+            Arithmetic::F64 => Self::F64,
+            Arithmetic::Bf16 => Self::Bf16,
+        }
     }
 }

@@ -7,7 +7,7 @@ use glmae::data::synthetic::generate;
 use glmae::error::exit;
 
 use super::config_args::{ConfigArgs, DeviceArg};
-use super::engine::{self, Resume, RunOptions};
+use super::engine::{self, RunOptions};
 use super::{summary, term};
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<u8> {
         generate(&scans, args.scans, config.train.seed)?;
     }
     eprintln!("pre-training for {} steps on {}", config.train.steps, device.name());
-    let options = RunOptions { out: run.clone(), resume: Resume::Auto, device, dry_run: false };
+    let options = RunOptions::new(&run, device);
     let done = engine::pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;
     term::print(&next(&scans, &run, done.checkpoint.as_deref()))?;

@@ -1,5 +1,6 @@
 //! `glmae pretrain`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use glmae::Error;
 use glmae::config::Config;
 use glmae::error::exit;
 
-use super::config_args::{ConfigArgs, DeviceArg};
+use super::config_args::{ConfigArgs, DeviceArg, LaunchArg};
 use super::engine::{self, Resume, RunOptions};
 use super::{summary, term};
 
@@ -40,6 +41,12 @@ pub struct Args {
     /// Check configuration and data, print the memory plan, write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Let a profiler collect steps A to B - 1 only: `nsys profile -c cudaProfilerApi`, `ncu
+    /// --profile-from-start off`
+    #[arg(long, value_name = "A..B", value_parser = steps)]
+    profile_steps: Option<Range<u64>>,
+    #[command(flatten)]
+    launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
@@ -49,11 +56,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let mut config = args.overrides.load(&args.config)?;
     set_data(&mut config, args.data.as_ref())?;
+    let device = args.device.parse()?;
     let options = RunOptions {
-        out: args.out.clone(),
         resume: args.resume.parse::<Resume>()?,
-        device: args.device.parse()?,
+        launches: args.launches.launches(),
+        profile: args.profile_steps.clone(),
         dry_run: args.dry_run,
+        ..RunOptions::new(&args.out, device)
     };
     let done = engine::pretrain(&config, &options)?;
     if args.dry_run {
@@ -64,6 +73,14 @@ pub fn run(args: &Args) -> Result<u8> {
         term::print(&summary::text(&done, &args.out))?;
     }
     Ok(exit::OK)
+}
+
+fn steps(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match parsed {
+        Some((begin, end)) if begin < end => Ok(begin..end),
+        _ => Err("two numbers A..B with A < B, such as 20..23".into()),
+    }
 }
 
 fn set_data(config: &mut Config, flag: Option<&PathBuf>) -> glmae::Result<()> {

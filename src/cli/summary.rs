@@ -76,10 +76,17 @@ fn attention(summary: &Summary) -> String {
 
 /// The memory that a run needs.
 pub fn plan(plan: &MemoryPlan) -> String {
-    let mut table = Table::new(&["<memory", ">bytes"]);
-    for (class, bytes) in plan.classes() {
-        table.row([class.to_owned(), term::bytes(bytes)]);
+    let mut table = Table::new(&["<memory of the device", ">bytes"]);
+    for (class, bytes) in &plan.classes {
+        table.row([(*class).to_owned(), term::bytes(*bytes)]);
     }
-    table.row(["on the device".to_owned(), term::bytes(plan.device_bytes())]);
-    table.render("  ")
+    table.row(["peak".to_owned(), term::bytes(plan.peak_bytes)]);
+    table.row(["with rounding and gaps".to_owned(), term::bytes(plan.reserved_bytes)]);
+    format!(
+        "{}\nactivations in {}, {} launches per step; up to {} of host memory for prepared cases\n",
+        table.render("  "),
+        plan.dtype,
+        plan.launches,
+        term::bytes(plan.cache_bytes)
+    )
 }

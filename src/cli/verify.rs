@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::ValueEnum;
 use glmae::device::DType;
 use glmae::error::exit;
 use glmae::lab::case::ReferenceCase;
@@ -12,7 +11,7 @@ use glmae::{Error, atomic};
 use safetensors::tensor::TensorView;
 use serde::Serialize;
 
-use super::config_args::DeviceArg;
+use super::config_args::{Arithmetic, DeviceArg};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -43,12 +42,6 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Arithmetic {
-    F32,
-    F64,
-}
-
 #[derive(Serialize)]
 struct CaseReport {
     case: PathBuf,
@@ -61,10 +54,7 @@ struct CaseReport {
 
 pub fn run(args: &Args) -> Result<u8> {
     let device = args.device.parse()?;
-    let dtype = match args.dtype {
-        Arithmetic::F32 => DType::F32,
-        Arithmetic::F64 => DType::F64,
-    };
+    let dtype = DType::from(args.dtype);
     let bounds = Bounds::of(dtype);
     let mut reports = Vec::new();
     for path in &args.cases {

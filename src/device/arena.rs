@@ -33,7 +33,7 @@ struct Block {
     segment: u64,
     pool: Pool,
     /// What holds it; `None` when it is free.
-    name: Option<String>,
+    name: Option<&'static str>,
 }
 
 /// Bytes of device memory by what becomes of them.
@@ -55,13 +55,17 @@ pub struct Arena {
     free: HashMap<Pool, BTreeSet<(usize, u64)>>,
     segments: BTreeMap<u64, usize>,
     usage: Usage,
+    /// Bytes held by name, now and when the most was held.
+    by_name: BTreeMap<&'static str, usize>,
+    peak_by_name: BTreeMap<&'static str, usize>,
     current: Owner,
     last_owner: Owner,
     /// Blocks of others that were given back during a capture: the graph may still use them.
     held: HashMap<Owner, Vec<u64>>,
 }
 
-fn rounded(bytes: usize) -> usize {
+/// What a request really takes.
+pub fn rounded(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of(UNIT)
 }
 
@@ -74,6 +78,15 @@ impl Arena {
     #[cfg(feature = "cuda")]
     pub fn reset_peak(&mut self) {
         self.usage.peak = self.usage.live;
+        self.peak_by_name = self.by_name.clone();
+    }
+
+    /// Name and bytes at the moment when the most was held, the largest first.
+    pub fn peak_by_class(&self) -> Vec<(&'static str, usize)> {
+        let mut rows: Vec<_> =
+            self.peak_by_name.iter().map(|(&name, &n)| (name, n)).filter(|r| r.1 > 0).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.1));
+        rows
     }
 
     fn pool(&self, bytes: usize) -> Pool {
@@ -82,14 +95,14 @@ impl Arena {
 
     /// A block of at least `bytes`; `None` when a segment of [`Arena::segment_bytes`] must be added
     /// first.
-    pub fn take(&mut self, bytes: usize, name: &str) -> Option<u64> {
+    pub fn take(&mut self, bytes: usize, name: &'static str) -> Option<u64> {
         let bytes = rounded(bytes);
         let pool = self.pool(bytes);
         let free = self.free.get_mut(&pool)?;
         let &(size, at) = free.range((bytes, 0)..).next()?;
         free.remove(&(size, at));
         let block = self.blocks.get_mut(&at)?;
-        block.name = Some(name.to_owned());
+        block.name = Some(name);
         let (rest, segment) = (size - bytes, block.segment);
         if rest >= UNIT {
             block.bytes = bytes;
@@ -97,8 +110,14 @@ impl Arena {
             free.insert((rest, behind));
             self.blocks.insert(behind, Block { bytes: rest, segment, pool, name: None });
         }
-        self.usage.live += bytes;
-        self.usage.peak = self.usage.peak.max(self.usage.live);
+        // What is left of the block, if less than a unit, is held as well.
+        let held = if rest >= UNIT { bytes } else { size };
+        self.usage.live += held;
+        *self.by_name.entry(name).or_default() += held;
+        if self.usage.live > self.usage.peak {
+            self.usage.peak = self.usage.live;
+            self.peak_by_name.clone_from(&self.by_name);
+        }
         Some(at)
     }
 
@@ -139,7 +158,9 @@ impl Arena {
     fn release(&mut self, at: u64) {
         let Some(mut block) = self.blocks.remove(&at) else { return };
         self.usage.live -= block.bytes;
-        block.name = None;
+        if let Some(held) = block.name.take().and_then(|name| self.by_name.get_mut(name)) {
+            *held -= block.bytes;
+        }
         let mut at = at;
         let behind = at + block.bytes as u64;
         let merges = |other: &Block| other.segment == block.segment && other.name.is_none();
@@ -203,17 +224,16 @@ impl Arena {
     }
 
     /// The `n` names that hold the most bytes: name, blocks, bytes.
-    pub fn largest(&self, n: usize) -> Vec<(String, usize, usize)> {
-        let mut by_name: BTreeMap<(&str, usize), usize> = BTreeMap::new();
+    #[cfg(any(feature = "cuda", test))]
+    pub fn largest(&self, n: usize) -> Vec<(&'static str, usize, usize)> {
+        let mut by_name: BTreeMap<(&'static str, usize), usize> = BTreeMap::new();
         for block in self.blocks.values() {
-            if let Some(name) = &block.name {
+            if let Some(name) = block.name {
                 *by_name.entry((name, block.bytes)).or_default() += 1;
             }
         }
-        let mut rows: Vec<_> = by_name
-            .into_iter()
-            .map(|((name, b), count)| (name.to_owned(), count, b * count))
-            .collect();
+        let mut rows: Vec<_> =
+            by_name.into_iter().map(|((name, b), count)| (name, count, b * count)).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.2));
         rows.truncate(n);
         rows
@@ -329,7 +349,7 @@ mod tests {
         driver.alloc(1 << 20);
         driver.alloc(1 << 20);
         driver.alloc(3 << 19);
-        assert_eq!(driver.arena.largest(1), [("x".to_owned(), 2, 2 << 20)]);
+        assert_eq!(driver.arena.largest(1), [("x", 2, 2 << 20)]);
         assert_eq!(driver.arena.largest(5).len(), 2);
     }
 }

@@ -25,6 +25,14 @@ impl DType {
         }
     }
 
+    /// What parameters are kept in when activations are of this dtype: bf16 goes with f32.
+    pub const fn master(self) -> Self {
+        match self {
+            Self::Bf16 => Self::F32,
+            other => other,
+        }
+    }
+
     /// Lower-case name, as users write it (`--dtype f32`).
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,13 +1,15 @@
 //! Floor 1: where tensors live and where ops run.
 
 pub mod abi;
-#[cfg(any(feature = "cuda", test))]
 mod arena;
 mod call;
+pub mod class;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dry;
 mod dtype;
 pub mod emulated;
+mod graph;
 pub mod launch;
 pub mod memory;
 pub mod nvtx;
@@ -16,9 +18,12 @@ mod tensor;
 
 use std::sync::Arc;
 
+pub use arena::Usage;
 pub(crate) use call::KernelCall;
+pub use dry::Dry;
 pub(crate) use dtype::with_real;
 pub use dtype::{DType, Element, Real};
+pub use graph::Graph;
 pub use tensor::{Tensor, TensorMut};
 
 use self::emulated::{Emulated, Mode, Options, Schedule};
@@ -32,6 +37,8 @@ pub enum Device {
     Cpu,
     /// The CUDA kernels, executed on the host.
     Emulated(Arc<Emulated>),
+    /// No arithmetic: only the books of memory, for plans.
+    Dry(Arc<Dry>),
     /// The CUDA kernels on a GPU.
     #[cfg(feature = "cuda")]
     Cuda(Arc<cuda::Cuda>),
@@ -88,13 +95,45 @@ impl Device {
         Self::Emulated(Arc::new(Emulated::new(Options { mode, schedule, ..Options::default() })))
     }
 
+    /// A device that only keeps the books of memory; see [`Dry`].
+    pub fn dry() -> Self {
+        Self::Dry(Arc::default())
+    }
+
     /// Name as a user writes it.
     pub fn name(&self) -> String {
         match self {
             Self::Cpu => "cpu".into(),
             Self::Emulated(_) => "emulated".into(),
+            Self::Dry(_) => "dry".into(),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => format!("cuda ({})", cuda.name()),
+        }
+    }
+
+    /// Gives memory that no tensor uses back to the driver, for somebody else to get.
+    pub fn release_unused(&self) -> Result<()> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.release_unused(),
+            Self::Dry(dry) => {
+                dry.release_unused();
+                Ok(())
+            }
+            Self::Cpu | Self::Emulated(_) => Ok(()),
+        }
+    }
+
+    /// Starts (or stops) collection by a profiler that waits for the program to say so: `nsys profile
+    /// -c cudaProfilerApi`, `ncu --profile-from-start off`. Only GPUs have such profilers.
+    pub fn profile(&self, on: bool) -> Result<()> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.profile(on),
+            _ => {
+                tracing::debug!(on, "no profiler on {}", self.name());
+                Ok(())
+            }
         }
     }
 
@@ -108,6 +147,7 @@ impl Device {
                 }
                 emulated.launch(name, config, args)
             }
+            Self::Dry(dry) => dry.launch(name, config, args),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
                 if config.shared_bytes > 48 << 10 {
@@ -122,6 +162,7 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("upload to the CPU".into())),
             Self::Emulated(emulated) => emulated.upload(to, bytes),
+            Self::Dry(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.upload(to, bytes),
         }
@@ -131,6 +172,10 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("download from the CPU".into())),
             Self::Emulated(emulated) => emulated.download(from, bytes),
+            Self::Dry(_) => {
+                bytes.fill(0);
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.download(from, bytes),
         }
@@ -140,6 +185,7 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("device copy on the CPU".into())),
             Self::Emulated(emulated) => emulated.copy(to, from, bytes),
+            Self::Dry(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.copy(to, from, bytes),
         }
@@ -149,6 +195,7 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported("device fill on the CPU".into())),
             Self::Emulated(emulated) => emulated.fill(to, 0, bytes),
+            Self::Dry(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.fill(to, 0, bytes),
         }
@@ -166,6 +213,7 @@ impl PartialEq for Device {
         match (self, other) {
             (Self::Cpu, Self::Cpu) => true,
             (Self::Emulated(a), Self::Emulated(b)) => Arc::ptr_eq(a, b),
+            (Self::Dry(a), Self::Dry(b)) => Arc::ptr_eq(a, b),
             #[cfg(feature = "cuda")]
             (Self::Cuda(a), Self::Cuda(b)) => Arc::ptr_eq(a, b),
             _ => false,

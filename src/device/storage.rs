@@ -1,8 +1,8 @@
 //! The memory behind tensors: pooled host memory on the CPU, an allocation of the device elsewhere.
 
-use super::Device;
 use super::launch::DevicePtr;
 use super::memory::HostMemory;
+use super::{Device, class};
 use crate::Result;
 
 /// One allocation.
@@ -22,12 +22,16 @@ impl Storage {
         match device {
             Device::Cpu => Ok(Self::Host(HostMemory::new(bytes))),
             Device::Emulated(emulated) => {
-                let ptr = emulated.alloc(bytes.max(1), "tensor")?;
+                let ptr = emulated.alloc(bytes.max(1), class::current())?;
+                Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
+            }
+            Device::Dry(dry) => {
+                let ptr = dry.alloc(bytes.max(1), class::current())?;
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {
-                let ptr = cuda.alloc(bytes.max(1), "tensor")?;
+                let ptr = cuda.alloc(bytes.max(1), class::current())?;
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
             }
         }
@@ -39,6 +43,7 @@ impl Drop for DeviceMemory {
         let freed = match &self.device {
             Device::Cpu => Ok(()),
             Device::Emulated(emulated) => emulated.free(self.ptr),
+            Device::Dry(dry) => dry.free(self.ptr),
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => cuda.free(self.ptr),
         };

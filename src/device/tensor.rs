@@ -195,6 +195,17 @@ impl Tensor {
         Ok(out)
     }
 
+    /// Downloads the elements as f32; f64 ones are rounded.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
+        match self.dtype {
+            DType::F32 => self.to_vec::<f32>(),
+            DType::Bf16 => {
+                Ok(self.to_vec::<half::bf16>()?.into_iter().map(half::bf16::to_f32).collect())
+            }
+            _ => Ok(self.to_f64_vec()?.into_iter().map(|x| x as f32).collect()),
+        }
+    }
+
     /// Downloads the elements as f64, whatever the dtype.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
         fn cast<T: Element>(tensor: &Tensor) -> Result<Vec<f64>> {
@@ -317,6 +328,27 @@ impl<'a> TensorMut<'a> {
             device => device.upload(self.ptr_mut()?, bytemuck::cast_slice(data))?,
         }
         Ok(())
+    }
+
+    /// Copies `from`, a tensor on the same device or on the CPU with as many elements of this dtype.
+    pub fn assign(&mut self, from: &Tensor) -> Result<()> {
+        if self.len() != from.len() || self.dtype() != from.dtype {
+            let expected = format!("{} {}", self.len(), self.dtype());
+            return Err(Error::shape("assign", expected, format!("{from:?}")));
+        }
+        let bytes = self.len() * self.dtype().size();
+        match (self.device().clone(), &from.device) {
+            (Device::Cpu, Device::Cpu) => {
+                let start = self.offset * self.tensor.dtype.size();
+                let to = self.tensor.host_bytes_mut()?;
+                to[start..start + bytes].copy_from_slice(from.host_bytes()?);
+                Ok(())
+            }
+            _ if bytes == 0 => Ok(()),
+            (device, Device::Cpu) => device.upload(self.ptr_mut()?, from.host_bytes()?),
+            (device, there) if device == *there => device.copy(self.ptr_mut()?, from.ptr()?, bytes),
+            (device, there) => Err(Error::shape("assign", device.name(), there.name())),
+        }
     }
 
     /// Uploads f64 values, rounded to the dtype.

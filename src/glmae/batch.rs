@@ -1,10 +1,10 @@
 //! A batch of views: the voxels of all global and local views of a few volumes, and their masks.
 
 use super::mask::Mask;
-use crate::Result;
 use crate::config::Config;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::patch_gather::VolumeAt;
+use crate::{Error, Result};
 
 /// Global or local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +106,21 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch with voxels still to be written.
-    pub fn empty(
-        device: &Device,
-        dtype: DType,
-        shape: BatchShape,
-        masks: Vec<Mask>,
-    ) -> Result<Self> {
+    /// A batch with voxels and masks still to be written: zeros, and nothing masked.
+    pub fn empty(device: &Device, dtype: DType, shape: &BatchShape) -> Result<Self> {
         let voxels = Tensor::zeros(device, dtype, &[shape.voxels()])?;
-        Ok(Self { shape, voxels, masks })
+        let masks = shape.kinds().map(|kind| Mask::none(shape.tokens(kind))).collect();
+        Ok(Self { shape: shape.clone(), voxels, masks })
+    }
+
+    /// Takes over the views and masks of another batch of the same shape; the voxels stay where they
+    /// are, for a captured step to read.
+    pub fn assign(&mut self, other: &Self) -> Result<()> {
+        if self.shape != other.shape {
+            let expected = format!("{:?}", self.shape);
+            return Err(Error::shape("batch", expected, format!("{:?}", other.shape)));
+        }
+        self.masks.clone_from(&other.masks);
+        self.voxels.as_mut().assign(&other.voxels)
     }
 }

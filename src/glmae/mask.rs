@@ -37,6 +37,11 @@ impl Mask {
         Ok(Self::build(tokens, keep.to_vec()))
     }
 
+    /// The first `visible` tokens are visible: all that a plan of memory needs to know of a mask.
+    pub fn leading(tokens: usize, visible: usize) -> Self {
+        Self::build(tokens, (0..visible.min(tokens)).collect())
+    }
+
     /// Keeps every token in raster order: what the teacher sees.
     pub fn none(tokens: usize) -> Self {
         Self::build(tokens, (0..tokens).collect())

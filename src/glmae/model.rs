@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::config::Config;
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Tensor, class};
 use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::head::ProjectionHead;
@@ -39,8 +39,10 @@ pub struct Weights {
 }
 
 impl Networks {
-    /// Networks for `config`; position tables in `dtype` on `device`.
+    /// Networks for `config` on `device`, for activations of `dtype` (position tables stay f32 when
+    /// that is bf16).
     pub fn new(device: &Device, dtype: DType, config: &Config) -> Result<Self> {
+        let _class = class::scope("tables");
         let mut layout = ParamLayout::default();
         let encoder = Encoder::new(&mut layout, &config.model);
         let head = config
@@ -57,7 +59,7 @@ impl Networks {
             encoder,
             head,
             decoders,
-            tables: PositionTables::new(device, dtype, config)?,
+            tables: PositionTables::new(device, dtype.master(), config)?,
             student_layout: Arc::new(layout),
             teacher_layout,
         })
@@ -82,13 +84,15 @@ impl Networks {
 }
 
 impl Weights {
-    /// Zeros in the right shapes, to be initialised or loaded.
+    /// Zeros in the right shapes, to be initialised or loaded, for activations of `dtype`: with bf16 the
+    /// values stay f32 and have bf16 copies beside them ([`Params::refresh_half`]).
     pub fn zeros(device: &Device, dtype: DType, config: &Config, nets: &Networks) -> Result<Self> {
+        let _class = class::scope("weights");
         let student = Params::zeros(device, dtype, nets.student_layout.clone(), true)?;
         let (mut teacher, mut center) = (None, None);
         if config.loss.objective.has_teacher() {
             teacher = Some(Params::zeros(device, dtype, nets.teacher_layout.clone(), false)?);
-            center = Some(Tensor::zeros(device, dtype, &[config.head.prototypes])?);
+            center = Some(Tensor::zeros(device, dtype.master(), &[config.head.prototypes])?);
         }
         Ok(Self { student, teacher, center })
     }
@@ -101,6 +105,13 @@ impl Weights {
             let front = weights.student.flat().view(0, &[teacher.layout().len()])?;
             *teacher.flat_mut() = front.duplicate()?;
         }
+        weights.refresh_half()?;
         Ok(weights)
+    }
+
+    /// Brings bf16 copies up to date after values were written.
+    pub fn refresh_half(&mut self) -> Result<()> {
+        self.student.refresh_half()?;
+        self.teacher.as_mut().map_or(Ok(()), Params::refresh_half)
     }
 }

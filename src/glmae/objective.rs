@@ -5,7 +5,7 @@ use super::mask::Mask;
 use super::model::{Networks, Weights};
 use super::plan::{DecodePlan, EncodePlan, Predict, decode_plan, encode_plan, pair_plan};
 use crate::config::Config;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Tensor, TensorMut};
 use crate::ops::patch_gather::VoxelOrder;
 use crate::ops::soft_cross_entropy::{PairPlan, Targets};
 use crate::ops::teacher_targets::teacher_targets;
@@ -58,6 +58,26 @@ impl StepPlan {
         }
         Ok(plan)
     }
+
+    /// Takes over the masks of another plan of the same sizes; what does not depend on masks, and
+    /// where the tables stand, stays.
+    pub fn refill(&mut self, other: &Self) -> Result<()> {
+        self.student.refill(&other.student)?;
+        for (mine, other) in self.decode.iter_mut().zip(&other.decode) {
+            mine.refill(other)?;
+        }
+        Ok(())
+    }
+}
+
+/// A term of the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    RecGlobal,
+    RecLocal,
+    /// Global-to-global and local-to-global consistency.
+    G2g,
+    L2g,
 }
 
 /// The terms of the loss; absent ones do not belong to the objective.
@@ -83,13 +103,62 @@ impl Losses {
         ];
         terms.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
+
+    /// From what [`LossTensors::write`] left: the total, then the values of `terms`.
+    pub fn from_values(terms: &[Term], values: &[f64]) -> Self {
+        let (total, values) = values.split_first().unwrap_or((&f64::NAN, &[]));
+        let mut losses = Self { total: *total, ..Self::default() };
+        for (term, value) in terms.iter().zip(values) {
+            let place = match term {
+                Term::RecGlobal => &mut losses.rec_global,
+                Term::RecLocal => &mut losses.rec_local,
+                Term::G2g => &mut losses.g2g,
+                Term::L2g => &mut losses.l2g,
+            };
+            *place = Some(*value);
+        }
+        losses
+    }
+}
+
+/// The loss of a pass where it was computed, so that no host has to wait for it.
+pub struct LossTensors {
+    /// `[1]`.
+    pub total: Tensor,
+    parts: Vec<(Vec<Term>, Tensor)>,
+}
+
+impl LossTensors {
+    /// The terms in the order of [`LossTensors::write`].
+    pub fn terms(&self) -> Vec<Term> {
+        self.parts.iter().flat_map(|(terms, _)| terms.iter().copied()).collect()
+    }
+
+    /// Writes the total and every term to `to` from element `at` on; returns how many.
+    pub fn write(&self, to: &mut Tensor, at: usize) -> Result<usize> {
+        let mut end = at;
+        for tensor in std::iter::once(&self.total).chain(self.parts.iter().map(|(_, t)| t)) {
+            TensorMut::new(to, end, tensor.shape())?.assign(tensor)?;
+            end += tensor.len();
+        }
+        Ok(end - at)
+    }
+
+    /// The values, once they are there.
+    pub fn read(&self) -> Result<Losses> {
+        let mut values = self.total.to_f64_vec()?;
+        for (_, tensor) in &self.parts {
+            values.extend(tensor.to_f64_vec()?);
+        }
+        Ok(Losses::from_values(&self.terms(), &values))
+    }
 }
 
 /// What a forward pass leaves behind.
 pub struct Pass {
     /// The scalar to differentiate.
     pub total: Var,
-    pub losses: Losses,
+    pub losses: LossTensors,
     /// Encoder output of the student, packed, and the predictions of each decoder.
     pub latent: Var,
     pub predictions: Vec<Var>,
@@ -110,6 +179,8 @@ pub struct Consistency {
 }
 
 /// One forward pass. The teacher runs on a tape that does not record: no gradient flows to it.
+/// `inv_tau` `[1]` is one over the teacher's temperature. Nothing is downloaded, so that the pass can
+/// be captured.
 ///
 /// Source: gl-mae 1.5 and 1.6; peer README, "Losses".
 pub fn forward<'a>(
@@ -119,7 +190,7 @@ pub fn forward<'a>(
     weights: &'a Weights,
     batch: &Batch,
     plan: &'a StepPlan,
-    tau_t: f64,
+    inv_tau: &Tensor,
 ) -> Result<Pass> {
     let voxels = Var::constant(batch.voxels.clone());
     let teacher = match (&plan.teacher, &weights.teacher, &nets.head) {
@@ -137,8 +208,7 @@ pub fn forward<'a>(
     let latent = nets.encode(tape, params, &voxels, &plan.student)?;
 
     let loss = &config.loss;
-    let mut losses = Losses::default();
-    let mut parts: Vec<(Var, Vec<f64>)> = Vec::new();
+    let mut parts: Vec<(Var, Vec<Term>, Vec<f64>)> = Vec::new();
     let mut predictions = Vec::new();
     for (decoder, plan) in nets.decoders.iter().zip(&plan.decode) {
         let pred = decoder.forward(
@@ -152,16 +222,15 @@ pub fn forward<'a>(
         )?;
         let (order, dtype) = (VoxelOrder::ChannelsLast, batch.voxels.dtype());
         let target = tape.patch_gather(&voxels, &plan.targets, order, dtype)?;
-        let kinds = [(0, loss.rec_global), (1, loss.rec_local)];
-        let kinds: Vec<(usize, f64)> =
-            kinds.into_iter().filter(|&(k, _)| plan.kind_rows[k] > 0).collect();
-        let rows: Vec<usize> = kinds.iter().map(|&(k, _)| plan.kind_rows[k]).collect();
-        let rec = tape.masked_mse(&pred, &target, &rows, loss.norm_pix)?;
-        for (&(kind, _), value) in kinds.iter().zip(rec.value().to_f64_vec()?) {
-            let term = if kind == 0 { &mut losses.rec_global } else { &mut losses.rec_local };
-            *term = Some(value);
+        let kinds = [(Term::RecGlobal, loss.rec_global), (Term::RecLocal, loss.rec_local)];
+        let (mut rows, mut terms, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for ((term, weight), &n) in kinds.into_iter().zip(&plan.kind_rows).filter(|k| *k.1 > 0) {
+            rows.push(n);
+            terms.push(term);
+            weights.push(weight);
         }
-        parts.push((rec, kinds.into_iter().map(|(_, weight)| weight).collect()));
+        let rec = tape.masked_mse(&pred, &target, &rows, loss.norm_pix)?;
+        parts.push((rec, terms, weights));
         predictions.push(pred);
     }
 
@@ -172,29 +241,27 @@ pub fn forward<'a>(
         };
         let cls = tape.row_gather(&latent, &plan.student.cls)?;
         let logits = head.forward(tape, params, &cls)?;
-        let inv_tau =
-            Tensor::from_f64(tape.device(), teacher_logits.dtype(), &[1.0 / tau_t], &[1])?;
         let (center, inv_tau) =
-            teacher_targets(loss.teacher_targets, &teacher_logits, running, &inv_tau)?;
+            teacher_targets(loss.teacher_targets, &teacher_logits, running, inv_tau)?;
         let targets = Targets { logits: &teacher_logits, center: &center, inv_tau: &inv_tau };
-        let terms = tape.soft_cross_entropy(&logits, &targets, loss.tau_s, pairs)?;
-        let mut weights = Vec::new();
-        let mut values = terms.value().to_f64_vec()?.into_iter();
+        let values = tape.soft_cross_entropy(&logits, &targets, loss.tau_s, pairs)?;
+        let (mut terms, mut weights) = (Vec::new(), Vec::new());
         if loss.objective.has_g2g() {
-            losses.g2g = values.next();
+            terms.push(Term::G2g);
             weights.push(loss.beta1);
         }
         if loss.objective.has_l2g() {
-            losses.l2g = values.next();
+            terms.push(Term::L2g);
             weights.push(loss.beta2);
         }
-        parts.push((terms, weights));
+        parts.push((values, terms, weights));
         let student_logits = logits.value().clone();
         consistency =
             Some(Consistency { student_logits, teacher_cls, teacher_logits, center, inv_tau });
     }
-    let parts: Vec<(&Var, &[f64])> = parts.iter().map(|(v, w)| (v, &w[..])).collect();
-    let total = tape.weighted_sum(&parts)?;
-    losses.total = total.value().to_f64_vec()?.first().copied().unwrap_or(f64::NAN);
+    let weighted: Vec<(&Var, &[f64])> = parts.iter().map(|(v, _, w)| (v, &w[..])).collect();
+    let total = tape.weighted_sum(&weighted)?;
+    let parts = parts.into_iter().map(|(v, terms, _)| (terms, v.value().clone())).collect();
+    let losses = LossTensors { total: total.value().clone(), parts };
     Ok(Pass { total, losses, latent, predictions, consistency })
 }

@@ -70,6 +70,23 @@ pub struct EncodePlan {
     pub cls: GatherPlan,
 }
 
+impl EncodePlan {
+    /// Takes over the masks of another plan of the same sizes.
+    pub(super) fn refill(&mut self, other: &Self) -> Result<()> {
+        self.patches.refill(&other.patches)?;
+        self.assemble.refill(&other.assemble)
+    }
+}
+
+impl DecodePlan {
+    /// Takes over the masks of another plan of the same sizes.
+    pub(super) fn refill(&mut self, other: &Self) -> Result<()> {
+        self.assemble.refill(&other.assemble)?;
+        self.wanted.refill(&other.wanted)?;
+        self.targets.refill(&other.targets)
+    }
+}
+
 /// The encoder's rows into the decoder, and the rows that are predicted.
 #[derive(Debug)]
 pub struct DecodePlan {

@@ -1,6 +1,6 @@
 //! Which boxes of a volume become views, and cutting them.
 
-use super::batch::{Batch, BatchShape, ViewKind};
+use super::batch::{Batch, ViewKind};
 use super::mask::Mask;
 use crate::config::{GlobalCrop, ViewConfig};
 use crate::device::{Tensor, TensorMut};
@@ -64,46 +64,37 @@ pub fn draw_mask(config: &ViewConfig, tokens: usize, key: &ViewKey) -> Mask {
     Mask::random(&mut key.rng(Purpose::Mask), tokens, config.visible(tokens))
 }
 
-/// Cuts a whole batch from prepared volumes `[channels, d, h, w]`, one per sample; `samples[b]` is
-/// the place of volume `b` within the update.
+/// Cuts a whole batch from prepared volumes `[channels, d, h, w]`, one per sample, into the voxels of
+/// `batch`, and draws its masks; `samples[b]` is the place of volume `b` within the update.
 pub fn cut_batch(
     config: &ViewConfig,
-    shape: &BatchShape,
+    batch: &mut Batch,
     volumes: &[Tensor],
     samples: &[u32],
     seed: u64,
     step: u64,
-) -> Result<Batch> {
-    let Some(first) = volumes.first().filter(|_| volumes.len() == shape.volumes) else {
+) -> Result<()> {
+    let shape = batch.shape.clone();
+    if volumes.len() != shape.volumes || samples.len() != shape.volumes {
         let expected = format!("{} volumes", shape.volumes);
         return Err(Error::shape("view", expected, format!("{}", volumes.len())));
-    };
-    let views = shape.volumes_at();
-    let kinds: Vec<ViewKind> = shape.kinds().collect();
-    let keys: Vec<ViewKey> = (0..views.len())
-        .map(|i| {
-            let (view, b) = (i / shape.volumes, i % shape.volumes);
-            ViewKey { seed, step, sample: samples[b], view: view as u32 }
-        })
-        .collect();
-    let masks = keys.iter().zip(&kinds).map(|(k, &kind)| draw_mask(config, shape.tokens(kind), k));
-    let mut batch = Batch::empty(first.device(), first.dtype(), shape.clone(), masks.collect())?;
-    for (i, (at, key)) in views.iter().zip(&keys).enumerate() {
-        let volume = &volumes[i % shape.volumes];
-        let &[_, d, h, w] = volume.shape() else {
-            return Err(Error::shape(
-                "view",
-                "[channels, d, h, w]",
-                format!("{:?}", volume.shape()),
-            ));
+    }
+    batch.masks.clear();
+    for (i, (at, kind)) in shape.volumes_at().iter().zip(shape.kinds()).enumerate() {
+        let (view, b) = (i / shape.volumes, i % shape.volumes);
+        let key = ViewKey { seed, step, sample: samples[b], view: view as u32 };
+        batch.masks.push(draw_mask(config, shape.tokens(kind), &key));
+        let &[_, d, h, w] = volumes[b].shape() else {
+            let got = format!("{:?}", volumes[b].shape());
+            return Err(Error::shape("view", "[channels, d, h, w]", got));
         };
-        let mut view = draw_box(config, kinds[i], [d, h, w], key)?;
-        view.mirrored = draw_mirror(config.flip_probability, key);
+        let mut view = draw_box(config, kind, [d, h, w], &key)?;
+        view.mirrored = draw_mirror(config.flip_probability, &key);
         let out_shape = [at.channels, at.dims[0], at.dims[1], at.dims[2]];
         let mut out = TensorMut::new(&mut batch.voxels, at.offset, &out_shape)?;
-        view_cut(&mut out, volume, &view)?;
+        view_cut(&mut out, &volumes[b], &view)?;
     }
-    Ok(batch)
+    Ok(())
 }
 
 /// Along which axes a view is mirrored, each with the given probability.

@@ -257,7 +257,7 @@ fn predict(
         &decode.packing,
         &decode.wanted,
     )?;
-    out.value().to_vec::<f32>()
+    out.value().to_f32_vec()
 }
 
 /// One chunk of tiles on its way back to the volume.

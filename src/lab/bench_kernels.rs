@@ -230,7 +230,7 @@ fn rotation(device: &Device) -> (usize, usize) {
     match device {
         // Last-level caches of hosts have up to some ten MB per socket.
         Device::Cpu => (192 << 20, 32),
-        Device::Emulated(_) => (0, 1),
+        Device::Emulated(_) | Device::Dry(_) => (0, 1),
         // The largest L2 there is has 60 MB (H100, H200).
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => (192 << 20, 128),
@@ -405,7 +405,7 @@ fn row(
 fn ceilings(options: &KernelBenchOptions) -> Result<Ceilings> {
     let device = &options.device;
     let (copied, product) = match device {
-        Device::Cpu | Device::Emulated(_) => (64 << 20, [1024, 768, 768]),
+        Device::Cpu | Device::Emulated(_) | Device::Dry(_) => (64 << 20, [1024, 768, 768]),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => (1usize << 30, [8192, 4096, 8192]),
     };

@@ -11,16 +11,17 @@ use crate::glmae::batch::{Batch, BatchShape, ViewKind};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
+use crate::train::program::{Launches, StepProgram};
 use crate::train::state::State;
-use crate::train::update;
 use crate::{Error, Result};
 
 /// What to time.
 #[derive(Clone, Debug)]
 pub struct StepBenchOptions {
     pub device: Device,
-    /// f32 or f64.
+    /// Of activations: f32, f64 (CPU) or bf16 (kernels).
     pub dtype: DType,
+    pub launches: Launches,
     /// Worker threads of the CPU; 0: all cores.
     pub threads: usize,
     /// Steps before the clock starts, and steps that are timed (at least 1).
@@ -107,9 +108,6 @@ pub fn step_gflop(config: &Config) -> f64 {
 ///
 /// Errors: a device without the ops; [`Error::NotFinite`] when a step's numbers are not finite.
 pub fn bench_step(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
-    if !matches!(options.dtype, DType::F32 | DType::F64) {
-        return Err(Error::Unsupported(format!("bench step in {}: use f32 or f64", options.dtype)));
-    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads)
         .build()
@@ -122,14 +120,20 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
     memory::reset_peak();
     let nets = Networks::new(&options.device, options.dtype, config)?;
     let mut state = State::init(&options.device, options.dtype, config, &nets)?;
-    let mut grads = state.new_grads()?;
     let batches = (0..config.train.accumulation)
         .map(|i| random_batch(config, options, i as u32))
         .collect::<Result<Vec<_>>>()?;
+    let shape = BatchShape::new(config, config.train.batch);
+    let mut program = StepProgram::new(config, &state, &shape, batches.len(), options.launches)?;
+    for (mine, batch) in program.batches_mut().zip(&batches) {
+        mine.assign(batch)?;
+    }
+    drop(batches);
     let mut loss = 0.0;
     let mut step = || -> Result<()> {
         state.counters.step = config.optim.warmup.max(1);
-        let report = update::step(config, &nets, &mut state, &mut grads, &batches)?;
+        program.start(config, &nets, &mut state)?;
+        let report = program.finish(config, &mut state)?;
         loss = report.losses.total;
         report
             .not_finite
@@ -149,7 +153,6 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
     let mut ordered = times_ms.clone();
     ordered.sort_by(f64::total_cmp);
     let (gflop, ms) = (step_gflop(config), median(&ordered));
-    let shape = BatchShape::new(config, config.train.batch);
     let volumes = (config.train.batch * config.train.accumulation) as f64;
     let tokens: usize = ViewKind::ALL.iter().map(|&k| shape.count(k) * shape.tokens(k)).sum();
     Ok(StepBench {
@@ -165,7 +168,7 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
         tokens_per_s: 1e3 * (tokens * config.train.accumulation) as f64 / ms,
         volumes_per_s: 1e3 * volumes / ms,
         peak_rss_mb: peak_rss_bytes().map(|b| b as f64 / f64::from(1 << 20)),
-        peak_tensor_mb: memory::live_and_peak_bytes().1 as f64 / f64::from(1 << 20),
+        peak_tensor_mb: peak_tensor_bytes(&options.device) as f64 / f64::from(1 << 20),
         parameters: state.weights.student.layout().count(),
         loss,
         ready_s,
@@ -196,8 +199,17 @@ fn random_batch(config: &Config, options: &StepBenchOptions, index: u32) -> Resu
             Mask::random(&mut rng, tokens, config.views.visible(tokens))
         })
         .collect();
-    let voxels = Tensor::from_f64(&options.device, options.dtype, &voxels, &[voxels.len()])?;
+    let voxels =
+        Tensor::from_f64(&options.device, options.dtype.master(), &voxels, &[voxels.len()])?;
     Ok(Batch { shape, voxels, masks })
+}
+
+fn peak_tensor_bytes(device: &Device) -> usize {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.usage().peak,
+        _ => memory::live_and_peak_bytes().1,
+    }
 }
 
 /// The most resident memory this process ever had, in bytes (Linux: `VmHWM`).
@@ -240,7 +252,9 @@ mod tests {
     fn a_measurement_is_complete() {
         let config = Config::load("tiny", &["train.batch=1".into()]).unwrap();
         let (device, dtype) = (Device::Cpu, DType::F32);
-        let options = StepBenchOptions { device, dtype, threads: 1, warmup: 0, repeats: 3 };
+        let launches = Launches::Graph;
+        let options =
+            StepBenchOptions { device, dtype, launches, threads: 1, warmup: 0, repeats: 3 };
         let b = bench_step(&config, &options).unwrap();
         assert_eq!((b.n, b.times_ms.len(), b.threads), (3, 3, 1));
         assert!(b.ms_min <= b.ms && b.ms <= b.ms_max && b.loss.is_finite());

@@ -19,7 +19,7 @@ impl Moment {
     /// Now, on the device: behind all work started so far.
     pub fn now(device: &Device) -> Result<Self> {
         match device {
-            Device::Cpu | Device::Emulated(_) => Ok(Self::Host(Instant::now())),
+            Device::Cpu | Device::Emulated(_) | Device::Dry(_) => Ok(Self::Host(Instant::now())),
             #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Ok(Self::Cuda(cuda.mark()?)),
         }

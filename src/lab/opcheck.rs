@@ -120,12 +120,10 @@ impl Placed {
             flat[layout.entry(id).range()].copy_from_slice(&input.data);
         }
         // Parameters, statistics and logits stay f32 when activations are bf16.
-        let master = if dtype == DType::Bf16 { DType::F32 } else { dtype };
-        let mut params = Params::zeros(device, master, Arc::new(layout), true)?;
-        *params.flat_mut() = Tensor::from_f64(device, master, &flat, &[flat.len()])?;
-        if dtype == DType::Bf16 {
-            params.set_half(Tensor::from_f64(device, dtype, &flat, &[flat.len()])?)?;
-        }
+        let master = dtype.master();
+        let mut params = Params::zeros(device, dtype, Arc::new(layout), true)?;
+        params.flat_mut().as_mut().upload_f64(&flat)?;
+        params.refresh_half()?;
         let mut ids = ids.into_iter();
         let mut places = Vec::new();
         for input in inputs {
@@ -147,11 +145,9 @@ impl Placed {
     pub fn duplicate(&self) -> Result<Self> {
         let device = self.params.flat().device();
         let layout = Arc::new(self.params.layout().clone());
-        let mut params = Params::zeros(device, self.params.flat().dtype(), layout, true)?;
-        *params.flat_mut() = self.params.flat().duplicate()?;
-        if let Some(half) = self.params.half() {
-            params.set_half(half.duplicate()?)?;
-        }
+        let mut params = Params::zeros(device, self.params.activation_dtype(), layout, true)?;
+        params.flat_mut().as_mut().assign(self.params.flat())?;
+        params.refresh_half()?;
         let copy = |place: &Place| {
             Ok(match place {
                 Place::Param(id) => Place::Param(*id),

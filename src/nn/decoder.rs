@@ -4,7 +4,7 @@ use super::block::{Block, Linear, Norm, run_blocks};
 use super::params::{ParamId, ParamLayout, Params};
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::device::Tensor;
+use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
 use crate::ops::linear::Epilogue;
 use crate::ops::row_assemble::AssemblePlan;
@@ -61,6 +61,7 @@ impl Decoder {
         packing: &'a Packing,
         wanted: &GatherPlan,
     ) -> Result<Var> {
+        let _range = nvtx::range(|| "decoder");
         let tokens = self.embed.forward(tape, params, latent, Epilogue::None)?;
         let x = tape.row_assemble(&tokens, &params.get(self.mask_token)?, table, assemble)?;
         drop(tokens);

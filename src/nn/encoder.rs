@@ -4,7 +4,7 @@ use super::block::{Block, Linear, Norm, run_blocks};
 use super::params::{ParamId, ParamLayout, Params};
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::device::Tensor;
+use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
 use crate::ops::linear::Epilogue;
 use crate::ops::row_assemble::AssemblePlan;
@@ -48,6 +48,7 @@ impl Encoder {
         assemble: &AssemblePlan,
         packing: &'a Packing,
     ) -> Result<Var> {
+        let _range = nvtx::range(|| "encoder");
         let tokens = self.patch_embed.forward(tape, params, patches, Epilogue::None)?;
         let x = tape.row_assemble(&tokens, &params.get(self.cls_token)?, table, assemble)?;
         drop(tokens);

@@ -110,23 +110,29 @@ pub struct Params {
 }
 
 impl Params {
-    /// Zeros. `trains`: whether gradients are wanted (the teacher's are not).
+    /// Zeros, for activations of `dtype`: with bf16 the values are f32 and have a bf16 copy beside
+    /// them. `trains`: whether gradients are wanted (the teacher's are not).
     pub fn zeros(
         device: &Device,
         dtype: DType,
         layout: Arc<ParamLayout>,
         trains: bool,
     ) -> Result<Self> {
-        let flat = Tensor::zeros(device, dtype, &[layout.len()])?;
-        Ok(Self { layout, flat, half: None, trains })
+        let flat = Tensor::zeros(device, dtype.master(), &[layout.len()])?;
+        let half = match dtype {
+            DType::Bf16 => Some(Tensor::zeros(device, dtype, &[layout.len()])?),
+            _ => None,
+        };
+        Ok(Self { layout, flat, half, trains })
     }
 
-    /// Keeps a bf16 copy beside the master values from now on; whoever changes the values
-    /// ([`crate::ops::adamw_ema`], loading) brings it up to date.
-    pub fn set_half(&mut self, half: Tensor) -> Result<()> {
-        half.expect_shape("params", self.flat.shape())?;
-        self.half = Some(half);
-        Ok(())
+    /// Rounds the values into the bf16 copy, if there is one. The optimiser does it by itself
+    /// ([`crate::ops::adamw_ema()`]); whoever else writes values calls this afterwards.
+    pub fn refresh_half(&mut self) -> Result<()> {
+        let Some(half) = &mut self.half else { return Ok(()) };
+        let rounded: Vec<half::bf16> =
+            self.flat.to_vec::<f32>()?.into_iter().map(half::bf16::from_f32).collect();
+        half.as_mut().upload(&rounded)
     }
 
     /// The bf16 copy, when there is one.

@@ -90,62 +90,29 @@ impl Buffers<'_> {
     }
 }
 
-/// One update in place.
-///
-/// Shapes: `params`, `grads`, `m`, `v`, `half` `[n]`, `teacher`, `teacher_half` `[at most n]`.
-/// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
-/// and their copies outside of active segments keep their values; the teacher follows everywhere.
-/// Errors: `Shape`; on a GPU also segments that overlap.
-pub fn adamw_ema(settings: &AdamW, segments: &[Segment], buffers: Buffers<'_>) -> Result<()> {
-    let n = buffers.check()?;
-    if *buffers.params.device() != Device::Cpu {
-        let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
-        let table = UpdateTable::new(buffers.params.device(), settings, segments, n, teacher)?;
-        return adamw_ema_from(&table, None, buffers);
-    }
-    if buffers.half.is_some() || buffers.teacher_half.is_some() {
-        return Err(Error::shape(OP, "no bf16 copies on the CPU", "one"));
-    }
-    if segments.iter().any(|s| s.offset + s.len > n) {
-        return Err(Error::shape(
-            OP,
-            format!("segments within {n} elements"),
-            format!("{segments:?}"),
-        ));
-    }
-    with_real!(OP, buffers.params.dtype(), T => {
-        let params = buffers.params.host_mut::<T>()?;
-        let grads = buffers.grads.host::<T>()?;
-        let (m, v) = (buffers.m.host_mut::<T>()?, buffers.v.host_mut::<T>()?);
-        for s in segments.iter().filter(|s| s.update > 0) {
-            let range = s.offset..s.offset + s.len;
-            let (p, g) = (&mut params[range.clone()], &grads[range.clone()]);
-            T::adamw(settings, s, p, g, &mut m[range.clone()], &mut v[range]);
-        }
-        if let Some(teacher) = buffers.teacher {
-            let teacher = teacher.host_mut::<T>()?;
-            T::ema(teacher, &params[..teacher.len()], settings.ema);
-        }
-        Ok(())
-    })
-}
-
 /// Elements that one block covers (`ADAM_CHUNK` of the kernel).
 const CHUNK: usize = 8192;
 
-/// What the kernel reads from device memory: scalars and segments of one update. The addresses stay
-/// from update to update ([`UpdateTable::set`]), as a captured graph needs it.
+/// The numbers of one update. On a GPU they stand in device memory at addresses that stay from update
+/// to update ([`UpdateTable::set`]), as a captured step needs it.
 #[derive(Debug)]
 pub struct UpdateTable {
+    settings: AdamW,
+    segments: Vec<Segment>,
+    n: usize,
+    teacher: usize,
+    device: Option<DeviceTable>,
+}
+
+/// What the kernel reads.
+#[derive(Debug)]
+struct DeviceTable {
     /// One `AdamScalars`, as bytes.
     scalars: Tensor,
     /// `AdamSegment`s without gaps, as bytes.
-    segments: Tensor,
+    rows: Tensor,
     /// First segment of every chunk.
     chunks: Tensor,
-    count: usize,
-    n: usize,
-    teacher: usize,
 }
 
 impl UpdateTable {
@@ -160,6 +127,11 @@ impl UpdateTable {
         teacher: usize,
     ) -> Result<Self> {
         let rows = cover(settings, segments, n, teacher)?;
+        let mut table =
+            Self { settings: *settings, segments: segments.to_vec(), n, teacher, device: None };
+        if *device == Device::Cpu {
+            return Ok(table);
+        }
         let (mut chunks, mut first) = (Vec::new(), 0);
         for chunk in 0..n.div_ceil(CHUNK) {
             while rows.get(first).is_some_and(|s| s.end as usize <= chunk * CHUNK) {
@@ -168,26 +140,106 @@ impl UpdateTable {
             chunks.push(first as i32);
         }
         let scalars = [scalars(settings)];
-        Ok(Self {
-            scalars: Tensor::from_slice::<f32>(device, bytemuck::cast_slice(&scalars), &[8])?,
-            segments: Tensor::from_slice::<i64>(
-                device,
-                bytemuck::cast_slice(&rows),
-                &[rows.len(), 4],
-            )?,
+        let (scalars, values) = (bytemuck::cast_slice(&scalars), bytemuck::cast_slice(&rows));
+        table.device = Some(DeviceTable {
+            scalars: Tensor::from_slice::<f32>(device, scalars, &[8])?,
+            rows: Tensor::from_slice::<i64>(device, values, &[rows.len(), 4])?,
             chunks: Tensor::from_slice(device, &chunks, &[chunks.len()])?,
-            count: rows.len(),
-            n,
-            teacher,
-        })
+        });
+        Ok(table)
     }
 
     /// Puts the numbers of another update in place. Errors: other segments than those of `new`.
     pub fn set(&mut self, settings: &AdamW, segments: &[Segment]) -> Result<()> {
         let rows = cover(settings, segments, self.n, self.teacher)?;
-        self.scalars.as_mut().upload::<f32>(bytemuck::cast_slice(&[scalars(settings)]))?;
-        self.segments.as_mut().upload::<i64>(bytemuck::cast_slice(&rows))
+        (self.settings, self.segments) = (*settings, segments.to_vec());
+        let Some(device) = &mut self.device else { return Ok(()) };
+        let scalars = [scalars(settings)];
+        device.scalars.as_mut().upload::<f32>(bytemuck::cast_slice(&scalars))?;
+        device.rows.as_mut().upload::<i64>(bytemuck::cast_slice(&rows))
     }
+}
+
+/// One update in place. `clip` is what [`super::grad_norm::grad_norm`] returned: its factor takes the
+/// place of `grad_scale`, and with a norm that is not finite nothing changes.
+///
+/// Shapes: `params`, `grads`, `m`, `v`, `half` `[n]`, `teacher`, `teacher_half` `[at most n]`, `clip`
+/// `[2]`.
+/// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
+/// and their copies outside of active segments keep their values; the teacher follows everywhere.
+/// Errors: `Shape`; buffers of other sizes than the table's.
+pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
+    let n = buffers.check()?;
+    let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
+    if (n, teacher) != (table.n, table.teacher) {
+        let expected = format!("{} parameters, {} of the teacher", table.n, table.teacher);
+        return Err(Error::shape(OP, expected, format!("{n}, {teacher}")));
+    }
+    if let Some(clip) = clip {
+        clip.expect_shape(OP, &[2])?;
+    }
+    if let Some(device) = &table.device {
+        return run_kernel(device, clip, buffers);
+    }
+    if buffers.half.is_some() || buffers.teacher_half.is_some() {
+        return Err(Error::shape(OP, "no bf16 copies on the CPU", "one"));
+    }
+    let mut settings = table.settings;
+    if let Some(&[norm, factor]) = clip.map(Tensor::to_f64_vec).transpose()?.as_deref() {
+        if !norm.is_finite() {
+            return Ok(());
+        }
+        settings.grad_scale = factor;
+    }
+    with_real!(OP, buffers.params.dtype(), T => {
+        let params = buffers.params.host_mut::<T>()?;
+        let grads = buffers.grads.host::<T>()?;
+        let (m, v) = (buffers.m.host_mut::<T>()?, buffers.v.host_mut::<T>()?);
+        for s in table.segments.iter().filter(|s| s.update > 0) {
+            let range = s.offset..s.offset + s.len;
+            let (p, g) = (&mut params[range.clone()], &grads[range.clone()]);
+            T::adamw(&settings, s, p, g, &mut m[range.clone()], &mut v[range]);
+        }
+        if let Some(teacher) = buffers.teacher {
+            let teacher = teacher.host_mut::<T>()?;
+            T::ema(teacher, &params[..teacher.len()], settings.ema);
+        }
+        Ok(())
+    })
+}
+
+fn run_kernel(table: &DeviceTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
+    let wide = [Some(&*buffers.params), Some(buffers.grads), Some(&*buffers.m), Some(&*buffers.v)];
+    for tensor in wide.into_iter().chain([buffers.teacher.as_deref(), clip]).flatten() {
+        if tensor.dtype() != DType::F32 {
+            return Err(Error::shape(OP, "f32 buffers", tensor.dtype().name()));
+        }
+    }
+    for half in [&buffers.half, &buffers.teacher_half].into_iter().flatten() {
+        if half.dtype() != DType::Bf16 {
+            return Err(Error::shape(OP, "copies in bf16", half.dtype().name()));
+        }
+    }
+    let n = buffers.params.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let device = buffers.grads.device();
+    KernelCall::new(device, "adamw_ema_update_f32")
+        .output(buffers.params)?
+        .output(buffers.m)?
+        .output(buffers.v)?
+        .optional_output(buffers.teacher)?
+        .optional_output(buffers.half)?
+        .optional_output(buffers.teacher_half)?
+        .input(buffers.grads)?
+        .input(&table.scalars)?
+        .input(&table.rows)?
+        .input(&table.chunks)?
+        .optional(clip)?
+        .value(table.rows.shape()[0] as i32)
+        .value(n as i64)
+        .launch(LaunchConfig::linear(n.div_ceil(CHUNK) as u32, 256))
 }
 
 fn scalars(a: &AdamW) -> AdamScalars {
@@ -239,57 +291,6 @@ fn cover(a: &AdamW, segments: &[Segment], n: usize, teacher: usize) -> Result<Ve
     }
     push(at, n, None);
     Ok(rows)
-}
-
-/// As [`adamw_ema`] with the numbers of a table. `clip` is what [`super::grad_norm::grad_norm_clip`]
-/// returned: its factor replaces `grad_scale`, and with a norm that is not finite nothing changes.
-///
-/// Shapes: as [`adamw_ema`]; `clip` `[2]`.
-/// Errors: `Shape`; buffers of other sizes than the table's.
-pub fn adamw_ema_from(
-    table: &UpdateTable,
-    clip: Option<&Tensor>,
-    buffers: Buffers<'_>,
-) -> Result<()> {
-    let n = buffers.check()?;
-    let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
-    if (n, teacher) != (table.n, table.teacher) {
-        let expected = format!("{} parameters, {} of the teacher", table.n, table.teacher);
-        return Err(Error::shape(OP, expected, format!("{n}, {teacher}")));
-    }
-    let wide = [Some(&*buffers.params), Some(buffers.grads), Some(&*buffers.m), Some(&*buffers.v)];
-    for tensor in wide.into_iter().chain([buffers.teacher.as_deref(), clip]).flatten() {
-        if tensor.dtype() != DType::F32 {
-            return Err(Error::shape(OP, "f32 buffers", tensor.dtype().name()));
-        }
-    }
-    for half in [&buffers.half, &buffers.teacher_half].into_iter().flatten() {
-        if half.dtype() != DType::Bf16 {
-            return Err(Error::shape(OP, "copies in bf16", half.dtype().name()));
-        }
-    }
-    if let Some(clip) = clip {
-        clip.expect_shape(OP, &[2])?;
-    }
-    if n == 0 {
-        return Ok(());
-    }
-    let device = buffers.grads.device();
-    KernelCall::new(device, "adamw_ema_update_f32")
-        .output(buffers.params)?
-        .output(buffers.m)?
-        .output(buffers.v)?
-        .optional_output(buffers.teacher)?
-        .optional_output(buffers.half)?
-        .optional_output(buffers.teacher_half)?
-        .input(buffers.grads)?
-        .input(&table.scalars)?
-        .input(&table.segments)?
-        .input(&table.chunks)?
-        .optional(clip)?
-        .value(table.count as i32)
-        .value(n as i64)
-        .launch(LaunchConfig::linear(n.div_ceil(CHUNK) as u32, 256))
 }
 
 /// Reference update of one segment.
@@ -389,7 +390,13 @@ impl OpSpec for Spec {
         let grads = args.var(1)?.value();
         let buffers =
             Buffers { params, grads, m, v, teacher: Some(teacher), half: None, teacher_half: None };
-        adamw_ema(&settings, &segments, buffers)?;
+        let device = grads.device();
+        let n = decayed + plain;
+        // The table of another update first, so that `set` has to do its part.
+        let other = AdamW { lr: 0.5, ..settings };
+        let mut table = UpdateTable::new(device, &other, &segments, n, n)?;
+        table.set(&settings, &segments)?;
+        adamw_ema(&table, None, buffers)?;
         Ok(state.into_iter().map(Var::constant).collect())
     }
 

@@ -8,13 +8,20 @@ use crate::{Error, Result};
 
 const OP: &str = "center_update";
 
-/// Updates `center` in place, after the loss has used it.
+/// Updates `center` in place, after the loss has used it. With the norm in `clip` (what
+/// [`super::grad_norm::grad_norm`] returned) not finite, nothing changes.
 ///
-/// Shapes: `center` `[K]`, `logits` `[rows, K]` each: all views of the volumes of each micro-batch.
+/// Shapes: `center` `[K]`, `logits` `[rows, K]` each: all views of the volumes of each micro-batch;
+/// `clip` `[2]`.
 /// Numerics: rows are summed in order.
 /// Errors: `Shape`; no rows at all.
 /// Source: DINO, arXiv 2104.14294, section 3.1.
-pub fn center_update(center: &mut Tensor, logits: &[Tensor], momentum: f64) -> Result<()> {
+pub fn center_update(
+    center: &mut Tensor,
+    logits: &[Tensor],
+    momentum: f64,
+    clip: Option<&Tensor>,
+) -> Result<()> {
     let k = center.len();
     let mut rows = 0;
     for part in logits {
@@ -30,7 +37,12 @@ pub fn center_update(center: &mut Tensor, logits: &[Tensor], momentum: f64) -> R
     }
     let share = (1.0 - momentum) / rows as f64;
     if *center.device() != Device::Cpu {
-        return run_kernels(center, logits, momentum, share);
+        return run_kernels(center, logits, momentum, share, clip);
+    }
+    if let Some([norm, _]) = clip.map(Tensor::to_f64_vec).transpose()?.as_deref()
+        && !norm.is_finite()
+    {
+        return Ok(());
     }
     with_real!(OP, center.dtype(), T => {
         let parts = logits.iter().map(|p| p.host::<T>()).collect::<Result<Vec<_>>>()?;
@@ -44,7 +56,13 @@ pub fn center_update(center: &mut Tensor, logits: &[Tensor], momentum: f64) -> R
 }
 
 /// One launch per micro-batch: the first keeps `momentum` of the old centre, the others all of it.
-fn run_kernels(center: &mut Tensor, logits: &[Tensor], momentum: f64, share: f64) -> Result<()> {
+fn run_kernels(
+    center: &mut Tensor,
+    logits: &[Tensor],
+    momentum: f64,
+    share: f64,
+    clip: Option<&Tensor>,
+) -> Result<()> {
     if center.dtype() != DType::F32 {
         return Err(Error::shape(OP, "f32", center.dtype().name()));
     }
@@ -55,6 +73,7 @@ fn run_kernels(center: &mut Tensor, logits: &[Tensor], momentum: f64, share: f64
         KernelCall::new(&device, "center_update_update_f32")
             .output(center)?
             .input(part)?
+            .optional(clip)?
             .value(keep)
             .value(share as f32)
             .value(rows as i32)
@@ -103,7 +122,7 @@ impl OpSpec for Spec {
         let (rows, k) = logits.matrix(OP)?;
         let first = rows.div_ceil(2);
         let parts = [logits.view(0, &[first, k])?, logits.view(first * k, &[rows - first, k])?];
-        center_update(&mut center, &parts, 0.9)?;
+        center_update(&mut center, &parts, 0.9, None)?;
         Ok(vec![Var::constant(center)])
     }
 

@@ -14,44 +14,31 @@ const OP: &str = "grad_norm";
 /// Elements that one partial sum covers: fixed, so that the result does not depend on threads.
 const CHUNK: usize = 1 << 16;
 
-/// Euclidean norm of a flat buffer; its padding and untrained parameters hold zeros.
+/// The norm and the factor for [`super::adamw_ema()`], left on the device so that no host waits:
+/// `[norm, factor]` with `norm = scale |flat|` and `factor = scale clip_factor(norm, clip)`. The norm is
+/// NaN when `loss` is not finite: then nothing is updated.
 ///
-/// Shapes: `flat` `[n]`.
+/// Shapes: `flat` `[n]`, whose padding and untrained parameters hold zeros; `loss` `[1]`; result `[2]`
+/// of the dtype of `flat`.
 /// Numerics: squares are summed in f64, chunk by chunk in order; on a GPU in f32 by a fixed tree.
 /// Not finite if any element is not.
 /// Errors: `Shape`.
-pub fn grad_norm(flat: &Tensor) -> Result<f64> {
-    if *flat.device() != Device::Cpu {
-        let scalars = grad_norm_clip(flat, 1.0, 0.0)?.to_f64_vec()?;
-        return Ok(scalars.first().copied().unwrap_or(f64::NAN));
-    }
-    fn squares<T: Real>(x: &[T]) -> f64 {
-        x.iter().map(|&x| x.to_f64() * x.to_f64()).sum()
-    }
-    with_real!(OP, flat.dtype(), T => {
-        let partial: Vec<f64> = flat.host::<T>()?.par_chunks(CHUNK).map(squares).collect();
-        Ok(partial.iter().sum::<f64>().sqrt())
-    })
-}
-
-/// The norm and the factor for [`super::adamw_ema`], left on the device so that no host waits:
-/// `[norm, factor]` with `norm = scale |flat|` and `factor = scale clip_factor(norm, clip)`.
-///
-/// Shapes: `flat` `[n]`; result `[2]` of the same dtype.
-/// Errors: `Shape`.
-pub fn grad_norm_clip(flat: &Tensor, scale: f64, clip: f64) -> Result<Tensor> {
+pub fn grad_norm(flat: &Tensor, loss: Option<&Tensor>, scale: f64, clip: f64) -> Result<Tensor> {
     let (device, n) = (flat.device(), flat.len());
-    if *device == Device::Cpu {
-        let norm = scale * grad_norm(flat)?;
-        return Tensor::from_f64(
-            device,
-            flat.dtype(),
-            &[norm, scale * clip_factor(norm, clip)],
-            &[2],
-        );
+    if let Some(loss) = loss {
+        loss.expect_shape(OP, &[1])?;
     }
-    if flat.dtype() != DType::F32 {
-        return Err(Error::shape(OP, "f32 gradients", flat.dtype().name()));
+    if *device == Device::Cpu {
+        let loss = loss.map(Tensor::to_f64_vec).transpose()?;
+        let is_finite = loss.iter().flatten().all(|x| x.is_finite());
+        let norm = if is_finite { scale * norm_of(flat)? } else { f64::NAN };
+        let values = [norm, scale * clip_factor(norm, clip)];
+        return Tensor::from_f64(device, flat.dtype(), &values, &[2]);
+    }
+    for tensor in [Some(flat), loss].into_iter().flatten() {
+        if tensor.dtype() != DType::F32 {
+            return Err(Error::shape(OP, "f32", tensor.dtype().name()));
+        }
     }
     // The grid fixes the order of the sum: from the size alone.
     let parts = n.div_ceil(8192).clamp(1, 1024);
@@ -65,6 +52,7 @@ pub fn grad_norm_clip(flat: &Tensor, scale: f64, clip: f64) -> Result<Tensor> {
     KernelCall::new(device, "grad_norm_fwd_f32_clip")
         .output(&mut out)?
         .input(&partial)?
+        .optional(loss)?
         .value(parts as i32)
         .value(scale as f32)
         .value(clip as f32)
@@ -72,9 +60,19 @@ pub fn grad_norm_clip(flat: &Tensor, scale: f64, clip: f64) -> Result<Tensor> {
     Ok(out)
 }
 
+fn norm_of(flat: &Tensor) -> Result<f64> {
+    fn squares<T: Real>(x: &[T]) -> f64 {
+        x.iter().map(|&x| x.to_f64() * x.to_f64()).sum()
+    }
+    with_real!(OP, flat.dtype(), T => {
+        let partial: Vec<f64> = flat.host::<T>()?.par_chunks(CHUNK).map(squares).collect();
+        Ok(partial.iter().sum::<f64>().sqrt())
+    })
+}
+
 /// The factor that brings a norm down to `clip`; 1 when `clip` is 0 (no clipping).
 /// Source: `torch.nn.utils.clip_grad_norm_`.
-pub fn clip_factor(norm: f64, clip: f64) -> f64 {
+fn clip_factor(norm: f64, clip: f64) -> f64 {
     if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
@@ -109,12 +107,12 @@ impl OpSpec for Spec {
 
     fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
         let flat = args.var(0)?.value();
-        let norm = grad_norm(flat)?;
-        let norm = Tensor::from_f64(tape.device(), flat.dtype(), &[norm], &[1])?;
-        // A clip that bites, and one that does not.
-        let hard = grad_norm_clip(flat, 0.5, 0.1)?;
-        let loose = grad_norm_clip(flat, 0.5, 1e9)?;
-        Ok([norm, hard, loose].map(Var::constant).to_vec())
+        let loss = Tensor::from_f64(tape.device(), flat.dtype(), &[3.0], &[1])?;
+        // No clip, one that bites, and one that does not.
+        let none = grad_norm(flat, None, 1.0, 0.0)?;
+        let hard = grad_norm(flat, Some(&loss), 0.5, 0.1)?;
+        let loose = grad_norm(flat, Some(&loss), 0.5, 1e9)?;
+        Ok([none, hard, loose].map(Var::constant).to_vec())
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {

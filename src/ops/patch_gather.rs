@@ -114,6 +114,14 @@ impl PatchPlan {
         Ok(Self { patch, channels, table, firsts, voxels })
     }
 
+    /// Takes over the rows of another plan of as many, perhaps on the CPU; the tables stay where
+    /// they are, for a captured step to read.
+    pub fn refill(&mut self, other: &Self) -> Result<()> {
+        self.table.as_mut().assign(&other.table)?;
+        self.firsts = other.firsts.clone();
+        Ok(())
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.table.shape()[0]

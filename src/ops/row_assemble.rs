@@ -70,6 +70,14 @@ impl AssemblePlan {
         })
     }
 
+    /// See [`super::patch_gather::PatchPlan::refill`].
+    pub fn refill(&mut self, other: &Self) -> Result<()> {
+        self.source.as_mut().assign(&other.source)?;
+        self.position.as_mut().assign(&other.position)?;
+        self.target.as_mut().assign(&other.target)?;
+        self.token_rows.as_mut().assign(&other.token_rows)
+    }
+
     /// Rows of the result.
     pub fn rows(&self) -> usize {
         self.source.len()

@@ -42,6 +42,12 @@ impl GatherPlan {
         })
     }
 
+    /// See [`super::patch_gather::PatchPlan::refill`].
+    pub fn refill(&mut self, other: &Self) -> Result<()> {
+        self.index.as_mut().assign(&other.index)?;
+        self.taken.as_mut().assign(&other.taken)
+    }
+
     /// Number of rows taken.
     pub fn taken(&self) -> usize {
         self.index.len()

@@ -1,100 +1,155 @@
-//! What a run will need, before it starts.
+//! What a run will need, before it starts: two steps on a device that only keeps the books
+//! ([`crate::device::Dry`]), so that the numbers are those of the allocator of the GPU.
 
+use std::sync::Arc;
+
+use super::program::{Launches, StepProgram};
+use super::state::{State, activation_dtype};
 use crate::Result;
-use crate::config::{Config, ModelConfig};
-use crate::device::{DType, Device};
-use crate::glmae::batch::{BatchShape, ViewKind};
-use crate::glmae::model::Networks;
+use crate::config::Config;
+use crate::device::{DType, Device, Dry};
+use crate::glmae::batch::BatchShape;
+use crate::glmae::mask::Mask;
+use crate::glmae::model::{Networks, Weights};
 
-/// Predicted bytes by class. The first five are exact; activations are an estimate from what the
-/// tape keeps per row of a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// Bytes by class at the moment when a step holds the most.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryPlan {
     /// Parameters of student and teacher, elements.
     pub student_parameters: u64,
     pub teacher_parameters: u64,
-    /// Student, teacher and centre.
-    pub weights_bytes: u64,
-    /// Gradients.
-    pub gradients_bytes: u64,
-    /// First and second moments.
-    pub moments_bytes: u64,
-    /// Position tables.
-    pub tables_bytes: u64,
-    /// Voxels of the views of an update.
-    pub views_bytes: u64,
-    /// Largest sum of what the tape holds, a micro-batch.
-    pub activations_bytes: u64,
+    /// Dtype of activations.
+    pub dtype: &'static str,
+    /// Class and bytes, the largest first: weights, moments, gradients, activations (what the
+    /// tape keeps and what the forward pass needs meanwhile), views, tables, ...
+    pub classes: Vec<(&'static str, u64)>,
+    /// Sum of the classes: the peak of live tensors.
+    pub peak_bytes: u64,
+    /// What is asked of the driver: the peak and what the allocator loses to rounding and gaps.
+    pub reserved_bytes: u64,
+    /// Kernels that a step starts.
+    pub launches: u64,
     /// Most the cache of prepared cases may hold (`data.cache_mib`); host memory.
     pub cache_bytes: u64,
 }
 
 impl MemoryPlan {
-    /// The plan of a run; makes no tensors but the position tables.
-    pub fn new(config: &Config) -> Result<Self> {
-        let nets = Networks::new(&Device::Cpu, DType::F32, config)?;
-        let size = DType::F32.size() as u64;
-        let student = nets.student_layout.len() as u64;
-        let has_teacher = config.loss.objective.has_teacher();
-        let teacher = if has_teacher { nets.teacher_layout.len() as u64 } else { 0 };
-        let center = if has_teacher { config.head.prototypes as u64 } else { 0 };
-        let shape = BatchShape::new(config, config.train.batch);
-        let tables = nets.tables.encoder.len() + nets.tables.decoder.len();
+    /// The plan of a run on `device`. For the CPU, whose paths keep a little less or more, it is the
+    /// plan of the kernels in f32: a close estimate.
+    ///
+    /// Errors: those that the first step would meet.
+    pub fn new(config: &Config, device: &Device) -> Result<Self> {
+        let dtype = activation_dtype(config, device)?;
+        let dry = Arc::new(Dry::default());
+        let device = Device::Dry(dry.clone());
+        let (nets, mut state, mut program) = parts(config, &device, dtype, Launches::Graph)?;
+        program.start(config, &nets, &mut state)?;
+        let launches = dry.launches();
+        let eager = dry.usage().reserved;
+        // The second step is captured, in memory of its own.
+        program.start(config, &nets, &mut state)?;
+        let usage = dry.usage();
+        let bytes = |n: usize| n as u64;
+        let teacher = state.weights.teacher.as_ref();
         Ok(Self {
-            student_parameters: nets.student_layout.count() as u64,
-            teacher_parameters: if has_teacher { nets.teacher_layout.count() as u64 } else { 0 },
-            weights_bytes: size * (student + teacher + center),
-            gradients_bytes: size * student,
-            moments_bytes: size * 2 * student,
-            tables_bytes: size * tables as u64,
-            views_bytes: size * (shape.voxels() * config.train.accumulation) as u64,
-            activations_bytes: size * activations(config, &shape),
-            cache_bytes: (config.data.cache_mib as u64) << 20,
+            student_parameters: bytes(nets.student_layout.count()),
+            teacher_parameters: teacher.map_or(0, |t| bytes(t.layout().count())),
+            dtype: dtype.name(),
+            classes: dry.peak_by_class().into_iter().map(|(c, n)| (c, bytes(n))).collect(),
+            peak_bytes: bytes(usage.peak),
+            reserved_bytes: bytes(usage.reserved.max(eager)),
+            launches,
+            cache_bytes: bytes(config.data.cache_mib) << 20,
         })
     }
 
-    /// Class and bytes, in the order of the struct.
-    pub fn classes(&self) -> [(&'static str, u64); 7] {
-        [
-            ("weights", self.weights_bytes),
-            ("gradients", self.gradients_bytes),
-            ("moments", self.moments_bytes),
-            ("position tables", self.tables_bytes),
-            ("views", self.views_bytes),
-            ("activations", self.activations_bytes),
-            ("cache of cases", self.cache_bytes),
-        ]
-    }
-
-    /// Sum of all classes but the cache: what must fit the device.
-    pub fn device_bytes(&self) -> u64 {
-        self.classes().iter().take(6).map(|(_, bytes)| bytes).sum()
+    /// Bytes of a class.
+    pub fn class(&self, name: &str) -> u64 {
+        self.classes.iter().find(|(class, _)| *class == name).map_or(0, |(_, bytes)| *bytes)
     }
 }
 
-/// Elements held at the end of the forward pass.
-fn activations(config: &Config, shape: &BatchShape) -> u64 {
-    let m = &config.model;
-    let kinds = ViewKind::ALL.map(|kind| (shape.count(kind), shape.tokens(kind)));
-    let rows = |per_view: fn(&Config, usize) -> usize| {
-        kinds.iter().map(|&(views, tokens)| views * (1 + per_view(config, tokens))).sum::<usize>()
-    };
-    let seen = rows(|c, tokens| c.views.visible(tokens));
-    let all = rows(|_, tokens| tokens);
-    let hidden = all - seen;
-    let encoder = stack(m, seen, m.dim, m.mlp_hidden(), m.depth) + seen * m.patch_voxels();
-    let decoder = stack(m, all, m.dec_dim, m.dec_mlp_hidden(), m.dec_depth)
-        + hidden * (2 * m.patch_voxels() + 2 * m.dec_dim);
-    let logits = kinds.iter().map(|(views, _)| views).sum::<usize>()
-        * (config.head.prototypes + 4 * config.head.hidden);
-    let heads = if config.loss.objective.has_teacher() { 2 * logits } else { 0 };
-    (encoder + decoder + heads) as u64
+/// What a run holds, with weights of zeros and some mask.
+fn parts(
+    config: &Config,
+    device: &Device,
+    dtype: DType,
+    launches: Launches,
+) -> Result<(Networks, State, StepProgram)> {
+    let nets = Networks::new(device, dtype, config)?;
+    let state = State::from_weights(Weights::zeros(device, dtype, config, &nets)?)?;
+    let shape = BatchShape::new(config, config.train.batch);
+    let micro_batches = config.train.accumulation;
+    let mut program = StepProgram::new(config, &state, &shape, micro_batches, launches)?;
+    for batch in program.batches_mut() {
+        for (mask, kind) in batch.masks.iter_mut().zip(shape.kinds()) {
+            let tokens = shape.tokens(kind);
+            *mask = Mask::leading(tokens, config.views.visible(tokens));
+        }
+    }
+    Ok((nets, state, program))
 }
 
-/// A stack of blocks keeps per row and block: input, norm, qkv, attention output, residual, norm
-/// (8 widths), and the MLP's hidden values before and after GELU.
-fn stack(m: &ModelConfig, rows: usize, dim: usize, hidden: usize, depth: usize) -> usize {
-    let block = rows * (8 * dim + 2 * hidden);
-    let kept = if m.recompute { block + depth * rows * dim } else { depth * block };
-    kept + 2 * rows * dim
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Precision;
+    use crate::device::emulated::{Mode, Schedule};
+
+    fn plan(set: &[&str]) -> MemoryPlan {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        let config = Config::load("tiny", &set).unwrap();
+        MemoryPlan::new(&config, &Device::emulated(Mode::Plain, Schedule::Ascending)).unwrap()
+    }
+
+    #[test]
+    fn classes_add_up_to_the_peak() {
+        let plan = plan(&[]);
+        assert_eq!(plan.classes.iter().map(|c| c.1).sum::<u64>(), plan.peak_bytes);
+        assert!(plan.peak_bytes <= plan.reserved_bytes && plan.launches > 100);
+        assert!(plan.class("activations") > 0);
+        let flat = 4 * plan.student_parameters;
+        for (class, copies) in [("gradients", 1), ("moments", 2)] {
+            let bytes = plan.class(class);
+            // Gaps of the layout are small.
+            assert!(bytes >= copies * flat && bytes < copies * flat * 11 / 10, "{class}: {bytes}");
+        }
+    }
+
+    /// The same step on a device with memory holds, at most, exactly what the plan says.
+    #[test]
+    fn the_peak_is_that_of_a_real_step() {
+        let set = ["model.depth=1", "train.accumulation=2", "train.batch=1"].map(String::from);
+        let config = Config::load("tiny", &set).unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut config = config.clone();
+            config.train.precision = precision;
+            let device = Device::emulated(Mode::Plain, Schedule::Ascending);
+            let plan = MemoryPlan::new(&config, &device).unwrap();
+            let dtype = activation_dtype(&config, &device).unwrap();
+            let (nets, mut state, mut program) =
+                parts(&config, &device, dtype, Launches::Single).unwrap();
+            for _ in 0..2 {
+                program.start(&config, &nets, &mut state).unwrap();
+            }
+            let Device::Emulated(emulated) = &device else { panic!("not emulated") };
+            assert_eq!(emulated.usage().peak as u64, plan.peak_bytes, "{precision:?}");
+        }
+    }
+
+    #[test]
+    fn more_volumes_need_more_and_recompute_needs_less() {
+        let base = plan(&["train.batch=2"]);
+        let wide = plan(&["train.batch=4"]);
+        assert_eq!(base.class("weights"), wide.class("weights"));
+        let (a, b) = (base.class("activations"), wide.class("activations"));
+        assert!(b > a * 17 / 10, "{a} -> {b}");
+        let lean = plan(&["train.batch=4", "model.recompute=true"]);
+        assert!(lean.class("activations") < b && lean.launches > wide.launches);
+        let half = plan(&["train.batch=4", "train.precision=bf16"]);
+        assert_eq!(half.dtype, "bf16");
+        assert!(
+            half.class("activations") < b * 3 / 4 && half.class("weights") > wide.class("weights")
+        );
+    }
 }

@@ -1,10 +1,12 @@
 //! What a run is told beside its configuration, and what it tells at its end.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::heldout::HeldOut;
 use super::memory::MemoryPlan;
+use super::program::Launches;
 use crate::data::loader::Quarantined;
 use crate::device::Device;
 use crate::glmae::objective::Losses;
@@ -41,6 +43,9 @@ pub struct RunOptions {
     pub out: PathBuf,
     pub resume: Resume,
     pub device: Device,
+    pub launches: Launches,
+    /// Steps that a profiler collects (`--profile-steps`).
+    pub profile: Option<Range<u64>>,
     /// Check configuration and data and predict the memory; write nothing.
     pub dry_run: bool,
 }
@@ -62,6 +67,20 @@ pub struct Summary {
     pub quarantined: Vec<Quarantined>,
     pub warnings: Vec<String>,
     pub plan: MemoryPlan,
+}
+
+impl RunOptions {
+    /// A run into `out` on `device` that resumes what it finds there.
+    pub fn new(out: impl Into<PathBuf>, device: Device) -> Self {
+        Self {
+            out: out.into(),
+            resume: Resume::Auto,
+            device,
+            launches: Launches::default(),
+            profile: None,
+            dry_run: false,
+        }
+    }
 }
 
 impl Summary {

@@ -1,5 +1,7 @@
 //! The pre-training run: data in, checkpoints, logs and pictures out.
 
+mod trouble;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,22 +17,23 @@ use super::memory::MemoryPlan;
 pub use super::options::{Resume, RunOptions, Summary};
 use super::order::CaseOrder;
 use super::pictures;
+use super::program::StepProgram;
+use super::report::StepReport;
 use super::run_folder::{Logs, describe};
 use super::signals::StopSignals;
-use super::state::State;
-use super::update::{self, StepReport};
+use super::state::{State, activation_dtype};
+use super::volumes::DeviceVolumes;
 use super::watch::{CollapseWatch, Observation};
 use crate::config::Config;
 use crate::data::layout::{Case, DiscoverOptions};
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::data::{Prepared, discover, hold_out, prepare};
-use crate::device::{DType, Tensor};
-use crate::glmae::batch::{Batch, BatchShape};
+use crate::device::nvtx;
+use crate::glmae::batch::BatchShape;
 use crate::glmae::model::Networks;
 use crate::glmae::views::cut_batch;
 use crate::infer::tiles::{Masking, reconstruct_volume};
 use crate::report::progress::TrainProgress;
-use crate::tape::ParamGrads;
 use crate::{Error, Result, atomic};
 
 /// Held-out cases that are measured; a larger set would take longer than it tells.
@@ -54,7 +57,7 @@ pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary> {
         .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
     pool.install(|| {
         let Some(mut run) = Run::start(config, options)? else {
-            return Ok(Summary::of_plan(MemoryPlan::new(config)?));
+            return Ok(Summary::of_plan(MemoryPlan::new(config, &options.device)?));
         };
         run.train()
     })
@@ -66,7 +69,10 @@ struct Run<'a> {
     options: &'a RunOptions,
     nets: Networks,
     state: State,
-    grads: ParamGrads,
+    program: StepProgram,
+    volumes: DeviceVolumes,
+    /// What came of preparing the next step while the device was busy with the last one.
+    ahead: Option<(u64, Result<()>)>,
     loader: Loader,
     order: Arc<CaseOrder>,
     held: Vec<Case>,
@@ -105,11 +111,12 @@ impl<'a> Run<'a> {
                 out.display()
             )));
         }
-        let plan = MemoryPlan::new(config)?;
+        let plan = MemoryPlan::new(config, &options.device)?;
         if options.dry_run {
             return Ok(None);
         }
-        let nets = Networks::new(device, DType::F32, config)?;
+        let dtype = activation_dtype(config, device)?;
+        let nets = Networks::new(device, dtype, config)?;
         let lock = out.is_dir().then(|| RunLock::acquire(out)).transpose()?;
         let resumed = match &options.resume {
             Resume::Never => None,
@@ -118,7 +125,7 @@ impl<'a> Run<'a> {
         };
         let data = DataFingerprint::new(&cases);
         let (state, mut warnings, from) = match resumed {
-            None => (State::init(device, DType::F32, config, &nets)?, Vec::new(), None),
+            None => (State::init(device, dtype, config, &nets)?, Vec::new(), None),
             Some(resumed) => Self::adopt(resumed, out, &present, data)?,
         };
         let step = state.counters.step;
@@ -176,7 +183,9 @@ impl<'a> Run<'a> {
                 config.train.steps
             ));
         }
-        let grads = state.new_grads()?;
+        let shape = BatchShape::new(config, config.train.batch);
+        let program =
+            StepProgram::new(config, &state, &shape, config.train.accumulation, options.launches)?;
         let mark = (Instant::now(), step, loader.stats().wait);
         let mut summary = Summary::of_plan(plan);
         (summary.steps, summary.warnings, summary.checkpoint) = (step, warnings, from);
@@ -185,7 +194,9 @@ impl<'a> Run<'a> {
             options,
             nets,
             state,
-            grads,
+            program,
+            volumes: DeviceVolumes::new(device, config.data.device_cache_mib << 20),
+            ahead: None,
             loader,
             order,
             held,
@@ -236,7 +247,8 @@ impl<'a> Run<'a> {
     fn train(&mut self) -> Result<Summary> {
         let (steps, every) = (self.config.train.steps, self.config.train.picture_every);
         while self.state.counters.step < steps {
-            let report = self.step()?;
+            self.profile()?;
+            let report = self.step().map_err(|e| self.with_checkpoint(e))?;
             let done = self.state.counters.step;
             let shows = done == steps || (every > 0 && done.is_multiple_of(every));
             if shows {
@@ -260,15 +272,32 @@ impl<'a> Run<'a> {
         self.finish()
     }
 
+    /// Opens and closes the bracket of `--profile-steps`.
+    fn profile(&self) -> Result<()> {
+        let step = self.state.counters.step;
+        match &self.options.profile {
+            Some(steps) if step == steps.start => self.options.device.profile(true),
+            Some(steps) if step == steps.end => self.options.device.profile(false),
+            _ => Ok(()),
+        }
+    }
+
     /// One update.
     fn step(&mut self) -> Result<StepReport> {
         let step = self.state.counters.step;
-        let cases = self.loader.get(step)?;
-        let batches = self.batches(step, &cases)?;
-        let report =
-            update::step(self.config, &self.nets, &mut self.state, &mut self.grads, &batches)?;
+        let _range = nvtx::range(|| format!("step {step}"));
+        match self.ahead.take() {
+            Some((ready, outcome)) if ready == step => outcome?,
+            _ => self.prepare(step)?,
+        }
+        self.program.start(self.config, &self.nets, &mut self.state)?;
+        // On a GPU the step is under way now; the views of the next one are cut behind it.
+        if step + 1 < self.config.train.steps {
+            self.ahead = Some((step + 1, self.prepare(step + 1)));
+        }
+        let report = self.program.finish(self.config, &mut self.state)?;
         if let Some(what) = &report.not_finite {
-            self.bad_step(&report, what, &cases, &batches)?;
+            self.bad_step(&report, what)?;
         }
         if std::mem::take(&mut self.is_first) {
             self.summary.first = report.losses;
@@ -278,70 +307,22 @@ impl<'a> Run<'a> {
         Ok(report)
     }
 
-    /// Cuts the micro-batches of a step.
-    fn batches(&self, step: u64, cases: &[Arc<Prepared>]) -> Result<Vec<Batch>> {
+    /// Cuts the views of a step and draws its masks. Nothing but the step decides them.
+    fn prepare(&mut self, step: u64) -> Result<()> {
+        let _range = nvtx::range(|| format!("prepare {step}"));
         let t = &self.config.train;
-        let shape = BatchShape::new(self.config, t.batch);
-        let groups = cases.chunks(t.batch).enumerate();
-        let cut = |(k, group): (usize, &[Arc<Prepared>])| {
-            let volumes = group
-                .iter()
-                .map(|case| {
-                    let [d, h, w] = case.dims();
-                    let shape = [case.channels(), d, h, w];
-                    Tensor::from_slice(&self.options.device, case.voxels(), &shape)
-                })
-                .collect::<Result<Vec<_>>>()?;
+        let cases = self.loader.get(step)?;
+        let indices = self.order.step(step);
+        let mut volumes = Vec::with_capacity(cases.len());
+        for (&index, case) in indices.iter().zip(&cases) {
+            volumes.push(self.volumes.get(index, case)?);
+        }
+        let groups = volumes.chunks(t.batch).enumerate();
+        for (batch, (k, group)) in self.program.batches_mut().zip(groups) {
             let samples: Vec<u32> = (0..t.batch).map(|b| (k * t.batch + b) as u32).collect();
-            cut_batch(&self.config.views, &shape, &volumes, &samples, t.seed, step)
-        };
-        groups.map(cut).collect()
-    }
-
-    /// Reports a step without finite numbers, and ends the run after too many in a row.
-    fn bad_step(
-        &mut self,
-        report: &StepReport,
-        what: &str,
-        cases: &[Arc<Prepared>],
-        batches: &[Batch],
-    ) -> Result<()> {
-        let ids: Vec<&str> = cases.iter().map(|c| c.id.as_str()).collect();
-        let counters = self.state.counters;
-        self.progress.message(&format!(
-            "warning: step {} skipped, {what} (cases {}); {} in a row",
-            report.step,
-            ids.join(", "),
-            counters.bad_in_a_row
-        ));
-        let fields = json!({ "what": what, "cases": ids, "in_a_row": counters.bad_in_a_row });
-        self.logs.event(report.step, "not_finite", fields)?;
-        if counters.bad_in_a_row < self.config.train.max_bad_steps.max(1) {
-            return Ok(());
+            cut_batch(&self.config.views, batch, group, &samples, t.seed, step)?;
         }
-        let path = self.options.out.join(format!("bad_step_{:08}.safetensors", report.step));
-        let mut tensors = Vec::new();
-        for (k, batch) in batches.iter().enumerate() {
-            tensors.push((format!("batch.{k}.voxels"), batch.voxels.clone()));
-            for (v, mask) in batch.masks.iter().enumerate() {
-                let keep: Vec<i32> = mask.keep().iter().map(|&t| t as i32).collect();
-                let keep = Tensor::from_slice(&self.options.device, &keep, &[keep.len()])?;
-                tensors.push((format!("batch.{k}.view.{v}.keep"), keep));
-            }
-        }
-        let notes = [("cases", ids.join("\n")), ("what", what.to_owned())];
-        checkpoint::write_tensors(&atomic::Disk, &path, &tensors, &notes)?;
-        self.logs.sync()?;
-        Err(Error::NotFinite(format!(
-            "{} steps in a row had no finite numbers, the last is step {}: {what} (cases {}). Its \
-             views are in {}; the weights are those of step {}. Remedies: a lower optim.lr, a \
-             longer optim.warmup, a look at these cases",
-            counters.bad_in_a_row,
-            report.step,
-            ids.join(", "),
-            path.display(),
-            report.step + 1 - u64::from(counters.bad_in_a_row)
-        )))
+        Ok(())
     }
 
     /// Writes the logs of a step that is due, and asks the watch.
@@ -365,7 +346,7 @@ impl<'a> Run<'a> {
             ("grad_norm", report.grad_norm),
         ]);
         let mut warning = None;
-        if let Some(pass) = &report.consistency {
+        if let Some(pass) = self.program.consistency() {
             let center = self.state.weights.center.as_ref();
             let seen = Observation::new(pass, center, &self.config.loss)?;
             values.extend(seen.terms());

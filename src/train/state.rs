@@ -1,10 +1,25 @@
 //! Everything a run carries from step to step.
 
-use crate::Result;
-use crate::config::Config;
-use crate::device::{DType, Device, Tensor};
+use crate::config::{Config, Precision};
+use crate::device::{DType, Device, Tensor, class};
 use crate::glmae::model::{Networks, Weights};
 use crate::tape::ParamGrads;
+use crate::{Error, Result};
+
+/// The dtype of activations on `device` ([`Precision`]). Errors: bf16 on the CPU.
+pub fn activation_dtype(config: &Config, device: &Device) -> Result<DType> {
+    match (config.train.precision, device) {
+        (Precision::F32, _) | (Precision::Auto, Device::Cpu | Device::Emulated(_)) => {
+            Ok(DType::F32)
+        }
+        (Precision::Bf16, Device::Cpu) => Err(Error::Config(
+            "train.precision = \"bf16\" needs the CUDA kernels: use --device cuda (or emulated), or \
+             \"f32\""
+                .into(),
+        )),
+        _ => Ok(DType::Bf16),
+    }
+}
 
 /// The state of training: what a checkpoint must hold for a bit-exact resume.
 #[derive(Debug)]
@@ -39,12 +54,14 @@ impl State {
     /// A state with these weights that has not been trained yet.
     pub fn from_weights(weights: Weights) -> Result<Self> {
         let flat = weights.student.flat();
+        let _class = class::scope("moments");
         let zeros = || Tensor::zeros(flat.device(), flat.dtype(), flat.shape());
         Ok(Self { m: zeros()?, v: zeros()?, counters: Counters::default(), weights })
     }
 
     /// A gradient buffer for the student.
     pub fn new_grads(&self) -> Result<ParamGrads> {
+        let _class = class::scope("gradients");
         let student = &self.weights.student;
         let flat = student.flat();
         ParamGrads::new(flat.device(), flat.dtype(), student.layout())

@@ -4,7 +4,7 @@ use std::fs;
 
 use glmae::device::Device;
 use glmae::infer::reconstruct::{ReconstructOptions, reconstruct};
-use glmae::train::pretrain::{Resume, RunOptions, pretrain};
+use glmae::train::pretrain::{RunOptions, pretrain};
 
 use super::{config, run, volumes, write_case};
 
@@ -51,12 +51,11 @@ fn a_dry_run_plans_and_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let data = volumes(folder.path(), 5);
     let out = folder.path().join("out");
-    let options =
-        RunOptions { out: out.clone(), resume: Resume::Auto, device: Device::Cpu, dry_run: true };
+    let options = RunOptions { dry_run: true, ..RunOptions::new(&out, Device::Cpu) };
     let summary = pretrain(&config(&data, &[]), &options).unwrap();
     let plan = summary.plan;
-    assert_eq!(plan.gradients_bytes * 2, plan.moments_bytes);
-    assert!(plan.student_parameters > plan.teacher_parameters && plan.activations_bytes > 0);
+    assert_eq!(plan.class("gradients") * 2, plan.class("moments"));
+    assert!(plan.student_parameters > plan.teacher_parameters && plan.class("activations") > 0);
     assert!(!out.exists());
 }
 

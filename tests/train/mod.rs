@@ -1,6 +1,7 @@
 //! The training run: checkpoints, resume, kills, refusals.
 
 mod checkpoints;
+mod devices;
 mod emulated;
 mod inputs;
 mod kills;
@@ -94,7 +95,7 @@ pub fn run(config: &Config, out: &Path) -> glmae::Result<Summary> {
 }
 
 pub fn run_with(config: &Config, out: &Path, resume: Resume) -> glmae::Result<Summary> {
-    let options = RunOptions { out: out.to_owned(), resume, device: Device::Cpu, dry_run: false };
+    let options = RunOptions { resume, ..RunOptions::new(out, Device::Cpu) };
     pretrain(config, &options)
 }
 

@@ -136,11 +136,6 @@ impl Cuda {
         &self.stream
     }
 
-    /// Free and total bytes of device memory.
-    pub fn memory_info(&self) -> Result<(usize, usize)> {
-        self.context.mem_get_info().map_err(driver("memory info"))
-    }
-
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(driver("bind context"))
     }
@@ -163,7 +158,7 @@ impl Cuda {
     /// else's a moment ago: the stream orders the uses.
     ///
     /// Errors: `OutOfMemory`, with what was asked for, what is free, and who holds the most.
-    pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
+    pub fn alloc(&self, bytes: usize, name: &'static str) -> Result<DevicePtr> {
         let mut arena = self.arena();
         if let Some(at) = arena.take(bytes, name) {
             return Ok(DevicePtr(at));
@@ -176,11 +171,7 @@ impl Cuda {
             && self.not_while_capturing("returning memory").is_ok()
         {
             // What is cached in other sizes may make the difference.
-            self.stream.synchronize().map_err(driver("synchronize"))?;
-            for unused in arena.take_unused_segments() {
-                // SAFETY: a segment from the driver, without a tensor in it; no work is under way.
-                unsafe { result::free_sync(unused) }.map_err(driver("free"))?;
-            }
+            self.release(&mut arena)?;
             // SAFETY: as above.
             got = unsafe { result::malloc_sync(segment) };
         }
@@ -195,6 +186,21 @@ impl Cuda {
             }
             Err(e) => Err(driver("allocation")(e)),
         }
+    }
+
+    /// Gives segments that no tensor uses back to the driver; waits for the work under way.
+    pub fn release_unused(&self) -> Result<()> {
+        self.bind()?;
+        self.release(&mut self.arena())
+    }
+
+    fn release(&self, arena: &mut Arena) -> Result<()> {
+        self.stream.synchronize().map_err(driver("synchronize"))?;
+        for unused in arena.take_unused_segments() {
+            // SAFETY: a segment from the driver, without a tensor in it; no work is under way.
+            unsafe { result::free_sync(unused) }.map_err(driver("free"))?;
+        }
+        Ok(())
     }
 
     fn out_of_memory(&self, arena: &Arena, bytes: usize, name: &str) -> Error {

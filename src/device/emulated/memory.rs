@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::sanitizer;
 use super::shadow::{Byte, HOST, shadow};
+use crate::device::arena::{self, Usage};
 use crate::device::launch::DevicePtr;
 use crate::error::{Error, Result};
 
@@ -141,16 +142,19 @@ pub struct Memory {
     pub map: Arc<Map>,
     pub checked: bool,
     quarantined: usize,
+    usage: Usage,
 }
 
 impl Memory {
     pub fn new(checked: bool) -> Self {
-        Self { map: Arc::default(), checked, quarantined: 0 }
+        Self { map: Arc::default(), checked, quarantined: 0, usage: Usage::default() }
     }
 
     pub fn alloc(&mut self, len: usize, name: &str) -> Result<DevicePtr> {
         let new = Arc::new(Allocation::new(name, len, self.checked)?);
         let start = new.start;
+        self.usage.live += arena::rounded(len);
+        self.usage.peak = self.usage.peak.max(self.usage.live);
         let map = Arc::make_mut(&mut self.map);
         let at = map.live.partition_point(|a| a.start < start);
         map.live.insert(at, new);
@@ -166,6 +170,7 @@ impl Memory {
             ))
         })?;
         let old = map.live.remove(at);
+        self.usage.live -= arena::rounded(old.len);
         let intact = old.guards_are_intact();
         let message = format!("something wrote just outside '{}' ({} bytes)", old.name, old.len);
         sanitizer::poison(old.base.wrapping_add(GUARD), old.len, true);
@@ -228,6 +233,11 @@ impl Memory {
             }
         }
         Ok(())
+    }
+
+    /// Bytes held now and at most so far, as the allocator of a GPU counts them.
+    pub fn usage(&self) -> Usage {
+        Usage { reserved: self.usage.live, ..self.usage }
     }
 
     /// Looks for writes just outside the allocations (a plain device sees them only so).

@@ -21,6 +21,7 @@ mod access;
 mod block;
 mod clocks;
 mod ffi;
+mod graph;
 mod memory;
 mod sanitizer;
 mod shadow;
@@ -35,8 +36,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use rayon::prelude::*;
 
 use self::access::SharedMap;
+pub use self::graph::Graph;
+use self::graph::Recording;
 use self::memory::{Map, Memory};
 use self::symbols::Symbols;
+use super::arena::Usage;
 use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, SANITIZED, Slots, check};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
@@ -78,6 +82,8 @@ pub struct Emulated {
     memory: Mutex<Memory>,
     shared_opt_in: Mutex<HashMap<&'static str, u32>>,
     launched: Mutex<BTreeSet<&'static str>>,
+    /// Present while a graph is captured.
+    recording: Mutex<Option<Recording>>,
 }
 
 /// A launch, as its blocks see it.
@@ -159,6 +165,7 @@ impl Emulated {
             memory: Mutex::new(memory),
             shared_opt_in: Mutex::default(),
             launched: Mutex::default(),
+            recording: Mutex::default(),
         }
     }
 
@@ -183,31 +190,39 @@ impl Emulated {
     /// Errors: `Device` when `ptr` is not the start of a live allocation, or when something was
     /// written just outside it.
     pub fn free(&self, ptr: DevicePtr) -> Result<()> {
-        lock(&self.memory).free(ptr)
+        if self.note_free(ptr) { Ok(()) } else { lock(&self.memory).free(ptr) }
     }
 
     /// Errors (of this and the next three): `Device` when a range is not within one allocation.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.not_while_capturing("upload")?;
         lock(&self.memory).upload(to, from)
     }
 
     /// Also an error, when checked: bytes that were never written.
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.not_while_capturing("download")?;
         lock(&self.memory).download(from, to)
     }
 
     /// Copies within the device; never-written bytes stay so.
     pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        if self.note_copy(to, from, bytes) {
+            return Ok(());
+        }
         lock(&self.memory).copy(to, from, bytes)
     }
 
     pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        if self.note_fill(to, byte, bytes) {
+            return Ok(());
+        }
         lock(&self.memory).fill(to, byte, bytes)
     }
 
-    /// Live and quarantined bytes are not limited; the first is what a real device would hold.
-    pub fn live_bytes(&self) -> usize {
-        lock(&self.memory).map.live.iter().map(|a| a.len).sum()
+    /// Bytes held now and at most so far; compare [`crate::device::Dry::usage`].
+    pub fn usage(&self) -> Usage {
+        lock(&self.memory).usage()
     }
 
     /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, as
@@ -237,6 +252,9 @@ impl Emulated {
         check(kernel, config, args, &self.options.limits, opted_in)?;
         let map = lock(&self.memory).map.clone();
         check_pointers(kernel, args, &map)?;
+        if self.note_launch(kernel, config, args) {
+            return Ok(());
+        }
 
         let checked = self.options.mode == Mode::Checked;
         let symbols = Symbols::get();

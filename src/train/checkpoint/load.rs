@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::device::{DType, Device, Tensor, TensorMut};
 use crate::glmae::model::{Networks, Weights};
 use crate::nn::params::{ParamLayout, Params};
-use crate::train::state::State;
+use crate::train::state::{State, activation_dtype};
 use crate::{Error, Result};
 
 /// A state to go on from.
@@ -46,7 +46,7 @@ pub fn load_state(
     let info = read_info(&path)?;
     let changed = check_same_model(&info.config, config)?;
     let warnings = changed.into_iter().map(|line| format!("changed since: {line}")).collect();
-    let mut weights = Weights::zeros(device, DType::F32, config, nets)?;
+    let mut weights = Weights::zeros(device, activation_dtype(config, device)?, config, nets)?;
     read_model(&path, &info, config, nets, &mut weights.student)?;
     if let Some(teacher) = &mut weights.teacher {
         let file = TensorFile::read(&path.join(TEACHER), file_info(&path, &info, TEACHER)?)?;
@@ -73,6 +73,7 @@ pub fn load_state(
     if let Some(center) = &mut state.weights.center {
         tensors.copy("center", &mut center.as_mut())?;
     }
+    state.weights.refresh_half()?;
     state.counters = info.counters;
     Ok(Resumed { path, info, state, warnings })
 }

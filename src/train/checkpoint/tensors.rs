@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::atomic::{Crc32cWriter, Storage, write_to};
-use crate::device::{DType, Tensor, TensorMut, with_real};
+use crate::device::{DType, Device, Tensor, TensorMut, with_real};
 use crate::{Error, Result};
 
 /// Size and checksums of a file of a checkpoint.
@@ -196,13 +196,18 @@ impl Tensors<'_> {
             ));
         }
         with_real!("checkpoint", out.dtype(), T => {
-            let out: &mut [u8] = bytemuck::cast_slice_mut(out.host_mut::<T>()?);
-            if out.len() != tensor.data().len() {
+            if out.len() * size_of::<T>() != tensor.data().len() {
                 let reason = format!("tensor '{name}' has another size");
                 return Err(Error::data(self.path, reason));
             }
-            out.copy_from_slice(tensor.data());
-            Ok(())
+            match out.device() {
+                Device::Cpu => {
+                    bytemuck::cast_slice_mut(out.host_mut::<T>()?).copy_from_slice(tensor.data());
+                    Ok(())
+                }
+                // The bytes in the file need not be aligned.
+                _ => out.upload(&bytemuck::pod_collect_to_vec::<u8, T>(tensor.data())),
+            }
         })
     }
 }

@@ -1,0 +1,145 @@
+//! Capture on the emulated device: launches, copies and fills are written down and run at replay.
+
+use std::sync::Arc;
+
+use super::{Emulated, lock};
+use crate::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig};
+use crate::error::{Error, Result};
+
+/// What a capture writes down. Memory freed meanwhile stays until the graph goes: replays use it.
+#[derive(Default)]
+pub(super) struct Recording {
+    steps: Vec<Step>,
+    freed: Vec<DevicePtr>,
+}
+
+enum Step {
+    Launch { kernel: &'static str, config: LaunchConfig, args: Vec<Value> },
+    Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
+    Fill { to: DevicePtr, byte: u8, bytes: usize },
+}
+
+/// An argument that owns its bytes.
+enum Value {
+    Plain(Arg<'static>),
+    Pod(Vec<u8>),
+}
+
+impl Value {
+    fn new(arg: &Arg<'_>) -> Self {
+        Self::Plain(match *arg {
+            Arg::Ptr(v) => Arg::Ptr(v),
+            Arg::I32(v) => Arg::I32(v),
+            Arg::U32(v) => Arg::U32(v),
+            Arg::I64(v) => Arg::I64(v),
+            Arg::U64(v) => Arg::U64(v),
+            Arg::F32(v) => Arg::F32(v),
+            Arg::Pod(bytes) => return Self::Pod(bytes.to_vec()),
+        })
+    }
+
+    fn arg(&self) -> Arg<'_> {
+        match self {
+            Self::Plain(arg) => *arg,
+            Self::Pod(bytes) => Arg::Pod(bytes),
+        }
+    }
+}
+
+/// See [`crate::device::Graph`].
+pub struct Graph {
+    device: Arc<Emulated>,
+    recording: Recording,
+}
+
+impl Graph {
+    /// Runs what was recorded, to its end.
+    pub fn replay(&mut self) -> Result<()> {
+        for step in &self.recording.steps {
+            match step {
+                Step::Launch { kernel, config, args } => {
+                    let args: Vec<Arg<'_>> = args.iter().map(Value::arg).collect();
+                    self.device.launch(kernel, config, &args)?;
+                }
+                Step::Copy { to, from, bytes } => self.device.copy(*to, *from, *bytes)?,
+                Step::Fill { to, byte, bytes } => self.device.fill(*to, *byte, *bytes)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        for ptr in std::mem::take(&mut self.recording.freed) {
+            if let Err(error) = self.device.free(ptr) {
+                tracing::error!(%error, "memory of a graph");
+            }
+        }
+    }
+}
+
+impl Emulated {
+    /// See [`crate::device::Device::capture`].
+    pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        {
+            let mut recording = lock(&self.recording);
+            if recording.is_some() {
+                return Err(Error::Unsupported("a graph is being captured already".into()));
+            }
+            *recording = Some(Recording::default());
+        }
+        let recorded = record();
+        let recording = lock(&self.recording).take().unwrap_or_default();
+        // On an error this gives the memory back at once.
+        let graph = Graph { device: self.clone(), recording };
+        Ok((graph, recorded?))
+    }
+
+    /// Writes `step` down if a graph is being captured.
+    fn note(&self, step: impl FnOnce() -> Step) -> bool {
+        match &mut *lock(&self.recording) {
+            None => false,
+            Some(recording) => {
+                recording.steps.push(step());
+                true
+            }
+        }
+    }
+
+    pub(super) fn note_launch(&self, kernel: &Kernel, config: &LaunchConfig, args: &[Arg]) -> bool {
+        self.note(|| Step::Launch {
+            kernel: kernel.name,
+            config: *config,
+            args: args.iter().map(Value::new).collect(),
+        })
+    }
+
+    pub(super) fn note_copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> bool {
+        self.note(|| Step::Copy { to, from, bytes })
+    }
+
+    pub(super) fn note_fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> bool {
+        self.note(|| Step::Fill { to, byte, bytes })
+    }
+
+    pub(super) fn note_free(&self, ptr: DevicePtr) -> bool {
+        match &mut *lock(&self.recording) {
+            None => false,
+            Some(recording) => {
+                recording.freed.push(ptr);
+                true
+            }
+        }
+    }
+
+    /// Fails while a graph is being captured: `what` cannot be part of one.
+    pub(super) fn not_while_capturing(&self, what: &str) -> Result<()> {
+        if lock(&self.recording).is_some() {
+            return Err(Error::Unsupported(format!(
+                "{what} while a graph is captured; do it before or after"
+            )));
+        }
+        Ok(())
+    }
+}
