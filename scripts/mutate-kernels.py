@@ -230,14 +230,15 @@ def main():
         return 0
     program, *recipe = build()
     folder = TARGET / "mutant"
-    for op in sorted({f.op for f in chosen}):
-        error = make_library(fresh(folder), op, *recipe)
-        status, output = (1, error) if error else run(program, folder, op)
-        if status != 0 or not re.search(r"\n[1-9]\d* emulated runs", output):
-            sys.exit(f"{op} fails without a fault:\n{output}")
-        print(f"{op}: passes as it is", flush=True)
-    caught = 0
+    caught, sound = 0, None
     for fault in chosen:
+        if fault.op != sound:
+            error = make_library(fresh(folder), fault.op, *recipe)
+            status, output = (1, error) if error else run(program, folder, fault.op)
+            if status != 0 or not re.search(r"\n[1-9]\d* emulated runs", output):
+                sys.exit(f"{fault.op} fails without a fault:\n{output}")
+            print(f"{fault.op}: passes as it is", flush=True)
+            sound = fault.op
         begin = time.monotonic()
         ok, what, place = verdict(fault, folder, program, recipe)
         caught += ok
