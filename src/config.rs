@@ -379,6 +379,7 @@ pub struct TrainConfig {
     pub accumulation: usize,
     /// Arithmetic of activations; parameters, moments and losses are f32 in any case.
     pub precision: Precision,
+    /// Everything random follows from it.
     pub seed: u64,
     /// Worker threads of the CPU device; 0: all cores. Results do not depend on it.
     pub threads: usize,
@@ -400,6 +401,7 @@ pub enum Precision {
     /// bf16 on a GPU, f32 elsewhere.
     #[default]
     Auto,
+    /// f32 everywhere.
     F32,
     /// bf16 storage, f32 sums: on the CUDA kernels only.
     Bf16,

@@ -347,6 +347,12 @@ impl ParamGrads {
         Ok(&mut self.flat)
     }
 
+    /// Sets all gradients to zero; the next ones that arrive add.
+    pub fn zero(&mut self) -> Result<()> {
+        self.touched.fill(true);
+        self.flat.as_mut().fill_zero()
+    }
+
     /// Forgets the gradients; the next one that arrives overwrites.
     pub fn clear(&mut self) {
         self.touched.fill(false);

@@ -1,6 +1,7 @@
 //! The flags that make a configuration: a preset or a file, then flags, each of which is a key.
 
 use clap::{Args, ValueEnum};
+use glmae::Error;
 use glmae::config::Config;
 use glmae::device::{DType, Device};
 use glmae::train::program::Launches;
@@ -94,6 +95,16 @@ pub struct DeviceArg {
 impl DeviceArg {
     pub fn parse(&self) -> glmae::Result<Device> {
         Device::parse(&self.device)
+    }
+
+    /// For a plan only: a GPU that is not here (a login node) may be planned for all the same.
+    pub fn parse_for_plan(&self) -> glmae::Result<Device> {
+        match self.parse() {
+            Err(Error::Unsupported(_) | Error::Device(_)) if self.device.starts_with("cuda") => {
+                Ok(Device::dry())
+            }
+            other => other,
+        }
     }
 }
 

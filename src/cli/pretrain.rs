@@ -18,6 +18,7 @@ Examples:
   glmae pretrain --config hippocampus --data Task04_Hippocampus --out runs/hippo
   glmae pretrain --config ct-small --data scans/ --out runs/ct --steps 5000 --batch 4
   glmae pretrain --config mine.toml --out runs/a --set loss.beta1=0.2 --dry-run
+  glmae pretrain --config vit-b --data scans/ --out runs/b --device cuda --batch 16 --dry-run
   glmae pretrain --config ct-small --data scans/ --out runs/ct          the same again: resumes
 
 DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
@@ -56,7 +57,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let mut config = args.overrides.load(&args.config)?;
     set_data(&mut config, args.data.as_ref())?;
-    let device = args.device.parse()?;
+    let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = RunOptions {
         resume: args.resume.parse::<Resume>()?,
         launches: args.launches.launches(),

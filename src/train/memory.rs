@@ -43,11 +43,11 @@ impl MemoryPlan {
         let dry = Arc::new(Dry::default());
         let device = Device::Dry(dry.clone());
         let (nets, mut state, mut program) = parts(config, &device, dtype, Launches::Graph)?;
-        program.start(config, &nets, &mut state)?;
+        run(&mut program, config, &nets, &mut state)?;
         let launches = dry.launches();
         let eager = dry.usage().reserved;
         // The second step is captured, in memory of its own.
-        program.start(config, &nets, &mut state)?;
+        run(&mut program, config, &nets, &mut state)?;
         let usage = dry.usage();
         let bytes = |n: usize| n as u64;
         let teacher = state.weights.teacher.as_ref();
@@ -81,13 +81,24 @@ fn parts(
     let shape = BatchShape::new(config, config.train.batch);
     let micro_batches = config.train.accumulation;
     let mut program = StepProgram::new(config, &state, &shape, micro_batches, launches)?;
-    for batch in program.batches_mut() {
-        for (mask, kind) in batch.masks.iter_mut().zip(shape.kinds()) {
-            let tokens = shape.tokens(kind);
-            *mask = Mask::leading(tokens, config.views.visible(tokens));
-        }
+    for (mask, kind) in program.batch_mut().masks.iter_mut().zip(shape.kinds()) {
+        let tokens = shape.tokens(kind);
+        *mask = Mask::leading(tokens, config.views.visible(tokens));
     }
     Ok((nets, state, program))
+}
+
+/// Starts a step.
+fn run(
+    program: &mut StepProgram,
+    config: &Config,
+    nets: &Networks,
+    state: &mut State,
+) -> Result<()> {
+    for _ in 0..config.train.accumulation {
+        program.micro_batch(config, nets, state)?;
+    }
+    program.update(config, state)
 }
 
 #[cfg(test)]
@@ -130,7 +141,7 @@ mod tests {
             let (nets, mut state, mut program) =
                 parts(&config, &device, dtype, Launches::Single).unwrap();
             for _ in 0..2 {
-                program.start(&config, &nets, &mut state).unwrap();
+                run(&mut program, &config, &nets, &mut state).unwrap();
             }
             let Device::Emulated(emulated) = &device else { panic!("not emulated") };
             assert_eq!(emulated.usage().peak as u64, plan.peak_bytes, "{precision:?}");

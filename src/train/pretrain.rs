@@ -286,14 +286,17 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<StepReport> {
         let step = self.state.counters.step;
         let _range = nvtx::range(|| format!("step {step}"));
-        match self.ahead.take() {
-            Some((ready, outcome)) if ready == step => outcome?,
-            _ => self.prepare(step)?,
+        for k in 0..self.config.train.accumulation {
+            match self.ahead.take().filter(|(ready, _)| *ready == step && k == 0) {
+                Some((_, outcome)) => outcome?,
+                None => self.prepare(step, k)?,
+            }
+            self.program.micro_batch(self.config, &self.nets, &self.state)?;
         }
-        self.program.start(self.config, &self.nets, &mut self.state)?;
+        self.program.update(self.config, &mut self.state)?;
         // On a GPU the step is under way now; the views of the next one are cut behind it.
         if step + 1 < self.config.train.steps {
-            self.ahead = Some((step + 1, self.prepare(step + 1)));
+            self.ahead = Some((step + 1, self.prepare(step + 1, 0)));
         }
         let report = self.program.finish(self.config, &mut self.state)?;
         if let Some(what) = &report.not_finite {
@@ -307,22 +310,21 @@ impl<'a> Run<'a> {
         Ok(report)
     }
 
-    /// Cuts the views of a step and draws its masks. Nothing but the step decides them.
-    fn prepare(&mut self, step: u64) -> Result<()> {
+    /// Cuts the views of micro-batch `k` of a step and draws its masks. Nothing but their numbers
+    /// decides them.
+    fn prepare(&mut self, step: u64, k: usize) -> Result<()> {
         let _range = nvtx::range(|| format!("prepare {step}"));
         let t = &self.config.train;
         let cases = self.loader.get(step)?;
-        let indices = self.order.step(step);
-        let mut volumes = Vec::with_capacity(cases.len());
-        for (&index, case) in indices.iter().zip(&cases) {
+        let places = k * t.batch..(k + 1) * t.batch;
+        let mut volumes = Vec::with_capacity(t.batch);
+        let numbered = self.order.step(step).into_iter().zip(&cases);
+        for (index, case) in numbered.skip(places.start).take(t.batch) {
             volumes.push(self.volumes.get(index, case)?);
         }
-        let groups = volumes.chunks(t.batch).enumerate();
-        for (batch, (k, group)) in self.program.batches_mut().zip(groups) {
-            let samples: Vec<u32> = (0..t.batch).map(|b| (k * t.batch + b) as u32).collect();
-            cut_batch(&self.config.views, batch, group, &samples, t.seed, step)?;
-        }
-        Ok(())
+        let samples: Vec<u32> = places.map(|place| place as u32).collect();
+        let batch = self.program.batch_mut();
+        cut_batch(&self.config.views, batch, &volumes, &samples, t.seed, step)
     }
 
     /// Writes the logs of a step that is due, and asks the watch.

@@ -40,9 +40,10 @@ impl Run<'_> {
         let path = self.options.out.join(format!("bad_step_{:08}.safetensors", report.step));
         let mut tensors = Vec::new();
         // The views of the next step may stand there already.
-        self.prepare(report.step)?;
-        for (k, batch) in self.program.batches_mut().enumerate() {
-            tensors.push((format!("batch.{k}.voxels"), batch.voxels.clone()));
+        for k in 0..self.config.train.accumulation {
+            self.prepare(report.step, k)?;
+            let batch = self.program.batch_mut();
+            tensors.push((format!("batch.{k}.voxels"), batch.voxels.duplicate()?));
             for (v, mask) in batch.masks.iter().enumerate() {
                 let keep: Vec<i32> = mask.keep().iter().map(|&t| t as i32).collect();
                 let keep = Tensor::from_slice(&self.options.device, &keep, &[keep.len()])?;
