@@ -125,15 +125,8 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
         .collect::<Result<Vec<_>>>()?;
     let shape = BatchShape::new(config, config.train.batch);
     let mut program = StepProgram::new(config, &state, &shape, batches.len(), options.launches)?;
-<<<<<<< HEAD
-    for (mine, batch) in program.batches_mut().zip(&batches) {
-        mine.assign(batch)?;
-    }
-    drop(batches);
-=======
     // A single batch stays in place, as the reference's does.
     program.batch_mut().assign(&batches[0])?;
->>>>>>> main
     let mut loss = 0.0;
     let mut step = || -> Result<()> {
         state.counters.step = config.optim.warmup.max(1);
