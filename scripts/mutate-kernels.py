@@ -3,6 +3,7 @@
 
     scripts/mutate-kernels.py                    all faults of tests/mutation/*.txt
     scripts/mutate-kernels.py layer_norm linear  those of two ops
+    scripts/mutate-kernels.py --missing          those that have not been caught as they are now
     scripts/mutate-kernels.py --list             print the faults, run nothing
     scripts/mutate-kernels.py --table            docs/results-mutation.md from the last results
 
@@ -218,14 +219,18 @@ def verdict(fault, folder, program, recipe):
 def main():
     options = [a for a in sys.argv[1:] if a.startswith("-")]
     ops = [a for a in sys.argv[1:] if not a.startswith("-")]
-    if set(options) - {"--list", "--table"}:
+    if set(options) - {"--list", "--table", "--missing"}:
         sys.exit(__doc__)
     chosen = faults(ops)
     if not chosen:
         sys.exit(f"no faults for {ops}; tables: tests/mutation/*.txt")
     if "--table" in options:
         return table(chosen)
-    if options:
+    if "--missing" in options:
+        results = load_results()
+        known = {f: results.get(f"{f.op}: {f.name}") for f in chosen}
+        chosen = [f for f, r in known.items() if not (r and r["caught"] and r["digest"] == digest(f))]
+    elif options:
         for fault in chosen:
             print(f"{fault.op}: {fault.name} ({fault.file})")
         return 0
