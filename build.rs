@@ -228,6 +228,9 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
+    // A sixth of the size; drivers since CUDA 12.4 unpack it, compilers since 12.8 make it.
+    let help = Command::new(&nvcc).arg("--help").output().map(|o| o.stdout).unwrap_or_default();
+    let compresses = String::from_utf8_lossy(&help).contains("--compress-mode");
     let compile = |file: &Path| {
         let target = out().join(format!("{}.{}.fatbin", stem(file), archs.join("-")));
         if is_fresh(&target, &[file, &nvcc]) {
@@ -237,6 +240,9 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
         command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "-Ikernels/include"]);
         // Spills and local arrays fail the build: they are always a mistake in these kernels.
         command.args(["-Xptxas", "--warn-on-spills,--warn-on-local-memory-usage,-Werror"]);
+        if compresses {
+            command.arg("--compress-mode=size");
+        }
         for arch in &archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=sm_{arch}"));
         }

@@ -50,7 +50,7 @@ CHECKS = [
     ("race detector", r"data race"),
     ("asynchronous copies", r"asynchronous copy"),
     ("unwritten memory", r"never written"),
-    ("bounds", r"past the end|bytes before|outside an array|in no allocation|null pointer|just outside"),
+    ("bounds", r"past the end|bytes before|outside an array|in no allocation|null pointer|just outside|outside dynamic"),
     ("barriers", r"barrier"),
     ("warp masks", r"absent|\bmask\b"),
     ("alignment", r"misaligned"),
