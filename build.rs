@@ -23,6 +23,20 @@ const CHECKED: &[&str] = &[
     "-fno-optimize-sibling-calls",
 ];
 
+/// The plain build under the feature `sanitize`: AddressSanitizer with its runtime; undefined
+/// behaviour is reported through the emulator.
+const SANITIZED: &[&str] = &[
+    "-fsanitize=address,undefined",
+    // No type information; the other two are what AddressSanitizer sees.
+    "-fno-sanitize=vptr,null,object-size",
+    "-fno-omit-frame-pointer",
+    "-fno-optimize-sibling-calls",
+];
+
+fn is_sanitized() -> bool {
+    env::var_os("CARGO_FEATURE_SANITIZE").is_some()
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
@@ -34,11 +48,24 @@ fn main() {
     emulated.extend(sources("kernels/emulate", "cu"));
     let mut jobs: Vec<Job> = Vec::new();
     for file in &emulated {
-        jobs.push(Box::new(|| emulate("checked", file, 1, CHECKED)));
-        jobs.push(Box::new(|| emulate("plain", file, 3, &[])));
+        if is_sanitized() {
+            jobs.push(Box::new(|| emulate("plain", file, 1, SANITIZED)));
+        } else {
+            jobs.push(Box::new(|| emulate("checked", file, 1, CHECKED)));
+            jobs.push(Box::new(|| emulate("plain", file, 3, &[])));
+        }
+    }
+    if is_sanitized() {
+        link_sanitizer();
     }
     for file in sources("kernels/emulate", "cpp") {
-        jobs.push(Box::new(move || object("runtime", &file, &mut host(2))));
+        jobs.push(Box::new(move || {
+            let mut build = host(2);
+            if is_sanitized() {
+                build.define("GLMAE_SANITIZE", None);
+            }
+            object("runtime", &file, &mut build)
+        }));
     }
     let objects = in_parallel(jobs);
     if env::var_os("GLMAE_KERNELS_SHARED").is_some() {
@@ -59,8 +86,31 @@ fn main() {
     fs::write(out().join("kernels.rs"), table(&emulated, &fatbins)).expect("OUT_DIR is writable");
 }
 
+/// Links AddressSanitizer's runtime, as a whole and statically: its allocator must be the first.
+fn link_sanitizer() {
+    let compiler = host(2).get_compiler();
+    let found = |name: &str| {
+        let output = compiler.to_command().arg(format!("-print-file-name={name}")).output();
+        let path = output.ok().and_then(|o| String::from_utf8(o.stdout).ok()).unwrap_or_default();
+        let path = PathBuf::from(path.trim());
+        assert!(
+            path.is_absolute(),
+            "the feature `sanitize` needs GCC with {name}, and {} has none",
+            compiler.path().display()
+        );
+        path
+    };
+    for name in ["libasan_preinit.o", "libasan.a"] {
+        let path = found(name);
+        println!("cargo:rustc-link-arg=-Wl,--whole-archive,{},--no-whole-archive", path.display());
+    }
+    for library in ["stdc++", "pthread", "dl", "rt", "m"] {
+        println!("cargo:rustc-link-arg=-l{library}");
+    }
+}
+
 /// Links a shared library instead of an archive, and writes down how to make another one: lines of
-/// `compile STEM COMMAND` (to which `-o OBJECT SOURCE` is added) and of `object PATH`.
+/// `compile KIND STEM COMMAND` (to which `-o OBJECT SOURCE` is added) and of `object PATH`.
 fn link_shared(objects: &[PathBuf]) {
     let compiler = host(2).get_compiler();
     let library = out().join("libglmae_kernels.so");
@@ -70,9 +120,11 @@ fn link_shared(objects: &[PathBuf]) {
     assert!(ok, "could not link {} ({link:?})", library.display());
     let mut recipe = format!("link {}\n", compiler.path().display());
     for file in sources("kernels", "cu") {
-        let command = emulated(&file, "checked", 1, CHECKED).get_compiler().to_command();
-        let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-        _ = writeln!(recipe, "compile {} {}", stem(&file), words.join("\t"));
+        for (kind, opt_level, flags) in [("checked", 1, CHECKED), ("plain", 3, &[])] {
+            let command = emulated(&file, kind, opt_level, flags).get_compiler().to_command();
+            let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+            _ = writeln!(recipe, "compile {kind} {} {}", stem(&file), words.join("\t"));
+        }
     }
     objects.iter().for_each(|path| _ = writeln!(recipe, "object {}", path.display()));
     fs::write(out().join("recipe"), recipe).expect("OUT_DIR is writable");
@@ -176,6 +228,9 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
+    // A sixth of the size; drivers since CUDA 12.4 unpack it, compilers since 12.8 make it.
+    let help = Command::new(&nvcc).arg("--help").output().map(|o| o.stdout).unwrap_or_default();
+    let compresses = String::from_utf8_lossy(&help).contains("--compress-mode");
     let compile = |file: &Path| {
         let target = out().join(format!("{}.{}.fatbin", stem(file), archs.join("-")));
         if is_fresh(&target, &[file, &nvcc]) {
@@ -185,6 +240,9 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
         command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "-Ikernels/include"]);
         // Spills and local arrays fail the build: they are always a mistake in these kernels.
         command.args(["-Xptxas", "--warn-on-spills,--warn-on-local-memory-usage,-Werror"]);
+        if compresses {
+            command.arg("--compress-mode=size");
+        }
         for arch in &archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=sm_{arch}"));
         }
@@ -248,14 +306,16 @@ fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
         let stem = stem(file);
         for line in text.lines().filter_map(|l| l.strip_prefix("GLMAE_KERNEL(")) {
             let name = line.split([',', ')']).next().unwrap_or_default().trim();
-            for build in ["checked", "plain"] {
+            let mut info = |build| {
                 _ = writeln!(externs, "    static glmae_{build}_info_{name}: KernelInfo;");
-            }
+                format!("&raw const glmae_{build}_info_{name}")
+            };
+            let plain = info("plain");
+            let checked = if is_sanitized() { "std::ptr::null()".into() } else { info("checked") };
             _ = writeln!(
                 rows,
-                "    Kernel {{ name: {name:?}, file: {stem:?}, \
-                 checked: &raw const glmae_checked_info_{name}, \
-                 plain: &raw const glmae_plain_info_{name} }},"
+                "    Kernel {{ name: {name:?}, file: {stem:?}, checked: {checked}, \
+                 plain: {plain} }},"
             );
         }
     }
@@ -265,9 +325,12 @@ fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
         _ = writeln!(binaries, "    ({stem:?}, include_bytes!({:?})),", path.display().to_string());
     }
     format!(
-        "unsafe extern \"C\" {{\n{externs}}}\n\
+        "/// Whether the emulated kernels of this binary run under sanitizers.\n\
+         pub const SANITIZED: bool = {};\n\
+         unsafe extern \"C\" {{\n{externs}}}\n\
          /// Every exported kernel, by file.\npub static KERNELS: &[Kernel] = &[\n{rows}];\n\
          /// Fatbins by the stem of their file; empty without the feature `cuda`.\n\
-         pub static FATBINS: &[(&str, &[u8])] = &[\n{binaries}];\n"
+         pub static FATBINS: &[(&str, &[u8])] = &[\n{binaries}];\n",
+        is_sanitized()
     )
 }

@@ -10,7 +10,8 @@
 // [total, C], lse and delta [heads, total] f32, read and written in place: nothing is unpacked or padded.
 // A row of another sequence is never read: rows beyond a sequence's end are zeros that cp.async makes.
 // Work list: tiles [n, 4] i32 = (first row of the sequence, its length, first row of the tile, 0), the
-// longest sequences first; grid n * heads, heads fastest. All tensors begin at multiples of 16 bytes.
+// longest sequences first; grid n * heads, heads fastest. The list begins at a multiple of 16 bytes; the kernels for tensor cores
+// need that of every tensor, the others look (src/ops/attention/launch.rs chooses by it).
 //
 // bf16, d = 32, 48, 64 (tensor cores; exponentials in base 2, one ex2.approx per score):
 //   attention_fwd_bf16_d<d>           128 queries per block, 4 warps of 32 (or 64 queries, 4 warps of 16,

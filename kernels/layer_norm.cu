@@ -17,7 +17,8 @@
 // (f32) or 8 (bf16) and all row pointers are 16-byte aligned. In the forward a row of at most 768 f32
 // or 1024 bf16 then stays in registers and is read once; otherwise passes after the first read L1.
 // Shared memory: forward none; backward dynamic, warps * 2 * P * 4 bytes, P = c rounded up to 256.
-// Bytes moved: forward 2 * rows * c elements; backward 3 (4 when dx accumulates), both + 8 * rows.
+// Bytes moved: forward 2 * rows * c elements; backward 3 (4 when dx accumulates), both + 8 * rows. FLOPs: 8
+// and 14 per element. Floor (3768 x 768 bf16): forward 11.6 MB, 2.7 us at 4.3 TB/s, backward 17.4 MB, 4 us.
 // Deterministic: butterflies within a warp; each warp adds the rows it owns in order, the block adds
 // its warps in order, layer_norm_bwd_params_f32 adds the blocks in order. The grid of the backward is
 // part of the result: choose it from `rows` alone.

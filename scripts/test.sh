@@ -35,8 +35,12 @@ if [[ -n "$nvcc" ]]; then
   # One architecture is enough for the lints; the budget below compiles the kernels for three.
   GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo clippy --locked --all-targets --features cuda -- -D warnings
   say "machine code of every kernel against its budget"
+  NVCC="$nvcc" scripts/kernel-budget.sh --self-test | tail -n 1
   NVCC="$nvcc" scripts/kernel-budget.sh | tail -n 3
 fi
+
+say "scripts of the GPU bundle"
+scripts/gpu-bundle/self-test.sh
 
 say "documents"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
@@ -51,6 +55,17 @@ fi
 say "tests"
 # --show-output: a test that skips a part says so in its output.
 NVCC="$nvcc" cargo test --locked "${features[@]}" -- --show-output 2>&1 | tee "$log"
+
+say "kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
+if [[ "$(g++ -print-file-name=libasan.a 2>/dev/null)" == /* ]]; then
+  # The same dependencies; only this crate is compiled once more.
+  sanitized=$SECONDS
+  cargo test --locked --features sanitize --test main -- \
+    emulator::sanitized emulator::primitives kernel_edges 2>&1 | tee -a "$log"
+  echo "sanitized kernels: $((SECONDS - sanitized)) s with the build"
+else
+  skipped+=("sanitized kernels: no g++ with libasan.a")
+fi
 
 while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^skipped: //p' "$log" | sort -u)
 

@@ -3,15 +3,18 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device, Tensor, TensorMut};
+use glmae::lab::opcheck::{distance, within_bf16};
+use glmae::nn::params::ParamLayout;
 use glmae::ops::accumulate::accumulate;
 use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
+use glmae::ops::attention::Packing;
 use glmae::ops::center_update::center_update;
 use glmae::ops::grad_norm::grad_norm;
 use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
 use glmae::ops::row_gather::GatherPlan;
 use glmae::ops::view_cut::{ViewBox, view_cut};
 use glmae::rng::{Purpose, Rng};
-use glmae::tape::{Tape, Var};
+use glmae::tape::{ParamGrads, Tape, Var};
 
 fn emulated() -> Device {
     Device::emulated(Mode::Checked, Schedule::Shuffled(5))
@@ -48,6 +51,48 @@ fn unaligned_views_take_the_scalar_path() {
         for (row, &i) in y.chunks_exact(8).zip(&index) {
             assert_eq!(row, &add[1 + i * 8..][..8], "{dtype} row {i}");
         }
+    }
+}
+
+/// The tensor-core kernels read 16 bytes at a time: a view that begins elsewhere takes the others, forward
+/// and backward, and so does a gradient that does.
+#[test]
+fn attention_takes_views_that_begin_anywhere() {
+    let (heads, d, lengths) = (2, 32, [37, 5]);
+    let rows: usize = lengths.iter().sum();
+    let width = 3 * heads * d;
+    let round =
+        |v: Vec<f64>| v.iter().map(|&x| half::bf16::from_f64(x).to_f64()).collect::<Vec<_>>();
+    let (data, weights) = (round(normal(20, rows * width)), round(normal(21, rows * heads * d)));
+    let run = |device: &Device, dtype, [x_at, g_at]: [usize; 2]| {
+        let moved = |data: &[f64], at: usize, columns: usize| {
+            let padded = [&vec![0.0; at][..], data].concat();
+            let whole = Tensor::from_f64(device, dtype, &padded, &[padded.len()]).unwrap();
+            whole.view(at, &[rows, columns]).unwrap()
+        };
+        let mut tape = Tape::new(device);
+        let qkv = tape.leaf(moved(&data, x_at, width));
+        let packing = Packing::new(device, &lengths).unwrap();
+        let y = tape.attention(&qkv, &packing, heads).unwrap();
+        let seeds = [(y.clone(), moved(&weights, g_at, heads * d))];
+        let layout = ParamLayout::default();
+        let mut grads = ParamGrads::new(device, DType::F32, &layout).unwrap();
+        let mut values = tape.backward_from(&seeds, &mut grads).unwrap();
+        let gradient = values.take(&qkv).unwrap().to_f64_vec().unwrap();
+        [y.value().to_f64_vec().unwrap(), gradient]
+    };
+    let reference = run(&Device::Cpu, DType::F64, [0, 0]);
+    for at in [[0, 0], [1, 0], [0, 3], [5, 1]] {
+        let device = emulated();
+        for (ours, reference) in run(&device, DType::Bf16, at).iter().zip(&reference) {
+            let d = distance(ours, reference);
+            assert!(within_bf16(&d), "{at:?}: {d:?}");
+        }
+        let Device::Emulated(emulated) = &device else { unreachable!() };
+        let kernels = emulated.launched().join(" ");
+        let on_tensor_cores = |pass: &str| kernels.contains(&format!("attention_{pass}_bf16_d32"));
+        assert_eq!(on_tensor_cores("fwd"), at[0] == 0, "{at:?}: {kernels}");
+        assert_eq!(on_tensor_cores("bwd"), at == [0, 0], "{at:?}: {kernels}");
     }
 }
 

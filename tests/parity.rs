@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
 use glmae::lab::case::ReferenceCase;
 use glmae::lab::verify::{Bounds, compare, run};
@@ -27,9 +28,9 @@ fn cases() -> Vec<(String, ReferenceCase)> {
     cases
 }
 
-fn check(dtype: DType) {
+fn check(device: &Device, dtype: DType) {
     for (name, case) in cases() {
-        let ours = run(&case, &Device::Cpu, dtype).unwrap();
+        let ours = run(&case, device, dtype).unwrap();
         let rows = compare(&case.tensors, &ours, &Bounds::of(dtype));
         assert!(rows.len() > 8, "{name}: only {} quantities", rows.len());
         for row in &rows {
@@ -42,10 +43,16 @@ fn check(dtype: DType) {
 
 #[test]
 fn cases_agree_in_f64() {
-    check(DType::F64);
+    check(&Device::Cpu, DType::F64);
 }
 
 #[test]
 fn cases_agree_in_f32() {
-    check(DType::F32);
+    check(&Device::Cpu, DType::F32);
+}
+
+/// The kernels, at the bounds of the CPU.
+#[test]
+fn cases_agree_on_the_emulated_device() {
+    check(&Device::emulated(Mode::Plain, Schedule::Ascending), DType::F32);
 }

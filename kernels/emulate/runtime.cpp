@@ -5,6 +5,11 @@
 // are its entry points. This file itself must not be instrumented.
 #include "runtime.h"
 
+#ifdef GLMAE_SANITIZE
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 extern "C" {
 // Also the anchor from which Rust finds the other thread-local variables of this executable.
 extern thread_local GlmaeEmuThread glmae_emu_self;
@@ -105,6 +110,7 @@ void __tsan_init(void) {}
 
 // -fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero, likewise without
 // a runtime. The device faults on the first, and 32-bit index arithmetic overflows on large volumes.
+// Under the feature `sanitize` this is the whole of -fsanitize=undefined.
 #define GLMAE_UBSAN(name, code) \
     void __ubsan_handle_##name(void*, uint64_t, uint64_t) { call.fault(self.block, code, HERE); }
 GLMAE_UBSAN(type_mismatch_v1, GLMAE_FAULT_MISALIGNED)
@@ -115,4 +121,36 @@ GLMAE_UBSAN(mul_overflow, GLMAE_FAULT_OVERFLOW)
 GLMAE_UBSAN(negate_overflow, GLMAE_FAULT_OVERFLOW)
 GLMAE_UBSAN(divrem_overflow, GLMAE_FAULT_DIVISION)
 GLMAE_UBSAN(shift_out_of_bounds, GLMAE_FAULT_SHIFT)
+GLMAE_UBSAN(pointer_overflow, GLMAE_FAULT_OVERFLOW)
+GLMAE_UBSAN(float_cast_overflow, GLMAE_FAULT_OVERFLOW)
+GLMAE_UBSAN(load_invalid_value, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(vla_bound_not_positive, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(nonnull_arg, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(nonnull_return_v1, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(invalid_builtin, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(builtin_unreachable, GLMAE_FAULT_UNDEFINED)
+GLMAE_UBSAN(missing_return, GLMAE_FAULT_UNDEFINED)
+
+#ifdef GLMAE_SANITIZE
+void glmae_emu_poison(const void* at, uint64_t bytes, uint32_t poisoned) {
+    if (poisoned) {
+        __asan_poison_memory_region(at, bytes);
+    } else {
+        __asan_unpoison_memory_region(at, bytes);
+    }
+}
+void glmae_emu_leave_stack(void** fake, uint64_t low, uint64_t bytes) {
+    __sanitizer_start_switch_fiber(fake, reinterpret_cast<const void*>(low), bytes);
+}
+void glmae_emu_arrive_on_stack(void* fake, uint64_t* low, uint64_t* bytes) {
+    const void* bottom = nullptr;
+    size_t size = 0;
+    __sanitizer_finish_switch_fiber(fake, &bottom, &size);
+    *low = reinterpret_cast<uint64_t>(bottom), *bytes = size;
+}
+#else
+void glmae_emu_poison(const void*, uint64_t, uint32_t) {}
+void glmae_emu_leave_stack(void**, uint64_t, uint64_t) {}
+void glmae_emu_arrive_on_stack(void*, uint64_t* low, uint64_t* bytes) { *low = 0, *bytes = 0; }
+#endif
 }

@@ -96,3 +96,4 @@ struct GlmaeAffineMap {
 #define GLMAE_FAULT_OVERFLOW 5
 #define GLMAE_FAULT_DIVISION 6
 #define GLMAE_FAULT_SHIFT 7
+#define GLMAE_FAULT_UNDEFINED 8

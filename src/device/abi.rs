@@ -1,144 +1,103 @@
-//! The plain structs and constants of `kernels/include/abi.h`. Written by hand; a test compares the
-//! layout with what the C++ compiler made of it.
+//! The plain structs and constants of `kernels/include/abi.h` under the names of Rust code. The structs
+//! are what bindgen makes of the header (`scripts/generate-abi.sh`, which also writes asserts of every
+//! size and offset); tests compare the file with the header it was made from, and the layout with what
+//! the C++ compiler of the kernels made of it.
 
-use std::ffi::{c_char, c_void};
+#[path = "abi_generated.rs"]
+mod generated;
+
+use self::generated as c;
 
 /// A backward kernel's first writer of a gradient overwrites ...
-pub const GRAD_OVERWRITE: i32 = 0;
+pub const GRAD_OVERWRITE: i32 = c::GLMAE_GRAD_OVERWRITE as i32;
 /// ... and later ones add.
-pub const GRAD_ACCUMULATE: i32 = 1;
+pub const GRAD_ACCUMULATE: i32 = c::GLMAE_GRAD_ACCUMULATE as i32;
 
 /// What kind of value an argument of a kernel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ArgKind {
-    Pointer = 0,
-    Signed = 1,
-    Unsigned = 2,
-    Float = 3,
-    Struct = 4,
+    Pointer = c::GLMAE_ARG_POINTER as u8,
+    Signed = c::GLMAE_ARG_SIGNED as u8,
+    Unsigned = c::GLMAE_ARG_UNSIGNED as u8,
+    Float = c::GLMAE_ARG_FLOAT as u8,
+    Struct = c::GLMAE_ARG_STRUCT as u8,
 }
 
 impl ArgKind {
     pub(crate) fn from_code(code: u8) -> Self {
-        match code {
-            0 => Self::Pointer,
-            1 => Self::Signed,
-            2 => Self::Unsigned,
-            3 => Self::Float,
+        match u32::from(code) {
+            c::GLMAE_ARG_POINTER => Self::Pointer,
+            c::GLMAE_ARG_SIGNED => Self::Signed,
+            c::GLMAE_ARG_UNSIGNED => Self::Unsigned,
+            c::GLMAE_ARG_FLOAT => Self::Float,
             _ => Self::Struct,
         }
     }
 }
 
 /// One kernel of the emulated build. `kinds` and `sizes` hold `count` entries.
-#[repr(C)]
-pub struct KernelInfo {
-    pub name: *const c_char,
-    pub call: unsafe extern "C" fn(args: *mut *mut c_void),
-    pub kinds: *const u8,
-    pub sizes: *const u32,
-    pub count: u32,
-    pub max_threads: u32,
-}
+pub use self::generated::GlmaeKernelInfo as KernelInfo;
 
 /// What a running emulated thread knows about itself.
-#[repr(C)]
-pub struct EmuThread {
-    pub block: *const c_void,
-    pub dynamic_shared: *mut c_void,
-    pub stack_low: u64,
-    pub stack_bytes: u64,
-    pub thread_idx: [u32; 3],
-    pub block_idx: [u32; 3],
-    pub block_dim: [u32; 3],
-    pub grid_dim: [u32; 3],
-}
-
-/// Runs over the payloads of the lanes in `mask`, once all have arrived.
-pub type Complete = unsafe extern "C" fn(payloads: *const *mut c_void, mask: u32);
+pub use self::generated::GlmaeEmuThread as EmuThread;
 
 /// What the emulator does for the shim.
-#[repr(C)]
-pub struct EmuCallbacks {
-    pub access: unsafe extern "C" fn(*const c_void, *const c_void, u64, u32, *const c_void),
-    pub barrier: unsafe extern "C" fn(*const c_void, u32, u32, u32, u32, *const c_void) -> u32,
-    pub warp: unsafe extern "C" fn(*const c_void, u32, u32, *mut c_void, Complete, *const c_void),
-    pub copy:
-        unsafe extern "C" fn(*const c_void, *mut c_void, *const c_void, u32, u32, *const c_void),
-    pub copy_commit: unsafe extern "C" fn(*const c_void),
-    pub copy_wait: unsafe extern "C" fn(*const c_void, u32, *const c_void),
-    pub fault: unsafe extern "C" fn(*const c_void, u32, *const c_void),
-}
+pub use self::generated::GlmaeEmuCallbacks as EmuCallbacks;
 
-/// Weights of a weighted sum, passed by value.
-pub const WEIGHTS: usize = 32;
+/// Runs over the payloads of the lanes in `mask`, once all have arrived.
+pub type Complete = Option<unsafe extern "C" fn(payloads: *const *mut std::ffi::c_void, mask: u32)>;
+
+/// Weights of a weighted sum, passed by value: this many.
+pub const WEIGHTS: usize = c::GLMAE_WEIGHTS as usize;
 
 /// See [`WEIGHTS`].
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct Weights {
-    pub weight: [f32; WEIGHTS],
-}
+pub use self::generated::GlmaeWeights as Weights;
 
 /// One update of the optimiser, the same for all parameters; `rest1` is `1 - beta1` and so on.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct AdamScalars {
-    pub beta1: f32,
-    pub rest1: f32,
-    pub beta2: f32,
-    pub rest2: f32,
-    pub eps: f32,
-    pub grad_scale: f32,
-    pub ema: f32,
-    pub ema_rest: f32,
-}
+pub use self::generated::GlmaeAdamScalars as AdamScalars;
 
 /// A range of the flat buffers with settings of its own: `lr / (1 - beta1^t)`,
-/// `1 / sqrt(1 - beta2^t)`, `1 - lr weight_decay`.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct AdamSegment {
-    pub begin: i64,
-    pub end: i64,
-    pub step_size: f32,
-    pub root: f32,
-    pub keep: f32,
-    /// [`ADAM_ACTIVE`], [`ADAM_TEACHER`].
-    pub flags: u32,
-}
+/// `1 / sqrt(1 - beta2^t)`, `1 - lr weight_decay`, and the flags [`ADAM_ACTIVE`], [`ADAM_TEACHER`].
+pub use self::generated::GlmaeAdamSegment as AdamSegment;
+
 /// The segment is updated (it is neither frozen nor padding).
-pub const ADAM_ACTIVE: u32 = 1;
+pub const ADAM_ACTIVE: u32 = c::GLMAE_ADAM_ACTIVE;
 /// The teacher has these elements too.
-pub const ADAM_TEACHER: u32 = 2;
+pub const ADAM_TEACHER: u32 = c::GLMAE_ADAM_TEACHER;
 
 /// The box of a view, along d, h, w, as 32.32 fixed point: output voxel `i` lies at position
 /// `start + i step` of the volume. A mirrored axis has a negative step.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct ViewBox {
-    pub start: [i64; 3],
-    pub step: [i64; 3],
-}
+pub use self::generated::GlmaeViewBox as ViewBox;
 
 /// Where the voxels of a resampled volume lie in its source, along d, h, w, as 24.40 fixed point: output
 /// voxel `i` at `start + sum_b i[b] step[b]`. Passed by value.
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub struct AffineMap {
-    pub start: [i64; 3],
-    pub step: [[i64; 3]; 3],
+pub use self::generated::GlmaeAffineMap as AffineMap;
+
+pub const ACCESS_READ: u32 = c::GLMAE_ACCESS_READ;
+pub const ACCESS_WRITE: u32 = c::GLMAE_ACCESS_WRITE;
+pub const ACCESS_ATOMIC: u32 = c::GLMAE_ACCESS_ATOMIC;
+
+pub const REDUCE_NONE: u32 = c::GLMAE_REDUCE_NONE;
+pub const REDUCE_OR: u32 = c::GLMAE_REDUCE_OR;
+pub const REDUCE_AND: u32 = c::GLMAE_REDUCE_AND;
+pub const REDUCE_COUNT: u32 = c::GLMAE_REDUCE_COUNT;
+
+/// What went wrong in a kernel, where it does not say it with an address.
+pub(crate) fn fault_message(code: u32) -> &'static str {
+    match code {
+        c::GLMAE_FAULT_FLOAT_ATOMIC => "atomic on a float: the order of the additions is not fixed",
+        c::GLMAE_FAULT_SHUFFLE_SOURCE => "shuffle from a lane that the mask does not name",
+        c::GLMAE_FAULT_MISALIGNED => "misaligned address",
+        c::GLMAE_FAULT_TRAP => "__trap()",
+        c::GLMAE_FAULT_ARRAY_INDEX => "index outside an array of fixed size",
+        c::GLMAE_FAULT_OVERFLOW => "integer overflow",
+        c::GLMAE_FAULT_DIVISION => "integer division by zero",
+        c::GLMAE_FAULT_SHIFT => "shift by a negative or too large amount",
+        c::GLMAE_FAULT_UNDEFINED => "undefined behaviour",
+        _ => "unknown fault",
+    }
 }
-
-pub const ACCESS_READ: u32 = 0;
-pub const ACCESS_WRITE: u32 = 1;
-pub const ACCESS_ATOMIC: u32 = 2;
-
-pub const REDUCE_NONE: u32 = 0;
-pub const REDUCE_OR: u32 = 1;
-pub const REDUCE_AND: u32 = 2;
-pub const REDUCE_COUNT: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -149,6 +108,18 @@ mod tests {
     unsafe extern "C" {
         static glmae_abi_layout: [u64; 64];
         static glmae_abi_layout_count: u64;
+    }
+
+    /// The generated file says which header it was made from.
+    #[test]
+    fn generated_file_is_that_of_the_header() {
+        let header = include_bytes!("../../kernels/include/abi.h");
+        let digest = header.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &byte| {
+            (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let line = format!("// FNV-1a of kernels/include/abi.h: {digest:016x}");
+        let generated = include_str!("abi_generated.rs");
+        assert!(generated.contains(&line), "abi.h has changed: run scripts/generate-abi.sh");
     }
 
     #[test]

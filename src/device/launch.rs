@@ -138,7 +138,8 @@ impl Slots {
     }
 }
 
-/// An exported kernel: its file (the stem names the fatbin) and its two emulated builds.
+/// An exported kernel: its file (the stem names the fatbin) and its two emulated builds; `checked` is
+/// null when [`SANITIZED`].
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,

@@ -340,6 +340,8 @@ pub(super) fn case_list() -> Vec<Case> {
         case([3, 2, 6, 3, 9, 2]),
         case([4, 3, 8, 12, 4, 1]),
         case([8, 1, 16, 16, 16, 3]),
+        // The edge of the models, for which the kernels have a variant of their own.
+        case([16, 2, 16, 16, 32, 3]),
         case([5, 1, 5, 10, 15, 2]).with_offset(1000.0),
     ]
 }

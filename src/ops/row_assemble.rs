@@ -299,7 +299,7 @@ impl OpSpec for Spec {
             .map(|i| {
                 let row = (i % every != 0).then(|| {
                     used += 1;
-                    inputs - used
+                    inputs - 1 - used
                 });
                 RowSource { row, position: rows - 1 - i }
             })

@@ -212,6 +212,10 @@ impl OpSpec for Spec {
             case([4, 13, 1]),
             case([6, 50, 2]),
             case([16, 130, 1]),
+            // Several blocks of columns.
+            case([4, 600, 1]),
+            // Two pieces of the row pass, the second one ragged.
+            case([3, 2060, 2]),
             case([3, 31, 0]).with_offset(1000.0),
             case([5, 33, 1]).with_offset(100.0),
         ]

@@ -203,6 +203,9 @@ impl OpSpec for Spec {
             case([3, 9, 10, 8, 9, 10, 8, 1]),
             case([1, 9, 11, 70, 4, 5, 40, 3]),
             case([1, 14, 9, 8, 6, 5, 10, 2]),
+            // The whole volume, enlarged: positions before its first and behind its last voxel; along h
+            // every voxel is met, along the others none.
+            case([2, 5, 6, 7, 9, 6, 11, 4]),
             case([1, 20, 20, 20, 12, 8, 16, 0]).with_offset(1000.0),
         ]
     }
@@ -227,9 +230,10 @@ impl OpSpec for Spec {
         let mut view = if case.dims[7] % 2 == 1 {
             ViewBox::native([0, 1, 2].map(|a| (from[a] - to[a]) / 2), to)
         } else {
+            let (start, size) = if case.dims[7] == 4 { (0.0, 1.0) } else { (0.11, 0.83) };
             ViewBox {
-                start: from.map(|n| 0.11 * n as f64),
-                size: from.map(|n| 0.83 * n as f64),
+                start: from.map(|n| start * n as f64),
+                size: from.map(|n| size * n as f64),
                 mirrored: [false; 3],
             }
         };

@@ -78,7 +78,13 @@ fn wrong_device() {
     let base = ["pretrain", "--config", "tiny", "--data", ".", "--out", "x", "--device"];
     refused(2, &[&base[..], &["gpu"]].concat(), &["'gpu'", "cpu"]);
     #[cfg(not(feature = "cuda"))]
-    refused(2, &[&base[..], &["cuda:0"]].concat(), &["'cuda:0'", "feature 'cuda'", "--device cpu"]);
+    for device in ["cuda", "cuda:0"] {
+        let words = ["feature 'cuda'", "--device cpu", device];
+        refused(2, &[&base[..], &[device]].concat(), &words);
+    }
+    // Where there is no such GPU, with a driver or without one.
+    #[cfg(feature = "cuda")]
+    refused(5, &[&base[..], &["cuda:99"]].concat(), &["CUDA"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use glmae::device::abi::GRAD_ACCUMULATE;
 use glmae::device::emulated::{Emulated, Mode, Schedule};
 use glmae::device::launch::{Arg, DevicePtr, LaunchConfig};
 
-use super::{SCHEDULES, device, download, upload};
+use super::{SCHEDULES, device, download, out_of as out, upload};
 
 /// Runs a kernel of faults.cu on fresh checked devices, under every schedule, with `args` made from
 /// the device. All must fail, and every message must hold all of `parts`.
@@ -35,10 +35,6 @@ fn passes<'a>(name: &str, config: LaunchConfig, args: impl Fn(&Emulated) -> Vec<
             panic!("{name} under {schedule:?}: {error}");
         }
     }
-}
-
-fn out(device: &Emulated, floats: usize) -> Arg<'static> {
-    device.alloc(floats * 4, "y").unwrap().into()
 }
 
 fn input(device: &Emulated, floats: usize) -> Arg<'static> {

@@ -2,9 +2,11 @@
 
 mod faults;
 mod primitives;
+#[cfg(feature = "sanitize")]
+mod sanitized;
 
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
-use glmae::device::launch::DevicePtr;
+use glmae::device::launch::{Arg, DevicePtr};
 use glmae::rng::{Purpose, Rng};
 
 /// The schedules under which a kernel must give the same bits.
@@ -21,6 +23,11 @@ pub fn upload<T: bytemuck::NoUninit>(device: &Emulated, name: &str, data: &[T]) 
     let ptr = device.alloc(bytes.len(), name).unwrap();
     device.upload(ptr, bytes).unwrap();
     ptr
+}
+
+/// Room for `floats` results.
+pub fn out_of(device: &Emulated, floats: usize) -> Arg<'static> {
+    device.alloc(floats * 4, "y").unwrap().into()
 }
 
 pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(

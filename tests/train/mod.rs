@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod devices;
+mod emulated;
 mod finetune;
 mod inputs;
 mod kills;

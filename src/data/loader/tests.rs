@@ -130,7 +130,8 @@ fn too_many_bad_cases_end_the_run() {
 #[test]
 fn errors_that_are_not_the_file_s_fault_come_through() {
     let prepare = |_: &Case| Err(Error::OutOfMemory("made up".to_owned()));
-    let mut loader = Loader::with_prepare(cases(3), prepare, |_| vec![1], config(2, 3)).unwrap();
+    let mut loader: Loader =
+        Loader::with_prepare(cases(3), prepare, |_| vec![1], config(2, 3)).unwrap();
     assert!(matches!(loader.get(0), Err(Error::OutOfMemory(_))));
     assert!(loader.quarantined().is_empty());
     let mut loader = Loader::with_prepare(cases(3), make, |_| vec![3], config(2, 3)).unwrap();

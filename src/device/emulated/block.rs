@@ -9,12 +9,15 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::clocks::Clocks;
 use super::memory::POISON;
+use super::sanitizer::{self, Stack as StackRange};
 use super::shadow::{Byte, shadow};
 use super::{Launch, Schedule, ffi};
 use crate::device::abi::EmuThread;
+use crate::device::launch::SANITIZED;
 use crate::rng::{Purpose, Rng};
 
-const STACK_BYTES: usize = 64 << 10;
+/// Instrumented frames are larger.
+const STACK_BYTES: usize = if SANITIZED { 512 << 10 } else { 64 << 10 };
 /// Alignment that GLMAE_DYNAMIC_SHARED promises.
 const SHARED_ALIGN: usize = 128;
 /// Barriers of a block, as on the device.
@@ -49,8 +52,8 @@ pub struct Copy {
 
 pub struct Thread {
     yielder: *const Yielder<(), ()>,
-    /// Lowest address and bytes of its stack, guard page included.
-    stack: (u64, u64),
+    /// Its stack, guard page included.
+    stack: StackRange,
     /// Where it last called the emulator.
     pub pc: u64,
     pub collective: Collective,
@@ -87,6 +90,8 @@ pub struct State {
     pub seen_blocks: HashSet<u32>,
     /// Index of the allocation found last: the next access is likely to be in it.
     pub last_allocation: usize,
+    /// The stack of the scheduler, where the sanitizer has to know it.
+    scheduler: StackRange,
 }
 
 /// The state that fibres and scheduler share. Only one of them runs at a time, all on one OS thread,
@@ -132,7 +137,9 @@ impl Block<'_> {
         unsafe {
             let state = self.state();
             let yielder = state.threads[state.current as usize].yielder;
+            let fake = sanitizer::leave(state.scheduler);
             (*yielder).suspend(());
+            sanitizer::arrive(fake);
         }
     }
 
@@ -169,12 +176,16 @@ impl Block<'_> {
 /// Runs one block to its end, or to its first fault.
 pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
     let mut pool = POOL.with(RefCell::take);
+    sanitizer::poison(pool.dynamic.as_ptr(), pool.dynamic.capacity(), false);
     let threads = launch.config.threads() as u32;
     let shared = launch.config.shared_bytes as usize;
     pool.dynamic.clear();
     pool.dynamic.resize(shared + 2 * SHARED_ALIGN, POISON);
     let start = pool.dynamic.as_mut_ptr() as usize;
     let dynamic = start.next_multiple_of(SHARED_ALIGN);
+    let end = dynamic - start + shared;
+    sanitizer::poison(pool.dynamic[end..].as_ptr(), pool.dynamic.len() - end, true);
+    sanitizer::poison(pool.dynamic.as_ptr(), dynamic - start, true);
     if launch.checked {
         if pool.static_shadow.len() < launch.shared.len() {
             pool.static_shadow = shadow(launch.shared.len());
@@ -212,12 +223,13 @@ pub fn run(launch: &Launch, index: [u32; 3], number: u32) -> Result<(), Fault> {
             clocks: Clocks::new(number, threads),
             seen_blocks: HashSet::new(),
             last_allocation: 0,
+            scheduler: (0, 0),
         }),
     };
     // SAFETY: `this` belongs to this OS thread, on which nothing else runs meanwhile.
     unsafe {
         *this = EmuThread {
-            block: (&raw const block).cast(),
+            block: (&raw const block).cast_mut().cast(),
             dynamic_shared: dynamic as *mut c_void,
             stack_low: 0,
             stack_bytes: 0,
@@ -285,7 +297,10 @@ fn schedule(
                 ((*this).stack_low, (*this).stack_bytes) = state.threads[i].stack;
                 (*this).thread_idx = block.coordinates(t);
             }
+            // SAFETY: as above.
+            let fake = sanitizer::leave(unsafe { block.state() }.threads[i].stack);
             let result = fibre.resume(());
+            sanitizer::arrive(fake);
             // SAFETY: as above.
             let state = unsafe { block.state() };
             if let CoroutineResult::Return(()) = result {
@@ -307,7 +322,10 @@ fn schedule(
         // SAFETY: only C++ frames without destructors and the emulator's own frames are on the
         // abandoned stack; of the latter a fault may leak a few bytes, and nothing is borrowed.
         unsafe { fibre.force_reset() };
-        stacks.push(fibre.into_stack());
+        let stack = fibre.into_stack();
+        let (low, high) = (stack.limit().get(), stack.base().get());
+        sanitizer::poison(low as *const u8, high - low, false);
+        stacks.push(stack);
     }
     fault.map_or(Ok(()), Err)
 }
@@ -322,8 +340,10 @@ fn start(block: &Block, thread: u32, stack: DefaultStack) -> Fibre {
         // SAFETY: the block outlives its fibres. `call` is the kernel's trampoline, and `args` were
         // checked against its signature.
         unsafe {
+            (*state).scheduler = sanitizer::arrive(std::ptr::null_mut());
             (&mut (*state).threads)[thread as usize].yielder = yielder;
             call(args);
+            sanitizer::leave_for_good((*state).scheduler);
         }
     })
 }

@@ -6,6 +6,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::sanitizer;
 use super::shadow::{Byte, HOST, shadow};
 use crate::device::arena::{self, Usage};
 use crate::device::launch::DevicePtr;
@@ -55,6 +56,8 @@ impl Allocation {
             base.add(GUARD + len).write_bytes(GUARD_BYTE, GUARD);
             base
         };
+        sanitizer::poison(base, GUARD, true);
+        sanitizer::poison(base.wrapping_add(GUARD + len), GUARD, true);
         let shadow = if checked { shadow(len) } else { Box::default() };
         Ok(Self { name: name.into(), start: base as u64 + GUARD as u64, len, shadow, base, layout })
     }
@@ -77,6 +80,7 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        sanitizer::poison(self.base, self.layout.size(), false);
         // SAFETY: allocated in `new` with this layout, freed once.
         unsafe { dealloc(self.base, self.layout) }
     }
@@ -169,6 +173,7 @@ impl Memory {
         self.usage.live -= arena::rounded(old.len);
         let intact = old.guards_are_intact();
         let message = format!("something wrote just outside '{}' ({} bytes)", old.name, old.len);
+        sanitizer::poison(old.base.wrapping_add(GUARD), old.len, true);
         self.quarantined += old.len;
         map.freed.push_back(old);
         while self.quarantined > QUARANTINE {

@@ -13,6 +13,9 @@
 //! is only seen between accesses that a run makes, so tests run several [`Schedule`]s; writing through
 //! one `__shared__` array of a kernel into another of the same kernel is not seen. A checked device
 //! needs 40 bytes of shadow per byte touched, and an executable with its symbol table.
+//!
+//! With the feature `sanitize` both modes run the kernels under AddressSanitizer and
+//! UndefinedBehaviorSanitizer instead; a bad access then ends the process with a report.
 
 mod access;
 mod block;
@@ -20,11 +23,12 @@ mod clocks;
 mod ffi;
 mod graph;
 mod memory;
+mod sanitizer;
 mod shadow;
 mod symbols;
 mod sync;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
@@ -37,7 +41,7 @@ use self::graph::Recording;
 use self::memory::{Map, Memory};
 use self::symbols::Symbols;
 use super::arena::Usage;
-use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Slots, check};
+use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, SANITIZED, Slots, check};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
 
@@ -77,6 +81,7 @@ pub struct Emulated {
     options: Options,
     memory: Mutex<Memory>,
     shared_opt_in: Mutex<HashMap<&'static str, u32>>,
+    launched: Mutex<BTreeSet<&'static str>>,
     /// Present while a graph is captured.
     recording: Mutex<Option<Recording>>,
 }
@@ -146,7 +151,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Emulated {
-    pub fn new(options: Options) -> Self {
+    pub fn new(mut options: Options) -> Self {
+        if SANITIZED {
+            // The sanitizers do the checking.
+            options.mode = Mode::Plain;
+        }
         static INSTALL: Once = Once::new();
         // SAFETY: the table is a static of the layout that the layout test checks.
         INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
@@ -155,8 +164,14 @@ impl Emulated {
             options,
             memory: Mutex::new(memory),
             shared_opt_in: Mutex::default(),
+            launched: Mutex::default(),
             recording: Mutex::default(),
         }
+    }
+
+    /// Names of the kernels that have run to their end on this device, sorted.
+    pub fn launched(&self) -> Vec<&'static str> {
+        lock(&self.launched).iter().copied().collect()
     }
 
     pub fn options(&self) -> &Options {
@@ -255,13 +270,16 @@ impl Emulated {
         let blocks = u32::try_from(config.blocks())
             .map_err(|_| Error::Unsupported("emulation of 2^32 blocks".into()))?;
         let info = if checked { kernel.checked } else { kernel.plain };
+        // SAFETY: both point to immutable statics.
+        let Some(call) = (unsafe { (*info).call }) else {
+            return Err(Error::Unsupported(format!("emulation of kernel {}", kernel.name)));
+        };
         let mut slots = Slots::new(args);
         let launch = Launch {
             kernel,
             config: *config,
             schedule: self.options.schedule,
-            // SAFETY: both point to immutable statics.
-            call: unsafe { (*info).call },
+            call,
             args: &slots.pointers(),
             map,
             checked,
@@ -273,6 +291,7 @@ impl Emulated {
             met: Mutex::default(),
         };
         run(&launch, blocks)?;
+        lock(&self.launched).insert(kernel.name);
         if checked { Ok(()) } else { lock(&self.memory).check_guards() }
     }
 }

@@ -7,21 +7,28 @@ use super::block::{BARRIERS, Block, Collective, Copy, Fault, State, Status};
 use super::shadow::Flag;
 use crate::device::abi::{self, Complete, EmuCallbacks};
 
-pub static CALLBACKS: EmuCallbacks =
-    EmuCallbacks { access, barrier, warp, copy, copy_commit, copy_wait, fault };
+pub static CALLBACKS: EmuCallbacks = EmuCallbacks {
+    access: Some(access),
+    barrier: Some(barrier),
+    warp: Some(warp),
+    copy: Some(copy),
+    copy_commit: Some(copy_commit),
+    copy_wait: Some(copy_wait),
+    fault: Some(fault),
+};
 
 /// `WARP_SYNC` of collectives.h: the one collective that orders memory.
 const WARP_SYNC: u32 = 0;
 
 /// # Safety
 /// `block` is what `block::run` put into this OS thread's `EmuThread`.
-unsafe fn running<'a>(block: *const c_void) -> &'a Block<'a> {
+unsafe fn running<'a>(block: *mut c_void) -> &'a Block<'a> {
     // SAFETY: the block outlives every fibre that calls this.
-    unsafe { &*block.cast() }
+    unsafe { &*block.cast_const().cast() }
 }
 
 unsafe extern "C" fn access(
-    block: *const c_void,
+    block: *mut c_void,
     at: *const c_void,
     bytes: u64,
     kind: u32,
@@ -44,24 +51,13 @@ unsafe extern "C" fn access(
     }
 }
 
-unsafe extern "C" fn fault(block: *const c_void, code: u32, pc: *const c_void) {
-    let message = match code {
-        0 => "atomic on a float: the order of the additions is not fixed",
-        1 => "shuffle from a lane that the mask does not name",
-        2 => "misaligned address",
-        3 => "__trap()",
-        4 => "index outside an array of fixed size",
-        5 => "integer overflow",
-        6 => "integer division by zero",
-        7 => "shift by a negative or too large amount",
-        _ => "unknown fault",
-    };
+unsafe extern "C" fn fault(block: *mut c_void, code: u32, pc: *const c_void) {
     // SAFETY: called from a fibre of this block.
-    unsafe { running(block).fail(pc as u64, message.into()) }
+    unsafe { running(block).fail(pc as u64, abi::fault_message(code).into()) }
 }
 
 unsafe extern "C" fn barrier(
-    block: *const c_void,
+    block: *mut c_void,
     id: u32,
     threads: u32,
     reduce: u32,
@@ -131,7 +127,7 @@ fn open(block: &Block, state: &mut State, id: usize, pc: u64) {
 }
 
 unsafe extern "C" fn warp(
-    block: *const c_void,
+    block: *mut c_void,
     op: u32,
     mask: u32,
     payload: *mut c_void,
@@ -172,7 +168,9 @@ unsafe extern "C" fn warp(
             payloads[l] = state.threads[first + l].collective.payload;
             state.status[first + l] = Status::Ready;
         }
-        complete(payloads.as_ptr(), mask);
+        if let Some(complete) = complete {
+            complete(payloads.as_ptr(), mask);
+        }
         if op == WARP_SYNC && block.launch.checked {
             state.clocks.sync_warp(first / 32, mask);
         }
@@ -180,7 +178,7 @@ unsafe extern "C" fn warp(
 }
 
 unsafe extern "C" fn copy(
-    block: *const c_void,
+    block: *mut c_void,
     to: *mut c_void,
     from: *const c_void,
     bytes: u32,
@@ -214,7 +212,7 @@ fn check_copy(block: &Block, copy: &Copy, flag: Flag) {
     }
 }
 
-unsafe extern "C" fn copy_commit(block: *const c_void) {
+unsafe extern "C" fn copy_commit(block: *mut c_void) {
     // SAFETY: as in `access`.
     unsafe {
         let state = running(block).state();
@@ -223,7 +221,7 @@ unsafe extern "C" fn copy_commit(block: *const c_void) {
     }
 }
 
-unsafe extern "C" fn copy_wait(block: *const c_void, pending: u32, _: *const c_void) {
+unsafe extern "C" fn copy_wait(block: *mut c_void, pending: u32, _: *const c_void) {
     // SAFETY: as in `access`; the copies were checked (on a plain device the kernel answers for them).
     unsafe {
         let block = running(block);

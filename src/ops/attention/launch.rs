@@ -12,12 +12,13 @@ struct Sizes<'p> {
     rows: usize,
     heads: usize,
     d: usize,
-    /// Tensor cores take bf16 and these head dims: rows of 64, 96 or 128 bytes.
+    /// Tensor cores take bf16 and these head dims: rows of 64, 96 or 128 bytes, from multiples of 16.
     tensor_cores: bool,
 }
 
 impl<'p> Sizes<'p> {
-    fn new(qkv: &Tensor, lse: &Tensor, packing: &'p Packing) -> Result<Self> {
+    /// `others`: what is read or written besides `qkv` in its dtype.
+    fn new(qkv: &Tensor, others: &[&Tensor], lse: &Tensor, packing: &'p Packing) -> Result<Self> {
         let (rows, width) = qkv.matrix(OP)?;
         let (heads, _) = lse.matrix(OP)?;
         let Some(work) = &packing.work else {
@@ -30,7 +31,9 @@ impl<'p> Sizes<'p> {
             return Err(Error::shape(OP, "sequences of fewer than 2^31 elements", got));
         }
         let d = width / (3 * heads);
-        let tensor_cores = qkv.dtype() == DType::Bf16 && matches!(d, 32 | 48 | 64);
+        // They read 16 bytes at a time. A view that begins elsewhere takes the other kernels.
+        let aligned = qkv.is_aligned(16) && others.iter().all(|t| t.is_aligned(16));
+        let tensor_cores = qkv.dtype() == DType::Bf16 && matches!(d, 32 | 48 | 64) && aligned;
         Ok(Self { work, rows, heads, d, tensor_cores })
     }
 
@@ -66,7 +69,7 @@ pub(super) fn forward(
     qkv: &Tensor,
     packing: &Packing,
 ) -> Result<()> {
-    let sizes = Sizes::new(qkv, lse, packing)?;
+    let sizes = Sizes::new(qkv, &[out], lse, packing)?;
     let (device, work) = (qkv.device(), sizes.work);
     let (name, tiles, config) = if sizes.tensor_cores {
         let name = format!("attention_fwd_bf16_d{}", sizes.d);
@@ -87,7 +90,7 @@ pub(super) fn backward(
     qkv: &Tensor,
     packing: &Packing,
 ) -> Result<()> {
-    let sizes = Sizes::new(qkv, lse, packing)?;
+    let sizes = Sizes::new(qkv, &[dqkv, out, dout], lse, packing)?;
     let (work, d) = (sizes.work, sizes.d);
     if !sizes.tensor_cores {
         let config = sizes.grid(&work.by_64, 256, 5 * SIMT_TILE)?;
