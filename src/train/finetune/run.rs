@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
             max_bad_share: 0.0,
             ..LoaderConfig::default()
         };
-        let (how, rules) = (prepare.clone(), task.label_rules());
+        let (how, rules) = (prepare, task.label_rules());
         let mut loader = Loader::with_prepare(
             cases.training.iter().map(as_case).collect(),
             move |case| Ok(TrainingCase::new(prepare_pair(case, &how, &rules)?)),
