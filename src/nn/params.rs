@@ -127,7 +127,7 @@ impl Params {
     }
 
     /// Rounds the values into the bf16 copy, if there is one. The optimiser does it by itself
-    /// ([`crate::ops::adamw_ema()`]); whoever else writes values calls this afterwards.
+    /// ([`crate::ops::adamw_ema`]); whoever else writes values calls this afterwards.
     pub fn refresh_half(&mut self) -> Result<()> {
         let Some(half) = &mut self.half else { return Ok(()) };
         let rounded: Vec<half::bf16> =

@@ -14,7 +14,7 @@ const OP: &str = "grad_norm";
 /// Elements that one partial sum covers: fixed, so that the result does not depend on threads.
 const CHUNK: usize = 1 << 16;
 
-/// The norm and the factor for [`super::adamw_ema()`], left on the device so that no host waits:
+/// The norm and the factor for [`super::adamw_ema`], left on the device so that no host waits:
 /// `[norm, factor]` with `norm = scale |flat|` and `factor = scale clip_factor(norm, clip)`. The norm is
 /// NaN when `loss` is not finite: then nothing is updated.
 ///
