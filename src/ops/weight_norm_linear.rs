@@ -136,8 +136,9 @@ impl OpSpec for Spec {
     fn cases(&self) -> Vec<Case> {
         let case = |d: [usize; 3]| Case::new(&["rows", "in", "out"], &d);
         vec![
-            // Width 1 has no direction: its gradient is zero and says nothing.
-            case([1, 2, 1]),
+            // Width 1 has no direction: its gradient is zero and says nothing. A few values in bf16 would
+            // be at the mercy of their roundings (two where the gradient of x is added).
+            case([1, 50, 1]),
             case([3, 7, 5]),
             case([13, 12, 31]),
             case([6, 64, 130]),
