@@ -24,7 +24,7 @@ cases = [5, 1]
 loss = "dice_ce"
 [image]
 roi = [16, 16, 16]
-intensity = { kind = "percentile", lo = 0.0, hi = 100.0 }
+intensity = { kind = "percentile_scale", lo = 0.0, hi = 100.0 }
 [labels]
 names = ["background", "ball"]
 [split]
