@@ -65,6 +65,37 @@ fn large_tiles(device: &Emulated) {
     device.launch("linear_bwd_reduce_f32", &LaunchConfig::linear(1, 256), &args.concat()).unwrap();
 }
 
+/// The wide blocks of the convolution, as above; their numbers: `src/ops/conv3d/tests.rs`.
+fn wide_convolutions(device: &Emulated) {
+    // Several bricks, none of them full; a whole tile of output channels and a part of one.
+    let ([d, h, w], halo) = ([5, 3, 11], 6 * 6 * 10 * 48);
+    let blocks = 2 * 2 * 2;
+    let tiles: [(_, usize, _, _); 2] = [("", 64, [24, 8], [2, 9]), ("_few", 32, [2, 0], [1, 3])];
+    for (dtype, size) in [("bf16", 2), ("f32", 4)] {
+        for (few, tile, [first, second], [halos, taps]) in tiles {
+            let zeros = |name, elements: usize| upload(device, name, &vec![0u8; elements * size]);
+            let (voxels, out, chunk) = (d * h * w, tile + 8, 32 / size);
+            let chunks = [first, second].map(|c: usize| c.div_ceil(chunk)).iter().sum::<usize>();
+            let rows = if few.is_empty() { 27 * chunks } else { 9 };
+            let packed = zeros("weight", out.next_multiple_of(tile) * rows * chunk);
+            let inputs = [first, second].map(|c| zeros("x", (voxels * c).max(1)));
+            let bias = upload(device, "bias", &vec![0.0f32; out]);
+            let pointers = [zeros("y", voxels * out), inputs[0], inputs[1], packed, bias];
+            let sizes = [d, h, w, first, second, out, 1].map(|n| Arg::I32(n as i32));
+            let name = format!("conv3d_fwd_{dtype}{few}_n{tile}");
+            let shared = (halos * halo + 3 * taps * 32 * tile) as u32;
+            let config = LaunchConfig {
+                grid: [blocks, out.div_ceil(tile) as u32, 1],
+                block: [128, 1, 1],
+                shared_bytes: shared,
+            };
+            device.allow_shared(&name, shared).unwrap();
+            let args = [&pointers.map(Arg::from)[..], &sizes].concat();
+            device.launch(&name, &config, &args).unwrap();
+        }
+    }
+}
+
 /// A volume as a scanner stores it.
 fn int16_view(device: &Emulated) {
     let [y, volume] =
@@ -92,6 +123,7 @@ fn every_kernel_runs() {
         }
     }
     large_tiles(emulated);
+    wide_convolutions(emulated);
     int16_view(emulated);
     let launched = emulated.launched();
     let missing: Vec<_> = KERNELS
