@@ -328,6 +328,8 @@ pub struct DataConfig {
     /// Voxels above this value (after the intensity map) are foreground; the box around them is
     /// what views are cut from. Absent: the whole volume.
     pub foreground: Option<f64>,
+    /// Ids of cases that the run must not see; each must be there.
+    pub exclude: Vec<String>,
     /// Every how many-th case is kept out of training to measure reconstruction; 0: none.
     pub holdout_every: usize,
     /// Threads that decode cases ahead of the training loop.
@@ -348,6 +350,7 @@ impl Default for DataConfig {
             window_hu: [-1000.0, 1000.0],
             percentiles: [0.5, 99.5],
             foreground: Some(0.0),
+            exclude: Vec::new(),
             holdout_every: 0,
             workers: 2,
             cache_mib: 4096,

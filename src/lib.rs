@@ -15,6 +15,7 @@ pub mod ops;
 pub mod report;
 pub mod rng;
 pub mod seg;
+pub mod study;
 pub mod tape;
 pub mod train;
 

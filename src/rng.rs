@@ -44,6 +44,10 @@ pub enum Purpose {
     Synthetic = 6,
     /// Tests and benchmarks.
     Test = 7,
+    /// Which labelled cases a fraction of a set holds.
+    Subset = 8,
+    /// Resamples of cases for a confidence interval.
+    Bootstrap = 9,
 }
 
 /// A stream of random numbers named by `(seed, purpose, step, sample, view)`.

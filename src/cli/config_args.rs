@@ -139,3 +139,8 @@ impl From<Arithmetic> for DType {
         }
     }
 }
+
+/// A string as TOML writes it, so that a path that looks like a number stays one.
+pub fn toml_string(text: &str) -> String {
+    format!("{text:?}")
+}

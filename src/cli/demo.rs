@@ -1,30 +1,51 @@
 //! `glmae demo`: the whole way on synthetic scans.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Result;
+use glmae::Error;
+use glmae::config::finetune::FinetuneConfig;
+use glmae::data::Limits;
 use glmae::data::synthetic::generate;
+use glmae::device::Device;
 use glmae::error::exit;
+use glmae::infer::predict::{PredictOptions, Progress, predict_cases};
+use glmae::report::progress::WorkProgress;
+use glmae::seg::evaluate::{Settings, evaluate};
+use glmae::seg::match_files::FilePair;
+use glmae::seg::{LabelRules, Task};
+use glmae::train::finetune::cases::{Cases, as_case};
+use glmae::train::finetune::run::{FinetuneOptions, finetune};
+use glmae::train::pretrain::Resume;
+use glmae::train::program::Launches;
 
-use super::config_args::{ConfigArgs, DeviceArg};
+use super::config_args::{ConfigArgs, DeviceArg, toml_string};
 use super::engine::{self, RunOptions};
 use super::{summary, term};
+
+/// Fewest scans: the task `synthetic` holds out the last of every six.
+const LEAST: usize = 6;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  glmae demo                          into ./demo, one to two minutes on two cores
-  glmae demo --out /tmp/d --steps 20  a quick look
-  glmae inspect demo/run              what it left behind
+  glmae demo                                      into ./demo, about four minutes on two cores
+  glmae demo --out /tmp/d --steps 20 --epochs 2   a quick look
+  glmae inspect demo/run                          what it left behind
 
-A demo that was stopped continues when it is called again.")]
+Draws labelled CT-like scans, pre-trains on them, fine-tunes the encoder to label organs, labels a scan
+that nothing has seen, and judges the result. A demo that was stopped continues when it is called again.")]
 pub struct Args {
-    /// Folder for the scans (scans/) and the run (run/)
+    /// Folder for scans/, the runs run/ and seg/, and predictions/
     #[arg(long, value_name = "DIR", default_value = "demo")]
     out: PathBuf,
-    /// Scans to draw
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    /// Scans to draw, at least 6
+    #[arg(long, value_name = "N", default_value_t = LEAST)]
     scans: usize,
+    /// Passes of the fine-tuning over the labelled scans
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
     #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
@@ -32,38 +53,129 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
+    let begin = Instant::now();
     let mut config = args.overrides.load("demo")?;
     let device = args.device.parse()?;
+    if args.scans < LEAST {
+        let reason = format!("--scans {}: at least {LEAST}, one is held out", args.scans);
+        return Err(Error::Config(reason).into());
+    }
     let (scans, run) = (args.out.join("scans"), args.out.join("run"));
     config.data.path = scans.display().to_string();
     if !scans.join("dataset.json").is_file() {
         eprintln!("drawing {} CT-like scans into {}", args.scans, scans.display());
         generate(&scans, args.scans, config.train.seed)?;
     }
-    eprintln!("pre-training for {} steps on {}", config.train.steps, device.name());
-    let options = RunOptions::new(&run, device);
+    eprintln!("1 of 3: pre-training for {} steps on {}", config.train.steps, device.name());
+    let options = RunOptions::new(&run, device.clone());
     let done = engine::pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;
-    term::print(&next(&scans, &run, done.checkpoint.as_deref()))?;
+    let stage = Stage { out: &args.out, scans: &scans, device };
+    stage.finetune(args.epochs, config.train.threads)?;
+    stage.judge()?;
+    let seconds = begin.elapsed().as_secs();
+    eprintln!("the whole way took {} min {} s", seconds / 60, seconds % 60);
+    term::print(&next(&args.out))?;
     Ok(exit::OK)
 }
 
+/// What follows the pre-training.
+struct Stage<'a> {
+    out: &'a Path,
+    scans: &'a Path,
+    device: Device,
+}
+
+impl Stage<'_> {
+    fn finetune(&self, epochs: Option<u64>, threads: usize) -> Result<()> {
+        let data = toml_string(&self.scans.to_string_lossy());
+        let mut set = vec![format!("data.path={data}"), format!("train.threads={threads}")];
+        set.extend(epochs.map(|n| format!("train.epochs={n}")));
+        let config = FinetuneConfig::load("demo", &set)?;
+        eprintln!(
+            "\n2 of 3: fine-tuning for {} passes over the labelled scans",
+            config.train.epochs
+        );
+        let options = FinetuneOptions {
+            out: self.out.join("seg"),
+            encoder: Some(self.out.join("run")),
+            resume: Resume::Auto,
+            device: self.device.clone(),
+            launches: Launches::default(),
+        };
+        let done = finetune(&config, &options)?;
+        if let (Some(first), Some(last)) = (done.first, done.last) {
+            let text =
+                format!("{} updates, loss {:.3} to {:.3}", done.steps, first.total, last.total);
+            term::print(&(text + "\n"))?;
+        }
+        Ok(())
+    }
+
+    /// Labels the held-out scans on their own grids, and judges them.
+    fn judge(&self) -> Result<()> {
+        let task = Task::load("synthetic")?;
+        let data = toml_string(&self.scans.to_string_lossy());
+        let config = FinetuneConfig::load("demo", &[format!("data.path={data}")])?;
+        let held = Cases::find(&task, &config.data, 0)?.validation;
+        eprintln!("\n3 of 3: labelling {} held-out scan(s)", held.len());
+        let options = PredictOptions {
+            checkpoint: self.out.join("seg"),
+            input: self.scans.to_owned(),
+            out: self.out.join("predictions"),
+            device: self.device.clone(),
+            infer: None,
+            probabilities: false,
+        };
+        let mut bar: Option<WorkProgress> = None;
+        let mut before = 0;
+        let cases: Vec<_> = held.iter().map(as_case).collect();
+        let predicted = predict_cases(&options, &cases, &mut |step| {
+            if let Progress::Windows { done, of } = step {
+                let bar = bar.get_or_insert_with(|| WorkProgress::stderr("predict", of as u64));
+                bar.advance(done.saturating_sub(before) as u64, "windows");
+                before = if done == of { 0 } else { done };
+            }
+        })?;
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        let pairs: Vec<FilePair> = predicted
+            .into_iter()
+            .zip(&held)
+            .map(|(p, case)| FilePair {
+                id: case.id.clone(),
+                prediction: p.file,
+                reference: case.label.clone(),
+            })
+            .collect();
+        let settings = Settings {
+            regions: task.regions(false),
+            rules: LabelRules::classes(task.classes()),
+            reference_rules: task.label_rules(),
+            tolerances_mm: vec![4.0],
+            limits: Limits::default(),
+        };
+        term::print(&evaluate(&pairs, &settings, &mut |_| {})?.to_text())?;
+        Ok(())
+    }
+}
+
 /// What the numbers mean and what to do next.
-fn next(scans: &Path, run: &Path, checkpoint: Option<&Path>) -> String {
-    let checkpoint = checkpoint.unwrap_or(run).display();
+fn next(out: &Path) -> String {
     format!(
         "
-The model saw a quarter of each view and had to paint the rest. A picture shows, in three planes, the
-scan, what the model was shown, what it painted, and both together: look at the pictures in
-  {run}/recon
-The loss must fall; g2g and l2g compare what student and teacher make of a view, in nats.
+Pre-training: the model saw a quarter of each view and had to paint the rest. A picture shows, in three
+planes, the scan, what the model was shown, what it painted, and both together:
+  {out}/run/recon
+Fine-tuning: the scan, its labels, and what the network labels, of a scan that nothing was trained on:
+  {out}/seg/pictures
 
 Next:
-  glmae inspect {run}
-  glmae reconstruct --checkpoint {checkpoint} --input {scans}/imagesTr/synthetic_000.nii.gz --out look
+  glmae inspect {out}/run
+  glmae predict --checkpoint {out}/seg --input {out}/scans/imagesTr/synthetic_005.nii.gz --out labels
   glmae pretrain --config ct-small --data YOUR_SCANS --out runs/first
 ",
-        run = run.display(),
-        scans = scans.display(),
+        out = out.display(),
     )
 }

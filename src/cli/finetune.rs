@@ -8,7 +8,7 @@ use glmae::error::exit;
 use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
 use glmae::train::pretrain::Resume;
 
-use super::config_args::{DeviceArg, LaunchArg};
+use super::config_args::{DeviceArg, LaunchArg, toml_string};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -100,11 +100,6 @@ pub fn run(args: &Args) -> Result<u8> {
     let done = finetune(&config, &options)?;
     term::print(&summary(&done, args))?;
     Ok(exit::OK)
-}
-
-/// A string as TOML writes it, so that a path that looks like a number stays one.
-fn toml_string(text: &str) -> String {
-    format!("{text:?}")
 }
 
 fn summary(done: &FinetuneSummary, args: &Args) -> String {

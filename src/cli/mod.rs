@@ -20,6 +20,7 @@ mod predict;
 mod presets;
 mod pretrain;
 mod reconstruct;
+mod study;
 mod summary;
 mod term;
 mod verify;
@@ -80,6 +81,8 @@ enum Verb {
     Predict(predict::Args),
     /// Judge predicted label maps: Dice, Hausdorff distances, surface Dice per case and class
     Evaluate(evaluate::Args),
+    /// Ask whether pre-training helps: a grid of pre-trainings and fine-tunings, judged and compared
+    Study(study::Args),
     /// Turn an encoder of MONAI, timm or the official code into one for fine-tuning
     Import(import::Args),
     /// Write weights for MONAI, timm or the official code
@@ -116,6 +119,7 @@ pub fn main() -> u8 {
         Verb::Finetune(args) => finetune::run(&args),
         Verb::Predict(args) => predict::run(&args),
         Verb::Evaluate(args) => evaluate::run(&args),
+        Verb::Study(args) => study::run(&args),
         Verb::Import(args) => import::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Verify(args) => verify::run(&args),

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 pub const PRESETS: &[(&str, &str)] = &[
     ("author", include_str!("../../configs/finetune/author.toml")),
     ("hippocampus", include_str!("../../configs/finetune/hippocampus.toml")),
+    ("demo", include_str!("../../configs/finetune/demo.toml")),
 ];
 
 /// All of it.
@@ -68,6 +69,9 @@ pub struct SegData {
     pub task: String,
     /// Training cases of a label-efficiency subset; 0: all.
     pub subset: usize,
+    /// Share of the training cases that is used, drawn by `train.seed`: one seed's smaller shares
+    /// are parts of its larger ones.
+    pub fraction: f64,
     /// Window of training and inference in voxels; absent: the task's.
     pub roi: Option<[usize; 3]>,
     /// Weights of crops around a labelled voxel and around an unlabelled one.
@@ -84,6 +88,7 @@ impl Default for SegData {
             path: String::new(),
             task: String::new(),
             subset: 0,
+            fraction: 1.0,
             roi: None,
             positive: 1.0,
             negative: 1.0,
@@ -170,7 +175,7 @@ pub struct SegTrain {
     pub threads: usize,
     /// Every how many steps: a line in the logs.
     pub log_every: u64,
-    /// Every how many epochs: a validation, which saves the best, and a checkpoint.
+    /// Every how many epochs: a validation, which saves the best (0: none at all), and a checkpoint.
     pub validate_every: u64,
     pub save_every: u64,
     /// Newest checkpoints that are kept, beside the best.
@@ -252,9 +257,12 @@ impl Settings for FinetuneConfig {
             "train.batch, crops, accumulation and infer.windows must be at least 1",
         )?;
         require(
-            [t.log_every, t.validate_every, t.save_every, t.epochs].iter().all(|&n| n > 0)
-                && t.keep_last > 0,
-            "train.epochs, log_every, validate_every, save_every and keep_last must be at least 1",
+            [t.log_every, t.save_every, t.epochs].iter().all(|&n| n > 0) && t.keep_last > 0,
+            "train.epochs, log_every, save_every and keep_last must be at least 1",
+        )?;
+        require(
+            d.fraction > 0.0 && d.fraction <= 1.0,
+            "data.fraction must be above 0 and at most 1",
         )?;
         require((0.0..1.0).contains(&self.infer.overlap), "infer.overlap must lie in [0, 1)")
     }

@@ -47,10 +47,18 @@ pub fn predict(
     options: &PredictOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Predicted>> {
+    predict_cases(options, &cases(&options.input)?, progress)
+}
+
+/// As [`predict`], for cases that were found otherwise.
+pub fn predict_cases(
+    options: &PredictOptions,
+    cases: &[Case],
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Predicted>> {
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_segmenter(&folder, &options.device, DType::F32)?;
     let (task, config) = (info.task()?, info.config()?);
-    let cases = cases(&options.input)?;
     let predictor = Predictor::new(&segmenter, options.infer.unwrap_or(config.infer))?;
     let roi = segmenter.net.config.roi;
     let how = PrepareConfig { min_size: roi, ..task.prepare_config() };

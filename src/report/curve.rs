@@ -21,6 +21,8 @@ pub struct Series {
     pub name: String,
     /// (x, y), in drawing order.
     pub points: Vec<(f64, f64)>,
+    /// x, and from where to where a vertical bar goes there: the spread of a point.
+    pub bars: Vec<(f64, [f64; 2])>,
 }
 
 /// A chart.
@@ -51,7 +53,7 @@ impl Curve {
 
     /// Adds a line.
     pub fn push(&mut self, name: &str, points: Vec<(f64, f64)>) {
-        self.series.push(Series { name: name.to_owned(), points });
+        self.series.push(Series { name: name.to_owned(), points, bars: Vec::new() });
     }
 
     /// Draws the chart; without a drawable point it says "no data".
@@ -74,8 +76,12 @@ impl Curve {
         self.draw_axes(&mut canvas, &plot, &x, &y);
         let mut empty = true;
         for (i, series) in self.series.iter().enumerate() {
-            let runs = visible_runs(&series.points, &x, &y, &plot);
+            let mut runs = visible_runs(&series.points, &x, &y, &plot);
             empty &= runs.is_empty();
+            for (at, limits) in &series.bars {
+                let ends = limits.map(|limit| (*at, limit));
+                runs.extend(visible_runs(&ends, &x, &y, &plot).into_iter().filter(|r| r.len() > 1));
+            }
             draw_runs(&mut canvas, &plot, &runs, colour(i));
         }
         if empty {
@@ -97,9 +103,13 @@ impl Curve {
     fn axes(&self) -> (Axis, Axis) {
         let drawable =
             |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!self.log_y || p.1 > 0.0);
-        let points = || self.series.iter().flat_map(|s| &s.points).filter(drawable);
-        let x = Axis::linear(points().map(|p| p.0), 0.0);
-        let ys = points().map(|p| p.1);
+        let bar_ends = |(x, limits): &(f64, [f64; 2])| limits.map(|y| (*x, y));
+        let all = |s: &Series| -> Vec<(f64, f64)> {
+            s.points.iter().copied().chain(s.bars.iter().flat_map(bar_ends)).collect()
+        };
+        let points: Vec<_> = self.series.iter().flat_map(all).filter(|p| drawable(&p)).collect();
+        let x = Axis::linear(points.iter().map(|p| p.0), 0.0);
+        let ys = points.iter().map(|p| p.1);
         (x, if self.log_y { Axis::logarithmic(ys) } else { Axis::linear(ys, 0.05) })
     }
 

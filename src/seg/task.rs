@@ -29,6 +29,7 @@ pub const TASKS: &[(&str, &str)] = &[
     ("brats", include_str!("../../configs/tasks/brats.toml")),
     ("cc-ccii", include_str!("../../configs/tasks/cc-ccii.toml")),
     ("hippocampus", include_str!("../../configs/tasks/hippocampus.toml")),
+    ("synthetic", include_str!("../../configs/tasks/synthetic.toml")),
 ];
 
 /// What the network predicts.

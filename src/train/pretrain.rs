@@ -27,7 +27,7 @@ use super::watch::{CollapseWatch, Observation};
 use crate::config::Config;
 use crate::data::layout::{Case, DiscoverOptions};
 use crate::data::loader::{Loader, LoaderConfig};
-use crate::data::{Prepared, discover, hold_out, prepare};
+use crate::data::{Prepared, discover, exclude, hold_out, prepare};
 use crate::device::nvtx;
 use crate::glmae::batch::BatchShape;
 use crate::glmae::model::Networks;
@@ -97,7 +97,8 @@ impl<'a> Run<'a> {
         if config.data.path.is_empty() {
             return Err(Error::Config("data.path is empty: pass --data PATH".into()));
         }
-        let source = discover(Path::new(&config.data.path), &DiscoverOptions::default())?;
+        let mut source = discover(Path::new(&config.data.path), &DiscoverOptions::default())?;
+        source.cases = exclude(source.cases, &config.data.exclude)?;
         let (cases, held) = hold_out(&source.cases, config.data.holdout_every)?;
         check_view_sizes(config, &source.cases)?;
         if out.exists() && !out.is_dir() {

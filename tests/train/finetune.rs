@@ -16,7 +16,7 @@ use glmae::train::program::Launches;
 
 use super::{config as pretrain_config, run as pretrain, volumes};
 
-const TASK: &str = r#"
+pub const TASK: &str = r#"
 title = "Balls"
 kind = "classes"
 channels = ["CT"]
@@ -36,7 +36,7 @@ image = "images/case_*.nii.gz"
 label = "labels/case_*.nii.gz"
 "#;
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 [model]
 feature_size = 4
 patch = 4
@@ -63,7 +63,7 @@ windows = 2
 "#;
 
 /// Six volumes with a bright ball, whose label is the ball, on an oblique and mirrored grid.
-fn balls(folder: &Path) -> PathBuf {
+pub fn balls(folder: &Path) -> PathBuf {
     let data = folder.join("balls");
     for sub in ["images", "labels"] {
         fs::create_dir_all(data.join(sub)).unwrap();

@@ -7,6 +7,7 @@ mod finetune;
 mod inputs;
 mod kills;
 mod resume;
+mod study;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -93,6 +93,23 @@ pub fn discover(path: &Path, options: &DiscoverOptions) -> Result<Source> {
     check(path, source)
 }
 
+/// The cases without those that have one of these ids.
+///
+/// Errors: [`Error::Config`] when an id is of no case, or when no case would be left.
+pub fn exclude(cases: Vec<Case>, ids: &[String]) -> Result<Vec<Case>> {
+    if let Some(unknown) = ids.iter().find(|id| !cases.iter().any(|case| case.id == **id)) {
+        let example = cases.first().map_or("", |case| case.id.as_str());
+        return Err(Error::Config(format!(
+            "data.exclude names {unknown:?}, which is no case of the data (the first is {example:?})"
+        )));
+    }
+    let left: Vec<Case> = cases.into_iter().filter(|case| !ids.contains(&case.id)).collect();
+    match left.is_empty() {
+        true => Err(Error::Config("data.exclude names every case of the data".to_owned())),
+        false => Ok(left),
+    }
+}
+
 /// Splits cases into training and held-out ones by a fixed rule: of every `every` cases in order
 /// the last is held out. 0 holds none out.
 ///

@@ -44,7 +44,8 @@ fn shipped_tasks_are_the_table_of_the_paper() {
         ("covid-19-20", [160, 39], Some([1.25, 1.25, 5.0]), [192, 192, 32], 2, TaskKind::Classes),
         ("brats", [387, 97], Some([1.0; 3]), [224, 224, 144], 4, TaskKind::Regions),
         ("cc-ccii", [2514, 1664], None, [384, 384, 32], 3, TaskKind::ImageClasses),
-        ("hippocampus", [234, 26], Some([1.0; 3]), [48, 64, 48], 3, TaskKind::Classes),
+        ("hippocampus", [208, 52], Some([1.0; 3]), [48, 64, 48], 3, TaskKind::Classes),
+        ("synthetic", [5, 1], Some([4.0; 3]), [64, 64, 64], 10, TaskKind::Classes),
     ];
     assert_eq!(rows.len(), TASKS.len());
     for (name, cases, spacing_mm, roi, classes, kind) in rows {
@@ -164,7 +165,7 @@ fn other_sets_have_their_counts() {
         "labelsTr/hippocampus_*.nii.gz",
     );
     let (task, split, sizes) = run("hippocampus", files);
-    assert_eq!((sizes, split.validation[1].as_str()), (task.cases, "hippocampus_020"));
+    assert_eq!((sizes, split.validation[1].as_str()), (task.cases, "hippocampus_010"));
     assert_eq!(task.subset(&split, 32).unwrap().len(), 32);
 }
 

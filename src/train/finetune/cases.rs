@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use crate::config::finetune::SegData;
 use crate::data::{Case, PrepareConfig};
+use crate::rng::{Purpose, Rng};
 use crate::seg::dataset::{LabelledCase, PreparedPair};
 use crate::seg::task::{Target, TaskKind};
 use crate::seg::{LabelRules, Region, Task};
@@ -16,10 +18,11 @@ pub struct Cases {
 }
 
 impl Cases {
-    /// Finds and splits the set at `path`; `subset` training cases, 0: all.
+    /// Finds and splits the set of `data`; `seed` draws its fraction.
     ///
     /// Errors: as [`Task::find_cases`], [`Task::split`], [`Task::subset`]; a task of image classes.
-    pub fn find(task: &Task, path: &Path, subset: usize) -> Result<Self> {
+    pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<Self> {
+        let path = Path::new(&data.path);
         if task.kind == TaskKind::ImageClasses {
             return Err(Error::Config(format!(
                 "{}: its labels are of images, not voxels",
@@ -29,10 +32,11 @@ impl Cases {
         let found = task.find_cases(path)?;
         let ids: Vec<String> = found.iter().map(|c| c.id.clone()).collect();
         let split = task.split(path, &ids)?;
-        let training = match subset {
+        let training = match data.subset {
             0 => split.training.clone(),
             n => task.subset(&split, n)?,
         };
+        let training = draw(training, data.fraction, seed);
         let pick = |ids: &[String]| -> Vec<LabelledCase> {
             let chosen = found.iter().filter(|case| ids.contains(&case.id));
             chosen
@@ -48,6 +52,15 @@ impl Cases {
         };
         Ok(Self { training: pick(&training), validation: pick(&split.validation) })
     }
+}
+
+/// The first of a random order, as many as `fraction` asks for and one at least; in their old order.
+fn draw(ids: Vec<String>, fraction: f64, seed: u64) -> Vec<String> {
+    let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len().max(1));
+    let order = Rng::new(seed, Purpose::Subset, 0, 0, 0).permutation(ids.len());
+    let mut kept: Vec<u32> = order.into_iter().take(count).collect();
+    kept.sort_unstable();
+    kept.into_iter().filter_map(|i| ids.get(i as usize).cloned()).collect()
 }
 
 /// A labelled case as the loader knows it.

@@ -2,7 +2,7 @@
 
 mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
         }
         let task_text = Task::text(&d.task)?;
         let task = Task::parse(&task_text, &d.task)?;
-        let cases = Cases::find(&task, Path::new(&d.path), d.subset)?;
+        let cases = Cases::find(&task, d, t.seed)?;
         if out.exists() && !out.is_dir() {
             return Err(Error::data(out, "is a file; --out must be a folder"));
         }
@@ -276,11 +276,12 @@ impl<'a> Run<'a> {
             let ends_epoch = done.is_multiple_of(self.steps_per_epoch);
             let epoch = done / self.steps_per_epoch;
             let last = done == total;
-            let validates = last || (ends_epoch && epoch.is_multiple_of(t.validate_every));
+            let every = t.validate_every;
+            let validates = every > 0 && (last || (ends_epoch && epoch.is_multiple_of(every)));
             if validates {
                 self.validate(epoch)?;
             }
-            self.log(&report, validates)?;
+            self.log(&report, validates || last)?;
             if last || (ends_epoch && epoch.is_multiple_of(t.save_every)) {
                 self.save()?;
             }
@@ -292,7 +293,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Stopped { signal, step: done });
             }
         }
-        if self.summary.last.is_none() {
+        if self.summary.last.is_none() && t.validate_every > 0 {
             // A finished run was resumed: show again what it is worth.
             self.validate(t.epochs)?;
         }

@@ -1,0 +1,111 @@
+//! A fine-tuned network on cases that it has not seen.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::result::Scores;
+use crate::data::Limits;
+use crate::device::Device;
+use crate::infer::predict::{PredictOptions, Progress, predict_cases};
+use crate::seg::dataset::LabelledCase;
+use crate::seg::evaluate::{Settings, evaluate};
+use crate::seg::match_files::FilePair;
+use crate::seg::{LabelRules, Region, Task};
+use crate::train::finetune::cases::as_case;
+use crate::{Error, Result, atomic};
+
+/// Tolerances of the surface Dice.
+const TOLERANCES_MM: [f64; 2] = [1.0, 2.0];
+
+/// What is judged on a set: which structures, and how its stored labels become the network's classes.
+pub struct Reading {
+    regions: Vec<Region>,
+    rules: LabelRules,
+}
+
+impl Reading {
+    /// The network's own task.
+    pub fn own(task: &Task) -> Self {
+        Self { regions: task.regions(false), rules: task.label_rules() }
+    }
+
+    /// Another set: the structures that both tasks name, in any case of letters. Its other labels are
+    /// background here, and so are the network's other classes, which are not judged.
+    ///
+    /// Errors: [`Error::Config`] when they have none in common.
+    pub fn foreign(own: &Task, other: &Task) -> Result<Self> {
+        let same = |name: &String| {
+            let own_names = own.class_names().iter().enumerate().skip(1);
+            own_names.clone().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|(i, _)| i as u8)
+        };
+        let of_class: Vec<u8> =
+            other.class_names().iter().map(|name| same(name).unwrap_or(0)).collect();
+        let shared: Vec<Region> = own
+            .regions(false)
+            .into_iter()
+            .filter(|r| r.labels().iter().all(|label| of_class.contains(label)))
+            .collect();
+        if shared.is_empty() {
+            return Err(Error::Config(format!(
+                "cross: {} and {} name no structure in common",
+                own.title, other.title
+            )));
+        }
+        let stored = match other.label_rules().map {
+            Some(map) => map,
+            None => (1..other.classes()).map(|c| (c as u16, c as u8)).collect(),
+        };
+        let class = |c: u8| of_class.get(usize::from(c)).copied().unwrap_or(0);
+        let map: BTreeMap<u16, u8> = stored.into_iter().map(|(v, c)| (v, class(c))).collect();
+        Ok(Self { regions: shared, rules: LabelRules { classes: None, map: Some(map) } })
+    }
+}
+
+/// Predicts `cases` with a checkpoint into the folder `into` of a run, and judges them.
+///
+/// Errors: those of prediction and evaluation.
+pub fn judge(
+    checkpoint: &Path,
+    [folder, into]: [&Path; 2],
+    cases: &[LabelledCase],
+    reading: &Reading,
+    task: &Task,
+    device: &Device,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Scores> {
+    let options = PredictOptions {
+        checkpoint: checkpoint.to_owned(),
+        input: folder.to_owned(),
+        out: folder.join(into),
+        device: device.clone(),
+        infer: None,
+        probabilities: false,
+    };
+    let as_cases: Vec<_> = cases.iter().map(as_case).collect();
+    let predicted = predict_cases(&options, &as_cases, &mut |p| {
+        if let Progress::Case { id, .. } = p {
+            progress(id);
+        }
+    })?;
+    let pairs: Vec<FilePair> = predicted
+        .into_iter()
+        .zip(cases)
+        .map(|(p, case)| FilePair {
+            id: case.id.clone(),
+            prediction: p.file,
+            reference: case.label.clone(),
+        })
+        .collect();
+    let settings = Settings {
+        regions: reading.regions.clone(),
+        rules: LabelRules::classes(task.classes()),
+        reference_rules: reading.rules.clone(),
+        tolerances_mm: TOLERANCES_MM.to_vec(),
+        limits: Limits::default(),
+    };
+    let evaluation = evaluate(&pairs, &settings, &mut |_| {})?;
+    let text = serde_json::to_string_pretty(&evaluation.to_json())
+        .map_err(|e| Error::Config(format!("evaluation: {e}")))?;
+    atomic::write_bytes(folder.join(into).with_extension("json"), (text + "\n").as_bytes())?;
+    Ok(Scores::new(&evaluation))
+}
