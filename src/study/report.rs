@@ -222,6 +222,17 @@ fn csv(results: &[CellResult]) -> Result<Vec<u8>> {
     out.into_inner().map_err(|e| Error::io("csv", "write")(e.into_error()))
 }
 
+/// A mean, and from where to where the seeds lie.
+struct Point {
+    at: (f64, f64),
+    bar: (f64, [f64; 2]),
+}
+
+fn series(name: &str, points: impl Iterator<Item = Point>) -> Series {
+    let (points, bars) = points.map(|p| (p.at, p.bar)).unzip();
+    Series { name: name.to_owned(), points, bars }
+}
+
 /// Dice over the shares of labels, and over each axis of pre-training that was swept.
 fn figures(
     config: &StudyConfig,
@@ -235,11 +246,7 @@ fn figures(
         let limits = values
             .iter()
             .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &v| [low.min(v), high.max(v)]);
-        (!values.is_empty()).then(|| ((x, mean_sd(&values).0), (x, limits)))
-    };
-    let series = |name: &str, points: Vec<((f64, f64), (f64, [f64; 2]))>| {
-        let (points, bars) = points.into_iter().unzip();
-        Series { name: name.to_owned(), points, bars }
+        (!values.is_empty()).then(|| Point { at: (x, mean_sd(&values).0), bar: (x, limits) })
     };
     let chart = |x_label: &str| {
         let title = format!("{}: mean, least and most of the seeds", task.title);
@@ -253,7 +260,7 @@ fn figures(
             results.iter().find(|r| r.fraction == f).map_or(f64::NAN, |r| r.training_cases as f64)
         };
         let points = fractions.iter().filter_map(|&f| point(start, f, cases(f)));
-        labels.series.push(series(start.name(), points.collect()));
+        labels.series.push(series(start.name(), points));
     }
     let mut all = vec![("dice_by_labels.png", labels)];
     type AxisValue = fn(&super::grid::Pretraining) -> Option<f64>;
@@ -280,7 +287,7 @@ fn figures(
                     point(s, fraction, s.pretraining().and_then(value).unwrap_or(f64::NAN))
                 });
                 let title = format!("{name}, {} % of labels", 100.0 * fraction);
-                curve.series.push(series(&title, points.collect()));
+                curve.series.push(series(&title, points));
             }
         }
         all.push((file, curve));

@@ -102,8 +102,13 @@ impl<'a> Study<'a> {
         finetune.data.task.clone_from(&d.task);
         finetune.data.fraction = 1.0;
         let cases = Cases::find(&task, &finetune.data, 0)?;
-        if cases.validation.is_empty() {
-            return Err(Error::Config(format!("{}: its split holds no case out", task.title)));
+        let trains = |id: &String| cases.training.iter().any(|c| c.id == *id);
+        if let Some(case) = cases.validation.iter().find(|c| trains(&c.id)) {
+            let reason = format!(
+                "{}: by its split {} trains and is held out; a study needs cases that nothing trains on",
+                task.title, case.id
+            );
+            return Err(Error::Config(reason));
         }
         config.pretrain_config()?;
         let out = &options.out;

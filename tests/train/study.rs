@@ -29,7 +29,7 @@ fn config(folder: &Path, set: &[&str]) -> StudyConfig {
         format!("data.path={}", path("balls")),
         format!("data.task={}", path("balls.toml")),
         format!("pretrain.config={}", path("pretrain.toml")),
-        "pretrain.set=[\"train.steps=3\"]".to_owned(),
+        "pretrain.set=[\"train.steps=3\", \"model.depth=2\"]".to_owned(),
         format!("finetune.config={}", path("finetune.toml")),
         "grid.objectives=[\"scratch\", \"gl-mae\"]".to_owned(),
         "grid.fractions=[0.4, 1.0]".to_owned(),

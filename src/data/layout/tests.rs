@@ -130,3 +130,15 @@ fn every_kth_case_is_held_out() {
     assert_eq!(hold_out(&cases, 0).unwrap().0.len(), 7);
     assert!(hold_out(&cases, 1).is_err());
 }
+
+#[test]
+fn excluded_cases_are_named_exactly() {
+    let cases: Vec<Case> =
+        ["a", "b", "c"].map(|id| Case { id: id.into(), images: vec![], label: None }).into();
+    let left = exclude(cases.clone(), &["b".to_owned()]).unwrap();
+    assert_eq!(left.iter().map(|c| c.id.as_str()).collect::<String>(), "ac");
+    assert_eq!(exclude(cases.clone(), &[]).unwrap().len(), 3);
+    let error = exclude(cases.clone(), &["b ".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("\"b \"") && error.contains("data.exclude"), "{error}");
+    assert!(exclude(cases, &["a", "b", "c"].map(str::to_owned)).is_err());
+}

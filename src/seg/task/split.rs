@@ -19,6 +19,9 @@ pub enum SplitRule {
     Folds { count: usize, fold: usize },
     /// Of every so many cases the last validates.
     Every { every: usize },
+    /// Every case trains, and every case validates: what is shown is how well the training set is
+    /// learnt. For a look at a single case, not for a result.
+    Same,
     /// Two text files in the folder of the set, one id per line, `#` starting a comment.
     Files { training: String, validation: String },
 }
@@ -129,6 +132,7 @@ impl Task {
                 training: by(&|i, _| i % every != every - 1),
                 validation: by(&|i, _| i % every == every - 1),
             },
+            SplitRule::Same => Split { training: all.clone(), validation: all.clone() },
             SplitRule::Files { training, validation } => {
                 let read = |key: &str, file: &str| -> Result<Vec<String>> {
                     let text = read_text(&root.join(file))?;
@@ -147,7 +151,7 @@ impl Task {
         };
         let both: Vec<String> =
             split.training.iter().filter(|id| split.validation.contains(id)).cloned().collect();
-        if !both.is_empty() {
+        if !both.is_empty() && self.split != SplitRule::Same {
             let reason =
                 format!("{}: cases on both sides of the split: {}", self.title, list(&both));
             return Err(Error::data(root, reason));

@@ -185,6 +185,16 @@ fn folds_of_unequal_size() {
 }
 
 #[test]
+fn a_set_learnt_by_heart_is_on_both_sides() {
+    let (head, tail) = TASKS[2].1.split_once("[split]").unwrap();
+    let layout = &tail[tail.find("[[layout]]").unwrap()..];
+    let task = Task::parse(&format!("{head}[split]\nrule = \"same\"\n{layout}"), "same").unwrap();
+    let ids = ["spleen_2".to_owned(), "spleen_3".to_owned()];
+    let split = task.split(Path::new("set"), &ids).unwrap();
+    assert_eq!((split.training.as_slice(), split.validation.as_slice()), (&ids[..], &ids[..]));
+}
+
+#[test]
 fn scans_with_one_class_come_from_folders_and_lists() {
     let names = ["normal/a", "normal/b", "CP/c", "NCP/d", "NCP/e"];
     let dir = folder(names.map(|n| format!("{n}.nii.gz")));
