@@ -88,7 +88,7 @@ fn a_study_runs_what_it_lacks_and_compares_it() {
     );
     let text = fs::read_to_string(out.join("pretrain/gl-mae/config.toml")).unwrap();
     let ran = Config::parse(&text, "run", &[]).unwrap();
-    assert_eq!(ran.data.exclude, ["case_5"]);
+    assert_eq!(ran.data.exclude, ["images/case_5"]);
     let log = fs::read_to_string(out.join("pretrain/gl-mae/log.jsonl")).unwrap();
     assert!(log.contains("case_4") && !log.contains("case_5"), "{log}");
 
