@@ -1,5 +1,5 @@
-//! Fine-tuning in bf16 on the kernels: as in f32 within a bound, twice the same bits, over a resume and as
-//! a graph, too.
+//! Fine-tuning in bf16 on the kernels: as in f32 within a bound, and the same bits again over a resume,
+//! as a graph and launched one by one.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ const SET: [&str; 6] = [
     "optim.lr=4e-3",
 ];
 
-/// Bound of docs/numerics.md: every loss of the first epochs within 2 % of f32's.
+/// Bound of docs/numerics.md: every loss of twelve steps within 5e-3 of f32's.
 #[test]
 fn bf16_follows_f32_and_repeats_and_resumes_its_bits() {
     let folder = tempfile::tempdir().unwrap();
@@ -54,20 +54,18 @@ fn bf16_follows_f32_and_repeats_and_resumes_its_bits() {
         for (a, b) in ours.iter().zip(reference) {
             assert_ne!(a, b, "step {step} was not computed in bf16");
             worst = worst.max((a - b).abs() / b.abs());
-            assert!((a - b).abs() <= 0.02 * b.abs(), "step {step}: {ours:?}, f32 {reference:?}");
+            assert!((a - b).abs() <= 5e-3 * b.abs(), "step {step}: {ours:?}, f32 {reference:?}");
         }
     }
     println!("largest relative distance of a loss from f32: {worst:.2e}");
     // They did not merely agree on standing still.
     assert!(reference[11][0] < 0.95 * reference[0][0], "{reference:?}");
 
-    // The same bits again, launched one by one, and from a checkpoint on.
-    on_kernels(&half, &at("single"), Launches::Single);
-    assert!(bytes(&at("first"), 12) == bytes(&at("single"), 12), "single launches: other bits");
+    // The same bits from a checkpoint on, also launched one by one.
     let step = "checkpoints/step_00000006";
     copy(&at("first").join(step), &at("resumed").join(step));
-    let resumed = on_kernels(&half, &at("resumed"), Launches::Graph);
-    assert!(bytes(&at("first"), 12) == bytes(&at("resumed"), 12), "a resumed run: other bits");
+    let resumed = on_kernels(&half, &at("resumed"), Launches::Single);
+    assert!(bytes(&at("first"), 12) == bytes(&at("resumed"), 12), "other bits");
     assert_eq!(resumed.validation, first.validation);
 }
 
