@@ -17,8 +17,6 @@ use glmae::seg::match_files::FilePair;
 use glmae::seg::{LabelRules, Task};
 use glmae::train::finetune::cases::{Cases, as_case};
 use glmae::train::finetune::run::{FinetuneOptions, finetune};
-use glmae::train::pretrain::Resume;
-use glmae::train::program::Launches;
 
 use super::config_args::{ConfigArgs, DeviceArg, toml_string};
 use super::engine::{self, RunOptions};
@@ -97,11 +95,8 @@ impl Stage<'_> {
             config.train.epochs
         );
         let options = FinetuneOptions {
-            out: self.out.join("seg"),
             encoder: Some(self.out.join("run")),
-            resume: Resume::Auto,
-            device: self.device.clone(),
-            launches: Launches::default(),
+            ..FinetuneOptions::new(self.out.join("seg"), self.device.clone())
         };
         let done = finetune(&config, &options)?;
         if let (Some(first), Some(last)) = (done.first, done.last) {

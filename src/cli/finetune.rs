@@ -19,9 +19,13 @@ Examples:
   glmae finetune --task btcv --data BTCV --encoder runs/ct --out runs/btcv --set train.epochs=3000
   glmae finetune --task mine.toml --data scans/ --scratch --out runs/scratch
   glmae finetune --task btcv --data BTCV --encoder runs/ct --subset 6 --out runs/btcv6
+  glmae finetune --task btcv --data BTCV --encoder vit.safetensors --out runs/b --device cuda --dry-run
 
 A task says spacing, window, classes and split of a set (docs/evaluation.md); the shipped ones are those
 of the paper, and hippocampus. Settings are the author's unless --config says otherwise.
+
+PATH of --encoder is a run or checkpoint of pretrain or finetune, encoder.safetensors of `glmae import`, or
+safetensors with the names of MONAI, timm or the official code (docs/interchange.md).
 
 TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same command
 continues bit by bit where it stopped.")]
@@ -32,7 +36,7 @@ pub struct Args {
     /// The labelled set `[key: data.path]`
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// A pre-training run or checkpoint whose encoder is fine-tuned
+    /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned
     #[arg(
         long,
         value_name = "PATH",
@@ -40,6 +44,9 @@ pub struct Args {
         required_unless_present = "scratch"
     )]
     encoder: Option<PathBuf>,
+    /// Take what fits of the encoder, even if parameters are missing (they stay random) or unknown
+    #[arg(long, requires = "encoder")]
+    partial: bool,
     /// No encoder: everything from random weights
     #[arg(long)]
     scratch: bool,
@@ -70,6 +77,9 @@ pub struct Args {
     /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     resume: String,
+    /// Check configuration, data and encoder, print the memory plan, write nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     launches: LaunchArg,
     #[command(flatten)]
@@ -90,16 +100,36 @@ pub fn run(args: &Args) -> Result<u8> {
     ];
     set.extend(flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))));
     let config = FinetuneConfig::load(&args.config, &set)?;
+    let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = FinetuneOptions {
-        out: args.out.clone(),
         encoder: args.encoder.clone(),
+        partial: args.partial,
         resume: args.resume.parse::<Resume>()?,
-        device: args.device.parse()?,
         launches: args.launches.launches(),
+        dry_run: args.dry_run,
+        ..FinetuneOptions::new(&args.out, device)
     };
     let done = finetune(&config, &options)?;
-    term::print(&summary(&done, args))?;
+    match args.dry_run {
+        true => term::print(&plan(&done, &config))?,
+        false => term::print(&summary(&done, args))?,
+    }
     Ok(exit::OK)
+}
+
+/// What a dry run found.
+fn plan(done: &FinetuneSummary, config: &FinetuneConfig) -> String {
+    let (d, cases) = (&config.data, [done.training_cases, done.validation_cases]);
+    let mut text = format!(
+        "configuration and data ({}: {} training, {} validation cases) are usable; nothing was written\n\n",
+        d.path, cases[0], cases[1]
+    );
+    if let Some(report) = &done.encoder {
+        let lines: Vec<String> = report.lines().iter().map(|line| term::clean(line)).collect();
+        text += &format!("encoder: {}\n\n", lines.join("\n  "));
+    }
+    text += &format!("{} parameters\n\n", term::count(done.parameters));
+    text + &super::summary::plan(&done.plan)
 }
 
 fn summary(done: &FinetuneSummary, args: &Args) -> String {
@@ -110,6 +140,10 @@ fn summary(done: &FinetuneSummary, args: &Args) -> String {
         term::count(done.parameters),
         args.out.display()
     );
+    if let Some(report) = &done.encoder {
+        let lines: Vec<String> = report.lines().iter().map(|line| term::clean(line)).collect();
+        text += &format!("encoder: {}\n\n", lines.join("\n  "));
+    }
     if let (Some(first), Some(last)) = (done.first, done.last) {
         let mut table = Table::new(&["<loss", ">first", ">last"]);
         for (name, a, b) in [

@@ -18,6 +18,7 @@ const SHOWN: usize = 8;
 #[command(after_help = "\
 Examples:
   glmae import runs/ct --out encoders/ct                a run of glmae pretrain: its student
+  glmae import runs/seg --out encoders/seg              a run of glmae finetune: its encoder
   glmae import official.safetensors --out encoders/a    module.backbone.blocks.0... and the like
   glmae import monai_unetr.safetensors --heads 12 --out encoders/b
   glmae import ct.safetensors --in-chans 4 --to-grid 6,6,6 --out encoders/c

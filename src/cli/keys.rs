@@ -1,16 +1,45 @@
-//! The table of configuration keys, made from the source of the configuration itself: names, order
-//! and meaning from its doc comments, defaults from `Config::default()`. So it cannot rot.
+//! The tables of configuration keys, made from the source of the configurations themselves: names, order
+//! and meaning from their doc comments, defaults from `Default`. So they cannot rot.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use glmae::config::Config;
+use glmae::config::finetune::FinetuneConfig;
 use toml::{Table, Value};
 
-use super::term;
+use super::{presets, term};
 
-const SOURCES: [&str; 2] =
-    [include_str!("../config.rs"), include_str!("../ops/teacher_targets.rs")];
+/// Where the structs and enums of the configurations stand; a name means the same in all.
+const SOURCES: [&str; 3] = [
+    include_str!("../config.rs"),
+    include_str!("../ops/teacher_targets.rs"),
+    include_str!("../config/finetune.rs"),
+];
+
+/// Whose keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Pretrain,
+    Finetune,
+}
+
+impl Verb {
+    /// The struct that has the sections.
+    fn root(self) -> &'static str {
+        match self {
+            Self::Pretrain => "Config",
+            Self::Finetune => "FinetuneConfig",
+        }
+    }
+
+    fn defaults(self) -> Result<Table> {
+        Ok(match self {
+            Self::Pretrain => Table::try_from(Config::default())?,
+            Self::Finetune => Table::try_from(FinetuneConfig::default())?,
+        })
+    }
+}
 
 /// A struct or an enum of the configuration.
 #[derive(Default)]
@@ -45,9 +74,16 @@ struct Section {
 
 /// `docs/configuration.md`.
 pub fn markdown() -> Result<String> {
-    let mut text = String::from(INTRODUCTION);
-    for section in sections()? {
-        text += &format!("\n## `[{}]`\n\n{}\n\n", section.name, section.docs);
+    let mut text = format!("{INTRODUCTION}{}", tables(Verb::Pretrain, "")?);
+    text += &format!("\n# Fine-tuning\n\n{FINETUNING}\n{}", presets::finetuning(true)?);
+    Ok(text + &tables(Verb::Finetune, "Fine-tuning: ")?)
+}
+
+/// A table for every section; `before` goes before the names of the sections.
+fn tables(verb: Verb, before: &str) -> Result<String> {
+    let mut text = String::new();
+    for section in sections(verb)? {
+        text += &format!("\n## {before}`[{}]`\n\n{}\n\n", section.name, section.docs);
         text += "| key | default | meaning |\n| --- | --- | --- |\n";
         // Keys that share a comment share a row.
         for keys in section.keys.chunk_by(|a, b| !a.docs.is_empty() && a.docs == b.docs) {
@@ -66,9 +102,9 @@ pub fn markdown() -> Result<String> {
 }
 
 /// The same for a terminal.
-pub fn plain() -> Result<String> {
+pub fn plain(verb: Verb) -> Result<String> {
     let mut text = String::new();
-    for section in sections()? {
+    for section in sections(verb)? {
         let mut table = term::Table::new(&["<", "<", "<"]);
         let mut above = String::new();
         for key in section.keys {
@@ -88,10 +124,10 @@ pub fn plain() -> Result<String> {
     Ok(text)
 }
 
-fn sections() -> Result<Vec<Section>> {
+fn sections(verb: Verb) -> Result<Vec<Section>> {
     let items: BTreeMap<String, Item> = SOURCES.iter().flat_map(|s| parse(s)).collect();
-    let defaults = Table::try_from(Config::default())?;
-    let root = items.get("Config").context("config.rs has no struct Config")?;
+    let defaults = verb.defaults()?;
+    let root = items.get(verb.root()).context("a configuration is not where it was")?;
     root.members
         .iter()
         .map(|section| {
@@ -206,7 +242,16 @@ A comment that covers several keys in a row is repeated for each. \"U1\" to \"U1
 the paper leaves open; each is a key, the default is our reading. Volume axes are always d, h, w: the
 axes of the NIfTI file in its order, after reorientation to RAS.
 
-<!-- Made by `glmae presets --keys --markdown`; a test compares. Edit src/config.rs instead. -->
+Below are the keys of `glmae pretrain`, then those of [`glmae finetune`](#fine-tuning).
+
+<!-- Made by `glmae presets --keys --markdown`; a test compares. Edit src/config.rs and
+src/config/finetune.rs instead. -->
+";
+
+const FINETUNING: &str = "\
+Settings of `glmae finetune` are a preset (`glmae presets --finetune`) or a TOML file; the task, which says
+spacing, classes and split of a set, is another file ([evaluation](evaluation.md)). `model.patch`, `dim`,
+`depth`, `heads`, `mlp_ratio` and `norm_eps` are those of the encoder's file where there is one.
 ";
 
 #[cfg(test)]
@@ -215,31 +260,47 @@ mod tests {
 
     #[test]
     fn every_key_is_listed_and_explained() {
-        let sections = sections().unwrap();
-        let defaults = Table::try_from(Config::default()).unwrap();
-        assert_eq!(sections.len(), defaults.len());
-        for section in &sections {
-            let listed: Vec<&str> = section.keys.iter().map(|k| k.name.as_str()).collect();
-            for key in defaults[&section.name].as_table().unwrap().keys() {
-                assert!(listed.contains(&key.as_str()), "{}.{key} is missing", section.name);
+        for verb in [Verb::Pretrain, Verb::Finetune] {
+            let (sections, defaults) = (sections(verb).unwrap(), verb.defaults().unwrap());
+            assert_eq!(sections.len(), defaults.len());
+            for section in &sections {
+                let listed: Vec<&str> = section.keys.iter().map(|k| k.name.as_str()).collect();
+                for key in defaults[&section.name].as_table().unwrap().keys() {
+                    assert!(listed.contains(&key.as_str()), "{}.{key} is missing", section.name);
+                }
             }
         }
     }
 
     #[test]
     fn enum_values_are_those_that_serde_reads() {
-        for section in sections().unwrap() {
-            for key in &section.keys {
-                for (value, _) in &key.values {
-                    let set = format!("{}.{}={value}", section.name, key.name);
-                    let parsed = Config::load("tiny", std::slice::from_ref(&set));
-                    assert!(parsed.is_ok(), "{set}: {}", parsed.unwrap_err());
+        let mut tried = 0;
+        for verb in [Verb::Pretrain, Verb::Finetune] {
+            for section in sections(verb).unwrap() {
+                for (key, (value, _)) in
+                    section.keys.iter().flat_map(|k| k.values.iter().map(move |v| (k, v)))
+                {
+                    let set = [format!("{}.{}={value}", section.name, key.name)];
+                    let parsed = match verb {
+                        Verb::Pretrain => Config::load("tiny", &set).map(|_| ()),
+                        Verb::Finetune => FinetuneConfig::load("author", &set).map(|_| ()),
+                    };
+                    assert!(parsed.is_ok(), "{set:?}: {}", parsed.unwrap_err());
+                    tried += usize::from(verb == Verb::Finetune);
                 }
             }
         }
+        assert!(tried >= 3, "the values of train.precision");
         let text = markdown().unwrap();
         assert!(!text.contains("|  |"), "a key without a meaning");
-        for value in ["`interp_from_local`", "`mae3d`", "`+g2g`", "`standardise`", "`zscore`"] {
+        for value in [
+            "`interp_from_local`",
+            "`mae3d`",
+            "`+g2g`",
+            "`standardise`",
+            "`zscore`",
+            "`frozen_encoder`",
+        ] {
             assert!(text.contains(value), "{value}");
         }
     }

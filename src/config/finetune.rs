@@ -39,9 +39,10 @@ pub struct UnetrModel {
     pub heads: usize,
     /// Width of an MLP over the width of its block.
     pub mlp_ratio: f64,
-    /// Of the encoder's layer norms: 1e-6 as in GL-MAE; MONAI's is 1e-5.
+    /// Of the encoder's layer norms: 1e-6 as in GL-MAE; MONAI's is 1e-5. From scratch only: an encoder
+    /// brings its own.
     pub norm_eps: f64,
-    /// The encoder keeps its weights.
+    /// The encoder keeps its weights: no gradient is computed for it, nothing of it is kept for one.
     pub frozen_encoder: bool,
 }
 

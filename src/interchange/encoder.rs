@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Values, write};
+use super::file::{Values, shown, write};
 use super::foreign::{self, FORMAT, Note};
+use super::segmenter::{self, SegmenterWeights};
 use super::{own, patch};
 use crate::nn::pos_embed::{interpolate, sincos_3d};
 use crate::{Error, Result};
@@ -29,7 +30,7 @@ pub struct EncoderConfig {
 }
 
 /// What became of the tensors of a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
     /// What the file was taken for.
     pub source: String,
@@ -44,6 +45,31 @@ pub struct ImportReport {
     /// Tensors of other parts, under the file's names: decoders, heads, layers that MONAI does not use.
     pub ignored: Vec<String>,
 }
+
+impl ImportReport {
+    /// A line for each thing that a user should know; of long lists the beginning.
+    pub fn lines(&self) -> Vec<String> {
+        let listed = |names: &[String]| {
+            let first: Vec<String> = names.iter().take(SHOWN).map(|n| shown(n)).collect();
+            let more = if names.len() > SHOWN { ", ..." } else { "" };
+            format!("{}: {}{more}", names.len(), first.join(", "))
+        };
+        let mut lines = vec![format!("taken for {}", shown(&self.source))];
+        lines.push(format!("{} parameters loaded", self.loaded.len()));
+        lines.extend(self.adapted.iter().map(|what| format!("adapted {what}")));
+        for (what, names) in [
+            ("missing", &self.missing),
+            ("unexpected", &self.unexpected),
+            ("left out", &self.ignored),
+        ] {
+            lines.extend((!names.is_empty()).then(|| format!("{what} {}", listed(names))));
+        }
+        lines
+    }
+}
+
+/// Names of a list in a line.
+const SHOWN: usize = 5;
 
 /// What a file does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,8 +101,9 @@ pub struct Encoder {
 }
 
 /// Reads the encoder of a file: a run folder or a checkpoint of `glmae pretrain` (or its
-/// `teacher.safetensors`), `encoder.safetensors` of `glmae import`, or a safetensors file of MONAI's
-/// `ViT` or `UNETR`, of timm or of the official code.
+/// `teacher.safetensors`) or of `glmae finetune`, `encoder.safetensors` of `glmae import`, a
+/// `glmae-segmenter-1` file, or a safetensors file of MONAI's `ViT` or `UNETR`, of timm or of the
+/// official code.
 ///
 /// `partial` takes what fits. Errors: [`Error::Data`] naming the tensor that is missing, unknown, of
 /// another shape or not finite; [`Error::Config`] when the file does not tell what
@@ -87,13 +114,18 @@ pub fn read_encoder(path: &Path, partial: bool) -> Result<Encoder> {
 
 /// [`read_encoder`] with what the file does not say.
 pub fn read_encoder_with(path: &Path, options: &ImportOptions) -> Result<Encoder> {
-    if !own::is_checkpoint(path) {
+    let is_checkpoint = own::is_checkpoint(path);
+    let is_segmenter = !is_checkpoint && SegmenterWeights::is_one(path)?;
+    if !is_checkpoint && !is_segmenter {
         return foreign::read(path, options);
     }
     let told = ImportOptions { partial: options.partial, ..Default::default() };
     if *options != told {
         let reason = "a checkpoint of glmae says its heads, grid and patch itself: leave them out";
         return Err(Error::Config(format!("{}: {reason}", path.display())));
+    }
+    if is_segmenter {
+        return own::encoder_of(SegmenterWeights::read(path)?, segmenter::FORMAT);
     }
     own::read(path)
 }

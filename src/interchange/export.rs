@@ -58,6 +58,8 @@ pub struct ExportOptions {
     pub perceptron: bool,
     /// Leave out `attn.qkv.bias`, for networks that are built without (MONAI's default).
     pub without_qkv_bias: bool,
+    /// Of a segmentation network the encoder alone.
+    pub encoder_only: bool,
 }
 
 /// A state dict.
@@ -71,18 +73,26 @@ pub struct Exported {
     pub lost: Vec<String>,
 }
 
-/// Reads a pre-training checkpoint, `encoder.safetensors` or a segmenter (`glmae-segmenter-1`) and
-/// turns it into the state dict of `target`.
+/// Reads a checkpoint or run folder of pre-training or of fine-tuning (a run's best network, else its
+/// newest), `encoder.safetensors` or a segmenter (`glmae-segmenter-1`) and turns it into the state dict
+/// of `target`: of a segmentation network all of it, decoder and output layer, too.
 ///
 /// Errors: as [`read_encoder`] and [`SegmenterWeights::read`]; [`Error::Unsupported`] for sizes that
 /// the target cannot be built with.
 pub fn export(path: &Path, target: Target, options: &ExportOptions) -> Result<Exported> {
-    if target == Target::Timm && *options != ExportOptions::default() {
+    if target == Target::Timm && (options.perceptron || options.without_qkv_bias) {
         let reason = "--perceptron and --without-qkv-bias are variants of MONAI's networks";
         return Err(Error::Config(reason.into()));
     }
-    if !own::is_checkpoint(path) && SegmenterWeights::is_one(path)? {
-        return segmenter(&SegmenterWeights::read(path)?, target, options);
+    if !options.encoder_only {
+        let whole = match own::is_checkpoint(path) {
+            true => own::segmenter(path)?,
+            false if SegmenterWeights::is_one(path)? => Some(SegmenterWeights::read(path)?),
+            false => None,
+        };
+        if let Some(weights) = whole {
+            return segmenter(&weights, target, options);
+        }
     }
     encoder(&read_encoder(path, false)?, target, options)
 }
@@ -164,7 +174,8 @@ pub fn segmenter(
     if (config.patch, config.depth) != (16, 12) {
         let what = format!("patch {} and {} blocks", config.patch, config.depth);
         return Err(Error::Unsupported(format!(
-            "a UNETR of {what}: MONAI and the official code build it with patch 16 and 12 blocks only"
+            "a UNETR of {what}: MONAI and the official code build it with patch 16 and 12 blocks \
+             only; --encoder-only exports its encoder"
         )));
     }
     let build = |head: &str, tail: &str| {

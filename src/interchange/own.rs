@@ -1,10 +1,11 @@
-//! The encoder of one of our own pre-training checkpoints.
+//! The encoder of one of our own checkpoints, of pre-training or of fine-tuning.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::encoder::{Encoder, EncoderConfig, ImportReport};
 use super::file::Values;
+use super::segmenter::{POSITIONS, SegmenterWeights};
 use crate::Error;
 use crate::Result;
 use crate::config::Config;
@@ -13,7 +14,9 @@ use crate::glmae::batch::{BatchShape, ViewKind};
 use crate::glmae::model::Networks;
 use crate::nn::NORM_EPS;
 use crate::nn::params::Params;
+use crate::nn::unetr::ENCODER;
 use crate::train::checkpoint::{STATE, TEACHER, TensorFile, load_student, read_info, resolve};
+use crate::train::finetune::checkpoint::{find, load_segmenter};
 
 /// Whether a path means a checkpoint: a folder, or a file in one.
 pub fn is_checkpoint(path: &Path) -> bool {
@@ -21,9 +24,53 @@ pub fn is_checkpoint(path: &Path) -> bool {
     path.is_dir() || (path.is_file() && beside)
 }
 
-/// The student's encoder, or the teacher's when the path is the teacher's file. The table of
-/// positions is that of the local grid.
+/// The network of a checkpoint of fine-tuning, `None` for other checkpoints.
+///
+/// Errors: as [`find`] and [`load_segmenter`].
+pub fn segmenter(path: &Path) -> Result<Option<SegmenterWeights>> {
+    let Some(folder) = find(path)? else { return Ok(None) };
+    let (_, segmenter) = load_segmenter(&folder, &Device::Cpu, DType::F32)?;
+    SegmenterWeights::of(&segmenter).map(Some)
+}
+
+/// The encoder of a segmentation network. Its table of positions gets a row of zeros for the cls token,
+/// of which the network has none.
+pub fn encoder_of(weights: SegmenterWeights, source: &str) -> Result<Encoder> {
+    let c = &weights.config;
+    let config = EncoderConfig {
+        in_chans: c.in_chans,
+        patch: c.patch,
+        dim: c.dim,
+        depth: c.depth,
+        heads: c.heads,
+        mlp_hidden: c.mlp_hidden,
+        norm_eps: c.norm_eps,
+    };
+    let grid = Some(c.grid());
+    let mut report = ImportReport { source: source.into(), ..Default::default() };
+    let mut tensors = BTreeMap::new();
+    for (name, (mut shape, mut values)) in weights.tensors {
+        let Some(inner) = name.strip_prefix(ENCODER) else {
+            report.ignored.push(name);
+            continue;
+        };
+        if name == POSITIONS {
+            values.splice(0..0, std::iter::repeat_n(0.0, config.dim));
+            shape[1] += 1;
+            report.adapted.push("pos_embed: a row of zeros for the cls token".into());
+        }
+        tensors.insert(inner.to_owned(), (shape, values));
+    }
+    report.loaded = tensors.keys().cloned().collect();
+    Ok(Encoder { config, grid, tensors, report })
+}
+
+/// The student's encoder, or the teacher's when the path is the teacher's file, with the table of
+/// positions of the local grid; the encoder of a fine-tuned network.
 pub fn read(path: &Path) -> Result<Encoder> {
+    if let Some(weights) = segmenter(path)? {
+        return encoder_of(weights, "glmae checkpoint, fine-tuned");
+    }
     let is_teacher = path.file_name().is_some_and(|name| name == TEACHER);
     let folder = resolve(path)?;
     let (config, nets, params) = match is_teacher {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::file::{TensorSource, Values, write};
+use super::{monai, patch};
 use crate::device::{DType, Device};
 use crate::nn::params::ParamLayout;
 use crate::nn::unetr::{Unetr, UnetrConfig};
@@ -94,6 +95,47 @@ impl SegmenterWeights {
             tensors.insert(name, values);
         }
         Ok(Self { config, tensors })
+    }
+
+    /// The network of a state dict of MONAI's `UNETR` (any release, "conv" or "perceptron"), or of one under
+    /// our own names: the way back of [`super::export::segmenter`]. Layers that MONAI does not use are
+    /// left out.
+    ///
+    /// Errors: [`Error::Config`] for sizes that do not go together, or naming the tensor that is missing
+    /// or of another shape.
+    pub fn from_state_dict(
+        config: &UnetrConfig,
+        theirs: &BTreeMap<String, Values>,
+    ) -> Result<Self> {
+        let mut layout = ParamLayout::default();
+        Unetr::new(&mut layout, config)?;
+        let mut wanted: Vec<(String, Vec<usize>)> =
+            layout.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
+        wanted.push((POSITIONS.into(), vec![1, config.tokens(), config.dim]));
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in wanted {
+            let monai = monai::name(&name);
+            let linear = monai.replace("patch_embeddings.", "patch_embeddings.1.");
+            let found = [&name, &monai, &linear].into_iter().find_map(|n| theirs.get(n));
+            let mut values = found.cloned();
+            if let Some((found, kernel)) = &mut values
+                && (found.len(), shape.len()) == (2, 5)
+                && found.iter().product::<usize>() == shape.iter().product::<usize>()
+            {
+                *kernel = patch::from_perceptron(kernel, config.in_chans, config.patch);
+                found.clone_from(&shape);
+            }
+            match values {
+                Some(values) if values.0 == shape => tensors.insert(name, values),
+                other => {
+                    let found = other.map_or("missing".into(), |v| format!("{:?}", v.0));
+                    return Err(Error::Config(format!(
+                        "state dict: tensor '{monai}' is {found}, {shape:?} is needed"
+                    )));
+                }
+            };
+        }
+        Ok(Self { config: config.clone(), tensors })
     }
 
     /// The network with these values, for activations of `dtype`.

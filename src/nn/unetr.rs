@@ -117,7 +117,7 @@ pub struct UnetrPlan {
 
 /// What a forward pass makes.
 pub struct UnetrPass {
-    /// `[batch * voxels, outputs]`.
+    /// `[batch * voxels, outputs]`, in the dtype of the master weights: f32 with bf16 activations.
     pub logits: Var,
     /// Outputs of the modules by name: `tokens3`, `tokens`, `encoder4`, `decoder5`, ... with their
     /// grids; only when asked for.
@@ -241,7 +241,7 @@ impl Unetr {
             keep(format!("decoder{}", level + 1), &y, at);
         }
         let (weight, bias) = (params.get(self.out.0)?, params.get(self.out.1)?);
-        let logits = tape.conv3d(&[&y], at, &weight, Some(&bias))?;
+        let logits = tape.conv3d_scores(&y, at, &weight, Some(&bias))?;
         Ok(UnetrPass { logits, activations })
     }
 }

@@ -21,7 +21,7 @@ use super::cpu::gemm::MatRef;
 use super::grid::Grid;
 use super::kernels::{After, Kernels};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Tensor, with_real};
+use crate::device::{DType, Device, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
@@ -43,14 +43,49 @@ impl<'a> Tape<'a> {
         bias: Option<&Param>,
     ) -> Result<Var> {
         let conv = Conv::new(inputs, grid, weight)?;
+        let dtype = inputs[0].value().dtype();
+        self.convolve(conv, inputs, weight, bias, dtype)
+    }
+
+    /// As [`Tape::conv3d`] of one input with a 1 x 1 x 1 kernel, with the result in the dtype of the
+    /// weight: the scores that a loss reads are f32 where activations are bf16.
+    ///
+    /// Shapes: `x` `[grid.rows(), c]`, `weight` `[out, c, 1, 1, 1]`, `bias` `[out]`, result
+    /// `[grid.rows(), out]`.
+    /// Numerics: products of bf16, sums and result f32. The backward rounds the gradient of the result
+    /// to bf16, as an operand of its products.
+    /// Errors: `Shape` when sizes do not match.
+    pub fn conv3d_scores(
+        &mut self,
+        x: &Var,
+        grid: Grid,
+        weight: &Param,
+        bias: Option<&Param>,
+    ) -> Result<Var> {
+        let conv = Conv::new(&[x], grid, weight)?;
+        if conv.is_wide {
+            let got = format!("{:?}", weight.value.shape());
+            return Err(Error::shape(OP, "a 1 x 1 x 1 kernel for scores", got));
+        }
+        self.convolve(conv, &[x], weight, bias, weight.value.dtype())
+    }
+
+    /// The result is of `dtype`.
+    fn convolve(
+        &mut self,
+        conv: Conv,
+        inputs: &[&Var],
+        weight: &Param,
+        bias: Option<&Param>,
+        dtype: DType,
+    ) -> Result<Var> {
         if let Some(b) = bias {
             b.value.expect_shape(OP, &[conv.out])?;
         }
         let mut params = vec![weight];
         params.extend(bias);
         let keeps = self.records() && needs_grad(inputs, &params);
-        let dtype = inputs[0].value().dtype();
-        let mut y = Tensor::empty(self.device(), dtype, &[grid.rows(), conv.out])?;
+        let mut y = Tensor::empty(self.device(), dtype, &[conv.grid.rows(), conv.out])?;
         let values: Vec<&Tensor> = inputs.iter().map(|x| x.value()).collect();
         match self.device() {
             Device::Cpu => with_real!(OP, dtype, T => {
@@ -166,7 +201,7 @@ struct ConvBwd {
 impl Backward for ConvBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         if *dy.device() != Device::Cpu {
-            return self.run_kernels(&dy, grads);
+            return self.run_kernels(dy, grads);
         }
         with_real!(OP, dy.dtype(), T => self.run_on_cpu::<T>(&dy, grads))
     }
@@ -233,10 +268,10 @@ fn product_of_columns<T: Kernels>(
 }
 
 /// The op in the registry. Dims of a case: batch, d, h, w, channels of two inputs (0: absent), out,
-/// side of the kernel, bias (0 or 1).
+/// side of the kernel, bias (0 or 1), and for scores a 1.
 pub struct Spec;
 
-const NAMES: [&str; 9] = ["batch", "d", "h", "w", "c", "c2", "out", "k", "bias"];
+const NAMES: [&str; 10] = ["batch", "d", "h", "w", "c", "c2", "out", "k", "bias", "scores"];
 
 fn grid(case: &Case) -> Grid {
     Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
@@ -258,6 +293,9 @@ impl OpSpec for Spec {
 
     fn cases(&self) -> Vec<Case> {
         let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+        let scores = |[b, d, h, w, c, out, bias]: [usize; 7]| {
+            Case::new(&NAMES, &[b, d, h, w, c, 0, out, 1, bias, 1])
+        };
         vec![
             case([1, 1, 1, 1, 1, 0, 1, 3, 1]),
             case([2, 3, 5, 7, 3, 0, 5, 3, 0]),
@@ -272,6 +310,10 @@ impl OpSpec for Spec {
             case([2, 3, 5, 7, 16, 24, 19, 1, 1]),
             case([1, 4, 3, 5, 5, 0, 3, 1, 0]),
             case([1, 3, 4, 5, 8, 0, 8, 3, 0]).with_offset(1000.0),
+            // Rows that allow 16-byte loads, and rows that do not; two tiles of scores.
+            scores([2, 3, 5, 7, 16, 14, 1]),
+            scores([1, 4, 3, 7, 5, 3, 0]),
+            scores([1, 3, 4, 5, 24, 70, 1]),
         ]
     }
 
@@ -311,6 +353,9 @@ impl OpSpec for Spec {
         let inputs = [args.var(0)?, args.var(1)?];
         let inputs = if case.dims[5] == 0 { &inputs[..1] } else { &inputs[..] };
         let bias = if case.dims[8] == 1 { Some(args.param(3)?) } else { None };
+        if case.dims.len() > 9 {
+            return Ok(vec![tape.conv3d_scores(inputs[0], grid(case), args.param(2)?, bias)?]);
+        }
         Ok(vec![tape.conv3d(inputs, grid(case), args.param(2)?, bias)?])
     }
 

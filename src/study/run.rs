@@ -19,7 +19,7 @@ use crate::seg::dataset::LabelledCase;
 use crate::train::finetune::cases::Cases;
 use crate::train::finetune::run::{FinetuneOptions, finetune};
 use crate::train::lock::RunLock;
-use crate::train::options::{Resume, RunOptions};
+use crate::train::options::RunOptions;
 use crate::train::pretrain::pretrain;
 use crate::train::program::Launches;
 use crate::{Error, Result, atomic};
@@ -217,11 +217,9 @@ impl<'a> Study<'a> {
         }
         config.optim.warmup_epochs = config.optim.warmup_epochs.min(config.train.epochs / 2);
         let options = FinetuneOptions {
-            out: folder.clone(),
             encoder,
-            resume: Resume::Auto,
-            device: self.options.device.clone(),
             launches: self.options.launches,
+            ..FinetuneOptions::new(&folder, self.options.device.clone())
         };
         let done = finetune(&config, &options)?;
         let Some(checkpoint) = done.checkpoint else {

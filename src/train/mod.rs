@@ -1,5 +1,6 @@
 //! Floor 5: training. Schedules, one update, checkpoints, the pre-training run.
 
+mod accumulation;
 mod captured;
 pub mod checkpoint;
 pub mod finetune;

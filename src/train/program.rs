@@ -3,21 +3,20 @@
 //! device memory at fixed places (voxels, index tables, scalars), so that on a GPU the program is
 //! captured once as a graph and then replayed; the host reads a handful of numbers afterwards.
 
+use super::accumulation::Accumulation;
 use super::captured::Captured;
-use super::report::{StepReport, first_not_finite};
+use super::report::StepReport;
 use super::schedule::{Scheduled, schedule};
 use super::state::{Counters, State};
 use crate::config::Config;
-use crate::device::{Device, Tensor, TensorMut, class, nvtx};
+use crate::device::{Device, Tensor, class, nvtx};
 use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::model::Networks;
 use crate::glmae::objective::{Consistency, Losses, StepPlan, Term, forward};
 use crate::glmae::plan::Predict;
 use crate::nn::head::LAST_LAYER;
-use crate::ops::accumulate::accumulate;
-use crate::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
+use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
 use crate::ops::center_update::center_update;
-use crate::ops::grad_norm::grad_norm;
 use crate::tape::{ParamGrads, Tape};
 use crate::{Error, Result};
 
@@ -34,29 +33,17 @@ pub enum Launches {
 /// See the module. A step is [`StepProgram::micro_batch`] for every micro-batch, then
 /// [`StepProgram::update`], then [`StepProgram::finish`].
 pub struct StepProgram {
-    micro_batches: usize,
+    sums: Accumulation,
     /// Views and masks of the micro-batch to come; one after the other uses the same memory.
     batch: Batch,
     /// Made with the first masks, refilled with later ones.
     plan: Option<StepPlan>,
-    grads: ParamGrads,
-    /// The numbers of the update, and one over the teacher's temperature, `[1]`.
-    table: UpdateTable,
+    /// One over the teacher's temperature, `[1]`.
     inv_tau: Tensor,
-    /// The gradient of the loss with respect to itself, `[1]`.
-    one: Tensor,
-    /// Sum of the losses of the micro-batches so far, `[1]`.
-    loss: Tensor,
-    launches: Launches,
-    /// Micro-batches of the step under way, and steps so far.
-    done: usize,
-    steps: u64,
     pass: Captured<PassOutputs>,
     update: Captured<()>,
     /// Teacher logits of every micro-batch, for the centre.
     teacher_logits: Vec<Tensor>,
-    /// `[norm, factor]` of [`grad_norm`], then total and terms of every micro-batch.
-    report: Option<Tensor>,
 }
 
 /// Where a micro-batch leaves its results.
@@ -87,22 +74,15 @@ impl StepProgram {
         let settings = settings(config, &scheduled);
         let teacher = state.weights.teacher.as_ref().map_or(0, |t| t.flat().len());
         let segments = segments(state, &state.counters);
+        let table = UpdateTable::new(device, &settings, &segments, flat.len(), teacher)?;
         Ok(Self {
-            micro_batches: micro_batches.max(1),
+            sums: Accumulation::new(&state.weights.student, table, micro_batches, launches)?,
             batch,
             plan: None,
-            grads: state.new_grads()?,
-            table: UpdateTable::new(device, &settings, &segments, flat.len(), teacher)?,
             inv_tau: Tensor::from_f64(device, dtype, &[1.0 / scheduled.tau_t], &[1])?,
-            one: Tensor::from_f64(device, dtype, &[1.0], &[1])?,
-            loss: Tensor::zeros(device, dtype, &[1])?,
-            launches,
-            done: 0,
-            steps: 0,
             pass: Captured::default(),
             update: Captured::default(),
             teacher_logits: Vec::new(),
-            report: None,
         })
     }
 
@@ -115,19 +95,14 @@ impl StepProgram {
     /// way when this returns.
     pub fn micro_batch(&mut self, config: &Config, nets: &Networks, state: &State) -> Result<()> {
         let _range = nvtx::range(|| "micro-batch");
-        let device = self.one.device().clone();
         self.load_masks(config, nets)?;
-        if self.done == 0 {
+        if self.sums.done() == 0 {
             let scheduled = schedule(config, state.counters.step);
             self.inv_tau.as_mut().upload_f64(&[1.0 / scheduled.tau_t])?;
-            self.loss.as_mut().fill_zero()?;
-            if self.micro_batches > 1 {
-                // Then every micro-batch is the same program: it adds.
-                self.grads.zero()?;
-            }
         }
-        let mut pass = std::mem::take(&mut self.pass);
-        let run = pass.run(&device, self.launches, self.steps, || self.pass(config, nets, state));
+        self.sums.begin()?;
+        let (starter, mut pass) = (self.sums.starter(), std::mem::take(&mut self.pass));
+        let run = starter.run(&mut pass, || self.pass(config, nets, state));
         self.pass = pass;
         run?;
         self.collect()
@@ -139,28 +114,28 @@ impl StepProgram {
         let scheduled = schedule(config, state.counters.step);
         // The numbers of an update that succeeds; one that does not leaves everything as it is.
         let counters = counted(config, &state.counters, true);
-        self.table.set(&settings(config, &scheduled), &segments(state, &counters))?;
-        let device = self.one.device().clone();
-        let mut update = std::mem::take(&mut self.update);
-        let run = update.run(&device, self.launches, self.steps, || self.apply(config, state));
+        self.sums.schedule(&settings(config, &scheduled), &segments(state, &counters))?;
+        let (starter, mut update) = (self.sums.starter(), std::mem::take(&mut self.update));
+        let run = starter.run(&mut update, || self.apply(config, state));
         self.update = update;
         run?;
-        (self.done, self.steps) = (0, self.steps + 1);
+        self.sums.end();
         Ok(())
     }
 
     /// Waits for the step that was started, and counts it.
     pub fn finish(&mut self, config: &Config, state: &mut State) -> Result<StepReport> {
         let scheduled = schedule(config, state.counters.step);
-        let values = self.report.as_ref().map_or(Ok(Vec::new()), Tensor::to_f64_vec)?;
-        let (clip, values) = values.split_at(2.min(values.len()));
-        let grad_norm = clip.first().copied().unwrap_or(f64::NAN);
+        let (grad_norm, values) = self.sums.read()?;
         let terms = self.pass.outputs().map_or(&[][..], |pass| &pass.terms);
         let losses = values.chunks(1 + terms.len()).map(|v| Losses::from_values(terms, v));
         let losses = Losses::mean(&losses.collect::<Vec<_>>());
         let not_finite = match grad_norm.is_finite() {
             true => None,
-            false => Some(first_not_finite(state, &self.grads, &losses, grad_norm)?),
+            false => {
+                let layout = state.weights.student.layout();
+                Some(self.sums.first_not_finite(layout, &losses.terms(), grad_norm)?)
+            }
         };
         let step = state.counters.step;
         state.counters = counted(config, &state.counters, not_finite.is_none());
@@ -185,7 +160,7 @@ impl StepProgram {
 
     /// The gradients of the last step.
     pub fn grads(&self) -> &ParamGrads {
-        &self.grads
+        self.sums.grads()
     }
 
     /// Projection-head outputs of the last micro-batch, for the watch on collapse.
@@ -196,7 +171,7 @@ impl StepProgram {
     /// Puts the index tables of the masks in place.
     fn load_masks(&mut self, config: &Config, nets: &Networks) -> Result<()> {
         let _class = class::scope("tables");
-        let (device, batch) = (self.one.device(), &self.batch);
+        let (device, batch) = (self.sums.device(), &self.batch);
         match &mut self.plan {
             None => {
                 self.plan = Some(StepPlan::new(device, config, nets, batch, Predict::Masked)?);
@@ -211,14 +186,12 @@ impl StepProgram {
 
     /// What the device does in a micro-batch. Uploads and downloads nothing.
     fn pass(&mut self, config: &Config, nets: &Networks, state: &State) -> Result<PassOutputs> {
-        let device = self.one.device().clone();
+        let device = self.sums.device().clone();
         let Some(plan) = &self.plan else {
             return Err(Error::shape("step", "masks that were put in place", "none"));
         };
         let _class = class::scope("activations");
-        if self.micro_batches == 1 {
-            self.grads.clear();
-        }
+        self.sums.open();
         // Its reader may hold it when the next one is put in place.
         let inv_tau = self.inv_tau.duplicate()?;
         let mut tape = Tape::new(&device);
@@ -227,68 +200,40 @@ impl StepProgram {
             forward(&mut tape, config, nets, &state.weights, &self.batch, plan, &inv_tau)?
         };
         let terms = pass.losses.terms();
-        let total = &pass.losses.total;
-        let mut values = Tensor::empty(&device, total.dtype(), &[1 + terms.len()])?;
+        let mut values = Tensor::empty(&device, pass.losses.total.dtype(), &[1 + terms.len()])?;
         pass.losses.write(&mut values, 0)?;
-        accumulate(&mut self.loss.as_mut(), total)?;
         // What backward does not need must not live through it.
         let (total, consistency) = (pass.total, pass.consistency);
         drop((pass.losses, pass.latent, pass.predictions));
         let _range = nvtx::range(|| "backward");
-        let _class = class::scope("gradients of activations");
-        tape.backward_from(&[(total, self.one.clone())], &mut self.grads)?;
+        self.sums.close(tape, total)?;
         Ok(PassOutputs { values, terms, consistency })
     }
 
     /// Puts the results of a micro-batch where the next one does not overwrite them.
     fn collect(&mut self) -> Result<()> {
         let Some(pass) = self.pass.outputs() else { return Ok(()) };
-        let _class = class::scope("tables");
-        let (n, device) = (pass.values.len(), pass.values.device());
-        let report = match &mut self.report {
-            Some(report) => report,
-            none => {
-                let shape = [2 + self.micro_batches * n];
-                none.insert(Tensor::zeros(device, pass.values.dtype(), &shape)?)
-            }
-        };
-        TensorMut::new(report, 2 + self.done * n, &[n])?.assign(&pass.values)?;
         if let Some(consistency) = &pass.consistency {
+            let _class = class::scope("tables");
             let logits = &consistency.teacher_logits;
-            match self.teacher_logits.get_mut(self.done) {
+            match self.teacher_logits.get_mut(self.sums.done()) {
                 Some(place) => place.as_mut().assign(logits)?,
                 None => self.teacher_logits.push(logits.duplicate()?),
             }
         }
-        self.done += 1;
-        Ok(())
+        self.sums.keep(&pass.values)
     }
 
     /// What the device does in an update. Uploads and downloads nothing.
     fn apply(&mut self, config: &Config, state: &mut State) -> Result<()> {
         let _class = class::scope("update");
-        let flat = self.grads.finish(state.weights.student.layout())?;
-        let scale = 1.0 / self.micro_batches as f64;
-        let clip = grad_norm(flat, Some(&self.loss), scale, config.optim.clip_grad)?;
-        if let (Some(center), false) = (&mut state.weights.center, self.teacher_logits.is_empty()) {
+        let State { weights, m, v, .. } = state;
+        let clip = self.sums.clip(weights.student.layout(), config.optim.clip_grad)?;
+        if let (Some(center), false) = (&mut weights.center, self.teacher_logits.is_empty()) {
             let momentum = config.loss.center_momentum;
             center_update(center, &self.teacher_logits, momentum, Some(&clip))?;
         }
-        let (params, half) = state.weights.student.buffers_mut();
-        let (teacher, teacher_half) = match &mut state.weights.teacher {
-            Some(teacher) => {
-                let (flat, half) = teacher.buffers_mut();
-                (Some(flat), half)
-            }
-            None => (None, None),
-        };
-        let (m, v, grads) = (&mut state.m, &mut state.v, self.grads.flat());
-        let buffers = Buffers { params, grads, m, v, teacher, half, teacher_half };
-        adamw_ema(&self.table, Some(&clip), buffers)?;
-        match &mut self.report {
-            Some(report) => TensorMut::new(report, 0, &[2])?.assign(&clip),
-            None => Err(Error::shape("step", "a micro-batch before the update", "none")),
-        }
+        self.sums.apply(&clip, &mut weights.student, [m, v], weights.teacher.as_mut())
     }
 }
 

@@ -1,10 +1,7 @@
 //! What a step did, as the host sees it.
 
 use super::schedule::Scheduled;
-use super::state::State;
-use crate::Result;
 use crate::glmae::objective::Losses;
-use crate::tape::ParamGrads;
 
 /// What a step did.
 pub struct StepReport {
@@ -35,23 +32,4 @@ impl Losses {
             total: mean(|l| Some(l.total)).unwrap_or(f64::NAN),
         }
     }
-}
-
-/// Names what is not finite: a loss term, else the first parameter whose gradient is not.
-pub(super) fn first_not_finite(
-    state: &State,
-    grads: &ParamGrads,
-    losses: &Losses,
-    grad_norm: f64,
-) -> Result<String> {
-    if let Some((name, value)) = losses.terms().into_iter().find(|(_, v)| !v.is_finite()) {
-        return Ok(format!("{name} = {value}"));
-    }
-    for entry in state.weights.student.layout().entries() {
-        let values = grads.flat().view(entry.offset, &entry.shape)?.to_f64_vec()?;
-        if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-            return Ok(format!("gradient of {} = {bad}", entry.name));
-        }
-    }
-    Ok(format!("gradient norm = {grad_norm}"))
 }

@@ -3,7 +3,6 @@
 use crate::config::{Config, Precision};
 use crate::device::{DType, Device, Tensor, class};
 use crate::glmae::model::{Networks, Weights};
-use crate::tape::ParamGrads;
 use crate::{Error, Result};
 
 /// The dtype of activations on `device` ([`Precision`]). Errors: bf16 on the CPU.
@@ -62,13 +61,5 @@ impl State {
         let _class = class::scope("moments");
         let zeros = || Tensor::zeros(flat.device(), flat.dtype(), flat.shape());
         Ok(Self { m: zeros()?, v: zeros()?, counters: Counters::default(), weights })
-    }
-
-    /// A gradient buffer for the student.
-    pub fn new_grads(&self) -> Result<ParamGrads> {
-        let _class = class::scope("gradients");
-        let student = &self.weights.student;
-        let flat = student.flat();
-        ParamGrads::new(flat.device(), flat.dtype(), student.layout())
     }
 }

@@ -108,3 +108,81 @@ fn a_run_folder_and_its_checkpoint() {
     let (code, _, err) = run(&["inspect", dir.path().to_str().unwrap()]);
     assert!(code == 2 && err.contains("config.toml") && err.contains("'train.steps'"), "{err}");
 }
+
+#[test]
+fn a_run_of_fine_tuning() {
+    use glmae::config::finetune::FinetuneConfig;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let set = ["model.feature_size=16", "optim.lr=2e-3"].map(String::from);
+    let config = FinetuneConfig::load("author", &set).unwrap().to_toml().unwrap();
+    write("config.toml", &config);
+    let state = |best: serde_json::Value| {
+        serde_json::json!({
+            "format": 1, "kind": "unetr", "step": 30, "updates": 29, "best": best,
+            "config": "long text", "task": "title = \"Livers\"\nother = \"long text\"",
+            "network": "in_chans = 1\nroi = [32, 48, 32]\nfeature_size = 16\n",
+        })
+    };
+    for (name, best) in [
+        ("best", serde_json::json!([5, "0.75"])),
+        ("step_00000010", serde_json::Value::Null),
+        ("step_00000030", serde_json::json!([7, "0.8125"])),
+    ] {
+        write(&format!("checkpoints/{name}/state.json"), &state(best).to_string());
+    }
+    let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (code, out, err) = run(&["inspect", dir.path().to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let out = squeeze(&out);
+    for words in [
+        "configuration of fine-tuning",
+        "model.feature_size 16 (default 48)",
+        "optim.lr 0.002 (default 0.0001)",
+        "step_00000010",
+        "best validation: Dice 0.8125 at epoch 7",
+    ] {
+        assert!(out.contains(words), "'{words}' is not in: {out}");
+    }
+    let folder = dir.path().join("checkpoints/best");
+    let (code, out, err) = run(&["inspect", folder.to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let out = squeeze(&out);
+    for words in [
+        "kind: unetr",
+        "step: 30",
+        "task: Livers",
+        "network: UNETR, feature_size 16, in_chans 1, roi [32, 48, 32]",
+        "best validation: Dice 0.7500 at epoch 5",
+    ] {
+        assert!(out.contains(words), "'{words}' is not in: {out}");
+    }
+    assert!(!out.contains("long text"), "{out}");
+    // A key of pre-training is none of fine-tuning.
+    write("config.toml", &config.replace("[infer]", "[infer]\nmask_ratio = 0.5"));
+    let (code, _, err) = run(&["inspect", dir.path().to_str().unwrap()]);
+    assert!(code == 2 && err.contains("infer.mask_ratio"), "{err}");
+}
+
+#[test]
+fn settings_of_fine_tuning_are_listed_printed_and_explained() {
+    let (code, out, _) = run(&["presets"]);
+    assert!(code == 0 && out.contains("vit-b") && out.contains("author"), "{out}");
+    let (_, out, _) = run(&["presets", "--finetune"]);
+    assert!(!out.contains("vit-b") && out.contains("hippocampus"), "{out}");
+    // `hippocampus` names a preset of both verbs, `author` of one.
+    let (_, pretraining, _) = run(&["presets", "hippocampus"]);
+    let (_, finetuning, _) = run(&["presets", "hippocampus", "--finetune"]);
+    assert!(pretraining.contains("[views]") && !pretraining.contains("validate_every"));
+    assert!(finetuning.contains("validate_every") && !finetuning.contains("[views]"));
+    let (_, author, _) = run(&["presets", "author", "--resolved"]);
+    assert!(author.contains("[infer]") && author.contains("feature_size = 48"), "{author}");
+    let (_, keys, _) = run(&["presets", "--keys", "--finetune"]);
+    assert!(keys.contains("augment.rot90") && !keys.contains("views.mask_ratio"), "{keys}");
+    let (code, _, err) = run(&["presets", "nonsense", "--finetune"]);
+    assert!(code == 2 && err.contains("author, hippocampus"), "{err}");
+}

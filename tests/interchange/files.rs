@@ -72,7 +72,7 @@ fn every_monai_export_comes_back_as_it_was() {
             if target == Target::Timm && perceptron {
                 continue;
             }
-            let options = ExportOptions { perceptron, without_qkv_bias: false };
+            let options = ExportOptions { perceptron, ..Default::default() };
             let exported = export(&folder, target, &options).unwrap();
             let path = run.path().join("out.safetensors");
             exported.write(&path, target).unwrap();
@@ -146,7 +146,8 @@ fn monai_names_are_those_of_the_packages() {
         let mut expected: Vec<_> = parts.concat();
         expected.sort_unstable();
         assert_eq!(found.collect::<Vec<_>>(), expected, "{name}");
-        let options = ExportOptions { without_qkv_bias: true, perceptron: true };
+        let options =
+            ExportOptions { without_qkv_bias: true, perceptron: true, encoder_only: false };
         let exported = export(&folder, target, &options).unwrap();
         let shape = &exported.tensors["patch_embedding.patch_embeddings.1.weight"].0;
         assert_eq!(shape, &[12, 64]);

@@ -5,6 +5,7 @@ mod files;
 mod hostile;
 mod monai_check;
 mod program;
+mod segmenters;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,6 @@ use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::infer::predict::{PredictOptions, predict};
 use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
-use glmae::train::pretrain::Resume;
 use glmae::train::program::Launches;
 
 use super::{config as pretrain_config, run as pretrain, volumes};
@@ -97,28 +96,22 @@ pub fn balls(folder: &Path) -> PathBuf {
     data
 }
 
-fn config(folder: &Path, set: &[&str]) -> FinetuneConfig {
+pub fn config(folder: &Path, set: &[&str]) -> FinetuneConfig {
     let mut set: Vec<String> = set.iter().map(|s| (*s).to_owned()).collect();
     set.push(format!("data.path={:?}", folder.join("balls")));
     set.push(format!("data.task={:?}", folder.join("balls.toml")));
     FinetuneConfig::parse(CONFIG, "test", &set).unwrap()
 }
 
-fn options(out: &Path) -> FinetuneOptions {
-    FinetuneOptions {
-        out: out.to_owned(),
-        encoder: None,
-        resume: Resume::Auto,
-        device: Device::Cpu,
-        launches: Launches::Graph,
-    }
+pub fn options(out: &Path) -> FinetuneOptions {
+    FinetuneOptions::new(out, Device::Cpu)
 }
 
-fn run(config: &FinetuneConfig, out: &Path) -> FinetuneSummary {
+pub fn run(config: &FinetuneConfig, out: &Path) -> FinetuneSummary {
     finetune(config, &options(out)).unwrap()
 }
 
-fn bytes(out: &Path, step: u64) -> Vec<Vec<u8>> {
+pub fn bytes(out: &Path, step: u64) -> Vec<Vec<u8>> {
     let folder = out.join(format!("checkpoints/step_{step:08}"));
     ["model", "optimizer"]
         .map(|n| fs::read(folder.join(format!("{n}.safetensors"))).unwrap())

@@ -3,7 +3,9 @@
 mod checkpoints;
 mod devices;
 mod emulated;
-mod finetune;
+pub mod finetune;
+mod finetune_devices;
+mod finetune_encoders;
 mod inputs;
 mod kills;
 mod resume;

@@ -15,7 +15,8 @@ use super::term;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  glmae inspect runs/ct                                 configuration, last metrics, checkpoints
+  glmae inspect runs/ct                                 configuration, last metrics, checkpoints; of
+                                                        fine-tuning also the best validation
   glmae inspect runs/ct/checkpoints/step_00001200       tensors of a checkpoint
   glmae inspect model.safetensors                       tensors of any safetensors file
   glmae inspect scan.nii.gz                             geometry, type, intensities

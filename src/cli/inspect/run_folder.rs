@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use glmae::Error;
 use glmae::config::Config;
+use glmae::config::finetune::FinetuneConfig;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::term::{self, Table};
@@ -42,9 +44,20 @@ fn config(path: &Path) -> Result<String> {
     if !path.is_file() {
         return Ok(String::new());
     }
-    let config = Config::load(&path.display().to_string(), &[])?;
-    let (ours, defaults) =
-        (toml::Table::try_from(&config)?, toml::Table::try_from(Config::default())?);
+    let (source, text) = (
+        path.display().to_string(),
+        std::fs::read_to_string(path).map_err(Error::io(path, "read"))?,
+    );
+    // A run writes every section; only fine-tuning has this one.
+    let is_finetuning = text.parse::<toml::Table>().is_ok_and(|t| t.contains_key("infer"));
+    match is_finetuning {
+        true => differences("fine-tuning", &FinetuneConfig::parse(&text, &source, &[])?),
+        false => differences("pre-training", &Config::parse(&text, &source, &[])?),
+    }
+}
+
+fn differences<C: Default + Serialize>(verb: &str, config: &C) -> Result<String> {
+    let (ours, defaults) = (toml::Table::try_from(config)?, toml::Table::try_from(C::default())?);
     let mut table = Table::new(&["<", "<", "<"]);
     for (section, values) in &ours {
         for (key, value) in values.as_table().into_iter().flatten() {
@@ -56,7 +69,8 @@ fn config(path: &Path) -> Result<String> {
             }
         }
     }
-    Ok(format!("\nconfiguration (config.toml has all of it)\n{}", table.render("  ")))
+    let rows = table.render("  ");
+    Ok(format!("\nconfiguration of {verb} (config.toml has all of it)\n{rows}"))
 }
 
 /// First and last value of every column of metrics.csv, side by side.
@@ -110,14 +124,19 @@ fn checkpoints(path: &Path) -> Result<String> {
         .collect();
     folders.sort();
     let mut table = Table::new(&["<checkpoint", ">size"]);
+    let mut best = String::new();
     for folder in &folders {
         let files = std::fs::read_dir(folder).map_err(Error::io(folder, "read"))?;
         let size = files.filter_map(|f| Some(f.ok()?.metadata().ok()?.len())).sum();
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         table.row([term::clean(&name), term::bytes(size)]);
+        // The newest comes last.
+        if let Some(found) = super::tensors::best(folder) {
+            best = format!("\nbest validation: {found}\n");
+        }
     }
     match folders.len() {
         0 => Ok("\nno checkpoints yet\n".to_owned()),
-        _ => Ok(format!("\n{}", table.render("  "))),
+        _ => Ok(format!("\n{}{best}", table.render("  "))),
     }
 }

@@ -70,7 +70,8 @@ pub fn checkpoint(folder: &Path) -> Result<String> {
     for (key, value) in state.as_object().into_iter().flatten() {
         // Files have the table below; a configuration is long (it is TOML in the run folder).
         match value {
-            _ if ["files", "config", "tensors"].contains(&key.as_str()) => {}
+            _ if ["files", "config", "tensors", "network", "task", "best"]
+                .contains(&key.as_str()) => {}
             Value::Object(fields) => {
                 let fields: Vec<String> =
                     fields.iter().map(|(k, v)| format!("{k} {}", brief(v))).collect();
@@ -79,6 +80,7 @@ pub fn checkpoint(folder: &Path) -> Result<String> {
             value => out += &format!("  {}: {}\n", term::clean(key), brief(value)),
         }
     }
+    out += &segmentation(&state);
     let mut table = Table::new(&["<file", ">size", ">tensors", ">elements"]);
     for path in safetensors_in(folder)? {
         let (metadata, size) = read(&path)?;
@@ -94,6 +96,36 @@ pub fn checkpoint(folder: &Path) -> Result<String> {
     out += &format!("\n{}", table.render("  "));
     out += "\n`glmae inspect FILE.safetensors` lists the tensors of one file\n";
     Ok(out)
+}
+
+/// Of a fine-tuned network: its task, sizes and best validation, which are texts in the state.
+fn segmentation(state: &Value) -> String {
+    let toml = |key: &str| state.get(key)?.as_str()?.parse::<toml::Table>().ok();
+    let mut out = String::new();
+    if let Some(title) = toml("task").and_then(|task| Some(task.get("title")?.as_str()?.to_owned()))
+    {
+        out += &format!("  task: {}\n", term::clean(&title));
+    }
+    if let Some(network) = toml("network") {
+        let sizes: Vec<String> = network.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        out += &format!("  network: UNETR, {}\n", term::clean(&sizes.join(", ")));
+    }
+    match best_of(state) {
+        Some(best) => out + &format!("  best validation: {best}\n"),
+        None => out,
+    }
+}
+
+/// The best validation that a checkpoint folder knows of.
+pub(super) fn best(folder: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join("state.json")).ok()?;
+    best_of(&serde_json::from_str(&text).ok()?)
+}
+
+fn best_of(state: &Value) -> Option<String> {
+    let best = state.get("best")?;
+    let (epoch, dice) = (best.get(0)?.as_u64()?, best.get(1)?.as_str()?.parse::<f64>().ok()?);
+    Some(format!("Dice {dice:.4} at epoch {epoch}"))
 }
 
 fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -4,7 +4,7 @@ use super::{Conv, ConvBwd, OP};
 use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
-use crate::ops::gemm::size;
+use crate::ops::gemm::{self, size};
 use crate::ops::grid::Grid;
 use crate::ops::linear::launch as linear;
 use crate::tape::{GradMode, Grads, Param, Var};
@@ -152,7 +152,10 @@ pub(super) fn forward(
         return Ok(());
     }
     let Conv { grid, out, ref channels, .. } = *conv;
-    let (dtype, all) = (y.dtype(), conv.all_channels());
+    let (dtype, all) = (inputs[0].dtype(), conv.all_channels());
+    if y.dtype() != dtype {
+        return scores(conv, y, inputs[0], weight, bias);
+    }
     if conv.is_wide {
         let sides = [tile(out, grid), out];
         let packed = Packed::new(weight, dtype, sides, channels, 0, [all * 27, 27], false)?;
@@ -172,6 +175,42 @@ pub(super) fn forward(
         }
     }
     Ok(())
+}
+
+/// The product of bf16 matrices in f32.
+fn scores(
+    conv: &Conv,
+    y: &mut Tensor,
+    x: &Tensor,
+    weight: &Param,
+    bias: Option<&Tensor>,
+) -> Result<()> {
+    let (rows, fan_in) = x.matrix(OP)?;
+    let columns = columns(conv, weight, x.dtype(), 0)?;
+    let vectors = gemm::vectors(&[(x, fan_in), (&columns, fan_in)]);
+    let plan = gemm::plan_small(x.dtype(), [rows, conv.out, fan_in], vectors, false);
+    KernelCall::new(x.device(), &plan.kernel("conv3d_scores", x.dtype()))
+        .output(y)?
+        .input(x)?
+        .input(&columns)?
+        .optional(bias)?
+        .value(size(OP, rows)?)
+        .value(size(OP, conv.out)?)
+        .value(size(OP, fan_in)?)
+        .launch(plan.launch)
+}
+
+/// `dy` of scores in the dtype of the products.
+fn rounded(dy: &Tensor) -> Result<Tensor> {
+    let mut rounded = Tensor::empty(dy.device(), DType::Bf16, dy.shape())?;
+    if !dy.is_empty() {
+        KernelCall::new(dy.device(), "conv3d_bwd_round_bf16")
+            .output(&mut rounded)?
+            .input(dy)?
+            .value(dy.len() as i64)
+            .launch(LaunchConfig::linear(dy.len().div_ceil(8 * 256) as u32, 256))?;
+    }
+    Ok(rounded)
 }
 
 /// The columns of a `[out, all channels]` weight that belong to input `i`, in `dtype`.
@@ -204,8 +243,12 @@ fn launch_columns(
 }
 
 impl ConvBwd {
-    pub(super) fn run_kernels(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+    pub(super) fn run_kernels(&self, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let conv = &self.conv;
+        let dy = &match dy.dtype() == self.inputs[0].value().dtype() {
+            true => dy,
+            false => rounded(&dy)?,
+        };
         let (dtype, all) = (dy.dtype(), conv.all_channels());
         for (i, (range, x)) in conv.ranges().zip(&self.inputs).enumerate() {
             let Some((mut dx, mode)) = grads.slot(x)? else { continue };

@@ -7,7 +7,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::lab::opcheck::{distance, within, within_bf16};
 use crate::ops::grid::Grid;
 use crate::ops::{Case, Tolerance};
-use crate::tape::{GradMode, Param};
+use crate::tape::{GradMode, Param, Tape, Var};
 
 /// Several bricks, none of them full; chunks of channels that are
 /// not full, and channels whose taps along w share a chunk (5: in bf16 only).
@@ -78,6 +78,32 @@ fn every_tile_overwrites_and_adds() {
             let want: Vec<f64> = want.iter().zip(&once).map(|(a, b)| a + b).collect();
             expect(&format!("y += {channels:?} {tile}"), dtype, &twice, &want, all * 27);
         }
+    }
+}
+
+/// Scores of bf16 activations have the digits of f32: rounded to bf16 they would miss by 2^-9.
+#[test]
+fn scores_of_bf16_are_f32() {
+    for (fan_in, out) in [(24, 14), (13, 5), (64, 65)] {
+        let device = Device::emulated(Mode::Checked, Schedule::Shuffled(4));
+        let x = operand(&device, DType::Bf16, 0, &[GRID.rows(), fan_in], 1.0);
+        let weight = operand(&device, DType::F32, 1, &[out, fan_in, 1, 1, 1], 0.3);
+        let bias = operand(&device, DType::F32, 2, &[out], 1.0);
+        let param = |value: &Tensor| Param { value: value.clone(), half: None, slot: None };
+        let (w, b) = (param(&weight.device), param(&bias.device));
+        let x_var = Var::constant(x.device);
+        let mut tape = Tape::inference(&device);
+        let y = tape.conv3d_scores(&x_var, GRID, &w, Some(&b)).unwrap();
+        assert_eq!(y.value().dtype(), DType::F32);
+        let rows = x.host.chunks_exact(fan_in).flat_map(|x| {
+            let weights = weight.host.chunks_exact(fan_in).zip(&bias.host);
+            weights.map(move |(w, b)| b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>())
+        });
+        let want: Vec<f64> = rows.collect();
+        let ours = y.value().to_f64_vec().unwrap();
+        expect(&format!("scores {fan_in} {out}"), DType::F32, &ours, &want, fan_in);
+        let wide = operand(&device, DType::F32, 1, &[out, fan_in, 3, 3, 3], 0.3);
+        assert!(tape.conv3d_scores(&x_var, GRID, &param(&wide.device), None).is_err());
     }
 }
 

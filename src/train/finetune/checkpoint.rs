@@ -164,6 +164,30 @@ pub fn latest(run: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     Ok((None, warnings))
 }
 
+/// The checkpoint of a fine-tuned network that a path means: its folder, a file in it, or a run folder (as
+/// [`resolve`]). `None` for everything else, checkpoints of pre-training among it.
+///
+/// Errors: as [`resolve`] for a run of fine-tuning without a sound checkpoint.
+pub fn find(path: &Path) -> Result<Option<PathBuf>> {
+    let beside = path.parent().filter(|_| path.is_file());
+    let folder = beside.unwrap_or(path);
+    if folder.join(STATE).is_file() {
+        return Ok(is_one(folder).then(|| folder.to_owned()));
+    }
+    let best = std::iter::once(folder.join(FOLDER).join(BEST));
+    match best.chain(list(folder)?.into_iter().map(|(_, path)| path)).any(|path| is_one(&path)) {
+        true => resolve(folder).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Whether a checkpoint folder says that it holds a fine-tuned network.
+fn is_one(folder: &Path) -> bool {
+    let text = read_state(&folder.join(STATE)).unwrap_or_default();
+    let value = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
+    value.get("kind").and_then(|kind| kind.as_str()) == Some(KIND)
+}
+
 /// The checkpoint folder that a user's path means for prediction: the folder itself, or the best, else
 /// the newest of a run.
 pub fn resolve(path: &Path) -> Result<PathBuf> {

@@ -1,28 +1,27 @@
-//! Where the network starts: everything drawn from the seed, then the encoder from a checkpoint.
+//! Where the network starts: everything drawn from the seed, then the encoder from a file.
 
 use std::path::Path;
 
 use super::state::Segmenter;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device};
-use crate::glmae::batch::{BatchShape, ViewKind};
+use crate::interchange::{Encoder, read_encoder};
 use crate::nn::init;
-use crate::nn::pos_embed::{interpolate, sincos_3d};
+use crate::nn::pos_embed::sincos_3d;
 use crate::nn::unetr::{ENCODER, UnetrConfig};
-use crate::train::checkpoint::{Student, load_student};
 use crate::{Error, Result};
 
 /// The sizes of the network: those of the encoder when there is one, else of the configuration.
 pub fn unetr_config(
     config: &FinetuneConfig,
-    encoder: Option<&Student>,
+    encoder: Option<&Encoder>,
     in_chans: usize,
     outputs: usize,
     roi: [usize; 3],
 ) -> UnetrConfig {
     let m = &config.model;
-    let (feature_size, norm_eps) = (m.feature_size, m.norm_eps);
-    match encoder.map(|e| &e.info.config.model) {
+    let feature_size = m.feature_size;
+    match encoder.map(|e| &e.config) {
         Some(e) => UnetrConfig {
             in_chans,
             outputs,
@@ -31,9 +30,9 @@ pub fn unetr_config(
             dim: e.dim,
             depth: e.depth,
             heads: e.heads,
-            mlp_hidden: e.mlp_hidden(),
+            mlp_hidden: e.mlp_hidden,
             feature_size,
-            norm_eps,
+            norm_eps: e.norm_eps,
         },
         None => UnetrConfig {
             in_chans,
@@ -45,75 +44,76 @@ pub fn unetr_config(
             heads: m.heads,
             mlp_hidden: (m.dim as f64 * m.mlp_ratio).round() as usize,
             feature_size,
-            norm_eps,
+            norm_eps: m.norm_eps,
         },
     }
 }
 
-/// Reads the encoder of a pre-training checkpoint or run folder.
+/// Reads the encoder of whatever [`read_encoder`] knows: our runs and checkpoints, imported encoders,
+/// safetensors with the names of MONAI, timm or the official code. `partial` takes what fits.
 ///
-/// Errors: as [`load_student`].
-pub fn read(path: &Path) -> Result<Student> {
-    load_student(path, &Device::Cpu)
+/// Errors: as [`read_encoder`], with a word on `glmae import` where the file does not say enough.
+pub fn read(path: &Path, partial: bool) -> Result<Encoder> {
+    let told_by_import = |text: String| match ["--heads", "--grid", "--patch", "--prefix"]
+        .iter()
+        .any(|flag| text.contains(flag))
+    {
+        true => {
+            format!("{text} to `glmae import`, and fine-tune the encoder.safetensors it writes")
+        }
+        false => text,
+    };
+    read_encoder(path, partial).map_err(|error| match error {
+        Error::Config(text) => Error::Config(told_by_import(text)),
+        Error::Data { path, reason } => Error::Data { path, reason: told_by_import(reason) },
+        other => other,
+    })
 }
 
-/// A network before step 0.
+/// Makes an encoder one for the images of a network: a patch kernel of fewer channels is repeated (not
+/// divided), the table of positions is resized trilinearly when the token grid is another.
 ///
-/// The position rows are the encoder's, trilinearly resized when the token grid is another, or those of
-/// sines and cosines. A patch kernel of one channel is repeated for more (not divided).
-/// Source: gl-mae 2.2.
+/// Errors: as [`Encoder::adapt_channels`] and [`Encoder::adapt_grid`]. Source: gl-mae 2.2.
+pub fn fit(mut encoder: Encoder, network: &UnetrConfig) -> Result<Encoder> {
+    encoder.adapt_channels(network.in_chans)?;
+    encoder.adapt_grid(network.grid())?;
+    Ok(encoder)
+}
+
+/// A network before step 0: drawn from `seed`, then what `encoder`, which must fit, has. The position
+/// rows are the encoder's or, from scratch, those of sines and cosines.
+///
+/// Errors: `Shape` for an encoder of other sizes.
 pub fn start(
     device: &Device,
     dtype: DType,
     config: &UnetrConfig,
     seed: u64,
-    encoder: Option<&Student>,
+    encoder: Option<&Encoder>,
 ) -> Result<Segmenter> {
     let positions = match encoder {
         None => sincos_3d(config.grid(), config.dim),
-        Some(student) => {
-            let from = BatchShape::new(&student.info.config, 1).grid(ViewKind::Local);
-            let first = student.nets.tables.first(ViewKind::Local);
-            let rows = 1 + from.iter().product::<usize>();
-            let table =
-                student.nets.tables.encoder.view(first * config.dim, &[rows, config.dim])?;
-            interpolate(&table.to_f64_vec()?, config.dim, from, config.grid())
-        }
+        Some(encoder) => doubles(&encoder.get("pos_embed")?.1),
     };
     // The cls row has no token here.
-    let mut segmenter = Segmenter::zeros(device, dtype, config, &positions[config.dim..])?;
+    let rows = positions.get(config.dim..).unwrap_or_default();
+    let mut segmenter = Segmenter::zeros(device, dtype, config, rows)?;
     init::init(&mut segmenter.params, seed)?;
-    if let Some(student) = encoder {
-        for entry in segmenter.params.layout().entries().to_vec() {
-            let Some(name) = entry.name.strip_prefix(ENCODER) else { continue };
-            let mut values = student.params.value(name)?.to_f64_vec()?;
-            if name == "patch_embed.proj.weight" {
-                values = repeat_channels(&values, &entry.shape)?;
-            }
-            segmenter.params.value_mut(&entry.name)?.upload_f64(&values)?;
+    for entry in segmenter.params.layout().entries().to_vec() {
+        let inner = entry.name.strip_prefix(ENCODER);
+        let found = inner.zip(encoder).and_then(|(name, encoder)| encoder.tensors.get(name));
+        // What a partial load lacks stays as drawn.
+        let Some((shape, values)) = found else { continue };
+        if *shape != entry.shape {
+            let expected = format!("{}: {:?}", entry.name, entry.shape);
+            return Err(Error::shape("encoder", expected, format!("{shape:?}")));
         }
+        segmenter.params.value_mut(&entry.name)?.upload_f64(&doubles(values))?;
     }
     segmenter.params.refresh_half()?;
     Ok(segmenter)
 }
 
-/// A kernel `[dim, c, p, p, p]` for more channels: one channel repeated.
-fn repeat_channels(values: &[f64], shape: &[usize]) -> Result<Vec<f64>> {
-    let wanted: usize = shape.iter().product();
-    if values.len() == wanted {
-        return Ok(values.to_vec());
-    }
-    let (dim, channels) = (shape[0], shape[1]);
-    let patch = wanted / (dim * channels);
-    if values.len() != dim * patch {
-        return Err(Error::Config(format!(
-            "the encoder's patch embedding has {} channels, the images have {channels}; only a \
-             kernel of one channel can be repeated",
-            values.len() / (dim * patch)
-        )));
-    }
-    Ok(values
-        .chunks_exact(patch)
-        .flat_map(|k| (0..channels).flat_map(move |_| k.iter().copied()))
-        .collect())
+fn doubles(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
 }

@@ -4,6 +4,8 @@ pub mod cases;
 pub mod checkpoint;
 pub mod crops;
 pub mod encoder;
+pub mod memory;
+pub mod options;
 mod pictures;
 pub mod program;
 pub mod run;

@@ -2,17 +2,17 @@
 //! micro-batches, then clip and AdamW.
 
 use super::state::{SegState, Segmenter};
+use crate::Result;
 use crate::device::{DType, Tensor, TensorMut, class, nvtx};
 use crate::nn::unetr::{UnetrConfig, UnetrPlan};
 use crate::ops::Grid;
-use crate::ops::accumulate::accumulate;
-use crate::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
+use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
 use crate::ops::dice_ce::DiceOptions;
-use crate::ops::grad_norm::grad_norm;
+use crate::seg::task::TaskKind;
 use crate::tape::{ParamGrads, Tape, Var};
+use crate::train::accumulation::Accumulation;
 use crate::train::captured::Captured;
 use crate::train::program::Launches;
-use crate::{Error, Result};
 
 /// How logits are judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +24,14 @@ pub enum SegLoss {
 }
 
 impl SegLoss {
+    /// The loss of a task.
+    pub fn of(kind: TaskKind) -> Self {
+        match kind {
+            TaskKind::Regions => Self::DiceRegions,
+            _ => Self::DiceCe { dice: 1.0, ce: 1.0 },
+        }
+    }
+
     /// Records the terms `[2]` and returns them with their weights.
     fn record(
         self,
@@ -137,24 +145,16 @@ pub fn channels_last<T: Copy>(planar: &[T], channels: usize, n: usize) -> Vec<T>
 /// See the module. A step is [`SegProgram::micro_batch`] for every micro-batch, then
 /// [`SegProgram::update`], then [`SegProgram::finish`].
 pub struct SegProgram {
+    sums: Accumulation,
     loss: SegLoss,
+    clip_grad: f64,
     micro_batches: usize,
     batch: SegBatch,
     plan: UnetrPlan,
     positions: Tensor,
-    grads: ParamGrads,
-    table: UpdateTable,
-    clip_grad: f64,
-    one: Tensor,
-    /// Sum of the losses of the micro-batches so far, `[1]`.
-    sum: Tensor,
-    launches: Launches,
-    done: usize,
-    steps: u64,
+    /// Leaves total, Dice and cross-entropy.
     pass: Captured<Tensor>,
     update: Captured<()>,
-    /// `[norm, factor]`, then total, Dice and cross-entropy of every micro-batch.
-    report: Tensor,
 }
 
 impl SegProgram {
@@ -168,27 +168,24 @@ impl SegProgram {
         launches: Launches,
     ) -> Result<Self> {
         let segmenter = &state.segmenter;
+        let crops = {
+            let _class = class::scope("crops");
+            SegBatch::empty(segmenter, batch)?
+        };
+        let _class = class::scope("tables");
         let flat = segmenter.params.flat();
-        let (device, dtype) = (flat.device(), flat.dtype());
-        let micro_batches = micro_batches.max(1);
-        let (segments, n) = (segments(state, 1), flat.len());
+        let (device, n) = (flat.device(), flat.len());
+        let table = UpdateTable::new(device, &adamw(settings), &segments(state, 1), n, 0)?;
         Ok(Self {
+            sums: Accumulation::new(&segmenter.params, table, micro_batches, launches)?,
             loss,
-            micro_batches,
-            batch: SegBatch::empty(segmenter, batch)?,
+            clip_grad: settings.clip_grad,
+            micro_batches: micro_batches.max(1),
+            batch: crops,
             plan: segmenter.net.plan(device, batch)?,
             positions: segmenter.positions_of(batch)?,
-            grads: ParamGrads::new(device, dtype, segmenter.params.layout())?,
-            table: UpdateTable::new(device, &adamw(settings), &segments, n, 0)?,
-            clip_grad: settings.clip_grad,
-            one: Tensor::from_f64(device, dtype, &[1.0], &[1])?,
-            sum: Tensor::zeros(device, dtype, &[1])?,
-            launches,
-            done: 0,
-            steps: 0,
             pass: Captured::default(),
             update: Captured::default(),
-            report: Tensor::zeros(device, dtype, &[2 + 3 * micro_batches])?,
         })
     }
 
@@ -199,93 +196,72 @@ impl SegProgram {
 
     /// The gradients of the last step.
     pub fn grads(&self) -> &ParamGrads {
-        &self.grads
+        self.sums.grads()
     }
 
     /// Starts forward and backward.
     pub fn micro_batch(&mut self, segmenter: &Segmenter) -> Result<()> {
         let _range = nvtx::range(|| "micro-batch");
-        if self.done == 0 {
-            self.sum.as_mut().fill_zero()?;
-            if self.micro_batches > 1 {
-                self.grads.zero()?;
-            }
-        }
-        let device = self.one.device().clone();
-        let mut pass = std::mem::take(&mut self.pass);
-        let run = pass.run(&device, self.launches, self.steps, || self.pass(segmenter));
+        self.sums.begin()?;
+        let (starter, mut pass) = (self.sums.starter(), std::mem::take(&mut self.pass));
+        let run = starter.run(&mut pass, || self.pass(segmenter));
         self.pass = pass;
         run?;
-        if let Some(values) = self.pass.outputs() {
-            TensorMut::new(&mut self.report, 2 + 3 * self.done, &[3])?.assign(values)?;
+        match self.pass.outputs() {
+            Some(values) => self.sums.keep(values),
+            None => Ok(()),
         }
-        self.done += 1;
-        Ok(())
     }
 
     /// What the device does in a micro-batch. Uploads and downloads nothing.
     fn pass(&mut self, segmenter: &Segmenter) -> Result<Tensor> {
-        let device = self.one.device().clone();
+        let device = self.sums.device().clone();
         let _class = class::scope("activations");
-        if self.micro_batches == 1 {
-            self.grads.clear();
-        }
+        self.sums.open();
         let mut tape = Tape::new(&device);
         let inputs = [&self.batch.voxels, &self.batch.image, &self.positions];
         let [voxels, image, positions] = inputs.map(|t| Var::constant(t.clone()));
         let (net, params) = (&segmenter.net, &segmenter.params);
         let inputs = [&voxels, &image, &positions];
-        let pass = net.forward(&mut tape, params, &self.plan, inputs, false)?;
+        let logits = {
+            let _range = nvtx::range(|| "forward");
+            net.forward(&mut tape, params, &self.plan, inputs, false)?.logits
+        };
         let grid = Grid { batch: self.plan.batch, dims: net.config.roi };
-        let (terms, weights) =
-            self.loss.record(&mut tape, &pass.logits, &self.batch.labels, &grid)?;
+        let (terms, weights) = self.loss.record(&mut tape, &logits, &self.batch.labels, &grid)?;
         let total = tape.weighted_sum(&[(&terms, &weights)])?;
         let mut values = Tensor::empty(&device, total.value().dtype(), &[3])?;
         TensorMut::new(&mut values, 0, &[1])?.assign(total.value())?;
         TensorMut::new(&mut values, 1, &[2])?.assign(terms.value())?;
-        accumulate(&mut self.sum.as_mut(), total.value())?;
-        drop((terms, pass));
-        let _class = class::scope("gradients of activations");
-        tape.backward_from(&[(total, self.one.clone())], &mut self.grads)?;
+        drop((terms, logits));
+        let _range = nvtx::range(|| "backward");
+        self.sums.close(tape, total)?;
         Ok(values)
     }
 
     /// Starts clip and AdamW.
     pub fn update(&mut self, state: &mut SegState, settings: &SegSettings) -> Result<()> {
         let _range = nvtx::range(|| "update");
-        self.table.set(&adamw(settings), &segments(state, state.updates + 1))?;
-        let device = self.one.device().clone();
-        let mut update = std::mem::take(&mut self.update);
-        let run = update.run(&device, self.launches, self.steps, || self.apply(state));
+        self.sums.schedule(&adamw(settings), &segments(state, state.updates + 1))?;
+        let (starter, mut update) = (self.sums.starter(), std::mem::take(&mut self.update));
+        let run = starter.run(&mut update, || {
+            let _class = class::scope("update");
+            let SegState { segmenter, m, v, .. } = state;
+            let clip = self.sums.clip(segmenter.params.layout(), self.clip_grad)?;
+            self.sums.apply(&clip, &mut segmenter.params, [m, v], None)
+        });
         self.update = update;
         run?;
-        (self.done, self.steps) = (0, self.steps + 1);
+        self.sums.end();
         Ok(())
-    }
-
-    fn apply(&mut self, state: &mut SegState) -> Result<()> {
-        let _class = class::scope("update");
-        let SegState { segmenter, m, v, .. } = state;
-        let flat = self.grads.finish(segmenter.params.layout())?;
-        let scale = 1.0 / self.micro_batches as f64;
-        let clip = grad_norm(flat, Some(&self.sum), scale, self.clip_grad)?;
-        let (params, half) = segmenter.params.buffers_mut();
-        let grads = self.grads.flat();
-        let buffers = Buffers { params, grads, m, v, teacher: None, half, teacher_half: None };
-        adamw_ema(&self.table, Some(&clip), buffers)?;
-        TensorMut::new(&mut self.report, 0, &[2])?.assign(&clip)
     }
 
     /// Waits for the step that was started, and counts it.
     pub fn finish(&mut self, state: &mut SegState) -> Result<SegReport> {
-        let values = self.report.to_f64_vec()?;
-        let [grad_norm, _, terms @ ..] = &values[..] else {
-            return Err(Error::shape("step", "a report", format!("{} values", values.len())));
-        };
+        let (grad_norm, values) = self.sums.read()?;
         let mean =
-            |i: usize| terms.iter().skip(i).step_by(3).sum::<f64>() / self.micro_batches as f64;
-        let report =
-            SegReport { total: mean(0), dice: mean(1), ce: mean(2), grad_norm: *grad_norm };
+            |i: usize| values.iter().skip(i).step_by(3).sum::<f64>() / self.micro_batches as f64;
+        let report = SegReport { total: mean(0), dice: mean(1), ce: mean(2), grad_norm };
         state.step += 1;
         if report.is_finite() {
             state.updates += 1;
@@ -294,6 +270,13 @@ impl SegProgram {
             state.bad_in_a_row += 1;
         }
         Ok(report)
+    }
+
+    /// What was not finite in the step of `report`.
+    pub fn first_not_finite(&self, segmenter: &Segmenter, report: &SegReport) -> Result<String> {
+        let SegReport { total, dice, ce, grad_norm } = *report;
+        let terms = [("dice_loss", dice), ("cross_entropy", ce), ("loss", total)];
+        self.sums.first_not_finite(segmenter.params.layout(), &terms, grad_norm)
     }
 }
 

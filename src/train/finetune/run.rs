@@ -2,34 +2,33 @@
 
 mod validate;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::cases::{Cases, as_case, label_table, prepare_pair};
-use super::checkpoint::{self, Best, SegSnapshot};
+use super::checkpoint::{self, SegSnapshot};
 use super::crops::{CropKey, TrainingCase, draw};
 use super::encoder;
+use super::memory;
+pub use super::options::{FinetuneOptions, FinetuneSummary};
 use super::program::{SegLoss, SegProgram, SegReport, SegSettings};
 use super::state::SegState;
-use crate::config::Precision;
 use crate::config::finetune::FinetuneConfig;
 use crate::data::PrepareConfig;
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::device::{DType, Device};
 use crate::report::progress::TrainProgress;
 use crate::seg::dataset::{LabelledCase, PreparedPair};
-use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
 use crate::train::checkpoint::{DataFingerprint, list, remove_strays};
 use crate::train::lock::RunLock;
 use crate::train::options::Resume;
 use crate::train::order::CaseOrder;
-use crate::train::program::Launches;
 use crate::train::run_folder::{Logs, describe};
 use crate::train::signals::StopSignals;
+use crate::train::state::activation_dtype_of;
 use crate::{Error, Result, atomic};
 
 /// Columns of `metrics.csv`.
@@ -44,36 +43,6 @@ const COLUMNS: [&str; 8] = [
     "steps_per_s",
 ];
 
-/// What a run is told beside its configuration.
-#[derive(Clone, Debug)]
-pub struct FinetuneOptions {
-    /// The run folder; created if absent.
-    pub out: PathBuf,
-    /// A pre-training checkpoint or run folder; absent: from scratch.
-    pub encoder: Option<PathBuf>,
-    pub resume: Resume,
-    pub device: Device,
-    pub launches: Launches,
-}
-
-/// What a run did.
-#[derive(Clone, Debug)]
-pub struct FinetuneSummary {
-    pub steps: u64,
-    /// Of the first and the last step of this process.
-    pub first: Option<SegReport>,
-    pub last: Option<SegReport>,
-    /// Mean Dice of the regions at the last validation, and of each of them.
-    pub validation: Option<(f64, Vec<(String, f64)>)>,
-    pub best: Option<Best>,
-    pub checkpoint: Option<PathBuf>,
-    pub pictures: Vec<PathBuf>,
-    pub warnings: Vec<String>,
-    pub training_cases: usize,
-    pub validation_cases: usize,
-    pub parameters: usize,
-}
-
 /// Fine-tunes on the task and set of `config.data`.
 ///
 /// Errors: as [`crate::train::pretrain::pretrain`]; [`Error::Data`] for label maps that do not fit.
@@ -83,7 +52,17 @@ pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<Fi
         .thread_name(|i| format!("cpu {i}"))
         .build()
         .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
-    pool.install(|| Run::start(config, options)?.train())
+    pool.install(|| match Run::start(config, options)? {
+        Started::Run(run) => run.train(),
+        Started::Plan(summary) => Ok(summary),
+    })
+}
+
+/// What [`Run::start`] comes to; the plan is that of a dry run.
+#[allow(clippy::large_enum_variant)] // there is one
+enum Started<'a> {
+    Run(Run<'a>),
+    Plan(FinetuneSummary),
 }
 
 struct Run<'a> {
@@ -112,7 +91,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(config: &'a FinetuneConfig, options: &'a FinetuneOptions) -> Result<Self> {
+    fn start(config: &'a FinetuneConfig, options: &'a FinetuneOptions) -> Result<Started<'a>> {
         let (out, device) = (&options.out, &options.device);
         let (d, t) = (&config.data, &config.train);
         if d.path.is_empty() || d.task.is_empty() {
@@ -141,10 +120,36 @@ impl<'a> Run<'a> {
             Resume::Auto => checkpoint::latest(out)?,
             Resume::From(path) => (Some(checkpoint::resolve(path)?), Vec::new()),
         };
-        let encoder = options.encoder.as_deref().map(encoder::read).transpose()?;
+        let path = options.encoder.as_deref();
+        let encoder = path.map(|path| encoder::read(path, options.partial)).transpose()?;
         let (channels, outputs) = (task.channels.len(), task.outputs());
         let network = encoder::unetr_config(config, encoder.as_ref(), channels, outputs, roi);
-        let mut best = None;
+        network.check()?;
+        let encoder = encoder.map(|encoder| encoder::fit(encoder, &network)).transpose()?;
+        let loss = SegLoss::of(task.kind);
+        let mut summary = FinetuneSummary {
+            steps: 0,
+            first: None,
+            last: None,
+            validation: None,
+            best: None,
+            checkpoint: None,
+            pictures: Vec::new(),
+            warnings: Vec::new(),
+            training_cases: cases.training.len(),
+            validation_cases: cases.validation.len(),
+            parameters: 0,
+            encoder: encoder.as_ref().map(|e| e.report.clone()),
+            plan: memory::plan(config, &network, loss, device)?,
+        };
+        summary.parameters = summary.plan.student_parameters as usize;
+        if options.dry_run {
+            let first = cases.training.first().into_iter().chain(cases.validation.first());
+            for case in first {
+                case.prepare(&prepare, &task.label_rules())?;
+            }
+            return Ok(Started::Plan(summary));
+        }
         let mut state = match &found {
             None => {
                 SegState::new(encoder::start(device, dtype, &network, t.seed, encoder.as_ref())?)?
@@ -159,7 +164,7 @@ impl<'a> Run<'a> {
                         state.segmenter.net.config
                     )));
                 }
-                best = info.best();
+                summary.best = info.best();
                 state
             }
         };
@@ -195,10 +200,6 @@ impl<'a> Run<'a> {
         atomic::remove_stale(out)?;
         describe(out, &config.to_toml()?, device, rayon::current_num_threads())?;
         let mut logs = Logs::open(out, found.is_some().then_some(state.step), &COLUMNS)?;
-        let loss = match task.kind {
-            TaskKind::Regions => SegLoss::DiceRegions,
-            _ => SegLoss::DiceCe { dice: 1.0, ce: 1.0 },
-        };
         let crops = t.batch * t.crops;
         let settings = settings(config, 0, steps_per_epoch);
         let program =
@@ -215,10 +216,16 @@ impl<'a> Run<'a> {
                 "encoder": options.encoder,
                 "device": device.name(),
                 "resumed": found.is_some(),
-                "parameters": state.segmenter.params.layout().count(),
+                "parameters": summary.parameters,
                 "warnings": warnings,
             }),
         )?;
+        if let Some((path, report)) = options.encoder.as_ref().zip(summary.encoder.as_ref()) {
+            progress.message(&format!("encoder {}", path.display()));
+            report.lines().iter().for_each(|line| progress.message(&format!("  {line}")));
+            let fields = json!({ "path": path, "report": report });
+            logs.event(state.step, "encoder", fields)?;
+        }
         for warning in &warnings {
             progress.message(&format!("warning: {warning}"));
         }
@@ -228,21 +235,10 @@ impl<'a> Run<'a> {
         if state.step >= total {
             warnings.push(format!("nothing to do: {} epochs are done", t.epochs));
         }
-        let summary = FinetuneSummary {
-            steps: state.step,
-            first: None,
-            last: None,
-            validation: None,
-            best,
-            checkpoint: found.clone(),
-            pictures: Vec::new(),
-            warnings,
-            training_cases: cases.training.len(),
-            validation_cases: cases.validation.len(),
-            parameters: state.segmenter.params.layout().count(),
-        };
+        (summary.steps, summary.warnings) = (state.step, warnings);
+        summary.checkpoint = found.clone();
         let table = label_table(&task, &regions);
-        Ok(Self {
+        Ok(Started::Run(Self {
             config,
             options,
             table,
@@ -264,7 +260,7 @@ impl<'a> Run<'a> {
             progress,
             summary,
             _lock: lock,
-        })
+        }))
     }
 
     fn train(mut self) -> Result<FinetuneSummary> {
@@ -315,12 +311,11 @@ impl<'a> Run<'a> {
         let report = self.program.finish(&mut self.state)?;
         if !report.is_finite() {
             let ids: Vec<&str> = cases.iter().map(|c| c.pair.image.id.as_str()).collect();
-            let text = format!(
-                "step {step} skipped, its numbers are not finite (cases {})",
-                ids.join(", ")
-            );
+            let what = self.program.first_not_finite(&self.state.segmenter, &report)?;
+            let text =
+                format!("step {step} skipped: {what} is not finite (cases {})", ids.join(", "));
             self.progress.message(&format!("warning: {text}"));
-            self.logs.event(step, "not_finite", json!({ "cases": ids }))?;
+            self.logs.event(step, "not_finite", json!({ "what": what, "cases": ids }))?;
             if self.state.bad_in_a_row >= t.max_bad_steps.max(1) {
                 self.logs.sync()?;
                 return Err(Error::NotFinite(format!(
@@ -401,19 +396,12 @@ impl<'a> Run<'a> {
 }
 
 /// The dtype of activations on `device`. Errors: bf16 on the CPU.
-fn dtype(config: &FinetuneConfig, device: &Device) -> Result<DType> {
-    crate::train::state::activation_dtype_of(
-        match config.train.precision {
-            // The output layer is f32 only so far.
-            Precision::Auto => Precision::F32,
-            other => other,
-        },
-        device,
-    )
+pub(super) fn dtype(config: &FinetuneConfig, device: &Device) -> Result<DType> {
+    activation_dtype_of(config.train.precision, device)
 }
 
 /// The numbers of a step: linear warm-up from 0 by epochs, then half a cosine to 0.
-fn settings(config: &FinetuneConfig, step: u64, steps_per_epoch: u64) -> SegSettings {
+pub(super) fn settings(config: &FinetuneConfig, step: u64, steps_per_epoch: u64) -> SegSettings {
     let o = &config.optim;
     let epoch = (step / steps_per_epoch.max(1)) as f64;
     let (warmup, epochs) = (o.warmup_epochs as f64, config.train.epochs as f64);

@@ -1,0 +1,155 @@
+//! What a fine-tuning run will need, before it starts; as [`crate::train::memory`].
+
+use std::sync::Arc;
+
+use super::program::{SegLoss, SegProgram};
+use super::run::{dtype, settings};
+use super::state::{SegState, Segmenter};
+use crate::Result;
+use crate::config::finetune::FinetuneConfig;
+use crate::device::{DType, Device, Dry};
+use crate::nn::unetr::UnetrConfig;
+use crate::train::memory::MemoryPlan;
+use crate::train::program::Launches;
+
+/// The plan of a run of `config` with `network` on `device`. For the CPU, whose paths keep a little less or
+/// more, it is the plan of the kernels in f32: a close estimate. Validation is not part of it: a batch of
+/// windows (`infer.windows`) keeps nothing for a backward pass.
+///
+/// Errors: those that the first step would meet.
+pub fn plan(
+    config: &FinetuneConfig,
+    network: &UnetrConfig,
+    loss: SegLoss,
+    device: &Device,
+) -> Result<MemoryPlan> {
+    let dtype = dtype(config, device)?;
+    let dry = Arc::new(Dry::default());
+    let device = Device::Dry(dry.clone());
+    let (mut state, mut program) = parts(config, network, loss, &device, dtype, Launches::Graph)?;
+    run(&mut program, config, &mut state)?;
+    let (launches, eager) = (dry.launches(), dry.usage().reserved);
+    // The second step is captured, in memory of its own.
+    run(&mut program, config, &mut state)?;
+    let usage = dry.usage();
+    let bytes = |n: usize| n as u64;
+    Ok(MemoryPlan {
+        student_parameters: bytes(state.segmenter.params.layout().count()),
+        teacher_parameters: 0,
+        dtype: dtype.name(),
+        classes: dry.peak_by_class().into_iter().map(|(c, n)| (c, bytes(n))).collect(),
+        peak_bytes: bytes(usage.peak),
+        reserved_bytes: bytes(usage.reserved.max(eager)),
+        launches,
+        cache_bytes: bytes(config.data.cache_mib) << 20,
+    })
+}
+
+/// What a run holds, with weights of zeros.
+fn parts(
+    config: &FinetuneConfig,
+    network: &UnetrConfig,
+    loss: SegLoss,
+    device: &Device,
+    dtype: DType,
+    launches: Launches,
+) -> Result<(SegState, SegProgram)> {
+    let positions = vec![0.0; network.tokens() * network.dim];
+    let mut state = SegState::new(Segmenter::zeros(device, dtype, network, &positions)?)?;
+    if config.model.frozen_encoder {
+        state.segmenter.freeze_encoder();
+    }
+    let t = &config.train;
+    let settings = settings(config, 0, 1);
+    let crops = t.batch * t.crops;
+    let program = SegProgram::new(&state, &settings, loss, crops, t.accumulation, launches)?;
+    Ok((state, program))
+}
+
+/// Starts a step.
+fn run(program: &mut SegProgram, config: &FinetuneConfig, state: &mut SegState) -> Result<()> {
+    for _ in 0..config.train.accumulation {
+        program.micro_batch(&state.segmenter)?;
+    }
+    program.update(state, &settings(config, 0, 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Precision;
+    use crate::device::emulated::{Mode, Schedule};
+
+    const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
+
+    fn network() -> UnetrConfig {
+        UnetrConfig {
+            in_chans: 2,
+            outputs: 3,
+            roi: [8, 16, 8],
+            patch: 4,
+            dim: 16,
+            depth: 3,
+            heads: 2,
+            mlp_hidden: 24,
+            feature_size: 8,
+            norm_eps: 1e-6,
+        }
+    }
+
+    fn config(set: &[&str]) -> FinetuneConfig {
+        let set: Vec<String> = set.iter().map(|s| s.to_string()).collect();
+        FinetuneConfig::parse("[train]\nbatch = 1\ncrops = 2\n", "test", &set).unwrap()
+    }
+
+    fn emulated() -> Device {
+        Device::emulated(Mode::Plain, Schedule::Ascending)
+    }
+
+    /// The same step on a device with memory holds, at most, exactly what the plan says.
+    #[test]
+    fn the_peak_is_that_of_a_real_step() {
+        let frozen = "model.frozen_encoder=true";
+        for set in [&["train.accumulation=2"][..], &[frozen]] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut config = config(set);
+                config.train.precision = precision;
+                let device = emulated();
+                let plan = plan(&config, &network(), LOSS, &device).unwrap();
+                assert_eq!(plan.classes.iter().map(|c| c.1).sum::<u64>(), plan.peak_bytes);
+                let dtype = dtype(&config, &device).unwrap();
+                let single = Launches::Single;
+                let (mut state, mut program) =
+                    parts(&config, &network(), LOSS, &device, dtype, single).unwrap();
+                for _ in 0..2 {
+                    run(&mut program, &config, &mut state).unwrap();
+                }
+                let Device::Emulated(emulated) = &device else { panic!("not emulated") };
+                let peak = emulated.usage().peak as u64;
+                assert_eq!(peak, plan.peak_bytes, "{precision:?} {set:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn crops_precision_and_a_frozen_encoder_show_where_they_should() {
+        let plan = |set: &[&str]| plan(&config(set), &network(), LOSS, &emulated()).unwrap();
+        let base = plan(&[]);
+        let flat = 4 * base.student_parameters;
+        for (class, copies) in [("weights", 1), ("gradients", 1), ("moments", 2)] {
+            // Gaps of the layout, and the position rows among the weights.
+            let bytes = base.class(class);
+            assert!(bytes >= copies * flat && bytes < copies * flat * 12 / 10, "{class}: {bytes}");
+        }
+        let wide = plan(&["train.crops=4"]);
+        assert_eq!(base.class("weights"), wide.class("weights"));
+        assert!(wide.class("activations") > base.class("activations") * 17 / 10);
+        let half = plan(&["train.precision=bf16"]);
+        assert!(half.class("activations") < base.class("activations") * 3 / 4);
+        assert_eq!(half.dtype, "bf16");
+        // A frozen encoder keeps nothing for a backward pass, and takes fewer launches.
+        let frozen = plan(&["model.frozen_encoder=true"]);
+        assert!(frozen.class("activations") < base.class("activations"));
+        assert!(frozen.peak_bytes < base.peak_bytes && frozen.launches < base.launches);
+    }
+}
