@@ -1,6 +1,7 @@
 //! Floor 5: using what a run has learnt.
 
 pub mod predict;
+mod probabilities;
 pub mod reconstruct;
 pub mod segment;
 pub mod tiles;

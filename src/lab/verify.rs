@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::case::ReferenceCase;
 pub use super::judge::{Results, Row};
 use super::tensors::{CaseTensors, format_of};
+use super::unetr::network_case::PeerGap;
 use crate::device::{DType, Device, Tensor};
 use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
@@ -51,6 +52,19 @@ impl Bounds {
             DType::F64 => Self { values: 1e-9, gradients: 1e-9, parameters: 1e-9, moved: 1e-7 },
             DType::F32 => Self { values: 3e-5, gradients: 3e-5, parameters: 3e-5, moved: 1e-2 },
             _ => Self::of(dtype),
+        }
+    }
+
+    /// For a case in which PyTorch's own f32 run is beyond these bounds, too: rounding put an input of a
+    /// LeakyReLU on the other side of zero, which changes gradients by up to 1 %, and everything after it
+    /// (`UNETR_CASES.md`). What that can change is then judged by that 1 %, the rest as before.
+    pub fn beyond_kinks(self, peer: &PeerGap) -> Self {
+        let with = |bound: f64, peer: f64, most: f64| if peer > bound { most } else { bound };
+        Self {
+            values: self.values,
+            gradients: with(self.gradients, peer.grad, 1e-2),
+            parameters: with(self.parameters, peer.parameters, 1e-2),
+            moved: with(self.moved, peer.moved, 0.1),
         }
     }
 

@@ -116,9 +116,8 @@ impl Numbers {
     }
 
     fn rounded(&self, dtype: DType) -> Result<Self> {
-        let round = |data: &[f64]| {
-            Tensor::from_f64(&Device::Cpu, dtype, data, &[data.len()])?.to_f64_vec()
-        };
+        let round =
+            |data: &[f64]| Tensor::from_f64(&Device::Cpu, dtype, data, &[data.len()])?.to_f64_vec();
         Ok(Self {
             x: round(&self.x)?,
             skip: self.skip.as_deref().map(round).transpose()?,
@@ -177,9 +176,8 @@ impl Layer {
                 Kind::Up(UpBlock::new(&mut layout, &prefix, inputs, outputs))
             }
             _ => {
-                let is_there = |i: &usize| {
-                    case.find(&format!("{prefix}.blocks.{i}.0.conv.weight")).is_some()
-                };
+                let is_there =
+                    |i: &usize| case.find(&format!("{prefix}.blocks.{i}.0.conv.weight")).is_some();
                 let rounds = (0usize..).take_while(is_there).count();
                 out_grid = (0..=rounds).fold(grid, |grid, _| grid.doubled());
                 let block = ProjectionBlock::new(&mut layout, &prefix, inputs, outputs, rounds);
@@ -349,7 +347,8 @@ fn loss(
     let mut reference = wanted;
     if !is_exact {
         let exact = run(x, DType::U8, &Device::Cpu, DType::F64)?;
-        for (((tensor, ours), wanted), bound) in names.clone().zip(&exact).zip(&reference).zip(bounds)
+        for (((tensor, ours), wanted), bound) in
+            names.clone().zip(&exact).zip(&reference).zip(bounds)
         {
             // Two bounds, two lines.
             let what = if tensor == &dx { "gradient (f64)" } else { "(f64)" };
@@ -365,7 +364,8 @@ fn loss(
     }
     for label in [DType::U8, DType::I32] {
         let ours = run(&x, label, device, dtype)?;
-        for (((tensor, ours), wanted), bound) in names.clone().zip(&ours).zip(&reference).zip(bounds)
+        for (((tensor, ours), wanted), bound) in
+            names.clone().zip(&ours).zip(&reference).zip(bounds)
         {
             judge.near(tensor, tensor, ours, wanted, bound_of(dtype, bound));
         }

@@ -1,10 +1,10 @@
 //! Parity of UNETR: repeats a MONAI case of part `network` (`glmae-unetr-1`, docs/verification.md).
 
-use super::network_case::UnetrCase;
 use super::channels_first;
-use crate::lab::judge::Results;
+use super::network_case::UnetrCase;
 use crate::device::{DType, Device, Tensor};
 use crate::interchange::monai;
+use crate::lab::judge::Results;
 use crate::ops::Grid;
 use crate::ops::dice_ce::DiceOptions;
 use crate::tape::{ParamGrads, Tape, Var};

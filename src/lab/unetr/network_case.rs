@@ -5,13 +5,13 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use super::layers;
+use crate::Result;
 use crate::interchange::monai;
 use crate::lab::tensors::CaseTensors;
 use crate::nn::params::ParamLayout;
 use crate::nn::unetr::{Unetr, UnetrConfig};
 use crate::ops::dice_ce::DiceOptions;
 use crate::train::finetune::program::SegSettings;
-use crate::Result;
 
 /// A case in memory.
 pub struct UnetrCase {
@@ -21,6 +21,8 @@ pub struct UnetrCase {
     pub steps: usize,
     /// Classes `[batch, d, h, w]`.
     pub labels: Vec<u8>,
+    /// How far PyTorch's own f32 run is from its f64 run.
+    pub peer_f32: PeerGap,
     pub tensors: CaseTensors,
 }
 
@@ -67,6 +69,17 @@ struct Optimizer {
     betas: [f64; 2],
     eps: f64,
     weight_decay: f64,
+}
+
+/// Largest relative distances of a tensor between PyTorch's runs in f32 and in f64; 0 where the file does
+/// not say.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct PeerGap {
+    pub grad: f64,
+    #[serde(rename = "final")]
+    pub parameters: f64,
+    pub moved: f64,
 }
 
 /// No size of a case is larger: products of a few of them stay far below 2^64.
@@ -148,7 +161,9 @@ impl UnetrCase {
             let what = format!("'label' holds {label} of {} classes", f.out_channels);
             return Err(tensors.bad(what));
         }
-        let case = Self { config, optimizer, batch: f.batch, steps, labels, tensors };
+        let has_peer = tensors.has_text("fp32_vs_fp64");
+        let peer_f32 = if has_peer { tensors.json("fp32_vs_fp64")? } else { PeerGap::default() };
+        let case = Self { config, optimizer, batch: f.batch, steps, labels, peer_f32, tensors };
         case.check_tensors()?;
         Ok(case)
     }

@@ -2,12 +2,13 @@
 
 use super::{bound_of, channels_first, channels_last};
 use crate::device::{DType, Device, Tensor};
+use crate::infer::segment::{Slab, place};
 use crate::lab::judge::Judge;
 use crate::lab::tensors::CaseTensors;
 use crate::nn::params::{ParamLayout, Params};
 use crate::ops::Grid;
 use crate::ops::window_blend::WindowBlend;
-use crate::seg::window::{Blender, Blending, Scalar, WindowGrid};
+use crate::seg::window::{Blender, Blending, Column, Scalar, WindowGrid};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -75,13 +76,18 @@ pub fn run(case: &CaseTensors, device: &Device, dtype: DType, judge: &mut Judge)
             let shape = [&[batch, classes], &dims[..]].concat();
             let (tensor, bound) = (named(mode), bound_of(dtype, EXACT));
             let reference = case.shaped(&tensor, &shape)?;
-            let host = match dtype {
-                DType::F64 => host::<f64>(&grid, classes, map, &predicted, |v| v)?,
-                _ => host::<f32>(&grid, classes, map, &predicted, |v| v as f32)?,
-            };
             // The host's sums are f32 at least.
             let host_bound = if dtype == DType::Bf16 { bound_of(DType::F32, EXACT) } else { bound };
-            judge.near(&format!("{mode} (host)"), &tensor, &host, reference, host_bound);
+            // As a whole, and in as many columns as there can be.
+            for bytes in [u64::MAX, 0] {
+                let columns = grid.columns(classes, bytes);
+                let blended = Blended { grid: &grid, columns, classes, map };
+                let ours = match dtype {
+                    DType::F64 => blended.on_host::<f64>(&predicted, |v| v)?,
+                    _ => blended.on_host::<f32>(&predicted, |v| v as f32)?,
+                };
+                judge.near(&format!("{mode} (host)"), &tensor, &ours, reference, host_bound);
+            }
             let op = on_device(&grid, classes, map, &predicted, device, dtype)?;
             judge.near(&format!("{mode} (op)"), &tensor, &op, reference, bound);
         }
@@ -128,34 +134,48 @@ fn predictions(
         .collect()
 }
 
-/// `[batch, classes, dims]` as inference blends them.
-fn host<T: Scalar + Into<f64>>(
-    grid: &WindowGrid,
+/// How windows are put together.
+struct Blended<'a> {
+    grid: &'a WindowGrid,
+    columns: Vec<Column>,
     classes: usize,
-    map: &[f64],
-    predicted: &[Vec<Vec<f64>>],
-    narrow: fn(f64) -> T,
-) -> Result<Vec<f64>> {
-    let map: Vec<f32> = map.iter().map(|&v| v as f32).collect();
-    let (slab, count) = (grid.dims[1] * grid.dims[2], grid.dims.iter().product::<usize>());
-    let mut all = Vec::new();
-    for windows in predicted {
-        let mut scores = vec![0.0; classes * count];
-        let mut blender = Blender::<T>::new(grid, classes, &map)?;
-        let mut keep = |d: usize, values: &[T]| {
-            for (c, channel) in values.chunks_exact(slab).enumerate() {
-                let to = &mut scores[c * count + d * slab..][..slab];
-                to.iter_mut().zip(channel).for_each(|(to, &v)| *to = v.into());
+    map: &'a [f64],
+}
+
+impl Blended<'_> {
+    /// `[batch, classes, dims]` as inference blends them.
+    fn on_host<T: Scalar + Into<f64>>(
+        &self,
+        predicted: &[Vec<Vec<f64>>],
+        narrow: fn(f64) -> T,
+    ) -> Result<Vec<f64>> {
+        let map: Vec<f32> = self.map.iter().map(|&v| v as f32).collect();
+        let (dims, all) = (self.grid.dims, self.grid.windows().collect::<Vec<_>>());
+        let count: usize = dims.iter().product();
+        let mut out = Vec::new();
+        for windows in predicted {
+            let mut scores = vec![0.0; self.classes * count];
+            for &column in &self.columns {
+                let mut blender = Blender::<T>::new(self.grid, column, self.classes, &map)?;
+                let mut keep = |d: usize, values: &[T]| {
+                    let values: Vec<f64> = values.iter().map(|&v| v.into()).collect();
+                    let channels = scores.chunks_exact_mut(count);
+                    for (volume, values) in channels.zip(values.chunks_exact(column.slab())) {
+                        place(volume, dims, Slab { d, column }, values);
+                    }
+                    Ok(())
+                };
+                for start in self.grid.windows_of(column) {
+                    let found = all.iter().zip(windows).find(|(s, _)| **s == start);
+                    let window = found.map(|(_, w)| w.as_slice()).unwrap_or_default();
+                    let window: Vec<T> = window.iter().map(|&v| narrow(v)).collect();
+                    blender.add(&window, &mut keep)?;
+                }
             }
-            Ok(())
-        };
-        for window in windows {
-            let window: Vec<T> = window.iter().map(|&v| narrow(v)).collect();
-            blender.add(&window, &mut keep)?;
+            out.append(&mut scores);
         }
-        all.append(&mut scores);
+        Ok(out)
     }
-    Ok(all)
 }
 
 /// The same by `window_blend`.
