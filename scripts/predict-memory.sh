@@ -93,7 +93,7 @@ image = "imagesTr/*.nii"
 label = "labelsTr/*.nii"
 ''')
 settings = {
-    "model.patch": 16, "model.dim": 12, "model.depth": 4, "model.heads": 2, "model.feature_size": 2, "train.epochs": 1,
+    "model.patch": 16, "model.dim": 12, "model.depth": 4, "model.heads": 2, "model.feature_size": 1, "train.epochs": 1,
     "train.batch": 1, "train.crops": 1, "train.validate_every": 1, "train.save_every": 1, "infer.windows": 1,
     "data.workers": 1,
 }

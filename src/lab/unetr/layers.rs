@@ -198,6 +198,10 @@ impl Layer {
             case.shaped(&format!("{name}.y"), &[batch, inputs, d, h, w])?;
         }
         case.shaped(&format!("{name}.dx"), &[batch, inputs, d, h, w])?;
+        if matches!(kind, Kind::Up(_)) {
+            let shape = [&[batch, outputs], &out_grid.dims[..]].concat();
+            case.shaped(&format!("{name}.dskip"), &shape)?;
+        }
         Ok(Self { name: name.to_owned(), kind, layout: Arc::new(layout), grid, out_grid, channels })
     }
 
