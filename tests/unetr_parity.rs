@@ -106,27 +106,29 @@ impl File {
         verify(&path, &Device::Cpu, DType::F64)
     }
 
-    /// Changes the largest value of a tensor: whole numbers by one, others by a thousandth.
+    /// Changes a tensor: one whole number by one, others all by a thousandth. (A single value may have no
+    /// say: the weight of a tap that sees nothing but padding, a logit that is far ahead.)
     fn disturb(&mut self, name: &str) {
         let (dtype, _, data) = self.tensors.get_mut(name).unwrap();
-        macro_rules! change {
-            ($ty:ty, $by:expr) => {{
-                const N: usize = size_of::<$ty>();
-                let values: Vec<$ty> =
-                    data.as_chunks::<N>().0.iter().map(|&b| <$ty>::from_le_bytes(b)).collect();
-                let size = |i: &usize| f64::from(values[*i]).abs();
-                let finite = (0..values.len()).filter(|i| size(i).is_finite());
-                let at = finite.max_by(|a, b| size(a).total_cmp(&size(b))).unwrap_or(0);
-                let changed: fn($ty) -> $ty = $by;
-                data[N * at..N * (at + 1)].copy_from_slice(&changed(values[at]).to_le_bytes());
-            }};
-        }
+        let odd = |v: f64| if v.is_nan() { 0.5 } else { v * 1.001 };
+        let other = |v: f64| if v == 0.0 { 1e-3 } else { odd(v) };
         match dtype {
-            Dtype::F64 => change!(f64, |v| if v.abs() > 0.0 { v * 1.001 } else { 1.0 }),
-            Dtype::F32 => change!(f32, |v| if v.abs() > 0.0 { v * 1.001 } else { 1.0 }),
-            Dtype::I32 => change!(i32, |v| v ^ 1),
-            Dtype::I16 => change!(i16, |v| v ^ 1),
-            Dtype::U8 => change!(u8, |v| v ^ 1),
+            Dtype::F64 => data
+                .as_chunks_mut()
+                .0
+                .iter_mut()
+                .for_each(|b| *b = other(f64::from_le_bytes(*b)).to_le_bytes()),
+            Dtype::F32 => data
+                .as_chunks_mut()
+                .0
+                .iter_mut()
+                .for_each(|b| *b = (other(f32::from_le_bytes(*b).into()) as f32).to_le_bytes()),
+            // Little-endian: the lowest bit of the last value that is not 0, of the first if all are.
+            Dtype::I32 | Dtype::I16 | Dtype::U8 => {
+                let size = dtype.bitsize() / 8;
+                let at = data.iter().rposition(|&b| b != 0).unwrap_or(0) / size * size;
+                data[at] ^= 1;
+            }
             other => panic!("{name}: {other:?}"),
         }
     }
