@@ -1,7 +1,6 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
 
 mod cli;
-mod conv_parity;
 mod data;
 mod emulator;
 mod interchange;
@@ -14,4 +13,4 @@ mod step_gradient;
 mod structure;
 mod support;
 mod train;
-mod unetr_ops;
+mod unetr_parity;

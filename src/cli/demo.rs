@@ -10,12 +10,12 @@ use glmae::data::Limits;
 use glmae::data::synthetic::generate;
 use glmae::device::Device;
 use glmae::error::exit;
-use glmae::infer::predict::{PredictOptions, Progress, predict_cases};
+use glmae::infer::judge::judge;
+use glmae::infer::predict::{PredictOptions, Progress};
 use glmae::report::progress::WorkProgress;
-use glmae::seg::evaluate::{Settings, evaluate};
-use glmae::seg::match_files::FilePair;
+use glmae::seg::evaluate::Settings;
 use glmae::seg::{LabelRules, Task};
-use glmae::train::finetune::cases::{Cases, as_case};
+use glmae::train::finetune::cases::Cases;
 use glmae::train::finetune::run::{FinetuneOptions, finetune};
 
 use super::config_args::{ConfigArgs, DeviceArg, toml_string};
@@ -114,18 +114,22 @@ impl Stage<'_> {
         let config = FinetuneConfig::load("demo", &[format!("data.path={data}")])?;
         let held = Cases::find(&task, &config.data, 0)?.validation;
         eprintln!("\n3 of 3: labelling {} held-out scan(s)", held.len());
-        let options = PredictOptions {
-            checkpoint: self.out.join("seg"),
-            input: self.scans.to_owned(),
-            out: self.out.join("predictions"),
-            device: self.device.clone(),
-            infer: None,
-            probabilities: false,
+        let options = PredictOptions::new(
+            self.out.join("seg"),
+            self.scans,
+            self.out.join("predictions"),
+            self.device.clone(),
+        );
+        let settings = Settings {
+            regions: task.regions(false),
+            rules: LabelRules::classes(task.classes()),
+            reference_rules: task.label_rules(),
+            tolerances_mm: vec![4.0],
+            limits: Limits::default(),
         };
         let mut bar: Option<WorkProgress> = None;
         let mut before = 0;
-        let cases: Vec<_> = held.iter().map(as_case).collect();
-        let predicted = predict_cases(&options, &cases, &mut |step| {
+        let evaluation = judge(&options, &held, &settings, &mut |step| {
             if let Progress::Windows { done, of } = step {
                 let bar = bar.get_or_insert_with(|| WorkProgress::stderr("predict", of as u64));
                 bar.advance(done.saturating_sub(before) as u64, "windows");
@@ -135,23 +139,7 @@ impl Stage<'_> {
         if let Some(bar) = bar {
             bar.finish();
         }
-        let pairs: Vec<FilePair> = predicted
-            .into_iter()
-            .zip(&held)
-            .map(|(p, case)| FilePair {
-                id: case.id.clone(),
-                prediction: p.file,
-                reference: case.label.clone(),
-            })
-            .collect();
-        let settings = Settings {
-            regions: task.regions(false),
-            rules: LabelRules::classes(task.classes()),
-            reference_rules: task.label_rules(),
-            tolerances_mm: vec![4.0],
-            limits: Limits::default(),
-        };
-        term::print(&evaluate(&pairs, &settings, &mut |_| {})?.to_text())?;
+        term::print(&evaluation.to_text())?;
         Ok(())
     }
 }

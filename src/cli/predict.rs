@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use glmae::config::finetune::Infer;
 use glmae::error::exit;
-use glmae::infer::predict::{PredictOptions, Progress, predict};
+use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
 use glmae::report::progress::WorkProgress;
 
 use super::config_args::DeviceArg;
@@ -19,7 +18,11 @@ Examples:
   glmae evaluate --pred predictions --ref labelsTr --task hippocampus
 
 Writes one label map per case on the case's own grid, with its affine and codes. A run folder means its
-best checkpoint.")]
+best checkpoint.
+
+Memory beside the network: 8 bytes per voxel while a volume is prepared, 5 afterwards, and --memory-mib,
+whatever the number of classes. --probabilities needs 4 bytes per voxel and class on the disk of --out while
+a case is under way.")]
 pub struct Args {
     /// A checkpoint of `glmae finetune`, or a run folder
     #[arg(long, value_name = "PATH")]
@@ -30,7 +33,7 @@ pub struct Args {
     /// Folder for the label maps
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Share of a window that neighbours have in common; default: that of the run
+    /// Share of a window that neighbours have in common; default: that of the run `[key: infer.overlap]`
     #[arg(long, value_name = "SHARE")]
     overlap: Option<f64>,
     /// Weight voxels by a Gaussian around the middle of their window
@@ -39,6 +42,10 @@ pub struct Args {
     /// Windows that go through the network at once
     #[arg(long, value_name = "N")]
     windows: Option<usize>,
+    /// What the sums of overlapping windows may take, in MiB: less needs more windows and gives the
+    /// same bits; default: that of the run `[key: infer.memory_mib]`
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<usize>,
     /// Also write ID_prob.nii.gz with a channel per class
     #[arg(long)]
     probabilities: bool,
@@ -47,21 +54,18 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let changed = args.overlap.is_some() || args.gaussian || args.windows.is_some();
-    let infer = changed.then(|| {
-        let default = Infer::default();
-        Infer {
-            overlap: args.overlap.unwrap_or(default.overlap),
-            gaussian: args.gaussian,
-            windows: args.windows.unwrap_or(default.windows).max(1),
-        }
-    });
+    let changes = InferChanges {
+        overlap: args.overlap,
+        gaussian: args.gaussian.then_some(true),
+        windows: args.windows,
+        memory_mib: args.memory_mib,
+    };
     let options = PredictOptions {
         checkpoint: args.checkpoint.clone(),
         input: args.input.clone(),
         out: args.out.clone(),
         device: args.device.parse()?,
-        infer,
+        changes,
         probabilities: args.probabilities,
     };
     let mut bar: Option<WorkProgress> = None;

@@ -214,11 +214,14 @@ pub struct Infer {
     pub gaussian: bool,
     /// Windows that go through the network at once.
     pub windows: usize,
+    /// What the sums of overlapping windows may take, in MiB. With less than a whole volume needs it is
+    /// done in columns: more windows, the same bits.
+    pub memory_mib: usize,
 }
 
 impl Default for Infer {
     fn default() -> Self {
-        Self { overlap: 0.5, gaussian: false, windows: 4 }
+        Self { overlap: 0.5, gaussian: false, windows: 4, memory_mib: 512 }
     }
 }
 
@@ -252,10 +255,10 @@ impl Settings for FinetuneConfig {
             (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2) && o.eps > 0.0,
             "optim.beta1 and beta2 must lie in [0, 1), optim.eps must be positive",
         )?;
-        let counts = [t.batch, t.crops, t.accumulation, self.infer.windows];
+        let counts = [t.batch, t.crops, t.accumulation, self.infer.windows, self.infer.memory_mib];
         require(
             counts.iter().all(|&n| n > 0),
-            "train.batch, crops, accumulation and infer.windows must be at least 1",
+            "train.batch, crops, accumulation, infer.windows and memory_mib must be at least 1",
         )?;
         require(
             [t.log_every, t.save_every, t.epochs].iter().all(|&n| n > 0) && t.keep_last > 0,

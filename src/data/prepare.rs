@@ -10,7 +10,7 @@ use super::crop::{CropRecord, Pad, foreground_box};
 use super::geometry::{Affine, Orientation, spacing_mm, to_ras};
 use super::intensity::{Intensity, IntensityMap};
 use super::layout::Case;
-use super::nifti::{Channels, Limits, ReadOptions, read_volume};
+use super::nifti::{Channels, Frame, Limits, ReadOptions, read_volume};
 use super::resample::Resample;
 use super::volume::Volume;
 use crate::{Error, Result};
@@ -176,7 +176,12 @@ impl CaseRecord {
         if let Some(resample) = &self.resample {
             ras = resample.inverse().linear(&ras)?;
         }
-        self.orientation.voxels_from_ras(&ras, self.input_dims)
+        self.turn_back(ras)
+    }
+
+    /// Grid, affine and codes of the file.
+    pub fn frame(&self) -> Frame {
+        Frame { dims: self.input_dims, affine: self.input_affine, space_code: self.space_code }
     }
 
     /// Brings class indices of a prepared case onto the grid of the file: nearest voxel, background
@@ -188,7 +193,16 @@ impl CaseRecord {
         if let Some(resample) = &self.resample {
             ras = resample.inverse().nearest(&ras)?;
         }
-        self.orientation.voxels_from_ras(&ras, self.input_dims)
+        self.turn_back(ras)
+    }
+
+    /// RAS voxels on the axes of the file; as they are, without a copy, where those are RAS.
+    fn turn_back<T: Copy + Default>(&self, ras: Vec<T>) -> Result<Vec<T>> {
+        let count = self.input_dims.iter().product::<usize>();
+        match self.orientation.is_ras() && count > 0 && ras.len().is_multiple_of(count) {
+            true => Ok(ras),
+            false => self.orientation.voxels_from_ras(&ras, self.input_dims),
+        }
     }
 
     /// Brings class indices on the grid of the file (`[d, h, w]` of `input_dims`) onto the grid of

@@ -149,6 +149,15 @@ impl Resample {
         Ok((matrix, times(&inverse, apart)))
     }
 
+    /// Where a new voxel lies in the old grid, in voxels: row `a` of the result times `(d, h, w, 1)` is
+    /// its position along axis `a`. The form that [`crate::ops::resample::resample`] takes.
+    ///
+    /// Errors: [`Error::Unsupported`] for a singular affine.
+    pub fn index_map_rows(&self) -> Result<[[f64; 4]; 3]> {
+        let (m, offset) = self.index_map()?;
+        Ok([0, 1, 2].map(|a| [m[a][0], m[a][1], m[a][2], offset[a]]))
+    }
+
     /// Trilinear values `[c, to_dims]` of `[c, from_dims]`, weights in f64.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of volumes;

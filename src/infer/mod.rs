@@ -1,6 +1,8 @@
 //! Floor 5: using what a run has learnt.
 
+pub mod judge;
 pub mod predict;
+mod probabilities;
 pub mod reconstruct;
 pub mod segment;
 pub mod tiles;

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::segment::{Decision, Predictor, decide};
+use super::probabilities::{Probabilities, to_probabilities};
+use super::segment::{Decision, Predictor, Slab, decide, place};
 use crate::config::finetune::Infer;
 use crate::data::layout::DiscoverOptions;
-use crate::data::nifti::{Stored, write_volume};
-use crate::data::volume::Volume;
-use crate::data::{Case, PrepareConfig, Prepared, discover, prepare};
+use crate::data::nifti::{Stored, write_channels, write_labels};
+use crate::data::{Case, PrepareConfig, discover, prepare};
 use crate::device::{DType, Device};
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
@@ -23,10 +23,56 @@ pub struct PredictOptions {
     pub input: PathBuf,
     pub out: PathBuf,
     pub device: Device,
-    /// Absent: as the run validated.
-    pub infer: Option<Infer>,
+    /// What is done otherwise than the run validated.
+    pub changes: InferChanges,
     /// Also write `ID_prob.nii.gz` with a channel per class or region.
     pub probabilities: bool,
+}
+
+/// Settings of [`Infer`] that replace those of the run; absent: as the run validated.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct InferChanges {
+    pub overlap: Option<f64>,
+    pub gaussian: Option<bool>,
+    pub windows: Option<usize>,
+    pub memory_mib: Option<usize>,
+}
+
+impl InferChanges {
+    /// Errors: [`Error::Config`] for an overlap that is none, no window or no memory.
+    fn apply(&self, run: Infer) -> Result<Infer> {
+        let infer = Infer {
+            overlap: self.overlap.unwrap_or(run.overlap),
+            gaussian: self.gaussian.unwrap_or(run.gaussian),
+            windows: self.windows.unwrap_or(run.windows),
+            memory_mib: self.memory_mib.unwrap_or(run.memory_mib),
+        };
+        match (0.0..1.0).contains(&infer.overlap) && infer.windows > 0 && infer.memory_mib > 0 {
+            true => Ok(infer),
+            false => Err(Error::Config(format!(
+                "{infer:?}: the overlap lies in [0, 1), windows and memory_mib are at least 1"
+            ))),
+        }
+    }
+}
+
+impl PredictOptions {
+    /// Labels only, as the run validated.
+    pub fn new(
+        checkpoint: impl Into<PathBuf>,
+        input: impl Into<PathBuf>,
+        out: impl Into<PathBuf>,
+        device: Device,
+    ) -> Self {
+        Self {
+            checkpoint: checkpoint.into(),
+            input: input.into(),
+            out: out.into(),
+            device,
+            changes: InferChanges::default(),
+            probabilities: false,
+        }
+    }
 }
 
 /// A predicted case.
@@ -40,6 +86,10 @@ pub struct Predicted {
 
 /// Predicts every case of the input and writes `ID.nii.gz` into `out`, on the input's own grid with its
 /// affine and codes. `progress` hears of windows of the case under way, and of cases that are done.
+///
+/// Memory beside the network: the volume twice in f32 while it is prepared, once afterwards; a byte per
+/// voxel for the labels; `infer.memory_mib` for the sums of windows, whatever the number of classes.
+/// Probabilities go through a file beside the result, class by class.
 ///
 /// Errors: [`Error::Data`] for an unusable checkpoint or volume; [`Error::Io`]. Results are written case
 /// by case, each whole or not at all.
@@ -59,53 +109,53 @@ pub fn predict_cases(
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_segmenter(&folder, &options.device, DType::F32)?;
     let (task, config) = (info.task()?, info.config()?);
-    let predictor = Predictor::new(&segmenter, options.infer.unwrap_or(config.infer))?;
+    let predictor = Predictor::new(&segmenter, options.changes.apply(config.infer)?)?;
     let roi = segmenter.net.config.roi;
     let how = PrepareConfig { min_size: roi, ..task.prepare_config() };
-    let regions = task.regions(false);
+    let (regions, decision) = (task.regions(false), decision(&task));
+    let outputs = segmenter.net.config.outputs;
     std::fs::create_dir_all(&options.out).map_err(Error::io(&options.out, "create"))?;
     let mut done = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         progress(Progress::Case { id: &case.id, number: i, of: cases.len() });
         let prepared = prepare(case, &how)?;
+        let (dims, record) = (prepared.dims(), prepared.record().clone());
         let file = options.out.join(format!("{}.nii.gz", case.id));
-        if let Some(parent) = file.parent() {
-            std::fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-        }
-        let [_, h, w] = prepared.dims();
-        let n: usize = prepared.dims().iter().product();
-        let decision = decision(&task);
-        let mut labels = Vec::with_capacity(n);
-        let outputs = segmenter.net.config.outputs;
-        let mut kept = if options.probabilities { vec![0.0f32; outputs * n] } else { Vec::new() };
-        predictor.scores(
-            &prepared,
-            &mut |d, scores| {
-                labels.extend(decide(scores, h * w, decision));
-                for (channel, slab) in kept.chunks_exact_mut(n).zip(scores.chunks_exact(h * w)) {
-                    channel[d * h * w..][..h * w].copy_from_slice(slab);
-                }
-                Ok(())
-            },
-            &mut |windows, of| progress(Progress::Windows { done: windows, of }),
-        )?;
-        let labels = label_values(&task, &regions, labels);
-        let restored = prepared.record().restore_labels(&labels)?;
+        let folder = file.parent().unwrap_or(&options.out);
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        let mut labels = vec![0; dims.iter().product()];
+        let mut kept = match options.probabilities {
+            true => Some(Probabilities::new(folder, outputs, dims)?),
+            false => None,
+        };
+        let mut keep = |slab: Slab, scores: &[f32]| {
+            let n = slab.column.slab();
+            place(&mut labels, dims, slab, &decide(scores, n, decision));
+            let Some(kept) = &mut kept else { return Ok(()) };
+            let mut scores = scores.to_vec();
+            to_probabilities(&mut scores, n, decision);
+            kept.put(slab, &scores)
+        };
+        let mut windows = |windows, of| progress(Progress::Windows { done: windows, of });
+        predictor.scores(&prepared, &mut keep, &mut windows)?;
+        // What follows needs the room.
+        drop(prepared);
+        let labels = record.restore_labels(&label_values(&task, &regions, labels))?;
         let voxels = regions
             .iter()
             .map(|r| {
                 let members = r.members();
-                let count = restored.iter().filter(|l| members[usize::from(**l)]).count();
+                let count = labels.iter().filter(|l| members[usize::from(**l)]).count();
                 (r.to_string(), count as u64)
             })
             .collect();
-        let values = restored.into_iter().map(f32::from).collect();
-        write_volume(&file, &volume(&prepared, values, 1)?, Stored::U8)?;
-        if options.probabilities {
-            probabilities(&mut kept, n, decision);
-            let values = prepared.record().restore_channels(&kept, 0.0)?;
+        let frame = record.frame();
+        write_labels(&file, &labels, &frame)?;
+        drop(labels);
+        if let Some(mut kept) = kept {
             let path = options.out.join(format!("{}_prob.nii.gz", case.id));
-            write_volume(&path, &volume(&prepared, values, outputs)?, Stored::F32)?;
+            let mut channel = |c| record.restore_channels(&kept.channel(c)?, 0.0);
+            write_channels(&path, &frame, outputs, Stored::F32, &mut channel)?;
         }
         done.push(Predicted { id: case.id.clone(), file, voxels });
     }
@@ -157,38 +207,6 @@ fn label_values(task: &Task, regions: &[Region], decided: Vec<u8>) -> Vec<u8> {
     decided.into_iter().map(|bits| table[usize::from(bits)]).collect()
 }
 
-/// Scores `[outputs, n]` to probabilities, in place.
-fn probabilities(scores: &mut [f32], n: usize, decision: Decision) {
-    match decision {
-        Decision::Regions => {
-            for x in scores {
-                *x = 1.0 / (1.0 + libm::expf(-*x));
-            }
-        }
-        Decision::Classes => {
-            let outputs = scores.len() / n.max(1);
-            for i in 0..n {
-                let at = |c: usize| c * n + i;
-                let max = (0..outputs).map(|c| scores[at(c)]).fold(f32::NEG_INFINITY, f32::max);
-                let mut sum = 0.0;
-                for c in 0..outputs {
-                    let e = libm::expf(scores[at(c)] - max);
-                    scores[at(c)] = e;
-                    sum += e;
-                }
-                for c in 0..outputs {
-                    scores[at(c)] /= sum;
-                }
-            }
-        }
-    }
-}
-
-fn volume(case: &Prepared, values: Vec<f32>, channels: usize) -> Result<Volume> {
-    let record = case.record();
-    Volume::new(values, channels, record.input_dims, record.input_affine, record.space_code)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,15 +223,5 @@ mod tests {
         let (core, whole, enhancing) = (bit(&[2, 3]), bit(&[1, 2, 3]), bit(&[3]));
         let decided = vec![0, whole, whole | core, whole | core | enhancing, enhancing];
         assert_eq!(label_values(&task, &regions, decided), [0, 1, 2, 3, 3]);
-    }
-
-    #[test]
-    fn probabilities_add_up_to_one() {
-        let mut scores = vec![1.0, 100.0, -3.0, 0.5, -100.0, -3.0];
-        probabilities(&mut scores, 3, Decision::Classes);
-        for i in 0..3 {
-            assert!((scores[i] + scores[3 + i] - 1.0).abs() < 1e-6);
-        }
-        assert_eq!((scores[1], scores[4]), (1.0, 0.0));
     }
 }

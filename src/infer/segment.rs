@@ -3,9 +3,9 @@
 use crate::Result;
 use crate::config::finetune::Infer;
 use crate::data::Prepared;
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 use crate::nn::unetr::UnetrPlan;
-use crate::seg::window::{Blender, Blending, WindowGrid, argmax};
+use crate::seg::window::{Blender, Blending, Column, WindowGrid, argmax};
 use crate::tape::{Tape, Var};
 use crate::train::finetune::program::channels_last;
 use crate::train::finetune::state::Segmenter;
@@ -28,49 +28,84 @@ pub enum Decision {
     Regions,
 }
 
+/// A finished part of a volume: one index of axis `d` of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slab {
+    pub d: usize,
+    pub column: Column,
+}
+
+impl Slab {
+    /// Its rows in a volume of `dims`: where each begins in `[d, h, w]`, and in the slab.
+    pub fn rows(self, dims: [usize; 3]) -> impl Iterator<Item = (usize, usize)> {
+        let Column { first, size } = self.column;
+        let row = move |h: usize| (self.d * dims[1] + first[0] + h) * dims[2] + first[1];
+        (0..size[0]).map(move |h| (row(h), h * size[1]))
+    }
+}
+
 impl<'a> Predictor<'a> {
-    pub fn new(segmenter: &'a Segmenter, settings: Infer) -> Result<Self> {
+    pub fn new(segmenter: &'a Segmenter, mut settings: Infer) -> Result<Self> {
+        let config = &segmenter.net.config;
         let device = segmenter.params.flat().device();
         let blending = match settings.gaussian {
             true => Blending::Gaussian { sigma_scale: 0.125 },
             false => Blending::Constant,
         };
+        if matches!(device, Device::Cpu | Device::Emulated(_)) {
+            // Scores of a batch share the memory with the sums here: a quarter as much at most.
+            let scores = 4 * config.outputs * config.roi.iter().product::<usize>();
+            let room = settings.memory_mib.saturating_mul(1 << 18) / scores.max(1);
+            settings.windows = settings.windows.min(room).max(1);
+        }
         Ok(Self {
             segmenter,
             settings,
             plan: segmenter.net.plan(device, settings.windows)?,
             positions: Var::constant(segmenter.positions_of(settings.windows)?),
-            importance: blending.importance(segmenter.net.config.roi),
+            importance: blending.importance(config.roi),
         })
     }
 
-    /// Blended scores of a prepared volume, slab by slab: `finished(d, scores)` gets `[outputs, h, w]`
-    /// in rising order of `d`. `windows` is told how many of how many windows are done.
+    /// Blended scores of a prepared volume: `finished(slab, scores)` gets `[outputs, h, w]` of every
+    /// slab of every column, in rising order of `d` within a column. `windows` is told how many of how
+    /// many windows are done. How many columns there are follows from `infer.memory_mib`; scores do not
+    /// depend on it.
     ///
     /// Source: MONAI's `sliding_window_inference` (`UNETR_CASES.md`, window): raw scores are averaged.
     pub fn scores(
         &self,
         case: &Prepared,
-        finished: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        finished: &mut dyn FnMut(Slab, &[f32]) -> Result<()>,
         windows: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
         let config = &self.segmenter.net.config;
         let grid = WindowGrid::new(case.dims(), config.roi, self.settings.overlap)?;
-        let mut blender = Blender::<f32>::new(&grid, config.outputs, &self.importance)?;
+        let columns = grid.columns(config.outputs, (self.settings.memory_mib as u64) << 20);
         let n: usize = config.roi.iter().product();
         let (size, batch) = (config.in_chans * n, self.settings.windows);
-        let starts: Vec<[usize; 3]> = grid.windows().collect();
+        let of: usize = columns.iter().map(|&c| grid.windows_of(c).count()).sum();
+        let mut done = 0;
         let mut voxels = vec![0.0f32; batch * size];
-        for (k, group) in starts.chunks(batch).enumerate() {
-            for (start, window) in group.iter().zip(voxels.chunks_exact_mut(size)) {
-                grid.cut(case.voxels(), *start, window)?;
+        let mut planar = Vec::new();
+        for column in columns {
+            let mut blender = Blender::<f32>::new(&grid, column, config.outputs, &self.importance)?;
+            let mut keep = |d: usize, scores: &[f32]| finished(Slab { d, column }, scores);
+            let starts: Vec<[usize; 3]> = grid.windows_of(column).collect();
+            for group in starts.chunks(batch) {
+                for (start, window) in group.iter().zip(voxels.chunks_exact_mut(size)) {
+                    grid.cut(case.voxels(), *start, window)?;
+                }
+                let logits = self.logits(&voxels)?;
+                for k in 0..group.len() {
+                    // One window at a time: all of them would be a copy of the batch.
+                    let rows = logits.view(k * n * config.outputs, &[n, config.outputs])?;
+                    channels_first(&rows.to_f32_vec()?, config.outputs, &mut planar);
+                    blender.add(&planar, &mut keep)?;
+                }
+                done += group.len();
+                windows(done, of);
             }
-            let logits = self.logits(&voxels)?;
-            for window in logits.chunks_exact(config.outputs * n).take(group.len()) {
-                let planar = channels_first(window, config.outputs);
-                blender.add(&planar, finished)?;
-            }
-            windows(k * batch + group.len(), starts.len());
         }
         Ok(())
     }
@@ -82,18 +117,17 @@ impl<'a> Predictor<'a> {
         decision: Decision,
         windows: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<u8>> {
-        let [d, h, w] = case.dims();
-        let mut labels = Vec::with_capacity(d * h * w);
-        let mut keep = |_: usize, scores: &[f32]| {
-            labels.extend(decide(scores, h * w, decision));
+        let mut labels = vec![0; case.dims().iter().product()];
+        let mut keep = |slab: Slab, scores: &[f32]| {
+            place(&mut labels, case.dims(), slab, &decide(scores, slab.column.slab(), decision));
             Ok(())
         };
         self.scores(case, &mut keep, windows)?;
         Ok(labels)
     }
 
-    /// Scores of a full batch of windows, `[batch, n, outputs]`.
-    fn logits(&self, voxels: &[f32]) -> Result<Vec<f32>> {
+    /// Scores of a full batch of windows, `[batch * n, outputs]`.
+    fn logits(&self, voxels: &[f32]) -> Result<Tensor> {
         let (net, params) = (&self.segmenter.net, &self.segmenter.params);
         let device = params.flat().device();
         let n: usize = net.config.roi.iter().product();
@@ -105,7 +139,15 @@ impl<'a> Predictor<'a> {
         let image = Tensor::from_f64(device, params.activation_dtype(), &last, &shape)?;
         let mut tape = Tape::inference(device);
         let inputs = [&Var::constant(planar), &Var::constant(image), &self.positions];
-        net.forward(&mut tape, params, &self.plan, inputs, false)?.logits.value().to_f32_vec()
+        Ok(net.forward(&mut tape, params, &self.plan, inputs, false)?.logits.value().clone())
+    }
+}
+
+/// Puts the values of a slab, `[h, w]` of its column, where they belong in a volume `[d, h, w]`.
+pub fn place<T: Copy>(volume: &mut [T], dims: [usize; 3], slab: Slab, values: &[T]) {
+    let width = slab.column.size[1];
+    for (to, from) in slab.rows(dims) {
+        volume[to..to + width].copy_from_slice(&values[from..from + width]);
     }
 }
 
@@ -125,7 +167,8 @@ pub fn decide(scores: &[f32], n: usize, decision: Decision) -> Vec<u8> {
     }
 }
 
-/// `[n, channels]` as `[channels, n]`.
-fn channels_first(rows: &[f32], channels: usize) -> Vec<f32> {
-    (0..channels).flat_map(|c| rows.iter().skip(c).step_by(channels).copied()).collect()
+/// `[n, channels]` as `[channels, n]`, into `planar`.
+fn channels_first(rows: &[f32], channels: usize, planar: &mut Vec<f32>) {
+    planar.clear();
+    planar.extend((0..channels).flat_map(|c| rows.iter().skip(c).step_by(channels).copied()));
 }

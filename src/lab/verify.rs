@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::case::ReferenceCase;
+pub use super::judge::{Results, Row};
 use super::tensors::{CaseTensors, format_of};
-use super::unetr_case::UnetrCase;
+use super::unetr::network_case::PeerGap;
 use crate::device::{DType, Device, Tensor};
 use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
@@ -19,9 +20,6 @@ use crate::train::program::{Launches, StepProgram};
 use crate::train::schedule::schedule;
 use crate::train::state::State;
 use crate::{Error, Result};
-
-/// Results of an engine on a case: name (as in the case, without `fp64.`) to values.
-pub type Results = BTreeMap<String, Vec<f64>>;
 
 /// Largest accepted distances, each relative to the L2 norm of the reference tensor.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -56,55 +54,76 @@ impl Bounds {
             _ => Self::of(dtype),
         }
     }
+
+    /// For a case in which PyTorch's own f32 run is beyond these bounds, too: rounding put an input of a
+    /// LeakyReLU on the other side of zero, which changes gradients by up to 1 %, and everything after it
+    /// (`UNETR_CASES.md`). What that can change is then judged by that 1 %, the rest as before.
+    pub fn beyond_kinks(self, peer: &PeerGap) -> Self {
+        let with = |bound: f64, peer: f64, most: f64| if peer > bound { most } else { bound };
+        Self {
+            values: self.values,
+            gradients: with(self.gradients, peer.grad, 1e-2),
+            parameters: with(self.parameters, peer.parameters, 1e-2),
+            moved: with(self.moved, peer.moved, 0.1),
+        }
+    }
+
+    /// For results that were stored in f32: what that rounding alone does (`check_unetr.py`).
+    pub fn of_stored(self, is_f32: bool) -> Self {
+        if !is_f32 {
+            return self;
+        }
+        let least = Self { values: 1e-6, gradients: 1e-6, parameters: 1e-6, moved: 1e-4 };
+        Self {
+            values: self.values.max(least.values),
+            gradients: self.gradients.max(least.gradients),
+            parameters: self.parameters.max(least.parameters),
+            moved: self.moved.max(least.moved),
+        }
+    }
 }
 
 /// A case that was repeated and judged.
 pub struct Verified {
     pub case: CaseTensors,
+    /// What kind of case it is: `pretraining`, or the part of the segmentation side.
+    pub part: String,
+    /// Training steps of the case; 0 where it has none.
     pub steps: usize,
     pub ours: Results,
     pub rows: Vec<Row>,
+    /// Tensors that no line of the report is about.
+    pub unread: Vec<String>,
+}
+
+impl Verified {
+    /// Whether every quantity is within its bound.
+    pub fn passes(&self) -> bool {
+        self.rows.iter().all(|row| row.pass)
+    }
 }
 
 /// Repeats the case in a file, of whatever format, and compares.
 ///
-/// Errors: [`Error::Data`] for a file that is no case, or one without anything to compare with; those
-/// of the run.
+/// Errors: [`Error::Data`] for a file that is no case, lacks a tensor, has one of another shape, or
+/// has nothing to compare with; those of the run.
 pub fn verify(path: &Path, device: &Device, dtype: DType) -> Result<Verified> {
-    let format = format_of(path)?;
-    let (case, steps, ours, bounds) = match format.as_str() {
-        "glmae-unetr-1" => {
-            let case = UnetrCase::load(path)?;
-            let ours = super::verify_unetr::run(&case, device, dtype)?;
-            (case.tensors, case.steps, ours, Bounds::of_unetr(dtype))
-        }
+    let (case, part, steps, ours, rows) = match format_of(path)?.as_str() {
+        super::unetr::FORMAT => super::unetr::verify(path, device, dtype)?,
         _ => {
             let case = ReferenceCase::load(path)?;
             let ours = run(&case, device, dtype)?;
-            (case.tensors, case.steps, ours, Bounds::of(dtype))
+            let rows = compare(&case.tensors, &ours, &Bounds::of(dtype));
+            (case.tensors, "pretraining".to_owned(), case.steps, ours, rows)
         }
     };
-    let rows = compare(&case, &ours, &bounds);
     if rows.is_empty() {
-        return Err(Error::data(path, "the case has no 'fp64.' tensor to compare with"));
+        return Err(case.bad("the case has no tensor to compare with: nothing was checked"));
     }
-    Ok(Verified { case, steps, ours, rows })
-}
-
-/// One line of the report: a quantity, its worst tensor, and the verdict.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub quantity: String,
-    /// Tensors compared.
-    pub tensors: usize,
-    /// The tensor with the largest relative distance.
-    pub worst: String,
-    /// Largest absolute difference of an element, over all tensors of the row.
-    pub max_abs: f64,
-    /// Largest `|ours - reference| / |reference|` of a tensor (L2 norms).
-    pub rel_l2: f64,
-    pub bound: f64,
-    pub pass: bool,
+    // What PyTorch makes of the case in f32 is only there for comparison.
+    let unread = case.unread().filter(|name| !name.starts_with("fp32.")).map(str::to_owned);
+    let unread = unread.collect();
+    Ok(Verified { case, part, steps, ours, rows, unread })
 }
 
 /// Repeats the case on `device` in `dtype`.
@@ -261,21 +280,8 @@ pub fn compare(case: &CaseTensors, ours: &Results, bounds: &Bounds) -> Vec<Row> 
         let start = key.strip_prefix("final.").and_then(|k| case.find(&format!("init.{k}")));
         for (order, quantity, bound, start) in quantities(key, bounds, start.map(|s| s.1)) {
             let (rel, abs) = distance(key, values, reference, start);
-            let row = rows.entry((order, quantity.clone())).or_insert(Row {
-                quantity,
-                tensors: 0,
-                worst: key.to_owned(),
-                max_abs: 0.0,
-                rel_l2: -1.0,
-                bound,
-                pass: true,
-            });
-            row.tensors += 1;
-            row.max_abs = row.max_abs.max(abs);
-            row.pass &= rel <= bound;
-            if rel > row.rel_l2 {
-                (row.rel_l2, row.worst) = (rel, key.to_owned());
-            }
+            let row = rows.entry((order, quantity.clone()));
+            row.or_insert_with(|| Row::new(quantity, key, bound)).add(key, rel, abs);
         }
     }
     rows.into_values().collect()

@@ -6,13 +6,11 @@ use std::path::Path;
 use super::result::Scores;
 use crate::data::Limits;
 use crate::device::Device;
-use crate::infer::predict::{PredictOptions, Progress, predict_cases};
+use crate::infer::predict::{PredictOptions, Progress};
 use crate::seg::dataset::LabelledCase;
-use crate::seg::evaluate::{Settings, evaluate};
-use crate::seg::match_files::FilePair;
+use crate::seg::evaluate::Settings;
 use crate::seg::{LabelRules, Region, Task};
-use crate::train::finetune::cases::as_case;
-use crate::{Error, Result, atomic};
+use crate::{Error, Result, atomic, infer};
 
 /// Tolerances of the surface Dice.
 const TOLERANCES_MM: [f64; 2] = [1.0, 2.0];
@@ -73,29 +71,7 @@ pub fn judge(
     device: &Device,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Scores> {
-    let options = PredictOptions {
-        checkpoint: checkpoint.to_owned(),
-        input: folder.to_owned(),
-        out: folder.join(into),
-        device: device.clone(),
-        infer: None,
-        probabilities: false,
-    };
-    let as_cases: Vec<_> = cases.iter().map(as_case).collect();
-    let predicted = predict_cases(&options, &as_cases, &mut |p| {
-        if let Progress::Case { id, .. } = p {
-            progress(id);
-        }
-    })?;
-    let pairs: Vec<FilePair> = predicted
-        .into_iter()
-        .zip(cases)
-        .map(|(p, case)| FilePair {
-            id: case.id.clone(),
-            prediction: p.file,
-            reference: case.label.clone(),
-        })
-        .collect();
+    let options = PredictOptions::new(checkpoint, folder, folder.join(into), device.clone());
     let settings = Settings {
         regions: reading.regions.clone(),
         rules: LabelRules::classes(task.classes()),
@@ -103,7 +79,11 @@ pub fn judge(
         tolerances_mm: TOLERANCES_MM.to_vec(),
         limits: Limits::default(),
     };
-    let evaluation = evaluate(&pairs, &settings, &mut |_| {})?;
+    let evaluation = infer::judge::judge(&options, cases, &settings, &mut |step| {
+        if let Progress::Case { id, .. } = step {
+            progress(id);
+        }
+    })?;
     let text = serde_json::to_string_pretty(&evaluation.to_json())
         .map_err(|e| Error::Config(format!("evaluation: {e}")))?;
     atomic::write_bytes(folder.join(into).with_extension("json"), (text + "\n").as_bytes())?;

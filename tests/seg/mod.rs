@@ -1,9 +1,8 @@
-//! Segmentation against MONAI's numbers (`unetr_*.safetensors`) and as a user meets it.
+//! The device-free side of segmentation as a user meets it, on volumes of the reference's cases and on real
+//! data. MONAI's numbers: `unetr_parity.rs`.
 
-mod metrics;
 mod prep;
 mod task;
-mod window;
 
 use std::path::Path;
 
@@ -68,10 +67,6 @@ impl Reference {
     pub fn dims(&self, name: &str) -> [usize; 3] {
         let shape = self.get(name).0;
         shape[shape.len() - 3..].try_into().unwrap()
-    }
-
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
-        self.values(name).into_iter().map(|v| v as u8).collect()
     }
 }
 

@@ -1,10 +1,9 @@
-//! Preparing a case for segmentation, stage by stage, against MONAI 1.6.1.
+//! Preparing cases with their labels, and the way back. Stage by stage against MONAI: `unetr_parity.rs`.
 
 use std::path::Path;
 
-use glmae::data::geometry::to_ras;
 use glmae::data::nifti::{Stored, write_volume};
-use glmae::data::{Affine, Intensity, Limits, PrepareConfig, Resample, Volume, prepare_volume};
+use glmae::data::{Affine, Intensity, Limits, PrepareConfig, Volume, prepare_volume};
 use glmae::seg::LabelRules;
 
 use super::{Reference, distance};
@@ -33,17 +32,6 @@ impl Stage<'_> {
         let data = self.values(&name).into_iter().map(|v| v as f32).collect();
         Volume::new(data, 1, self.dims(&name), self.affine(stage), 1).unwrap()
     }
-
-    #[track_caller]
-    fn near(&self, part: &str, ours: &[f64], bound: f64) {
-        let gap = distance(ours, &self.values(part));
-        println!("{:12} {part:14} {gap:9.2e} of {bound:.0e}", self.case);
-        assert!(gap <= bound, "{} {part}: {gap:e}", self.case);
-    }
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&v| v.into()).collect()
 }
 
 fn config(file: &Reference) -> PrepareConfig {
@@ -53,58 +41,6 @@ fn config(file: &Reference) -> PrepareConfig {
         intensity: Intensity::Window { lo, hi },
         ..PrepareConfig::default()
     }
-}
-
-#[test]
-fn every_stage_equals_monai() {
-    let Some(file) = Reference::open("prep") else { return };
-    let config = config(&file);
-    let mut ties = 0;
-    for (case, _) in file.cases() {
-        let stage = Stage { file: &file, case: &case };
-        let (ras, orientation) = to_ras(stage.volume("raw", "image")).unwrap();
-        let (ras_label, _) = to_ras(stage.volume("raw", "label")).unwrap();
-        assert_eq!(ras.dims, stage.dims("ras.image"));
-        assert_eq!(wide(&ras.data), stage.values("ras.image"), "{case}");
-        assert_eq!(wide(&ras_label.data), stage.values("ras.label"), "{case}");
-        stage.near("ras.affine", &ras.affine.concat(), 1e-12);
-
-        let to = Resample::to_spacing(ras.dims, &ras.affine, config.spacing_mm.unwrap()).unwrap();
-        assert_eq!(to.to_dims, stage.dims("spaced.image"), "{case}");
-        stage.near("spaced.affine", &to.to_affine.concat(), 1e-12);
-        let mut image = to.linear(&ras.data).unwrap();
-        stage.near("spaced.image", &wide(&image), 1e-6);
-        let label = to.nearest(&ras_label.data).unwrap();
-        let tied = stage.values("spaced.ties");
-        for (i, want) in stage.values("spaced.label").into_iter().enumerate() {
-            assert!(tied[i] != 0.0 || f64::from(label[i]) == want, "{case}: label {i}");
-        }
-        ties += tied.iter().filter(|&&t| t != 0.0).count();
-
-        let map = config.intensity.fit(&image).unwrap();
-        image.iter_mut().for_each(|v| *v = map.forward(*v));
-        stage.near("scaled.image", &wide(&image), 1e-6);
-
-        // The same in one call, through to the crop; the label goes along.
-        let raw = stage.volume("raw", "image");
-        let prepared = prepare_volume(&case, raw, Path::new(&case), &config).unwrap();
-        let record = prepared.record();
-        assert_eq!(record.orientation, orientation);
-        let start = record.crop.start.map(|v| v as f64);
-        let end = [0, 1, 2].map(|a| start[a] + record.crop.size[a] as f64);
-        assert_eq!([start, end].concat(), stage.values("cropped.box"), "{case}");
-        assert_eq!(prepared.dims(), stage.dims("cropped.image"));
-        stage.near("cropped.image", &wide(prepared.voxels()), 1e-6);
-        stage.near("cropped.affine", &prepared.affine().concat(), 1e-12);
-        let raw_label: Vec<u8> = stage.values("raw.label").into_iter().map(|v| v as u8).collect();
-        let placed = record.place_labels(&raw_label).unwrap();
-        let tied = record.crop.cut(&tied).unwrap();
-        for (i, want) in stage.values("cropped.label").into_iter().enumerate() {
-            assert!(tied[i] != 0.0 || f64::from(placed[i]) == want, "{case}: label {i}");
-        }
-        assert!(placed.iter().any(|&l| l > 0), "{case}: no label is left");
-    }
-    assert_eq!(ties, 74, "voxels that the comparison leaves out");
 }
 
 /// Results return to the grid of the file, resampled cases too.

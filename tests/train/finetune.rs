@@ -9,7 +9,7 @@ use glmae::data::nifti::{ReadOptions, Stored, read_volume, write_volume};
 use glmae::data::volume::Volume;
 use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
-use glmae::infer::predict::{PredictOptions, predict};
+use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
 use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
 use glmae::train::program::Launches;
 
@@ -134,12 +134,8 @@ fn it_learns_and_predicts_on_the_grid_of_the_input() {
     let input = data.join("images/case_5.nii.gz");
     let predicted = predict(
         &PredictOptions {
-            checkpoint: out.clone(),
-            input: input.clone(),
-            out: folder.path().join("predictions"),
-            device: Device::Cpu,
-            infer: None,
             probabilities: true,
+            ..PredictOptions::new(&out, &input, folder.path().join("predictions"), Device::Cpu)
         },
         &mut |_| {},
     )
@@ -269,4 +265,54 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let out = folder.path().join("large");
     let config = config(folder.path(), &["data.roi=[32,16,24]", "train.epochs=1"]);
     finetune(&config, &options(&out)).unwrap();
+}
+
+/// Columns, batches and what one of them leaves to the next: labels and probabilities are the same bytes.
+#[test]
+fn predictions_do_not_depend_on_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    balls(folder.path());
+    let out = folder.path().join("run");
+    run(&config(folder.path(), &["train.epochs=1"]), &out);
+    // Sums of 16 x 70 x 91 voxels and two classes are 1.2 MB as a whole; padded in d. An LPS grid.
+    let dims = [15, 70, 91];
+    let data = (0..dims.iter().product::<usize>()).map(|i| (i * 37 % 1013) as f32).collect();
+    let affine =
+        [[-1.0, 0.0, 0.0, 7.0], [0.0, -1.0, 0.0, 3.0], [0.0, 0.0, 1.5, 5.0], [0., 0., 0., 1.]];
+    let input = folder.path().join("large.nii.gz");
+    write_volume(&input, &Volume::new(data, 1, dims, affine, 1).unwrap(), Stored::I16).unwrap();
+    let mut all: Vec<Vec<Vec<u8>>> = Vec::new();
+    let mut windows = Vec::new();
+    for (memory, batch) in [(512, 1), (512, 7), (1, 1), (1, 3)] {
+        let to = folder.path().join(format!("{memory}_{batch}"));
+        let options = PredictOptions {
+            changes: InferChanges {
+                memory_mib: Some(memory),
+                windows: Some(batch),
+                gaussian: Some(true),
+                ..InferChanges::default()
+            },
+            probabilities: true,
+            ..PredictOptions::new(&out, &input, &to, Device::Cpu)
+        };
+        let mut count = 0;
+        predict(&options, &mut |p| {
+            if let Progress::Windows { of, .. } = p {
+                count = of;
+            }
+        })
+        .unwrap();
+        windows.push(count);
+        let files = ["large.nii.gz", "large_prob.nii.gz"].map(|n| fs::read(to.join(n)).unwrap());
+        all.push(files.to_vec());
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 2, "no temporary file is left");
+    }
+    assert!(windows[0] == windows[1] && windows[2] > windows[0], "{windows:?}");
+    assert!(all.iter().all(|files| *files == all[0]), "other bits with other memory");
+    let none = InferChanges { memory_mib: Some(0), ..InferChanges::default() };
+    let options = PredictOptions {
+        changes: none,
+        ..PredictOptions::new(&out, &input, folder.path().join("none"), Device::Cpu)
+    };
+    assert_eq!(predict(&options, &mut |_| {}).unwrap_err().exit_code(), 2);
 }

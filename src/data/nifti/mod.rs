@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use dtype::Dtype;
 pub use header::{Header, Version};
 pub use read::{read_header, read_volume};
-pub use write::{Stored, write_volume};
+pub use write::{Frame, Stored, write_channels, write_labels, write_volume};
 
 /// What a file may ask for. A file above a limit is refused before memory is allocated; the error
 /// names the key to raise.

@@ -31,11 +31,47 @@ impl Stored {
         }
     }
 
+    /// Appends the stored form of a value that it holds.
+    fn put(self, value: f32, bytes: &mut Vec<u8>) {
+        match self {
+            Self::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+            Self::I16 => bytes.extend_from_slice(&(value as i16).to_le_bytes()),
+            Self::U8 => bytes.push(value as u8),
+        }
+    }
+
     fn holds(self, value: f32) -> bool {
         match self {
             Self::F32 => true,
             Self::I16 => value.fract() == 0.0 && (-32768.0..=32767.0).contains(&value),
             Self::U8 => value.fract() == 0.0 && (0.0..=255.0).contains(&value),
+        }
+    }
+}
+
+/// Where the voxels of a file lie: all of a [`Volume`] but its values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frame {
+    pub dims: [usize; 3],
+    pub affine: Affine,
+    pub space_code: i16,
+}
+
+impl Frame {
+    fn of(volume: &Volume) -> Self {
+        Self { dims: volume.dims, affine: volume.affine, space_code: volume.space_code }
+    }
+
+    /// The error of a number of values that is not one per voxel.
+    fn expect(&self, len: usize) -> Result<()> {
+        let count = self.dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        match count == Some(len) && len > 0 {
+            true => Ok(()),
+            false => Err(Error::shape(
+                "write",
+                format!("{:?} values, none of them zero", self.dims),
+                format!("{len} values"),
+            )),
         }
     }
 }
@@ -50,6 +86,81 @@ impl Stored {
 /// Errors: [`Error::Unsupported`] for an axis longer than 32767 voxels, for values `stored` cannot
 /// hold, and for other file endings; [`Error::Io`].
 pub fn write_volume(path: &Path, volume: &Volume, stored: Stored) -> Result<()> {
+    check_values(path, &volume.data, stored)?;
+    let frame = Frame::of(volume);
+    let count = volume.voxels_per_channel();
+    write(path, &frame, volume.channels, stored, &mut |out| {
+        for channel in volume.data.chunks_exact(count) {
+            write_channel(out, frame.dims, channel, |v, bytes| stored.put(v, bytes))?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a label map `[d, h, w]` as unsigned bytes; else as [`write_volume`].
+///
+/// Errors: as [`write_volume`]; [`Error::Shape`] when there is not one label per voxel.
+pub fn write_labels(path: &Path, labels: &[u8], frame: &Frame) -> Result<()> {
+    frame.expect(labels.len())?;
+    write(path, frame, 1, Stored::U8, &mut |out| {
+        write_channel(out, frame.dims, labels, |v, bytes| bytes.push(v))
+    })
+}
+
+/// Writes a volume of `channels` that are made one at a time: `channel(c)` gives `[d, h, w]`. Else as
+/// [`write_volume`].
+///
+/// Errors: as [`write_volume`]; [`Error::Shape`] when a channel has not one value per voxel; what
+/// `channel` returns.
+pub fn write_channels(
+    path: &Path,
+    frame: &Frame,
+    channels: usize,
+    stored: Stored,
+    channel: &mut dyn FnMut(usize) -> Result<Vec<f32>>,
+) -> Result<()> {
+    write(path, frame, channels, stored, &mut |out| {
+        for c in 0..channels {
+            let values = channel(c)?;
+            frame.expect(values.len())?;
+            check_values(path, &values, stored)?;
+            write_channel(out, frame.dims, &values, |v, bytes| stored.put(v, bytes))?;
+        }
+        Ok(())
+    })
+}
+
+fn check_values(path: &Path, values: &[f32], stored: Stored) -> Result<()> {
+    match values.iter().find(|&&v| !stored.holds(v)) {
+        None => Ok(()),
+        Some(value) => Err(Error::Unsupported(format!(
+            "{}: the value {value} cannot be stored as {stored:?}",
+            path.display()
+        ))),
+    }
+}
+
+/// What goes wrong while a file is written: the disk, or what makes the voxels.
+enum Failure {
+    Disk(io::Error),
+    Source(Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self::Disk(e)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Source(e)
+    }
+}
+
+type Body<'a> = &'a mut dyn FnMut(&mut dyn Write) -> std::result::Result<(), Failure>;
+
+fn write(path: &Path, frame: &Frame, channels: usize, stored: Stored, body: Body) -> Result<()> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let gzip = name.ends_with(".nii.gz");
     if !gzip && !name.ends_with(".nii") {
@@ -58,28 +169,25 @@ pub fn write_volume(path: &Path, volume: &Volume, stored: Stored) -> Result<()> 
             path.display()
         )));
     }
-    if let Some(value) = volume.data.iter().find(|&&v| !stored.holds(v)) {
-        return Err(Error::Unsupported(format!(
-            "{}: the value {value} cannot be stored as {stored:?}",
-            path.display()
-        )));
-    }
-    let header = header_bytes(volume, stored).ok_or_else(|| {
+    let header = header_bytes(frame, channels, stored).ok_or_else(|| {
         Error::Unsupported(format!(
-            "{}: {} channels of {:?} voxels do not fit NIfTI-1, whose axes end at 32767",
+            "{}: {channels} channels of {:?} voxels do not fit NIfTI-1, whose axes end at 32767",
             path.display(),
-            volume.channels,
-            volume.dims
+            frame.dims
         ))
     })?;
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = write_file(&temporary, gzip, &header, volume, stored)
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| sync_folder(path));
-    written.map_err(|source| {
+    let written = write_file(&temporary, gzip, &header, body).and_then(|()| {
+        fs::rename(&temporary, path)?;
+        Ok(sync_folder(path)?)
+    });
+    written.map_err(|failure| {
         // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
-        Error::Io { path: path.to_owned(), action: "write", source }
+        match failure {
+            Failure::Disk(source) => Error::Io { path: path.to_owned(), action: "write", source },
+            Failure::Source(error) => error,
+        }
     })
 }
 
@@ -87,43 +195,36 @@ fn write_file(
     path: &PathBuf,
     gzip: bool,
     header: &[u8],
-    volume: &Volume,
-    stored: Stored,
-) -> io::Result<()> {
+    body: Body,
+) -> std::result::Result<(), Failure> {
     let mut file = BufWriter::new(File::create(path)?);
     if gzip {
         let mut encoder = GzBuilder::new().mtime(0).write(&mut file, Compression::new(4));
-        write_body(&mut encoder, header, volume, stored)?;
+        encoder.write_all(header)?;
+        body(&mut encoder)?;
         encoder.finish()?;
     } else {
-        write_body(&mut file, header, volume, stored)?;
+        file.write_all(header)?;
+        body(&mut file)?;
     }
-    file.into_inner().map_err(|e| e.into_error())?.sync_all()
+    Ok(file.into_inner().map_err(|e| e.into_error())?.sync_all()?)
 }
 
-/// Header, then voxels with the first axis fastest.
-fn write_body(
-    out: &mut impl Write,
-    header: &[u8],
-    volume: &Volume,
-    stored: Stored,
-) -> io::Result<()> {
-    out.write_all(header)?;
-    let [nd, nh, nw] = volume.dims;
+/// The voxels of a channel with the first axis fastest.
+fn write_channel<T: Copy>(
+    out: &mut dyn Write,
+    [nd, nh, nw]: [usize; 3],
+    channel: &[T],
+    put: impl Fn(T, &mut Vec<u8>),
+) -> std::result::Result<(), Failure> {
     let mut row = Vec::with_capacity(4 * nd);
-    for channel in volume.data.chunks_exact(nd * nh * nw) {
-        for w in 0..nw {
-            for h in 0..nh {
-                row.clear();
-                for &v in channel.iter().skip(h * nw + w).step_by(nh * nw) {
-                    match stored {
-                        Stored::F32 => row.extend_from_slice(&v.to_le_bytes()),
-                        Stored::I16 => row.extend_from_slice(&(v as i16).to_le_bytes()),
-                        Stored::U8 => row.push(v as u8),
-                    }
-                }
-                out.write_all(&row)?;
+    for w in 0..nw {
+        for h in 0..nh {
+            row.clear();
+            for &v in channel.iter().skip(h * nw + w).step_by(nh * nw) {
+                put(v, &mut row);
             }
+            out.write_all(&row)?;
         }
     }
     Ok(())
@@ -138,19 +239,19 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// 348 header bytes and four zeros (no extensions). `None` when an axis is too long.
-fn header_bytes(volume: &Volume, stored: Stored) -> Option<[u8; 352]> {
+fn header_bytes(frame: &Frame, channels: usize, stored: Stored) -> Option<[u8; 352]> {
     let mut h = [0u8; 352];
     let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
     let (datatype, bitpix) = stored.codes();
     put(0, &348i32.to_le_bytes());
     // Obsolete, but ANALYZE readers look for it.
     put(38, b"r");
-    let axes = if volume.channels > 1 { 4 } else { 3 };
+    let axes = if channels > 1 { 4 } else { 3 };
     put(40, &(axes as i16).to_le_bytes());
     for at in 1..=7 {
         let n = match at {
-            1..=3 => volume.dims[at - 1],
-            4 => volume.channels,
+            1..=3 => frame.dims[at - 1],
+            4 => channels,
             _ => 1,
         };
         put(40 + 2 * at, &i16::try_from(n).ok()?.to_le_bytes());
@@ -158,9 +259,9 @@ fn header_bytes(volume: &Volume, stored: Stored) -> Option<[u8; 352]> {
     put(70, &datatype.to_le_bytes());
     put(72, &bitpix.to_le_bytes());
 
-    let form = qform(&volume.affine);
+    let form = qform(&frame.affine);
     let qfac = form.map_or(1.0, |(_, qfac)| qfac);
-    let [sd, sh, sw] = spacing_mm(&volume.affine);
+    let [sd, sh, sw] = spacing_mm(&frame.affine);
     for (at, mm) in [qfac, sd, sh, sw, 1.0].into_iter().enumerate() {
         put(76 + 4 * at, &(mm as f32).to_le_bytes());
     }
@@ -169,18 +270,18 @@ fn header_bytes(volume: &Volume, stored: Stored) -> Option<[u8; 352]> {
     // Millimetres and seconds.
     put(123, &[2 | 8]);
     // A space nobody named is "aligned", as in nibabel.
-    let code = if (1..=5).contains(&volume.space_code) { volume.space_code } else { 2 };
+    let code = if (1..=5).contains(&frame.space_code) { frame.space_code } else { 2 };
     if let Some((bcd, _)) = form {
         put(252, &code.to_le_bytes());
         for r in 0..3 {
             put(256 + 4 * r, &(bcd[r] as f32).to_le_bytes());
-            put(268 + 4 * r, &(volume.affine[r][3] as f32).to_le_bytes());
+            put(268 + 4 * r, &(frame.affine[r][3] as f32).to_le_bytes());
         }
     }
     put(254, &code.to_le_bytes());
     for r in 0..3 {
         for c in 0..4 {
-            put(280 + 16 * r + 4 * c, &(volume.affine[r][c] as f32).to_le_bytes());
+            put(280 + 16 * r + 4 * c, &(frame.affine[r][c] as f32).to_le_bytes());
         }
     }
     put(344, b"n+1\0");
@@ -274,6 +375,35 @@ mod tests {
             assert!(matches!(error, Error::Unsupported(_)), "{error}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// Labels as bytes and channels made one by one are the same files.
+    #[test]
+    fn every_writer_writes_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let volume = random_volume(1, [5, 18, 7], true);
+        let frame = Frame::of(&volume);
+        let labels: Vec<u8> = volume.data.iter().map(|&v| v as u8).collect();
+        write_volume(&path("a.nii"), &volume, Stored::U8).unwrap();
+        write_labels(&path("b.nii"), &labels, &frame).unwrap();
+        assert!(fs::read(path("a.nii")).unwrap() == fs::read(path("b.nii")).unwrap());
+        assert!(write_labels(&path("c.nii"), &labels[1..], &frame).is_err());
+
+        let volume = random_volume(3, [5, 18, 7], false);
+        let channel = |c: usize| volume.data[c * 630..][..630].to_vec();
+        write_volume(&path("d.nii.gz"), &volume, Stored::F32).unwrap();
+        write_channels(&path("e.nii.gz"), &frame, 3, Stored::F32, &mut |c| Ok(channel(c))).unwrap();
+        assert!(fs::read(path("d.nii.gz")).unwrap() == fs::read(path("e.nii.gz")).unwrap());
+        let failed = &mut |c: usize| match c {
+            0 => Ok(channel(0)),
+            _ => Err(Error::NotFinite("a channel".into())),
+        };
+        let error = write_channels(&path("f.nii"), &frame, 3, Stored::F32, failed).unwrap_err();
+        assert!(matches!(error, Error::NotFinite(_)), "{error}");
+        let short = &mut |_| Ok(vec![0.0; 629]);
+        assert!(write_channels(&path("f.nii"), &frame, 1, Stored::F32, short).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
     }
 
     /// With the sform switched off the reader falls back to the qform: both must be the affine.
