@@ -79,6 +79,9 @@ pub fn run(args: &Args) -> Result<u8> {
             label = format!("{id} ({} of {of})", number + 1);
             before = 0;
         }
+        Progress::Padded { id, how } => {
+            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+        }
         Progress::Windows { done, of } => {
             let bar = bar.get_or_insert_with(|| WorkProgress::stderr(&label, of as u64));
             bar.advance((done - before) as u64, "windows");

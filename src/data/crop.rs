@@ -32,6 +32,13 @@ pub struct CropRecord {
 }
 
 impl CropRecord {
+    /// What was done to a box that is smaller than a window, for people; `None` when it was not.
+    pub fn padding(&self) -> Option<String> {
+        let sides = |[d, h, w]: [usize; 3]| format!("{d} x {h} x {w}");
+        (self.size != self.dims)
+            .then(|| format!("{} voxels, padded to {}", sides(self.size), sides(self.dims)))
+    }
+
     /// The box `start..start + size`, padded to at least `min_size`.
     pub fn new(
         grid: [usize; 3],

@@ -120,6 +120,9 @@ pub fn predict_cases(
         progress(Progress::Case { id: &case.id, number: i, of: cases.len() });
         let prepared = prepare(case, &how)?;
         let (dims, record) = (prepared.dims(), prepared.record().clone());
+        if let Some(how) = record.crop.padding() {
+            progress(Progress::Padded { id: &case.id, how: &how });
+        }
         let file = options.out.join(format!("{}.nii.gz", case.id));
         let folder = file.parent().unwrap_or(&options.out);
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
@@ -164,8 +167,20 @@ pub fn predict_cases(
 
 /// What is under way.
 pub enum Progress<'a> {
-    Case { id: &'a str, number: usize, of: usize },
-    Windows { done: usize, of: usize },
+    Case {
+        id: &'a str,
+        number: usize,
+        of: usize,
+    },
+    /// The case under way is smaller than a window.
+    Padded {
+        id: &'a str,
+        how: &'a str,
+    },
+    Windows {
+        done: usize,
+        of: usize,
+    },
 }
 
 /// The cases that a user's path means.

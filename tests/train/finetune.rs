@@ -316,3 +316,26 @@ fn predictions_do_not_depend_on_memory() {
     };
     assert_eq!(predict(&options, &mut |_| {}).unwrap_err().exit_code(), 2);
 }
+
+#[test]
+fn volumes_smaller_than_the_window_are_padded_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    balls(root.path());
+    let out = root.path().join("run");
+    let set = ["data.roi=[24, 16, 24]", "train.epochs=1", "train.validate_every=1"];
+    finetune(&config(root.path(), &set), &options(&out)).unwrap();
+    let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let named = log.lines().filter(|l| l.contains(r#""kind":"padded""#)).count();
+    assert_eq!(named, 5, "{log}");
+    assert!(log.contains("17 x 20 voxels, padded to 24 x 17 x 24"), "{log}");
+
+    let predictions = root.path().join("predictions");
+    let input = root.path().join("balls/images/case_5.nii.gz");
+    let mut told = Vec::new();
+    let made = predict(&PredictOptions::new(&out, &input, &predictions, Device::Cpu), &mut |p| {
+        if let Progress::Padded { id, how } = p {
+            told.push(format!("{id}: {how}"));
+        }
+    });
+    assert_eq!((made.unwrap().len(), told.len()), (1, 1), "{told:?}");
+}

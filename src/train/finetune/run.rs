@@ -2,6 +2,7 @@
 
 mod validate;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -87,6 +88,8 @@ struct Run<'a> {
     mark: (Instant, u64),
     saved: Option<u64>,
     summary: FinetuneSummary,
+    /// Cases that are known to be smaller than a window.
+    padded: BTreeSet<String>,
     _lock: RunLock,
 }
 
@@ -259,6 +262,7 @@ impl<'a> Run<'a> {
             signals: StopSignals::listen()?,
             progress,
             summary,
+            padded: BTreeSet::new(),
             _lock: lock,
         }))
     }
@@ -302,6 +306,7 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<SegReport> {
         let (step, t) = (self.state.step, &self.config.train);
         let cases = self.loader.get(step)?;
+        self.tell_padding(&cases)?;
         let settings = settings(self.config, step, self.steps_per_epoch);
         for (k, group) in cases.chunks(t.batch).enumerate() {
             self.fill(step, k, group)?;
@@ -328,6 +333,26 @@ impl<'a> Run<'a> {
         self.summary.last = Some(report);
         self.summary.steps = self.state.step;
         Ok(report)
+    }
+
+    /// Says of cases that are smaller than a window that they were padded: the first one on the screen,
+    /// all of them in the log.
+    fn tell_padding(&mut self, cases: &[Arc<TrainingCase>]) -> Result<()> {
+        for image in cases.iter().map(|case| &case.pair.image) {
+            let Some(how) = image.record().crop.padding() else { continue };
+            if !self.padded.insert(image.id.clone()) {
+                continue;
+            }
+            if self.padded.len() == 1 {
+                let text = format!(
+                    "{} is smaller than the window: {how}; others are in the log",
+                    image.id
+                );
+                self.progress.message(&text);
+            }
+            self.logs.event(self.state.step, "padded", json!({ "case": image.id, "how": how }))?;
+        }
+        Ok(())
     }
 
     /// Puts the crops of micro-batch `k` in place.
