@@ -152,7 +152,7 @@ impl PatchPlan {
         Ok((upload(&starts)?, upload(&members)?))
     }
 
-    /// Launches `<op>_<pass>_<dtype of the rows>`, which gathers.
+    /// Launches `<op>_<pass>_<dtype of the rows>`, which gathers, or its variant for bf16 voxels.
     pub(super) fn gather_kernel(
         &self,
         stem: &str,
@@ -163,7 +163,9 @@ impl PatchPlan {
         if self.rows() == 0 {
             return Ok(());
         }
-        KernelCall::typed(self.table.device(), stem, rows.dtype())
+        let half = if voxels.dtype() == DType::Bf16 { "_half" } else { "" };
+        let name = format!("{stem}_{}{half}", rows.dtype());
+        KernelCall::new(self.table.device(), &name)
             .output(rows)?
             .input(voxels)?
             .input(&self.table)?
@@ -257,8 +259,9 @@ impl<'a> Tape<'a> {
     /// Gathers the patches of `plan` from a flat voxel buffer into rows of `dtype`.
     ///
     /// Shapes: `voxels` [at least `plan.voxels()`], result `[plan.rows(), p^3 C]`.
-    /// Numerics: data movement, exact; bf16 rows (for the encoder; f32 voxels, on a GPU) are rounded.
-    /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'.
+    /// Numerics: data movement, exact; bf16 rows of f32 voxels (on a GPU) are rounded.
+    /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'; bf16 voxels (on a GPU) whose
+    /// rows are not bf16, or that a gradient is wanted of.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
     pub fn patch_gather(
         &mut self,
@@ -272,8 +275,10 @@ impl<'a> Tape<'a> {
             return Err(Error::shape(OP, expected, format!("{:?}", voxels.shape())));
         }
         let from = voxels.value().dtype();
-        if *self.device() != Device::Cpu && from != DType::F32 {
-            return Err(Error::shape(OP, "f32 voxels", from.name()));
+        let is_data = from == DType::Bf16 && dtype == DType::Bf16 && voxels.id().is_none();
+        if *self.device() != Device::Cpu && from != DType::F32 && !is_data {
+            let expected = "f32 voxels, or bf16 rows of bf16 voxels without a gradient";
+            return Err(Error::shape(OP, expected, format!("{dtype} rows of {from} voxels")));
         }
         let mut rows = Tensor::empty(self.device(), dtype, &[plan.rows(), plan.width()])?;
         match self.device() {
@@ -317,7 +322,8 @@ impl Backward for PatchGatherBwd {
 }
 
 /// The op in the registry. Dims of a case: patch, channels, d, h, w of two volumes (the second
-/// has d and w swapped), every how many-th patch is taken.
+/// has d and w swapped), every how many-th patch is taken, whether the voxels are data in the dtype of
+/// activations (1) or f32 with a gradient (0).
 pub struct Spec;
 
 /// The volumes and rows of a case, shared with [`unpatchify`].
@@ -332,8 +338,10 @@ pub(super) fn case_plan(device: &Device, case: &Case) -> Result<PatchPlan> {
     PatchPlan::new(device, patch, &[first, second], &rows)
 }
 
+const NAMES: [&str; 7] = ["patch", "channels", "d", "h", "w", "step", "half"];
+
 pub(super) fn case_list() -> Vec<Case> {
-    let case = |d: [usize; 6]| Case::new(&["patch", "channels", "d", "h", "w", "step"], &d);
+    let case = |d: [usize; 6]| Case::new(&NAMES, &[&d[..], &[0]].concat());
     vec![
         case([1, 1, 1, 1, 1, 1]),
         case([2, 1, 4, 2, 6, 1]),
@@ -356,25 +364,23 @@ impl OpSpec for Spec {
     }
 
     fn cases(&self) -> Vec<Case> {
-        case_list()
+        let half = [[16, 1, 16, 32, 16, 2, 1], [8, 2, 8, 16, 8, 1, 1], [3, 2, 6, 3, 9, 1, 1]];
+        let half = half.map(|d| Case::new(&NAMES, &d));
+        case_list().into_iter().chain(half).collect()
     }
 
     fn bench_case(&self) -> Case {
-        Case::new(&["patch", "channels", "d", "h", "w", "step"], &[8, 1, 80, 80, 80, 1])
+        Case::new(&NAMES, &[8, 1, 80, 80, 80, 1, 1])
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
-        vec![
-            Input::new(
-                "voxels",
-                InputKind::Activation,
-                &[len],
-                case.normal(0, len, case.offset, 1.0),
-            )
-            .wide(),
-            Input::new("dtype", InputKind::Constant, &[1], vec![0.0]),
-        ]
+        let voxels = case.normal(0, len, case.offset, 1.0);
+        let voxels = match case.dims[6] {
+            1 => Input::new("voxels", InputKind::Constant, &[len], voxels),
+            _ => Input::new("voxels", InputKind::Activation, &[len], voxels).wide(),
+        };
+        vec![voxels, Input::new("dtype", InputKind::Constant, &[1], vec![0.0])]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {

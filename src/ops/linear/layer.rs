@@ -124,8 +124,7 @@ impl Layer {
         let (rows, out) = dy.matrix(super::OP)?;
         let weight = self.weight.value.host::<T>()?;
         let fan_in = weight.len() / out.max(1);
-        let (dy, w) =
-            (MatRef::new(dy.host::<T>()?, rows, out)?, MatRef::new(weight, out, fan_in)?);
+        let (dy, w) = (MatRef::new(dy.host::<T>()?, rows, out)?, MatRef::new(weight, out, fan_in)?);
         T::gemm(dy, w, accumulates, dx, After::default())
     }
 
