@@ -346,6 +346,10 @@ impl OpSpec for Spec {
         Tolerance::Products { k: case.dims[0].max(case.dims[1]).max(case.dims[2]) }
     }
 
+    fn detached(&self, case: &Case) -> usize {
+        case.dims[6]
+    }
+
     fn has_kernels(&self) -> bool {
         true
     }

@@ -152,10 +152,10 @@ impl PatchPlan {
         Ok((upload(&starts)?, upload(&members)?))
     }
 
-    /// Launches `<op>_<pass>_<dtype of the rows>`, which gathers, or its variant for bf16 voxels.
+    /// Launches `kernel`, which gathers.
     pub(super) fn gather_kernel(
         &self,
-        stem: &str,
+        kernel: &str,
         rows: &mut Tensor,
         voxels: &Tensor,
         order: VoxelOrder,
@@ -163,9 +163,7 @@ impl PatchPlan {
         if self.rows() == 0 {
             return Ok(());
         }
-        let half = if voxels.dtype() == DType::Bf16 { "_half" } else { "" };
-        let name = format!("{stem}_{}{half}", rows.dtype());
-        KernelCall::new(self.table.device(), &name)
+        KernelCall::new(self.table.device(), kernel)
             .output(rows)?
             .input(voxels)?
             .input(&self.table)?
@@ -285,7 +283,11 @@ impl<'a> Tape<'a> {
             Device::Cpu => with_real!(OP, from, T => {
                 plan.gather(rows.host_mut::<T>()?, voxels.value().host::<T>()?, order)
             })?,
-            _ => plan.gather_kernel("patch_gather_fwd", &mut rows, voxels.value(), order)?,
+            _ => {
+                let half = if from == DType::Bf16 { "_half" } else { "" };
+                let kernel = format!("patch_gather_fwd_{dtype}{half}");
+                plan.gather_kernel(&kernel, &mut rows, voxels.value(), order)?;
+            }
         }
         Ok(self.record(OP, rows, needs_grad(&[voxels], &[]), || PatchGatherBwd {
             voxels: voxels.clone(),
@@ -322,8 +324,8 @@ impl Backward for PatchGatherBwd {
 }
 
 /// The op in the registry. Dims of a case: patch, channels, d, h, w of two volumes (the second
-/// has d and w swapped), every how many-th patch is taken, whether the voxels are data in the dtype of
-/// activations (1) or f32 with a gradient (0).
+/// has d and w swapped), every how many-th patch is taken, whether rows are also gathered of views, voxels
+/// in the dtype of activations.
 pub struct Spec;
 
 /// The volumes and rows of a case, shared with [`unpatchify`].
@@ -376,21 +378,27 @@ impl OpSpec for Spec {
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
         let voxels = case.normal(0, len, case.offset, 1.0);
-        let voxels = match case.dims[6] {
-            1 => Input::new("voxels", InputKind::Constant, &[len], voxels),
-            _ => Input::new("voxels", InputKind::Activation, &[len], voxels).wide(),
-        };
-        vec![voxels, Input::new("dtype", InputKind::Constant, &[1], vec![0.0])]
+        let views = case.normal(1, len, case.offset, 1.0);
+        vec![
+            Input::new("voxels", InputKind::Activation, &[len], voxels).wide(),
+            Input::new("views", InputKind::Constant, &[len], views),
+        ]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
         let plan = case_plan(tape.device(), case)?;
-        // Rows for the encoder in the dtype of activations, which the second input has; targets f32.
+        // Rows in the dtype of activations, which the second input has, and in f32.
         let (voxels, like) = (args.var(0)?, args.var(1)?.value().dtype());
         let first = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsFirst, like)?;
         let wide = voxels.value().dtype();
         let last = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsLast, wide)?;
-        Ok(vec![first, last])
+        let mut rows = vec![first, last];
+        if case.dims[6] == 1 {
+            for order in [VoxelOrder::ChannelsFirst, VoxelOrder::ChannelsLast] {
+                rows.push(tape.patch_gather(args.var(1)?, &plan, order, like)?);
+            }
+        }
+        Ok(rows)
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {
