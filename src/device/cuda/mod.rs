@@ -77,7 +77,7 @@ pub struct Gpu {
 
 /// All GPUs, without opening one; empty without a driver.
 pub fn list() -> Result<Vec<Gpu>> {
-    let describe = |ordinal: usize| {
+    let describe = |ordinal: usize| -> std::result::Result<Gpu, DriverError> {
         let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
         let device = result::device::get(ordinal)?;
         // SAFETY: `device` is what the driver gave a moment ago.
@@ -94,7 +94,7 @@ pub fn list() -> Result<Vec<Gpu>> {
             processors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         })
     };
-    let found: std::result::Result<_, DriverError> = (0..count()).map(describe).collect();
+    let found: std::result::Result<_, _> = (0..count()).map(describe).collect();
     found.map_err(driver("listing the GPUs"))
 }
 
