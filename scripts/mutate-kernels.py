@@ -20,6 +20,7 @@ A table tests/mutation/OP.txt holds the faults of kernels/OP.cu:
 
     == what the fault is
     file include/reduce.cuh      (optional: the file to change, kernels/OP.cu otherwise)
+    test mlp                     (optional: the op whose test must fail, OP otherwise)
     catch data race              (a regular expression that the failure must contain)
     ---
     the text to replace, which occurs exactly once
@@ -70,6 +71,7 @@ class Fault:
         options = dict(line.split(" ", 1) for line in options if line.strip())
         self.op, self.catch = op, options.pop("catch")
         self.file = options.pop("file", f"{op}.cu")
+        self.test = options.pop("test", op)
         if options:
             sys.exit(f"tests/mutation/{op}.txt: '{self.name}': unknown option {options}")
         self.catch = re.sub(r"\bdiffers\b", r"(output \\d+|gradient of \\w+): Distance", self.catch)
@@ -204,7 +206,7 @@ def verdict(fault, folder, program, recipe):
     error = fault.apply(folder / "kernels") or make_library(folder, fault.op, *recipe)
     if error:
         return False, f"NOT TRIED: {error.strip().splitlines()[0]}", None
-    status, output = run(program, folder, fault.op)
+    status, output = run(program, folder, fault.test)
     panic = re.search(r"panicked at .*?\n(.*?)(?=\nnote:|\n\n|\Z)", output, re.S)
     message = " ".join((panic.group(1) if panic else output).split())
     if status == 0:
@@ -240,7 +242,8 @@ def main():
     for fault in chosen:
         if fault.op != sound:
             error = make_library(fresh(folder), fault.op, *recipe)
-            status, output = (1, error) if error else run(program, folder, fault.op)
+            tests = {fault.op, *(f.test for f in chosen if f.op == fault.op)}
+            status, output = (1, error) if error else run(program, folder, ",".join(sorted(tests)))
             if status != 0 or not re.search(r"\n[1-9]\d* emulated runs", output):
                 sys.exit(f"{fault.op} fails without a fault:\n{output}")
             print(f"{fault.op}: passes as it is", flush=True)

@@ -126,18 +126,23 @@ fn int16_volumes_are_cut_as_they_are() {
     let native = ViewBox { mirrored: [true; 3], ..ViewBox::native([1, 2, 3], [4, 5, 33]) };
     let resized = ViewBox { start: [0.3, 1.0, 0.0], size: [8.5, 9.75, 37.0], mirrored: [false; 3] };
     for (view, to) in [(native, [2, 4, 5, 33]), (resized, [2, 5, 6, 40])] {
-        let cut = |device: &Device, dtype| {
-            let volume = Tensor::from_f64(device, dtype, &data, &shape).unwrap();
-            let mut out = Tensor::empty(device, DType::F32, &to).unwrap();
+        let cut = |device: &Device, from, dtype| {
+            let volume = Tensor::from_f64(device, from, &data, &shape).unwrap();
+            let mut out = Tensor::empty(device, dtype, &to).unwrap();
             view_cut(&mut out.as_mut(), &volume, &view).unwrap();
             out.to_f64_vec().unwrap()
         };
         let device = emulated();
-        let ours = cut(&device, DType::I16);
-        assert_eq!(ours, cut(&device, DType::F32));
-        for (a, b) in ours.iter().zip(cut(&Device::Cpu, DType::I16)) {
+        let ours = cut(&device, DType::I16, DType::F32);
+        assert_eq!(ours, cut(&device, DType::F32, DType::F32));
+        for (a, b) in ours.iter().zip(cut(&Device::Cpu, DType::I16, DType::F32)) {
             assert!((a - b).abs() <= 1e-3, "{a} {b}");
         }
+        // A view in bf16 is the f32 view, rounded once.
+        let half: Vec<f64> =
+            ours.iter().map(|&x| half::bf16::from_f32(x as f32).to_f64()).collect();
+        assert_eq!(half, cut(&device, DType::I16, DType::Bf16));
+        assert_eq!(half, cut(&device, DType::F32, DType::Bf16));
     }
 }
 

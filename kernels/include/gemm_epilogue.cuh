@@ -40,6 +40,22 @@ __device__ __forceinline__ void store_columns(T* p, int64_t at, const float (&v)
     }
 }
 
+// v[i] += bias[column + i].
+template <int N>
+__device__ __forceinline__ void add_bias(float (&v)[N], const float* bias, int column, int count,
+                                         bool vectors) {
+    float b[N];
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        float part[4];
+        load_columns(part, bias, column + i, count - i, vectors);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) b[i + j] = part[j];
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += b[i];
+}
+
 // y = activation(sums + bias) + residual; each part may be absent (null pointer).
 template <typename T>
 struct ForwardEpilogue {
@@ -63,18 +79,7 @@ struct ForwardEpilogue {
         if (row >= m || column >= n) return;
         const int count = n - column;
         const int64_t at = static_cast<int64_t>(row) * n + column;
-        if (bias) {
-            float b[COLUMNS];
-#pragma unroll
-            for (int i = 0; i < COLUMNS; i += 4) {
-                float part[4];
-                load_columns(part, bias, column + i, count - i, vectors);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) b[i + j] = part[j];
-            }
-#pragma unroll
-            for (int i = 0; i < COLUMNS; ++i) v[i] += b[i];
-        }
+        if (bias) add_bias(v, bias, column, count, vectors);
         if (pre) store_columns(pre, at, v, count, vectors);
         if (applies_gelu) {
 #pragma unroll

@@ -1,9 +1,12 @@
 //! `glmae doctor`: what this machine and this binary can do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use anyhow::Result;
 use glmae::device::Device;
+use glmae::device::fatbin::{self, Code};
+use glmae::device::launch::{FATBINS, KERNELS};
 use glmae::error::exit;
 
 use super::term::{self, Table};
@@ -67,12 +70,41 @@ fn binary() -> Vec<Finding> {
             .advise("`cargo build --release` for real runs");
     }
     let cuda = if cfg!(feature = "cuda") { "cuda" } else { "none" };
+    let own = KERNELS.iter().filter(|k| !matches!(k.file, "faults" | "primitives"));
+    let files: BTreeSet<&str> = own.clone().map(|k| k.file).collect();
+    let kernels = format!("{} in {} files; on the host as well", own.count(), files.len());
     vec![
         Finding::new("version", env!("CARGO_PKG_VERSION")),
         Finding::new("features", cuda),
         build,
         Finding::new("target", format!("{} {}", std::env::consts::ARCH, std::env::consts::OS)),
+        Finding::new("kernels", kernels),
+        machine_code(),
     ]
+}
+
+/// What the fatbins hold. Files with less than others are named: their kernels would fail alone.
+fn machine_code() -> Finding {
+    let what = "GPU code";
+    let mut by_codes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (file, fatbin) in FATBINS.iter().filter(|f| f.0 != "primitives" && f.0 != "faults") {
+        let names: Vec<String> = fatbin::codes(fatbin).iter().map(Code::to_string).collect();
+        by_codes.entry(names.join(" ")).or_default().push(file);
+    }
+    let bytes = FATBINS.iter().map(|f| f.1.len() as u64).sum();
+    match by_codes.len() {
+        0 => Finding::new(what, "none: built without the feature `cuda`"),
+        1 => {
+            let names = by_codes.into_keys().next().unwrap_or_default();
+            Finding::new(what, format!("{names} (compute_: PTX), {}", term::bytes(bytes)))
+        }
+        _ => {
+            let kinds =
+                by_codes.iter().map(|(codes, files)| format!("{codes}: {}", files.join(" ")));
+            Finding::new(what, kinds.collect::<Vec<_>>().join("; "))
+                .advise("not every file holds the same: build again from a clean target folder")
+        }
+    }
 }
 
 fn machine() -> Vec<Finding> {
@@ -142,13 +174,56 @@ fn devices() -> Vec<Finding> {
             }
         });
     }
-    vec![
+    let mut found = vec![
         Finding::new("auto", state("auto")),
         Finding::new("cpu", state("cpu")),
         Finding::new("emulated", state("emulated")),
         cuda,
         Finding::new("NVIDIA driver", gpu.unwrap_or_else(|| "none".into())),
-    ]
+    ];
+    found.extend(gpus());
+    found
+}
+
+/// Every GPU that the driver lists, and which of the binary's code it would run.
+#[cfg(feature = "cuda")]
+fn gpus() -> Vec<Finding> {
+    let gpus = match glmae::device::cuda::list() {
+        Ok(gpus) => gpus,
+        Err(e) => return vec![Finding::new("GPUs", e.to_string())],
+    };
+    let codes = FATBINS.first().map(|f| fatbin::codes(f.1)).unwrap_or_default();
+    let describe = |(i, gpu): (usize, &glmae::device::cuda::Gpu)| {
+        let [major, minor] = gpu.capability;
+        let memory = term::bytes(gpu.memory as u64);
+        let name = term::clean(&gpu.name);
+        let runs =
+            |is_ptx| codes.iter().rev().find(|c| c.is_ptx == is_ptx && c.runs_on(gpu.capability));
+        let (code, advice) = match (runs(false), runs(true)) {
+            (Some(code), _) => (format!("runs {code}"), None),
+            (None, Some(code)) => (
+                format!("compiles {code} at the first launch of each file"),
+                Some(format!("GLMAE_CUDA_ARCHS={major}{minor} builds machine code for it")),
+            ),
+            (None, None) => (
+                "this binary has no code for it".to_owned(),
+                Some("compute capability 8.0 or newer is needed".to_owned()),
+            ),
+        };
+        let processors = gpu.processors;
+        let state = format!("cuda:{i} {name}, {major}.{minor}, {processors} SMs, {memory}: {code}");
+        let finding = Finding::new("GPU", state);
+        match advice {
+            Some(advice) => finding.advise(advice),
+            None => finding,
+        }
+    };
+    gpus.iter().enumerate().map(describe).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Vec<Finding> {
+    Vec::new()
 }
 
 fn toolchain() -> Vec<Finding> {

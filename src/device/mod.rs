@@ -9,12 +9,15 @@ pub mod cuda;
 mod dry;
 mod dtype;
 pub mod emulated;
+pub mod fatbin;
 mod graph;
 pub mod launch;
 pub mod memory;
 pub mod nvtx;
 mod storage;
 mod tensor;
+#[cfg(any(feature = "cuda", test))]
+mod upload;
 
 use std::sync::Arc;
 

@@ -99,7 +99,7 @@ impl BatchShape {
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub shape: BatchShape,
-    /// `[shape.voxels()]`.
+    /// `[shape.voxels()]`, in the dtype of the activations: targets and patches are made of them.
     pub voxels: Tensor,
     /// One mask per view, global views first.
     pub masks: Vec<Mask>,

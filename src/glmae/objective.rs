@@ -6,6 +6,7 @@ use super::model::{Networks, Weights};
 use super::plan::{DecodePlan, EncodePlan, Predict, decode_plan, encode_plan, pair_plan};
 use crate::config::Config;
 use crate::device::{Device, Tensor, TensorMut};
+use crate::ops::masked_mse::Comparison;
 use crate::ops::patch_gather::VoxelOrder;
 use crate::ops::soft_cross_entropy::{PairPlan, Targets};
 use crate::ops::teacher_targets::teacher_targets;
@@ -20,6 +21,7 @@ pub struct StepPlan {
     /// One per decoder.
     pub decode: Vec<DecodePlan>,
     pub pairs: Option<PairPlan>,
+    predict: Predict,
 }
 
 impl StepPlan {
@@ -49,7 +51,7 @@ impl StepPlan {
                 decode_plan(device, shape, &nets.tables, views, starts, rows, predict)
             })
             .collect::<Result<_>>()?;
-        let mut plan = Self { student, teacher: None, decode, pairs: None };
+        let mut plan = Self { student, teacher: None, decode, pairs: None, predict };
         if config.loss.objective.has_teacher() {
             let intact = Mask::none(shape.tokens(ViewKind::Global));
             let views: Vec<(usize, &Mask)> = (0..globals).map(|v| (v, &intact)).collect();
@@ -159,9 +161,10 @@ pub struct Pass {
     /// The scalar to differentiate.
     pub total: Var,
     pub losses: LossTensors,
-    /// Encoder output of the student, packed, and the predictions of each decoder.
+    /// Encoder output of the student, packed.
     pub latent: Var,
-    pub predictions: Vec<Var>,
+    /// The predictions of each decoder, where the plan is for all tokens: training never writes them.
+    pub predictions: Vec<Tensor>,
     /// Logits of student (all views) and teacher (global views), and what made the teacher's
     /// targets of them.
     pub consistency: Option<Consistency>,
@@ -210,8 +213,9 @@ pub fn forward<'a>(
     let loss = &config.loss;
     let mut parts: Vec<(Var, Vec<Term>, Vec<f64>)> = Vec::new();
     let mut predictions = Vec::new();
+    let predict = plan.predict;
     for (decoder, plan) in nets.decoders.iter().zip(&plan.decode) {
-        let pred = decoder.forward(
+        let features = decoder.features(
             tape,
             params,
             &latent,
@@ -220,7 +224,7 @@ pub fn forward<'a>(
             &plan.packing,
             &plan.wanted,
         )?;
-        let (order, dtype) = (VoxelOrder::ChannelsLast, batch.voxels.dtype());
+        let (order, dtype) = (VoxelOrder::ChannelsLast, params.activation_dtype());
         let target = tape.patch_gather(&voxels, &plan.targets, order, dtype)?;
         let kinds = [(Term::RecGlobal, loss.rec_global), (Term::RecLocal, loss.rec_local)];
         let (mut rows, mut terms, mut weights) = (Vec::new(), Vec::new(), Vec::new());
@@ -229,9 +233,15 @@ pub fn forward<'a>(
             terms.push(term);
             weights.push(weight);
         }
-        let rec = tape.masked_mse(&pred, &target, &rows, loss.norm_pix)?;
+        let with = Comparison {
+            target: target.value(),
+            group_rows: &rows,
+            norm_pix: loss.norm_pix,
+            wants_prediction: predict == Predict::All,
+        };
+        let (rec, pred) = tape.masked_mse(&features, &decoder.pixel_head(params)?, &with)?;
         parts.push((rec, terms, weights));
-        predictions.push(pred);
+        predictions.extend(pred);
     }
 
     let mut consistency = None;

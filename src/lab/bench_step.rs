@@ -203,8 +203,7 @@ fn random_batch(config: &Config, options: &StepBenchOptions, index: u32) -> Resu
             Mask::random(&mut rng, tokens, config.views.visible(tokens))
         })
         .collect();
-    let voxels =
-        Tensor::from_f64(&options.device, options.dtype.master(), &voxels, &[voxels.len()])?;
+    let voxels = Tensor::from_f64(&options.device, options.dtype, &voxels, &[voxels.len()])?;
     Ok(Batch { shape, voxels, masks })
 }
 

@@ -134,7 +134,7 @@ pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Result
     let mut program: Option<StepProgram> = None;
     let mut out = Results::new();
     for t in 0..case.steps {
-        let batch = case.batch(device, dtype.master(), t)?;
+        let batch = case.batch(device, dtype, t)?;
         if t == 0 {
             activations(case, device, &nets, &state, &batch, &mut out)?;
         }
@@ -234,12 +234,8 @@ fn activations(
     };
     let latent_rows: usize = plan.student.packing.lengths()[..globals].iter().sum();
     split("latent", pass.latent.value().to_f64_vec()?, latent_rows * config.model.dim);
-    let predictions: Vec<f64> = pass
-        .predictions
-        .iter()
-        .map(|p| p.value().to_f64_vec())
-        .collect::<Result<Vec<_>>>()?
-        .concat();
+    let predictions: Vec<f64> =
+        pass.predictions.iter().map(Tensor::to_f64_vec).collect::<Result<Vec<_>>>()?.concat();
     let voxels = batch.shape.tokens(ViewKind::Global) * config.model.patch_voxels();
     split("pred", predictions, globals * voxels);
     if let Some(c) = &pass.consistency {

@@ -5,7 +5,7 @@ use super::NORM_EPS;
 use super::params::{ParamId, ParamLayout, Params};
 use crate::Result;
 use crate::ops::attention::Packing;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::{Epilogue, Layer};
 use crate::tape::{Tape, Var};
 
 /// Weight and bias of a layer norm.
@@ -59,6 +59,11 @@ impl Linear {
     ) -> Result<Var> {
         tape.linear(x, &params.get(self.weight)?, Some(&params.get(self.bias)?), epilogue)
     }
+
+    /// Weight and bias, for an op that the layer is part of.
+    pub fn layer(&self, params: &Params) -> Result<Layer> {
+        Ok(Layer { weight: params.get(self.weight)?, bias: Some(params.get(self.bias)?) })
+    }
 }
 
 /// One transformer block.
@@ -111,8 +116,7 @@ impl Block {
         let mixed = tape.attention(&qkv, packing, self.heads)?;
         let x = self.proj.forward(tape, params, &mixed, Epilogue::Add(x))?;
         let normed = self.norm2.forward(tape, params, &x)?;
-        let hidden = self.fc1.forward(tape, params, &normed, Epilogue::Gelu)?;
-        self.fc2.forward(tape, params, &hidden, Epilogue::Add(&x))
+        tape.mlp(&normed, &self.fc1.layer(params)?, &self.fc2.layer(params)?, Some(&x))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::{Epilogue, Layer};
 use crate::ops::row_assemble::AssemblePlan;
 use crate::ops::row_gather::GatherPlan;
 use crate::tape::{Tape, Var};
@@ -46,12 +46,12 @@ impl Decoder {
         Self { mask_token, embed, blocks, norm, pred, recompute: config.recompute }
     }
 
-    /// Predicts the patches that `wanted` names.
+    /// What the pixel head sees of the patches that `wanted` names.
     ///
     /// Shapes: `latent` `[encoder rows, dim]`, `table` the decoder's position table, result
-    /// `[wanted.taken(), p^3 C]` in channels-last order. Norm and pixel head run on wanted rows only.
+    /// `[wanted.taken(), decoder dim]`. The norm runs on wanted rows only.
     #[allow(clippy::too_many_arguments)] // the plan of one pass; a struct would only rename it
-    pub fn forward<'a>(
+    pub fn features<'a>(
         &'a self,
         tape: &mut Tape<'a>,
         params: &'a Params,
@@ -67,7 +67,28 @@ impl Decoder {
         drop(tokens);
         let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;
         let x = tape.row_gather(&x, wanted)?;
-        let x = self.norm.forward(tape, params, &x)?;
+        self.norm.forward(tape, params, &x)
+    }
+
+    /// The pixel head: from [`Decoder::features`] to voxels, `p^3 C` of them in channels-last order.
+    pub fn pixel_head(&self, params: &Params) -> Result<Layer> {
+        self.pred.layer(params)
+    }
+
+    /// Predicts the patches that `wanted` names: `[wanted.taken(), p^3 C]`; see
+    /// [`Decoder::features`]. Training compares without writing them ([`Tape::masked_mse`]).
+    #[allow(clippy::too_many_arguments)] // as above
+    pub fn forward<'a>(
+        &'a self,
+        tape: &mut Tape<'a>,
+        params: &'a Params,
+        latent: &Var,
+        table: &Tensor,
+        assemble: &AssemblePlan,
+        packing: &'a Packing,
+        wanted: &GatherPlan,
+    ) -> Result<Var> {
+        let x = self.features(tape, params, latent, table, assemble, packing, wanted)?;
         self.pred.forward(tape, params, &x, Epilogue::None)
     }
 }

@@ -3,15 +3,19 @@
 //! `[dim, C p^3]` matrix.
 
 pub(super) mod launch;
+mod layer;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::layer::Activation;
+pub use self::layer::Layer;
+
 use super::cpu::gemm::MatRef;
-use super::kernels::{After, Kernels};
+use super::kernels::After;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{Device, Real, Tensor, with_real};
+use crate::Result;
+use crate::device::{Real, Tensor};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
-use crate::{Error, Result};
 
 const OP: &str = "linear";
 
@@ -41,57 +45,28 @@ impl<'a> Tape<'a> {
         bias: Option<&Param>,
         epilogue: Epilogue<'_>,
     ) -> Result<Var> {
+        let layer = Layer { weight: weight.clone(), bias: bias.cloned() };
         let (rows, fan_in) = x.value().matrix(OP)?;
-        let out = weight.value.shape().first().copied().unwrap_or(0);
-        if out * fan_in != weight.value.len() || out == 0 {
-            let expected = format!("a weight of [out, {fan_in}]");
-            return Err(Error::shape(OP, expected, format!("{:?}", weight.value.shape())));
-        }
-        if let Some(b) = bias {
-            b.value.expect_shape(OP, &[out])?;
-        }
-        if let Epilogue::Add(r) = epilogue {
-            r.value().expect_shape(OP, &[rows, out])?;
-        }
+        let out = layer.out(OP, fan_in)?;
         let residual = match epilogue {
             Epilogue::Add(r) => Some(r),
             _ => None,
         };
+        if let Some(r) = residual {
+            r.value().expect_shape(OP, &[rows, out])?;
+        }
         let mut vars = vec![x];
         vars.extend(residual);
-        let mut params = vec![weight];
-        params.extend(bias);
-        let keeps = self.records() && needs_grad(&vars, &params);
-
-        let dtype = x.value().dtype();
-        let mut y = Tensor::empty(self.device(), dtype, &[rows, out])?;
-        let applies_gelu = matches!(epilogue, Epilogue::Gelu);
-        let mut pre = None;
-        if applies_gelu && (keeps || *self.device() == Device::Cpu) {
-            pre = Some(Tensor::empty(self.device(), dtype, &[rows, out])?);
-        }
-        match self.device() {
-            Device::Cpu => with_real!(OP, dtype, T => {
-                let a = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
-                let w = MatRef::new(weight.value.host::<T>()?, out, fan_in)?;
-                let after = After {
-                    bias: bias.map(|b| b.value.host()).transpose()?,
-                    gelu: pre.as_mut().map(|p| p.host_mut()).transpose()?,
-                    residual: residual.map(|r| r.value().host()).transpose()?,
-                };
-                T::gemm(a, w.t(), false, y.host_mut()?, after)
-            })?,
-            _ => {
-                let bias = bias.map(|b| &b.value);
-                let residual = residual.map(Var::value);
-                let forward = launch::Forward::new(x.value(), weight.operand())?;
-                forward.run(&mut y, pre.as_mut(), bias, residual, applies_gelu)?;
-            }
-        }
+        let keeps = self.records() && needs_grad(&vars, &layer.params());
+        let applies = match (epilogue, keeps) {
+            (Epilogue::Gelu, true) => Activation::GeluKeepingInput,
+            (Epilogue::Gelu, false) => Activation::Gelu,
+            _ => Activation::None,
+        };
+        let (y, pre) = layer.apply(x.value(), applies, residual.map(Var::value))?;
         Ok(self.record(OP, y, keeps, || LinearBwd {
             x: x.clone(),
-            weight: weight.clone(),
-            bias: bias.cloned(),
+            layer,
             pre,
             residual: residual.cloned(),
         }))
@@ -100,8 +75,7 @@ impl<'a> Tape<'a> {
 
 struct LinearBwd {
     x: Var,
-    weight: Param,
-    bias: Option<Param>,
+    layer: Layer,
     /// Pre-activation, when a GELU follows.
     pre: Option<Tensor>,
     residual: Option<Var>,
@@ -109,39 +83,17 @@ struct LinearBwd {
 
 impl Backward for LinearBwd {
     fn run(self: Box<Self>, mut dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        if *dy.device() != Device::Cpu {
-            return self.run_kernels(dy, grads);
+        if let Some(pre) = &self.pre {
+            dy = layer::gelu_backward(dy, pre)?;
         }
-        let (rows, fan_in) = self.x.value().matrix(OP)?;
-        let out = dy.len() / rows.max(1);
-        with_real!(OP, dy.dtype(), T => {
-            if let Some(pre) = &self.pre {
-                if !dy.is_unique() {
-                    dy = dy.duplicate()?;
-                }
-                T::gelu_backward(dy.host_mut::<T>()?, pre.host::<T>()?);
-            }
-            let d = dy.host::<T>()?;
-            let dy = MatRef::new(d, rows, out)?;
-            if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-                let w = MatRef::new(self.weight.value.host::<T>()?, out, fan_in)?;
-                T::gemm(dy, w, mode.accumulates(), dx.host_mut()?, After::default())?;
-            }
-            if let Some((mut dw, mode)) = grads.param(&self.weight)? {
-                let x = MatRef::new(self.x.value().host::<T>()?, rows, fan_in)?;
-                T::gemm(dy.t(), x, mode.accumulates(), dw.host_mut()?, After::default())?;
-            }
-            if let Some(bias) = &self.bias
-                && let Some((mut db, mode)) = grads.param(bias)?
-            {
-                T::sum_rows(db.host_mut()?, d, mode.accumulates());
-            }
-            Ok(())
-        })?;
-        if let Some(residual) = &self.residual {
-            grads.add(residual, dy)?;
+        if let Some((mut dx, mode)) = grads.slot(&self.x)? {
+            self.layer.input_gradient(&mut dx, &dy, mode)?;
         }
-        Ok(())
+        self.layer.param_gradients(&dy, self.x.value(), grads)?;
+        match &self.residual {
+            Some(residual) => grads.add(residual, dy),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,12 +1,18 @@
-//! Masked mean square error: how well the masked patches are reconstructed.
+//! The pixel head and its masked mean square error: how well the masked patches are reconstructed.
 //!
-//! `loss_g = mean over the rows r of group g of mean_j (pred[r, j] - t[r, j])^2`, where `t` is the
-//! target patch itself or, with `norm_pix`, `(t - mean(t)) / sqrt(var(t) + 1e-6)` with the unbiased
-//! variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
+//! `loss_g = mean over the rows r of group g of mean_j (pred[r, j] - t[r, j])^2` with `pred = x W^T + b`,
+//! where `t` is the target patch itself or, with `norm_pix`, `(t - mean(t)) / sqrt(var(t) + 1e-6)` with the
+//! unbiased variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
+//!
+//! On a GPU the comparison is the epilogue of the product: the prediction, the largest matrix of the
+//! decoder, is written only where somebody wants to see it.
 
 use rayon::prelude::*;
 
 use super::accumulate::flat_launch;
+use super::gemm;
+use super::linear::launch::Forward;
+use super::linear::{Activation, Layer};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
@@ -15,126 +21,197 @@ use crate::{Error, Result};
 
 const OP: &str = "masked_mse";
 
+/// What the predictions are compared with, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison<'t> {
+    /// `[rows, p^3 C]`, in the dtype of the activations.
+    pub target: &'t Tensor,
+    /// Sizes of the groups of consecutive rows that have a loss each: one or two (masked patches of
+    /// global views, of local views).
+    pub group_rows: &'t [usize],
+    /// Compare with patches normalised to mean 0 and deviation 1.
+    pub norm_pix: bool,
+    /// Also return the predictions: for pictures.
+    pub wants_prediction: bool,
+}
+
 impl<'a> Tape<'a> {
-    /// One loss per group of consecutive rows (masked patches of global views, of local views).
+    /// The losses `[groups]` of the predictions that `head` makes of `x`, and the predictions where
+    /// they are wanted. No gradient flows through the latter.
     ///
-    /// Shapes: `pred` and `target` `[rows, p^3 C]`, `group_rows` sums to rows; result `[groups]`. `pred`
-    /// may be bf16 on a GPU; `target` and the losses are f32.
-    /// Numerics: patch statistics in two passes; value and gradient in one pass.
-    /// Errors: `Shape`; an empty group has no mean and is refused.
+    /// Shapes: `x` `[rows, in]`, `head` to `p^3 C` outputs; see [`Comparison`].
+    /// Numerics: patch statistics in two passes; value and gradient in one pass, from predictions in
+    /// the arithmetic of the product (f32 when `x` is bf16). The losses are f32 then.
+    /// Errors: `Shape`; an empty group has no mean and is refused, as are more than two.
     /// Source: gl-mae 1.6; He et al., arXiv 2111.06377 (`norm_pix_loss`).
     pub fn masked_mse(
         &mut self,
-        pred: &Var,
-        target: &Var,
-        group_rows: &[usize],
-        norm_pix: bool,
-    ) -> Result<Var> {
-        let (rows, width) = pred.value().matrix(OP)?;
-        target.value().expect_shape(OP, &[rows, width])?;
-        if group_rows.iter().sum::<usize>() != rows || group_rows.contains(&0) {
-            return Err(Error::shape(
-                OP,
-                format!("non-empty groups of {rows} rows"),
-                format!("{group_rows:?}"),
-            ));
+        x: &Var,
+        head: &Layer,
+        with: &Comparison<'_>,
+    ) -> Result<(Var, Option<Tensor>)> {
+        let (rows, fan_in) = x.value().matrix(OP)?;
+        let width = head.out(OP, fan_in)?;
+        with.target.expect_shape(OP, &[rows, width])?;
+        let groups = with.group_rows;
+        if groups.iter().sum::<usize>() != rows
+            || groups.contains(&0)
+            || !(1..=2).contains(&groups.len())
+        {
+            let expected = format!("one or two non-empty groups of {rows} rows");
+            return Err(Error::shape(OP, expected, format!("{groups:?}")));
         }
-        let (dtype, wide) = (pred.value().dtype(), target.value().dtype());
-        let mut losses = Tensor::empty(self.device(), wide, &[group_rows.len()])?;
+        let dtype = x.value().dtype();
+        if with.target.dtype() != dtype {
+            return Err(Error::shape(OP, format!("{dtype} targets"), with.target.dtype().name()));
+        }
+        let keeps = self.records() && needs_grad(&[x], &head.params());
+        let mut losses = Tensor::empty(self.device(), dtype.master(), &[groups.len()])?;
         let mut gradient = Tensor::empty(self.device(), dtype, &[rows, width])?;
-        match self.device() {
-            Device::Cpu => with_real!(OP, dtype, T => {
-                reference::<T>(
-                    losses.host_mut()?, gradient.host_mut()?, pred.value().host()?,
-                    target.value().host()?, group_rows, norm_pix,
-                );
-                Ok(())
-            })?,
-            _ if wide != DType::F32 => return Err(Error::shape(OP, "f32 targets", wide.name())),
-            _ => {
-                let (pred, target) = (pred.value(), target.value());
-                run_kernels(&mut losses, &mut gradient, pred, target, group_rows, norm_pix)?;
+        let pred = match self.device() {
+            Device::Cpu => {
+                let (pred, _) = head.apply(x.value(), Activation::None, None)?;
+                with_real!(OP, dtype, T => {
+                    reference::<T>(
+                        losses.host_mut()?, gradient.host_mut()?, pred.host()?,
+                        with.target.host()?, groups, with.norm_pix,
+                    );
+                    Ok(())
+                })?;
+                Some(pred).filter(|_| with.wants_prediction)
             }
-        }
-        Ok(self.record(OP, losses, needs_grad(&[pred], &[]), || MaskedMseBwd {
-            pred: pred.clone(),
+            device => {
+                let mut pred = match with.wants_prediction {
+                    true => Some(Tensor::empty(device, dtype, &[rows, width])?),
+                    false => None,
+                };
+                Comparing::new(x.value(), head)?.run(
+                    &mut losses,
+                    &mut gradient,
+                    pred.as_mut(),
+                    with,
+                )?;
+                pred
+            }
+        };
+        let losses = self.record(OP, losses, keeps, || MaskedMseBwd {
+            x: x.clone(),
+            head: head.clone(),
             gradient,
-            group_rows: group_rows.to_vec(),
-        }))
+            group_rows: groups.to_vec(),
+        });
+        Ok((losses, pred))
     }
 }
 
 struct MaskedMseBwd {
-    pred: Var,
-    /// Gradient of each row's own group loss.
+    x: Var,
+    head: Layer,
+    /// Of the predictions: the gradient of each row's own group loss.
     gradient: Tensor,
     group_rows: Vec<usize>,
 }
 
 impl Backward for MaskedMseBwd {
-    fn run(mut self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        let (_, width) = self.gradient.matrix(OP)?;
-        if *dy.device() != Device::Cpu {
-            let (device, dtype) = (dy.device(), self.gradient.dtype());
-            let mut first = 0;
-            for (g, &rows) in self.group_rows.iter().enumerate() {
-                let n = rows * width;
-                if n > 0 {
-                    KernelCall::typed(device, "masked_mse_bwd", dtype)
-                        .output_mut(&mut TensorMut::new(&mut self.gradient, first, &[n])?)?
-                        .input(&dy.view(g, &[1])?)?
-                        .value(n as i64)
-                        .launch(flat_launch(n, dtype))?;
+    fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
+        let Self { x, head, mut gradient, group_rows } = *self;
+        let (_, width) = gradient.matrix(OP)?;
+        if *dy.device() == Device::Cpu {
+            with_real!(OP, dy.dtype(), T => {
+                let mut rest = gradient.host_mut::<T>()?;
+                for (&rows, &d) in group_rows.iter().zip(dy.host::<T>()?) {
+                    let (group, tail) = rest.split_at_mut(rows * width);
+                    group.iter_mut().for_each(|g| *g *= d);
+                    rest = tail;
                 }
+                Ok(())
+            })?;
+        } else {
+            let (device, dtype) = (dy.device(), gradient.dtype());
+            let mut first = 0;
+            for (g, &rows) in group_rows.iter().enumerate() {
+                let n = rows * width;
+                KernelCall::typed(device, "masked_mse_bwd", dtype)
+                    .output_mut(&mut TensorMut::new(&mut gradient, first, &[n])?)?
+                    .input(&dy.view(g, &[1])?)?
+                    .value(n as i64)
+                    .launch(flat_launch(n, dtype))?;
                 first += n;
             }
-            return grads.add(&self.pred, self.gradient);
         }
-        with_real!(OP, dy.dtype(), T => {
-            let mut rest = self.gradient.host_mut::<T>()?;
-            for (&rows, &d) in self.group_rows.iter().zip(dy.host::<T>()?) {
-                let (group, tail) = rest.split_at_mut(rows * width);
-                group.iter_mut().for_each(|g| *g *= d);
-                rest = tail;
-            }
-            Ok(())
-        })?;
-        grads.add(&self.pred, self.gradient)
+        if let Some((mut dx, mode)) = grads.slot(&x)? {
+            head.input_gradient(&mut dx, &gradient, mode)?;
+        }
+        head.param_gradients(&gradient, x.value(), grads)
     }
 }
 
-/// Group by group (there are two at most in a step): one block per row, then the mean of the rows.
-fn run_kernels(
-    losses: &mut Tensor,
-    gradient: &mut Tensor,
-    pred: &Tensor,
-    target: &Tensor,
-    group_rows: &[usize],
-    norm_pix: bool,
-) -> Result<()> {
-    let (rows, width) = pred.matrix(OP)?;
-    let device = pred.device();
-    let mut row_loss = Tensor::empty(device, DType::F32, &[rows])?;
-    let mut first = 0;
-    for (g, &count) in group_rows.iter().enumerate() {
-        let (at, shape) = (first * width, [count, width]);
-        KernelCall::typed(device, "masked_mse_fwd", pred.dtype())
-            .output_mut(&mut TensorMut::new(gradient, at, &shape)?)?
-            .output_mut(&mut TensorMut::new(&mut row_loss, first, &[count])?)?
-            .input(&pred.view(at, &shape)?)?
-            .input(&target.view(at, &shape)?)?
-            .value(width as i32)
-            .value((2.0 / (width as f64 * count as f64)) as f32)
-            .value(i32::from(norm_pix))
-            .launch(LaunchConfig::linear(count as u32, 256))?;
-        KernelCall::new(device, "masked_mse_fwd_f32_mean")
-            .output_mut(&mut TensorMut::new(losses, g, &[1])?)?
-            .input(&row_loss.view(first, &[count])?)?
-            .value(count as i64)
-            .launch(LaunchConfig::linear(1, 256))?;
-        first += count;
+/// The product that compares.
+struct Comparing<'t> {
+    plan: gemm::Plan,
+    x: &'t Tensor,
+    head: &'t Layer,
+}
+
+impl<'t> Comparing<'t> {
+    fn new(x: &'t Tensor, head: &'t Layer) -> Result<Self> {
+        Ok(Self { plan: Forward::new(x, head.weight.operand())?.plan, x, head })
     }
-    Ok(())
+
+    fn run(
+        &self,
+        losses: &mut Tensor,
+        gradient: &mut Tensor,
+        pred: Option<&mut Tensor>,
+        with: &Comparison<'_>,
+    ) -> Result<()> {
+        let (device, dtype) = (self.x.device(), self.x.dtype());
+        let ((rows, width), (_, fan_in)) = (with.target.matrix(OP)?, self.x.matrix(OP)?);
+        let mut statistics = None;
+        if with.norm_pix {
+            let of = statistics.insert(Tensor::empty(device, DType::F32, &[rows, 4])?);
+            KernelCall::typed(device, "masked_mse_init", dtype)
+                .output(of)?
+                .input(with.target)?
+                .value(gemm::size(OP, width)?)
+                .launch(LaunchConfig::linear(rows as u32, 256))?;
+        }
+        let per_group = |of: f64| {
+            [0, 1].map(|g| {
+                let rows = with.group_rows.get(g).map_or(1.0, |&rows| rows as f64);
+                (of / (width as f64 * rows)) as f32
+            })
+        };
+        let first_rows = with.group_rows.first().copied().unwrap_or(0);
+        let blocks = self.plan.launch.grid[0];
+        let mut sums = Tensor::empty(device, DType::F32, &[blocks as usize, 2])?;
+        let [scale, other_scale] = per_group(2.0);
+        KernelCall::new(device, &self.plan.kernel("masked_mse_fwd", dtype))
+            .output(gradient)?
+            .optional_output(pred)?
+            .output(&mut sums)?
+            .input(self.x)?
+            .input(self.head.weight.operand())?
+            .optional(self.head.bias.as_ref().map(|b| &b.value))?
+            .input(with.target)?
+            .optional(statistics.as_ref())?
+            .value(gemm::size(OP, rows)?)
+            .value(gemm::size(OP, width)?)
+            .value(gemm::size(OP, fan_in)?)
+            .value(gemm::size(OP, first_rows)?)
+            .value(scale)
+            .value(other_scale)
+            .launch(self.plan.launch)?;
+        let [factor, other_factor] = per_group(1.0);
+        KernelCall::new(device, "masked_mse_fwd_f32_mean")
+            .output(losses)?
+            .input(&sums)?
+            .value(gemm::size(OP, blocks as usize)?)
+            .value(gemm::size(OP, with.group_rows.len())?)
+            .value(factor)
+            .value(other_factor)
+            .launch(LaunchConfig::linear(1, 256))
+    }
 }
 
 fn reference<T: Real>(
@@ -196,8 +273,11 @@ fn remainder<T: Real>(patch: &[T], mean: T) -> T {
     patch.iter().map(|&x| x - mean).sum::<T>() / T::of(patch.len() as f64)
 }
 
-/// The op in the registry. Dims of a case: width, rows of group 0, of group 1, norm_pix.
+/// The op in the registry. Dims of a case: width, in, rows of group 0, of group 1 (0: one group),
+/// norm_pix, whether the head has a bias, whether the predictions are wanted.
 pub struct Spec;
+
+const NAMES: [&str; 7] = ["width", "in", "rows0", "rows1", "norm_pix", "bias", "pred"];
 
 impl OpSpec for Spec {
     fn name(&self) -> &'static str {
@@ -205,50 +285,69 @@ impl OpSpec for Spec {
     }
 
     fn summary(&self) -> &'static str {
-        "mean square error of masked patches, raw or per-patch normalised"
+        "pixel head and mean square error of masked patches, raw or per-patch normalised"
     }
 
     fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 4]| Case::new(&["width", "rows0", "rows1", "norm_pix"], &d);
+        let case = |d: [usize; 7]| Case::new(&NAMES, &d);
         vec![
             // Many rows of size 1: half an ulp of bf16 is 2^-8, so the error of a few values is at the
             // mercy of their roundings (two here: the gradient is saved, then scaled).
-            case([1, 61, 40, 0]),
-            case([13, 3, 5, 0]),
-            case([27, 7, 2, 1]),
-            case([50, 4, 6, 1]),
-            case([512, 5, 3, 1]),
+            case([1, 2, 61, 40, 0, 1, 1]),
+            case([13, 7, 3, 5, 0, 0, 0]),
+            case([27, 10, 7, 2, 1, 1, 1]),
+            case([50, 9, 4, 6, 1, 1, 0]),
+            // 16-byte loads; several blocks of a tile, groups that meet within one.
+            case([512, 24, 5, 3, 1, 1, 1]),
+            case([136, 40, 41, 40, 0, 1, 0]),
+            case([72, 16, 70, 0, 0, 0, 1]),
             // More than one unit per thread in registers, the last one ragged; rows too long for them.
-            case([2056, 2, 1, 1]),
-            case([4104, 1, 2, 1]),
-            case([64, 3, 4, 1]).with_offset(1000.0),
+            case([2056, 8, 2, 1, 1, 1, 0]),
+            case([4104, 3, 1, 2, 1, 0, 0]),
+            case([64, 12, 3, 4, 1, 1, 0]).with_offset(1000.0),
             // Far enough for the rounding of the mean alone (2e-4) to break the bound.
-            case([96, 2, 3, 1]).with_offset(8000.0),
+            case([96, 5, 2, 3, 1, 1, 0]).with_offset(8000.0),
         ]
     }
 
     fn bench_case(&self) -> Case {
-        Case::new(&["width", "rows0", "rows1", "norm_pix"], &[512, 1500, 648, 1])
+        Case::new(&NAMES, &[512, 128, 1500, 648, 1, 1, 0])
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
-        let [width, rows] = [case.dims[0], case.dims[1] + case.dims[2]];
-        let shape = [rows, width];
-        let pred = case.normal(0, rows * width, 0.0, 1.0);
+        let [width, fan_in] = [case.dims[0], case.dims[1]];
+        let rows = case.dims[2] + case.dims[3];
+        let x = case.normal(0, rows * fan_in, 0.0, 1.0);
+        let weight = case.normal(2, width * fan_in, 0.0, 1.0 / (fan_in as f64).sqrt());
         let target = case.normal(1, rows * width, case.offset, 1.0);
         vec![
-            Input::new("pred", InputKind::Activation, &shape, pred),
-            Input::new("target", InputKind::Constant, &shape, target).wide(),
+            Input::new("x", InputKind::Activation, &[rows, fan_in], x),
+            Input::new("weight", InputKind::Param, &[width, fan_in], weight),
+            Input::new("bias", InputKind::Param, &[width], case.normal(3, width, 0.0, 0.5)).wide(),
+            Input::new("target", InputKind::Constant, &[rows, width], target),
         ]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let norm_pix = case.dims[3] == 1;
-        Ok(vec![tape.masked_mse(args.var(0)?, args.var(1)?, &case.dims[1..3], norm_pix)?])
+        let bias = (case.dims[5] == 1).then(|| args.param(2).cloned()).transpose()?;
+        let head = Layer { weight: args.param(1)?.clone(), bias };
+        let group_rows: Vec<usize> = case.dims[2..4].iter().copied().filter(|&n| n > 0).collect();
+        let with = Comparison {
+            target: args.var(3)?.value(),
+            group_rows: &group_rows,
+            norm_pix: case.dims[4] == 1,
+            wants_prediction: case.dims[6] == 1,
+        };
+        let (losses, pred) = tape.masked_mse(args.var(0)?, &head, &with)?;
+        Ok(std::iter::once(losses).chain(pred.map(Var::constant)).collect())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
-        Tolerance::Reduction
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::Products { k: case.dims[0].max(case.dims[1]).max(case.dims[2]) }
+    }
+
+    fn detached(&self, case: &Case) -> usize {
+        case.dims[6]
     }
 
     fn has_kernels(&self) -> bool {
@@ -256,10 +355,17 @@ impl OpSpec for Spec {
     }
 
     fn bytes(&self, case: &Case, size: usize) -> u64 {
-        (3 * case.dims[0] * (case.dims[1] + case.dims[2]) * size) as u64
+        let [width, fan_in] = [case.dims[0], case.dims[1]];
+        let rows = case.dims[2] + case.dims[3];
+        // Target and gradient; the target once more for its statistics; the prediction where wanted.
+        let matrices = 2 + case.dims[4] + case.dims[6];
+        ((rows * fan_in + width * fan_in + matrices * rows * width) * size) as u64
     }
 
     fn flops(&self, case: &Case) -> u64 {
-        8 * (case.dims[0] * (case.dims[1] + case.dims[2])) as u64
+        2 * (case.dims[0] * case.dims[1] * (case.dims[2] + case.dims[3])) as u64
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ pub mod layer_norm;
 pub mod linear;
 pub mod masked_mse;
 pub mod mean_pool;
+pub mod mlp;
 pub mod patch_gather;
 pub mod resample;
 pub mod row_assemble;
@@ -48,6 +49,7 @@ pub static OPS: &[&dyn OpSpec] = &[
     &patch_gather::Spec,
     &unpatchify::Spec,
     &linear::Spec,
+    &mlp::Spec,
     &row_assemble::Spec,
     &row_gather::Spec,
     &layer_norm::Spec,

@@ -152,10 +152,10 @@ impl PatchPlan {
         Ok((upload(&starts)?, upload(&members)?))
     }
 
-    /// Launches `<op>_<pass>_<dtype of the rows>`, which gathers.
+    /// Launches `kernel`, which gathers.
     pub(super) fn gather_kernel(
         &self,
-        stem: &str,
+        kernel: &str,
         rows: &mut Tensor,
         voxels: &Tensor,
         order: VoxelOrder,
@@ -163,7 +163,7 @@ impl PatchPlan {
         if self.rows() == 0 {
             return Ok(());
         }
-        KernelCall::typed(self.table.device(), stem, rows.dtype())
+        KernelCall::new(self.table.device(), kernel)
             .output(rows)?
             .input(voxels)?
             .input(&self.table)?
@@ -257,8 +257,9 @@ impl<'a> Tape<'a> {
     /// Gathers the patches of `plan` from a flat voxel buffer into rows of `dtype`.
     ///
     /// Shapes: `voxels` [at least `plan.voxels()`], result `[plan.rows(), p^3 C]`.
-    /// Numerics: data movement, exact; bf16 rows (for the encoder; f32 voxels, on a GPU) are rounded.
-    /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'.
+    /// Numerics: data movement, exact; bf16 rows of f32 voxels (on a GPU) are rounded.
+    /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'; bf16 voxels (on a GPU) whose
+    /// rows are not bf16, or that a gradient is wanted of.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
     pub fn patch_gather(
         &mut self,
@@ -272,15 +273,21 @@ impl<'a> Tape<'a> {
             return Err(Error::shape(OP, expected, format!("{:?}", voxels.shape())));
         }
         let from = voxels.value().dtype();
-        if *self.device() != Device::Cpu && from != DType::F32 {
-            return Err(Error::shape(OP, "f32 voxels", from.name()));
+        let is_data = from == DType::Bf16 && dtype == DType::Bf16 && voxels.id().is_none();
+        if *self.device() != Device::Cpu && from != DType::F32 && !is_data {
+            let expected = "f32 voxels, or bf16 rows of bf16 voxels without a gradient";
+            return Err(Error::shape(OP, expected, format!("{dtype} rows of {from} voxels")));
         }
         let mut rows = Tensor::empty(self.device(), dtype, &[plan.rows(), plan.width()])?;
         match self.device() {
             Device::Cpu => with_real!(OP, from, T => {
                 plan.gather(rows.host_mut::<T>()?, voxels.value().host::<T>()?, order)
             })?,
-            _ => plan.gather_kernel("patch_gather_fwd", &mut rows, voxels.value(), order)?,
+            _ => {
+                let half = if from == DType::Bf16 { "_half" } else { "" };
+                let kernel = format!("patch_gather_fwd_{dtype}{half}");
+                plan.gather_kernel(&kernel, &mut rows, voxels.value(), order)?;
+            }
         }
         Ok(self.record(OP, rows, needs_grad(&[voxels], &[]), || PatchGatherBwd {
             voxels: voxels.clone(),
@@ -317,7 +324,8 @@ impl Backward for PatchGatherBwd {
 }
 
 /// The op in the registry. Dims of a case: patch, channels, d, h, w of two volumes (the second
-/// has d and w swapped), every how many-th patch is taken.
+/// has d and w swapped), every how many-th patch is taken, whether rows are also gathered of views, voxels
+/// in the dtype of activations.
 pub struct Spec;
 
 /// The volumes and rows of a case, shared with [`unpatchify`].
@@ -332,8 +340,10 @@ pub(super) fn case_plan(device: &Device, case: &Case) -> Result<PatchPlan> {
     PatchPlan::new(device, patch, &[first, second], &rows)
 }
 
+const NAMES: [&str; 7] = ["patch", "channels", "d", "h", "w", "step", "half"];
+
 pub(super) fn case_list() -> Vec<Case> {
-    let case = |d: [usize; 6]| Case::new(&["patch", "channels", "d", "h", "w", "step"], &d);
+    let case = |d: [usize; 6]| Case::new(&NAMES, &[&d[..], &[0]].concat());
     vec![
         case([1, 1, 1, 1, 1, 1]),
         case([2, 1, 4, 2, 6, 1]),
@@ -356,35 +366,39 @@ impl OpSpec for Spec {
     }
 
     fn cases(&self) -> Vec<Case> {
-        case_list()
+        let half = [[16, 1, 16, 32, 16, 2, 1], [8, 2, 8, 16, 8, 1, 1], [3, 2, 6, 3, 9, 1, 1]];
+        let half = half.map(|d| Case::new(&NAMES, &d));
+        case_list().into_iter().chain(half).collect()
     }
 
     fn bench_case(&self) -> Case {
-        Case::new(&["patch", "channels", "d", "h", "w", "step"], &[8, 1, 80, 80, 80, 1])
+        Case::new(&NAMES, &[8, 1, 80, 80, 80, 1, 1])
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
+        let voxels = case.normal(0, len, case.offset, 1.0);
+        let views = case.normal(1, len, case.offset, 1.0);
         vec![
-            Input::new(
-                "voxels",
-                InputKind::Activation,
-                &[len],
-                case.normal(0, len, case.offset, 1.0),
-            )
-            .wide(),
-            Input::new("dtype", InputKind::Constant, &[1], vec![0.0]),
+            Input::new("voxels", InputKind::Activation, &[len], voxels).wide(),
+            Input::new("views", InputKind::Constant, &[len], views),
         ]
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
         let plan = case_plan(tape.device(), case)?;
-        // Rows for the encoder in the dtype of activations, which the second input has; targets f32.
+        // Rows in the dtype of activations, which the second input has, and in f32.
         let (voxels, like) = (args.var(0)?, args.var(1)?.value().dtype());
         let first = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsFirst, like)?;
         let wide = voxels.value().dtype();
         let last = tape.patch_gather(voxels, &plan, VoxelOrder::ChannelsLast, wide)?;
-        Ok(vec![first, last])
+        let mut rows = vec![first, last];
+        if case.dims[6] == 1 {
+            for order in [VoxelOrder::ChannelsFirst, VoxelOrder::ChannelsLast] {
+                rows.push(tape.patch_gather(args.var(1)?, &plan, order, like)?);
+            }
+        }
+        Ok(rows)
     }
 
     fn tolerance(&self, _: &Case) -> Tolerance {

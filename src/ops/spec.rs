@@ -30,6 +30,10 @@ pub trait OpSpec: Sync {
     fn differentiable(&self) -> bool {
         true
     }
+    /// How many of the last outputs no gradient flows through, though the op has one.
+    fn detached(&self, _: &Case) -> usize {
+        0
+    }
     /// Bytes that a forward pass has to move once, with elements of `size` bytes.
     fn bytes(&self, case: &Case, size: usize) -> u64;
     /// Floating-point operations of a forward pass.

@@ -58,7 +58,10 @@ impl Backward for UnpatchifyBwd {
             Device::Cpu => with_real!(OP, dy.dtype(), T => {
                 self.plan.gather(drows.host_mut::<T>()?, dy.host::<T>()?, self.order)
             })?,
-            _ => self.plan.gather_kernel("unpatchify_bwd", &mut drows, &dy, self.order)?,
+            _ => {
+                let kernel = format!("unpatchify_bwd_{}", drows.dtype());
+                self.plan.gather_kernel(&kernel, &mut drows, &dy, self.order)?;
+            }
         }
         grads.add(&self.rows, drows)
     }

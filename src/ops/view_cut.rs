@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
-use crate::device::launch::LaunchConfig;
+use crate::device::launch::{Arg, LaunchConfig};
 use crate::device::{DType, Device, Element, KernelCall, Real, Tensor, TensorMut, abi, with_real};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
@@ -47,8 +47,10 @@ impl ViewBox {
 
 /// Cuts one view.
 ///
-/// Shapes: `out` `[channels, d', h', w']`, `volume` `[channels, d, h, w]`, of the same dtype or i16.
-/// Numerics: native crops are exact; weights and sums in the arithmetic of the tensors.
+/// Shapes: `out` `[channels, d', h', w']`, `volume` `[channels, d, h, w]`, of the same dtype or i16. On a
+/// GPU `out` is f32 or bf16, `volume` f32 or i16.
+/// Numerics: native crops are exact; weights and sums in the arithmetic of the tensors; a view in bf16
+/// is rounded once, at the end.
 /// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
 /// Source: gl-mae 1.2 and U1.
 pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Result<()> {
@@ -82,20 +84,22 @@ fn run_kernel(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Resul
     let (&[channels, to_d, to_h, to_w], &[_, d, h, w]) = (out.shape(), volume.shape()) else {
         return Err(Error::shape(OP, "[channels, d, h, w]", format!("{:?}", volume.shape())));
     };
-    if out.dtype() != DType::F32 || !matches!(volume.dtype(), DType::F32 | DType::I16) {
-        let got = format!("{} from {}", out.dtype(), volume.dtype());
-        return Err(Error::shape(OP, "f32 views of f32 or i16 volumes", got));
-    }
+    let name = match (volume.dtype(), out.dtype()) {
+        (from @ (DType::F32 | DType::I16), DType::F32) => format!("view_cut_fwd_{from}"),
+        (from @ (DType::F32 | DType::I16), DType::Bf16) => format!("view_cut_fwd_{from}_half"),
+        (from, to) => {
+            let expected = "f32 or bf16 views of f32 or i16 volumes";
+            return Err(Error::shape(OP, expected, format!("{to} from {from}")));
+        }
+    };
     if channels == 0 {
         return Ok(());
     }
     let fixed = view.fixed_point([to_d, to_h, to_w]);
-    let fixed: [i64; 6] = bytemuck::cast(fixed);
-    let fixed = Tensor::from_slice(volume.device(), &fixed, &[6])?;
-    let mut call = KernelCall::typed(volume.device(), "view_cut_fwd", volume.dtype())
+    let mut call = KernelCall::new(volume.device(), &name)
         .output_mut(out)?
         .input(volume)?
-        .input(&fixed)?;
+        .value(Arg::Pod(bytemuck::bytes_of(&fixed)));
     for size in [d, h, w, to_d, to_h, to_w] {
         let size = i32::try_from(size)
             .map_err(|_| Error::shape(OP, "axes below 2^31 voxels", size.to_string()))?;
@@ -179,8 +183,11 @@ fn lerp<T: Real>(a: T, b: T, t: f64) -> T {
 }
 
 /// The op in the registry. Dims of a case: channels, volume d, h, w, view d, h, w, then 1 for a
-/// native crop or 0 for a resized box, 2 and 3 the same mirrored along d and w.
+/// native crop or 0 for a resized box, 2 and 3 the same mirrored along d and w, 4 for the whole volume;
+/// then 1 for views in the dtype of activations, 0 for the volume's.
 pub struct Spec;
+
+const NAMES: [&str; 9] = ["channels", "d", "h", "w", "to_d", "to_h", "to_w", "native", "half"];
 
 impl OpSpec for Spec {
     fn name(&self) -> &'static str {
@@ -192,27 +199,27 @@ impl OpSpec for Spec {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 8]| {
-            Case::new(&["channels", "d", "h", "w", "to_d", "to_h", "to_w", "native"], &d)
-        };
+        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
         vec![
-            case([1, 1, 1, 1, 1, 1, 1, 1]),
-            case([1, 7, 5, 9, 3, 4, 5, 1]),
-            case([2, 13, 11, 6, 8, 8, 8, 0]),
-            case([1, 31, 17, 23, 16, 12, 20, 0]),
-            case([3, 9, 10, 8, 9, 10, 8, 1]),
-            case([1, 9, 11, 70, 4, 5, 40, 3]),
-            case([1, 14, 9, 8, 6, 5, 10, 2]),
+            case([1, 1, 1, 1, 1, 1, 1, 1, 0]),
+            case([1, 7, 5, 9, 3, 4, 5, 1, 0]),
+            case([2, 13, 11, 6, 8, 8, 8, 0, 0]),
+            case([1, 31, 17, 23, 16, 12, 20, 0, 0]),
+            case([3, 9, 10, 8, 9, 10, 8, 1, 0]),
+            case([1, 9, 11, 70, 4, 5, 40, 3, 0]),
+            case([1, 14, 9, 8, 6, 5, 10, 2, 0]),
             // The whole volume, enlarged: positions before its first and behind its last voxel; along h
             // every voxel is met, along the others none.
-            case([2, 5, 6, 7, 9, 6, 11, 4]),
-            case([1, 20, 20, 20, 12, 8, 16, 0]).with_offset(1000.0),
+            case([2, 5, 6, 7, 9, 6, 11, 4, 0]),
+            case([1, 20, 20, 20, 12, 8, 16, 0, 0]).with_offset(1000.0),
+            case([2, 9, 10, 37, 5, 4, 35, 1, 1]),
+            case([1, 13, 11, 9, 8, 12, 39, 0, 1]),
+            case([1, 14, 9, 8, 6, 5, 10, 2, 1]),
         ]
     }
 
     fn bench_case(&self) -> Case {
-        let names = ["channels", "d", "h", "w", "to_d", "to_h", "to_w", "native"];
-        Case::new(&names, &[1, 128, 128, 128, 80, 80, 80, 0])
+        Case::new(&NAMES, &[1, 128, 128, 128, 80, 80, 80, 0, 1])
     }
 
     fn inputs(&self, case: &Case) -> Vec<Input> {
@@ -221,6 +228,7 @@ impl OpSpec for Spec {
         vec![
             Input::new("volume", InputKind::Constant, shape, case.normal(0, len, case.offset, 1.0))
                 .wide(),
+            Input::new("dtype", InputKind::Constant, &[1], vec![0.0]),
         ]
     }
 
@@ -242,7 +250,8 @@ impl OpSpec for Spec {
         }
         let volume = args.var(0)?.value();
         let shape = [case.dims[0], to[0], to[1], to[2]];
-        let mut out = Tensor::empty(tape.device(), volume.dtype(), &shape)?;
+        let like = if case.dims[8] == 1 { args.var(1)?.value() } else { volume };
+        let mut out = Tensor::empty(tape.device(), like.dtype(), &shape)?;
         view_cut(&mut out.as_mut(), volume, &view)?;
         Ok(vec![Var::constant(out)])
     }

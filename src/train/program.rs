@@ -67,7 +67,7 @@ impl StepProgram {
         let (device, dtype) = (flat.device(), flat.dtype());
         let batch = {
             let _class = class::scope("views");
-            Batch::empty(device, dtype, shape)?
+            Batch::empty(device, state.weights.student.activation_dtype(), shape)?
         };
         let _class = class::scope("tables");
         let scheduled = schedule(config, state.counters.step);

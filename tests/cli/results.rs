@@ -1,5 +1,6 @@
 //! Results: parity with the reference, presets, benchmarks, help.
 
+use glmae::device::launch::KERNELS;
 use glmae::lab::case::ReferenceCase;
 use serde_json::Value;
 
@@ -42,6 +43,20 @@ fn doctor_knows_the_machine() {
     assert_eq!(code, 0);
     for words in ["version", "threads", "vector units", "cpu ", "nvcc", "C++ compiler"] {
         assert!(out.contains(words), "'{words}' is not in: {out}");
+    }
+    // What the binary holds, also where there is no GPU.
+    let line = |name: &str| {
+        let found = out.lines().find(|l| l.trim_start().starts_with(name));
+        found.unwrap_or_else(|| panic!("no line '{name}' in: {out}")).to_owned()
+    };
+    let kernels = line("kernels");
+    let count = kernels.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok());
+    let own = KERNELS.iter().filter(|k| !matches!(k.file, "faults" | "primitives"));
+    assert_eq!(count, Some(own.count()), "{kernels}");
+    let code = line("GPU code");
+    match cfg!(feature = "cuda") {
+        true => assert!(code.contains("sm_") && code.contains("compute_"), "{code}"),
+        false => assert!(code.contains("none"), "{code}"),
     }
 }
 

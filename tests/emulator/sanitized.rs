@@ -16,8 +16,9 @@ const ROWS: usize = 150;
 const OUT: usize = 200;
 const IN: usize = 72;
 
-/// The large tiles of the linear layer, which a plan chooses only for products that are too large for
-/// an emulator. That they compute the right numbers is tested in `src/ops/linear/tests.rs`.
+/// The large tiles of the linear layer and of the pixel head, which a plan chooses only for products that
+/// are too large for an emulator. That they compute the right numbers is tested in
+/// `src/ops/linear/tests.rs` and `src/ops/masked_mse/tests.rs`.
 fn large_tiles(device: &Emulated) {
     let shapes = [
         ("bf16", 2, "128x192", [128, 192], 256, 4 * (128 + 192) * 32 * 2),
@@ -47,6 +48,17 @@ fn large_tiles(device: &Emulated) {
         launch("bwd_x", [ROWS, IN], &[dx, x, y, w].map(Arg::from), &[Arg::I32(1)]);
         let modes = [Arg::I32(ROWS.next_multiple_of(32) as i32), Arg::I32(1), Arg::I32(1)];
         launch("bwd_params", [OUT, IN], &[dw, db, y, x].map(Arg::from), &modes);
+
+        // y as gradient, pre as prediction, residual as target.
+        let (sums, statistics) = (floats("sums", 2 * ROWS * OUT), floats("statistics", 4 * ROWS));
+        let name = format!("masked_mse_fwd_{dtype}_{tile}");
+        let blocks = ROWS.div_ceil(m) * OUT.div_ceil(n);
+        let config = LaunchConfig::linear(blocks as u32, threads).shared(shared as u32);
+        device.allow_shared(&name, shared as u32).unwrap();
+        let pointers = [y, pre, sums, x, w, bias, residual, statistics].map(Arg::from);
+        let sizes = [ROWS, OUT, IN, 83].map(|side| Arg::I32(side as i32));
+        let scales = [Arg::F32(0.5), Arg::F32(0.25)];
+        device.launch(&name, &config, &[&pointers[..], &sizes, &scales].concat()).unwrap();
     }
     // Parts of a gradient, whose sizes no vector divides.
     let (out, fan_in, parts) = (13, 7, 3);
@@ -100,11 +112,13 @@ fn wide_convolutions(device: &Emulated) {
 fn int16_view(device: &Emulated) {
     let [y, volume] =
         [("y", 4), ("volume", 2)].map(|(n, size)| upload(device, n, &vec![0u8; 5 * 6 * 7 * size]));
-    let view = upload(device, "box", &[1i64 << 32, 0, 1 << 31, 1 << 32, 1 << 31, -(1 << 30)]);
+    let view = [1i64 << 32, 0, 1 << 31, 1 << 32, 1 << 31, -(1 << 30)];
     let sizes = [5, 6, 7, 5, 6, 7].map(Arg::I32);
-    let args = [&[y, volume, view].map(Arg::from)[..], &sizes].concat();
+    let view = [Arg::Pod(bytemuck::bytes_of(&view))];
+    let args = [&[y, volume].map(Arg::from)[..], &view, &sizes].concat();
     let config = LaunchConfig { grid: [1, 5, 1], block: [256, 1, 1], shared_bytes: 0 };
     device.launch("view_cut_fwd_i16", &config, &args).unwrap();
+    device.launch("view_cut_fwd_i16_half", &config, &args).unwrap();
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! methods of the emulated device, and launches go through the same checks.
 //!
 //! All work is on one stream of the device's own, in order; `upload`, `copy`, `fill`, `launch` and
-//! `free` return before it is done, `download` and `synchronize` wait. An error of a kernel may
+//! `free` return before it is done, `download` and `synchronize` wait. Large uploads cross the bus on a
+//! second stream meanwhile, and take their place in the order from there (`staging`). An error of a kernel may
 //! surface at any later call. Not yet run on a GPU: type-checked, and its bookkeeping tested.
 
 mod fault;
@@ -61,6 +62,40 @@ pub fn count() -> usize {
         return 0;
     }
     CudaContext::device_count().map_or(0, |n| usize::try_from(n).unwrap_or(0))
+}
+
+/// A GPU as the driver lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    pub name: String,
+    /// Major and minor version of its compute capability.
+    pub capability: [u32; 2],
+    /// Bytes of its memory.
+    pub memory: usize,
+    pub processors: u32,
+}
+
+/// All GPUs, without opening one; empty without a driver.
+pub fn list() -> Result<Vec<Gpu>> {
+    let describe = |ordinal: usize| -> std::result::Result<Gpu, DriverError> {
+        let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        let device = result::device::get(ordinal)?;
+        // SAFETY: `device` is what the driver gave a moment ago.
+        let attribute = |a: Attribute| unsafe { result::device::get_attribute(device, a) };
+        let number = |a: Attribute| attribute(a).map(|n| u32::try_from(n).unwrap_or(0));
+        Ok(Gpu {
+            name: result::device::get_name(device)?,
+            capability: [
+                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ],
+            // SAFETY: as above.
+            memory: unsafe { result::device::total_mem(device)? },
+            processors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        })
+    };
+    let found: std::result::Result<_, _> = (0..count()).map(describe).collect();
+    found.map_err(driver("listing the GPUs"))
 }
 
 impl Cuda {
@@ -234,7 +269,8 @@ impl Cuda {
         Err(Error::Device(format!("free of {:#x}, which is no allocation", ptr.0)))
     }
 
-    /// Copies `from` to the device through pinned memory, in the order of the stream.
+    /// Copies `from` to the device through pinned memory. Its place is in the order of the stream; a
+    /// large one crosses the bus earlier, while the stream does what was started before.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         self.not_while_capturing("upload")?;
         self.bind()?;

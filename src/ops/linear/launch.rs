@@ -1,6 +1,6 @@
-//! Launches of the kernels of `linear.cu`, and the backward made of them.
+//! Launches of the kernels of `linear.cu`.
 
-use super::{LinearBwd, OP};
+use super::{Layer, OP};
 use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
@@ -171,43 +171,40 @@ impl<'t> ParamGradient<'t> {
     }
 }
 
-impl LinearBwd {
-    pub(super) fn run_kernels(&self, mut dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        if let Some(pre) = &self.pre {
-            dy = gelu_backward(dy, pre)?;
-        }
-        if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-            InputGradient::new(&dy, self.weight.operand())?.run(&mut dx, None, mode)?;
-        }
+impl Layer {
+    /// See [`Layer::param_gradients`].
+    pub(super) fn launch_param_gradients(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        grads: &mut Grads<'_>,
+    ) -> Result<()> {
         let bias = self.bias.as_ref().filter(|b| b.slot.is_some());
-        if self.weight.slot.is_some() || bias.is_some() {
-            let gradient = ParamGradient::new(&dy, self.x.value())?;
-            let mut spare = None;
-            gradient.run(bias.is_some(), |call| {
-                // One after the other: both borrow the flat buffer.
-                let (call, weight_mode) = match grads.param(&self.weight)? {
-                    Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
-                    None => {
-                        // The bias alone is trained: the product is a by-product.
-                        let sides = gradient.sides();
-                        let spare = spare.insert(Tensor::empty(dy.device(), DType::F32, &sides)?);
-                        (call.output(spare)?, GradMode::Overwrite)
-                    }
-                };
-                let slot = match bias {
-                    Some(bias) => grads.param(bias)?,
-                    None => None,
-                };
-                let (call, bias_mode) = match slot {
-                    Some((mut db, mode)) => (call.output_mut(&mut db)?, mode),
-                    None => (call.value(DevicePtr::NULL), GradMode::Overwrite),
-                };
-                Ok((call, [weight_mode, bias_mode]))
-            })?;
+        if self.weight.slot.is_none() && bias.is_none() {
+            return Ok(());
         }
-        match &self.residual {
-            Some(residual) => grads.add(residual, dy),
-            None => Ok(()),
-        }
+        let gradient = ParamGradient::new(dy, x)?;
+        let mut spare = None;
+        gradient.run(bias.is_some(), |call| {
+            // One after the other: both borrow the flat buffer.
+            let (call, weight_mode) = match grads.param(&self.weight)? {
+                Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
+                None => {
+                    // The bias alone is trained: the product is a by-product.
+                    let sides = gradient.sides();
+                    let spare = spare.insert(Tensor::empty(dy.device(), DType::F32, &sides)?);
+                    (call.output(spare)?, GradMode::Overwrite)
+                }
+            };
+            let slot = match bias {
+                Some(bias) => grads.param(bias)?,
+                None => None,
+            };
+            let (call, bias_mode) = match slot {
+                Some((mut db, mode)) => (call.output_mut(&mut db)?, mode),
+                None => (call.value(DevicePtr::NULL), GradMode::Overwrite),
+            };
+            Ok((call, [weight_mode, bias_mode]))
+        })
     }
 }
