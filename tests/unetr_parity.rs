@@ -251,7 +251,7 @@ fn a_changed_network_case_fails() {
         let done = file.verify(folder.path()).unwrap();
         let failed: Vec<_> = done.rows.iter().filter(|r| !r.pass).collect();
         assert!(failed.iter().any(|r| r.quantity == quantity), "{name}: {failed:?}");
-        assert!(failed.iter().all(|r| r.worst == &name[5..]), "{name}: {failed:?}");
+        assert!(failed.iter().all(|r| r.worst == name[5..]), "{name}: {failed:?}");
         let mut file = whole.clone();
         file.tensors.remove(name);
         // Activations may be absent: they are not in cases that store f32.

@@ -105,7 +105,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let failed = reports.iter().flat_map(|r| &r.quantities).filter(|q| !q.pass).count();
     if args.json {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&reports)?))?;
-    } else {
+    } else if reports.iter().any(|r| r.error.is_none()) {
         let total: usize = reports.iter().map(|r| r.quantities.len()).sum();
         let (passed, cases) = (total - failed, reports.len());
         let bad = reports.iter().filter(|r| r.error.is_some()).count();
