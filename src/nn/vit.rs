@@ -42,8 +42,7 @@ impl VitConfig {
         let require = |ok: bool, message: String| {
             if ok { Ok(()) } else { Err(Error::Config(format!("{network}: {message}"))) }
         };
-        let sizes =
-            [self.in_chans, self.patch, self.dim, self.depth, self.heads, self.mlp_hidden];
+        let sizes = [self.in_chans, self.patch, self.dim, self.depth, self.heads, self.mlp_hidden];
         require(sizes.iter().all(|&n| n > 0), "every size must be at least 1".into())?;
         require(
             self.dim.is_multiple_of(self.heads),

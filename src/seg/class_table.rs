@@ -42,7 +42,7 @@ pub fn write(path: &Path, names: &[String], rows: &[ClassPrediction]) -> Result<
         out.write_record(cells).map_err(failed)?;
     }
     let bytes = out.into_inner().map_err(|e| Error::io(path, "write")(e.into_error()))?;
-    atomic::write_bytes(path, &bytes)
+    atomic::write_bytes(path, &bytes).map(|_| ())
 }
 
 /// Reads a table of predictions for classes of these names.

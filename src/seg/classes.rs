@@ -61,10 +61,7 @@ impl ClassScores {
         let classes = names.len();
         let fits = |j: &Judgement| {
             let finite = j.probabilities.iter().all(|p| p.is_finite());
-            j.truth < classes
-                && j.predicted < classes
-                && j.probabilities.len() == classes
-                && finite
+            j.truth < classes && j.predicted < classes && j.probabilities.len() == classes && finite
         };
         if judged.is_empty() || classes < 2 {
             return Err(Error::Config("no image to judge, or fewer than two classes".into()));
@@ -82,9 +79,9 @@ impl ClassScores {
         let auc = (0..classes)
             .map(|c| roc_auc(judged.iter().map(|j| (j.probabilities[c], j.truth == c)).collect()))
             .collect();
-        let pairs = judged.iter().flat_map(|j| {
-            j.probabilities.iter().enumerate().map(|(c, p)| (*p, j.truth == c))
-        });
+        let pairs = judged
+            .iter()
+            .flat_map(|j| j.probabilities.iter().enumerate().map(|(c, p)| (*p, j.truth == c)));
         Ok(Self {
             names: names.to_vec(),
             accuracy: right as f64 / judged.len() as f64,

@@ -335,8 +335,14 @@ fn network(pooled_norm: bool) -> ClassifierConfig {
     ClassifierConfig { vit, outputs: 3, pooled_norm }
 }
 
-const SETTINGS: SegSettings =
-    SegSettings { lr: 1e-2, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip_grad: 0.0 };
+const SETTINGS: SegSettings = SegSettings {
+    lr: 1e-2,
+    weight_decay: 0.0,
+    beta1: 0.9,
+    beta2: 0.999,
+    eps: 1e-8,
+    clip_grad: 0.0,
+};
 const BATCH: usize = 4;
 
 /// A network with no bias of zeros and no scale of ones, and a program with a batch in place.

@@ -20,8 +20,7 @@ pub fn run(args: &Args, task: &Task) -> Result<u8> {
     let table = if args.pred.is_dir() { args.pred.join(FILE) } else { args.pred.clone() };
     let names = task.class_names();
     let predictions = read(&table, names)?;
-    let mut paired =
-        Paired::new(predictions, references(task, &args.reference, args.validation)?);
+    let mut paired = Paired::new(predictions, references(task, &args.reference, args.validation)?);
     if args.validation {
         // Those of training cases.
         paired.only_predicted.clear();

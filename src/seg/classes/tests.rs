@@ -49,12 +49,19 @@ fn numbers_are_those_counted_by_hand() {
 fn areas_are_shares_of_pairs() {
     let mut rng = crate::rng::Rng::new(3, crate::rng::Purpose::Test, 0, 0, 0);
     for n in [2, 3, 10, 57] {
-        let scored: Vec<(f64, bool)> =
-            (0..n).map(|i| (rng.below(7) as f64 / 7.0, i == 0 || i > 1 && rng.below(2) == 0)).collect();
+        let scored: Vec<(f64, bool)> = (0..n)
+            .map(|i| (rng.below(7) as f64 / 7.0, i == 0 || i > 1 && rng.below(2) == 0))
+            .collect();
         let (mut sum, mut pairs) = (0.0, 0.0);
         for (a, _) in scored.iter().filter(|s| s.1) {
             for (b, _) in scored.iter().filter(|s| !s.1) {
-                sum += if a > b { 1.0 } else if a == b { 0.5 } else { 0.0 };
+                sum += if a > b {
+                    1.0
+                } else if a == b {
+                    0.5
+                } else {
+                    0.0
+                };
                 pairs += 1.0;
             }
         }

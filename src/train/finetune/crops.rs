@@ -70,8 +70,8 @@ pub fn draw(
             (start, cut(all, dims, start, roi))
         }
         Truth::Image(class) => {
-            let start = [0, 1, 2]
-                .map(|a| random.below(dims[a].saturating_sub(roi[a]) as u64 + 1) as usize);
+            let start =
+                [0, 1, 2].map(|a| random.below(dims[a].saturating_sub(roi[a]) as u64 + 1) as usize);
             (start, vec![*class])
         }
     };

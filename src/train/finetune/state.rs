@@ -54,8 +54,7 @@ impl Segmenter {
             _ => channels_last(voxels, channels, net.config.roi.iter().product()),
         };
         let last: Vec<f64> = last.into_iter().map(f64::from).collect();
-        let image =
-            Tensor::from_f64(device, params.activation_dtype(), &last, &[rows, channels])?;
+        let image = Tensor::from_f64(device, params.activation_dtype(), &last, &[rows, channels])?;
         let mut tape = Tape::inference(device);
         let inputs = [&Var::constant(planar), &Var::constant(image), positions];
         Ok(net.forward(&mut tape, params, plan, inputs, false)?.logits.value().clone())
