@@ -1,4 +1,6 @@
-//! `glmae evaluate`: predicted label maps against references.
+//! `glmae evaluate`: predicted label maps, or classes of images, against references.
+
+mod classes;
 
 use std::path::{Path, PathBuf};
 
@@ -28,17 +30,21 @@ Examples:
   glmae evaluate --pred case.nii.gz --ref label.nii.gz --classes 14
   glmae evaluate --pred out/ --ref labelsTr --task brats
   glmae evaluate --pred out/ --ref labelsTr --tolerance 2 --json summary.json --csv cases.csv
+  glmae evaluate --pred out/predictions.csv --ref CC-CCII --task cc-ccii --validation
 
 Per case and class: Dice, IoU, 95th percentile and maximum Hausdorff distance in mm, surface Dice
 (NSD) at each tolerance. Surfaces are those of MONAI (six neighbours, voxel counts). The JSON file
 has the form of nnU-Net's summary.json; null stands for undefined, which is what the metrics of a
 class are that is in neither map. Files are paired by name: case.nii.gz with case_0000.nii.gz,
-img0035 with label0035, x_ct with x_seg.")]
+img0035 with label0035, x_ct with x_seg.
+
+With a task of image classes (cc-ccii): accuracy, balanced accuracy, areas under ROC curves and the
+confusion matrix of the table that `glmae predict` writes. --ref is the set, or a table id,class.")]
 pub struct Args {
-    /// Predicted label maps: a NIfTI file, or a folder of them
+    /// Predicted label maps: a NIfTI file, or a folder of them; of image classes the table
     #[arg(long, value_name = "PATH")]
     pred: PathBuf,
-    /// Reference label maps: a NIfTI file, or a folder of them
+    /// Reference label maps: a NIfTI file, or a folder of them; of image classes the set, or a table
     #[arg(long = "ref", value_name = "PATH")]
     reference: PathBuf,
     /// Number of classes with the background: labels are 0 to N-1. Default: those that occur
@@ -54,6 +60,9 @@ pub struct Args {
     /// With --task brats: enhancing tumour as the paper's code reads it
     #[arg(long, requires = "task")]
     as_published: bool,
+    /// With a task of image classes: judge the validation cases of its split, and no others
+    #[arg(long, requires = "task")]
+    validation: bool,
     /// Tolerance of the surface Dice in mm; may be given several times
     #[arg(long, value_name = "MM", default_values_t = [1.0, 2.0])]
     tolerance: Vec<f64>,
@@ -69,7 +78,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let Judged { regions, rules, reference_rules } = judged(args)?;
+    let task = args.task.as_deref().map(Task::load).transpose()?;
+    if let Some(task) = task.as_ref().filter(|task| task.kind == TaskKind::ImageClasses) {
+        return classes::run(args, task);
+    }
+    if args.validation {
+        let reason = "--validation: is for tasks with one class per image";
+        return Err(Error::Config(reason.into()).into());
+    }
+    let Judged { regions, rules, reference_rules } = judged(args, task)?;
     let settings = Settings {
         regions,
         rules,
@@ -111,7 +128,7 @@ struct Judged {
 }
 
 /// From `--classes`, `--labels`, `--task`, or none of them.
-fn judged(args: &Args) -> Result<Judged> {
+fn judged(args: &Args, task: Option<Task>) -> Result<Judged> {
     let same = |regions, rules: LabelRules| Judged {
         regions,
         rules: rules.clone(),
@@ -125,12 +142,7 @@ fn judged(args: &Args) -> Result<Judged> {
         }
         return Ok(same(info.regions.clone(), info.rules()));
     }
-    if let Some(name) = &args.task {
-        let task = Task::load(name)?;
-        if task.kind == TaskKind::ImageClasses {
-            let reason = format!("--task {name}: has one class per image, and no label maps");
-            return Err(Error::Config(reason).into());
-        }
+    if let Some(task) = task {
         return Ok(Judged {
             regions: task.regions(args.as_published),
             rules: LabelRules::classes(task.classes()),

@@ -19,10 +19,11 @@ Examples:
   glmae finetune --task btcv --data BTCV --encoder runs/ct --out runs/btcv --set train.epochs=3000
   glmae finetune --task mine.toml --data scans/ --scratch --out runs/scratch
   glmae finetune --task btcv --data BTCV --encoder runs/ct --subset 6 --out runs/btcv6
+  glmae finetune --task cc-ccii --config cc-ccii --data CC-CCII --encoder runs/ct --out runs/classes
   glmae finetune --task btcv --data BTCV --encoder vit.safetensors --out runs/b --device cuda --dry-run
 
 A task says spacing, window, classes and split of a set (docs/evaluation.md); the shipped ones are those
-of the paper, and hippocampus. Settings are the author's unless --config says otherwise.
+of the paper, and hippocampus. One with a class per image (cc-ccii) makes a classifier. Settings are the author's unless --config says otherwise.
 
 PATH of --encoder is a run or checkpoint of pretrain or finetune, encoder.safetensors of `glmae import`, or
 safetensors with the names of MONAI, timm or the official code (docs/interchange.md).
@@ -53,7 +54,7 @@ pub struct Args {
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Settings: a preset (author, hippocampus) or a TOML file
+    /// Settings: a preset (author, hippocampus, cc-ccii) or a TOML file
     #[arg(long, value_name = "PRESET|FILE", default_value = "author")]
     config: String,
     /// Training cases of a label-efficiency subset of the task `[key: data.subset]`
@@ -146,25 +147,31 @@ fn summary(done: &FinetuneSummary, args: &Args) -> String {
     }
     if let (Some(first), Some(last)) = (done.first, done.last) {
         let mut table = Table::new(&["<loss", ">first", ">last"]);
-        for (name, a, b) in [
-            ("total", first.total, last.total),
-            ("Dice", first.dice, last.dice),
-            ("cross-entropy", first.ce, last.ce),
-        ] {
+        let mut terms = vec![("cross-entropy", first.ce, last.ce)];
+        if !done.classifies {
+            let dice = ("Dice", first.dice, last.dice);
+            terms.splice(0..0, [("total", first.total, last.total), dice]);
+        }
+        for (name, a, b) in terms {
             table.row([name.to_owned(), format!("{a:.4}"), format!("{b:.4}")]);
         }
         text += &table.render("  ");
     }
     if let Some((mean, regions)) = &done.validation {
-        let mut table = Table::new(&["<region", ">Dice"]);
-        for (name, dice) in regions {
-            table.row([name.clone(), format!("{dice:.4}")]);
+        let (head, mean_of) = match done.classifies {
+            true => (["<validation", ">"], "accuracy"),
+            false => (["<region", ">Dice"], "mean of cases"),
+        };
+        let mut table = Table::new(&head);
+        for (name, value) in regions {
+            let shown = if value.is_nan() { "-".into() } else { format!("{value:.4}") };
+            table.row([term::clean(name), shown]);
         }
-        table.row(["mean of cases".to_owned(), format!("{mean:.4}")]);
+        table.row([mean_of.to_owned(), format!("{mean:.4}")]);
         text += &format!("\n{}", table.render("  "));
         text += &format!("  {} validation cases", done.validation_cases);
         if let Some(best) = done.best {
-            text += &format!("; the best was {:.4} at epoch {}", best.dice, best.epoch);
+            text += &format!("; the best was {:.4} at epoch {}", best.score, best.epoch);
         }
         text += "\n";
     }

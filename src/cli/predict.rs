@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use glmae::Error;
 use glmae::error::exit;
+use glmae::infer::classify::{classify, is_classifier};
 use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
 use glmae::report::progress::WorkProgress;
 
@@ -18,7 +20,8 @@ Examples:
   glmae evaluate --pred predictions --ref labelsTr --task hippocampus
 
 Writes one label map per case on the case's own grid, with its affine and codes. A run folder means its
-best checkpoint.
+best checkpoint. A classifier of images writes predictions.csv instead: the case's id, the most probable
+class, and a probability per class.
 
 Memory beside the network: 8 bytes per voxel while a volume is prepared, 5 afterwards, and --memory-mib,
 whatever the number of classes. --probabilities needs 4 bytes per voxel and class on the disk of --out while
@@ -30,7 +33,7 @@ pub struct Args {
     /// A volume, a folder of volumes, or a set
     #[arg(long, value_name = "PATH")]
     input: PathBuf,
-    /// Folder for the label maps
+    /// Folder for the label maps, or for predictions.csv
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of a window that neighbours have in common; default: that of the run `[key: infer.overlap]`
@@ -68,6 +71,9 @@ pub fn run(args: &Args) -> Result<u8> {
         changes,
         probabilities: args.probabilities,
     };
+    if is_classifier(&options.checkpoint)? {
+        return run_classifier(args, &options);
+    }
     let mut bar: Option<WorkProgress> = None;
     let mut before = 0;
     let mut label = String::new();
@@ -98,5 +104,41 @@ pub fn run(args: &Args) -> Result<u8> {
         table.row([term::clean(&case.id), term::clean(&file), voxels.join(", ")]);
     }
     term::print(&table.render("  "))?;
+    Ok(exit::OK)
+}
+
+/// A table for all cases.
+fn run_classifier(args: &Args, options: &PredictOptions) -> Result<u8> {
+    let of_maps = [
+        ("--overlap", args.overlap.is_some()),
+        ("--gaussian", args.gaussian),
+        ("--memory-mib", args.memory_mib.is_some()),
+        ("--probabilities", args.probabilities),
+    ];
+    if let Some((flag, _)) = of_maps.iter().find(|(_, given)| *given) {
+        let reason = format!("{flag}: is for label maps; a classifier's table has probabilities");
+        return Err(Error::Config(reason).into());
+    }
+    let mut bar: Option<WorkProgress> = None;
+    let done = classify(options, &mut |step| match step {
+        Progress::Case { id, of, .. } => {
+            let bar = bar.get_or_insert_with(|| WorkProgress::stderr("predict", of as u64));
+            bar.advance(1, &term::clean(id));
+        }
+        Progress::Padded { id, how } => {
+            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+        }
+        Progress::Windows { .. } => {}
+    })?;
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let mut table = Table::new(&["<class", ">cases"]);
+    for (class, name) in done.names.iter().enumerate() {
+        let count = done.cases.iter().filter(|case| case.predicted == class).count();
+        table.row([term::clean(name), count.to_string()]);
+    }
+    let file = term::clean(&done.file.display().to_string());
+    term::print(&format!("{}\n{} cases in {file}\n", table.render("  "), done.cases.len()))?;
     Ok(exit::OK)
 }

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 pub const PRESETS: &[(&str, &str)] = &[
     ("author", include_str!("../../configs/finetune/author.toml")),
     ("hippocampus", include_str!("../../configs/finetune/hippocampus.toml")),
+    ("cc-ccii", include_str!("../../configs/finetune/cc-ccii.toml")),
     ("demo", include_str!("../../configs/finetune/demo.toml")),
 ];
 
@@ -44,6 +45,8 @@ pub struct UnetrModel {
     pub norm_eps: f64,
     /// The encoder keeps its weights: no gradient is computed for it, nothing of it is kept for one.
     pub frozen_encoder: bool,
+    /// Of image classes: the encoder's last norm between the mean of the tokens and the linear layer.
+    pub pooled_norm: bool,
 }
 
 impl Default for UnetrModel {
@@ -57,6 +60,7 @@ impl Default for UnetrModel {
             mlp_ratio: 4.0,
             norm_eps: 1e-6,
             frozen_encoder: false,
+            pooled_norm: true,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Floor 5: using what a run has learnt.
 
+pub mod classify;
 pub mod judge;
 pub mod predict;
 mod probabilities;

@@ -40,7 +40,7 @@ pub struct InferChanges {
 
 impl InferChanges {
     /// Errors: [`Error::Config`] for an overlap that is none, no window or no memory.
-    fn apply(&self, run: Infer) -> Result<Infer> {
+    pub(super) fn apply(&self, run: Infer) -> Result<Infer> {
         let infer = Infer {
             overlap: self.overlap.unwrap_or(run.overlap),
             gaussian: self.gaussian.unwrap_or(run.gaussian),
@@ -108,12 +108,15 @@ pub fn predict_cases(
 ) -> Result<Vec<Predicted>> {
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_segmenter(&folder, &options.device, DType::F32)?;
+    if segmenter.net.classifies() {
+        return Err(Error::data(folder, "tells the class of an image; it makes no label maps"));
+    }
     let (task, config) = (info.task()?, info.config()?);
     let predictor = Predictor::new(&segmenter, options.changes.apply(config.infer)?)?;
     let roi = segmenter.net.config.roi;
     let how = PrepareConfig { min_size: roi, ..task.prepare_config() };
     let (regions, decision) = (task.regions(false), decision(&task));
-    let outputs = segmenter.net.config.outputs;
+    let outputs = segmenter.net.sizes().outputs();
     std::fs::create_dir_all(&options.out).map_err(Error::io(&options.out, "create"))?;
     let mut done = Vec::new();
     for (i, case) in cases.iter().enumerate() {
@@ -184,7 +187,7 @@ pub enum Progress<'a> {
 }
 
 /// The cases that a user's path means.
-fn cases(input: &Path) -> Result<Vec<Case>> {
+pub(super) fn cases(input: &Path) -> Result<Vec<Case>> {
     if !input.exists() {
         return Err(Error::data(input, "no such file or folder; give a NIfTI volume or a set"));
     }

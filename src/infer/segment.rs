@@ -3,18 +3,17 @@
 use crate::Result;
 use crate::config::finetune::Infer;
 use crate::data::Prepared;
-use crate::device::{Device, Tensor};
-use crate::nn::unetr::UnetrPlan;
+use crate::device::Device;
+use crate::nn::vit::VitPlan;
 use crate::seg::window::{Blender, Blending, Column, WindowGrid, argmax};
-use crate::tape::{Tape, Var};
-use crate::train::finetune::program::channels_last;
+use crate::tape::Var;
 use crate::train::finetune::state::Segmenter;
 
 /// What a network says of volumes; plans and importance are made once.
 pub struct Predictor<'a> {
     segmenter: &'a Segmenter,
     settings: Infer,
-    plan: UnetrPlan,
+    plan: VitPlan,
     positions: Var,
     importance: Vec<f32>,
 }
@@ -46,7 +45,7 @@ impl Slab {
 
 impl<'a> Predictor<'a> {
     pub fn new(segmenter: &'a Segmenter, mut settings: Infer) -> Result<Self> {
-        let config = &segmenter.net.config;
+        let (config, outputs) = (&segmenter.net.config, segmenter.net.sizes().outputs());
         let device = segmenter.params.flat().device();
         let blending = match settings.gaussian {
             true => Blending::Gaussian { sigma_scale: 0.125 },
@@ -54,7 +53,7 @@ impl<'a> Predictor<'a> {
         };
         if matches!(device, Device::Cpu | Device::Emulated(_)) {
             // Scores of a batch share the memory with the sums here: a quarter as much at most.
-            let scores = 4 * config.outputs * config.roi.iter().product::<usize>();
+            let scores = 4 * outputs * config.roi.iter().product::<usize>();
             let room = settings.memory_mib.saturating_mul(1 << 18) / scores.max(1);
             settings.windows = settings.windows.min(room).max(1);
         }
@@ -80,8 +79,9 @@ impl<'a> Predictor<'a> {
         windows: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
         let config = &self.segmenter.net.config;
+        let outputs = self.segmenter.net.sizes().outputs();
         let grid = WindowGrid::new(case.dims(), config.roi, self.settings.overlap)?;
-        let columns = grid.columns(config.outputs, (self.settings.memory_mib as u64) << 20);
+        let columns = grid.columns(outputs, (self.settings.memory_mib as u64) << 20);
         let n: usize = config.roi.iter().product();
         let (size, batch) = (config.in_chans * n, self.settings.windows);
         let of: usize = columns.iter().map(|&c| grid.windows_of(c).count()).sum();
@@ -89,18 +89,18 @@ impl<'a> Predictor<'a> {
         let mut voxels = vec![0.0f32; batch * size];
         let mut planar = Vec::new();
         for column in columns {
-            let mut blender = Blender::<f32>::new(&grid, column, config.outputs, &self.importance)?;
+            let mut blender = Blender::<f32>::new(&grid, column, outputs, &self.importance)?;
             let mut keep = |d: usize, scores: &[f32]| finished(Slab { d, column }, scores);
             let starts: Vec<[usize; 3]> = grid.windows_of(column).collect();
             for group in starts.chunks(batch) {
                 for (start, window) in group.iter().zip(voxels.chunks_exact_mut(size)) {
                     grid.cut(case.voxels(), *start, window)?;
                 }
-                let logits = self.logits(&voxels)?;
+                let logits = self.segmenter.logits(&self.plan, &self.positions, &voxels)?;
                 for k in 0..group.len() {
                     // One window at a time: all of them would be a copy of the batch.
-                    let rows = logits.view(k * n * config.outputs, &[n, config.outputs])?;
-                    channels_first(&rows.to_f32_vec()?, config.outputs, &mut planar);
+                    let rows = logits.view(k * n * outputs, &[n, outputs])?;
+                    channels_first(&rows.to_f32_vec()?, outputs, &mut planar);
                     blender.add(&planar, &mut keep)?;
                 }
                 done += group.len();
@@ -124,22 +124,6 @@ impl<'a> Predictor<'a> {
         };
         self.scores(case, &mut keep, windows)?;
         Ok(labels)
-    }
-
-    /// Scores of a full batch of windows, `[batch * n, outputs]`.
-    fn logits(&self, voxels: &[f32]) -> Result<Tensor> {
-        let (net, params) = (&self.segmenter.net, &self.segmenter.params);
-        let device = params.flat().device();
-        let n: usize = net.config.roi.iter().product();
-        let rows = self.settings.windows * n;
-        let planar = Tensor::from_slice(device, voxels, &[voxels.len()])?;
-        let last = channels_last(voxels, net.config.in_chans, n);
-        let last: Vec<f64> = last.into_iter().map(f64::from).collect();
-        let shape = [rows, net.config.in_chans];
-        let image = Tensor::from_f64(device, params.activation_dtype(), &last, &shape)?;
-        let mut tape = Tape::inference(device);
-        let inputs = [&Var::constant(planar), &Var::constant(image), &self.positions];
-        Ok(net.forward(&mut tape, params, &self.plan, inputs, false)?.logits.value().clone())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::encoder::{Encoder, EncoderConfig, ImportReport};
 use super::file::Values;
-use super::segmenter::{POSITIONS, SegmenterWeights};
+use super::segmenter::{POSITIONS, SegmenterWeights, tensors_of};
 use crate::Error;
 use crate::Result;
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::glmae::batch::{BatchShape, ViewKind};
 use crate::glmae::model::Networks;
 use crate::nn::NORM_EPS;
 use crate::nn::params::Params;
-use crate::nn::unetr::ENCODER;
+use crate::nn::vit::{ENCODER, VitConfig};
 use crate::train::checkpoint::{STATE, TEACHER, TensorFile, load_student, read_info, resolve};
 use crate::train::finetune::checkpoint::{find, load_segmenter};
 
@@ -24,19 +24,25 @@ pub fn is_checkpoint(path: &Path) -> bool {
     path.is_dir() || (path.is_file() && beside)
 }
 
-/// The network of a checkpoint of fine-tuning, `None` for other checkpoints.
+/// The segmentation network of a checkpoint of fine-tuning, `None` for other checkpoints.
 ///
 /// Errors: as [`find`] and [`load_segmenter`].
 pub fn segmenter(path: &Path) -> Result<Option<SegmenterWeights>> {
     let Some(folder) = find(path)? else { return Ok(None) };
     let (_, segmenter) = load_segmenter(&folder, &Device::Cpu, DType::F32)?;
-    SegmenterWeights::of(&segmenter).map(Some)
+    match segmenter.net.classifies() {
+        true => Ok(None),
+        false => SegmenterWeights::of(&segmenter).map(Some),
+    }
 }
 
 /// The encoder of a segmentation network. Its table of positions gets a row of zeros for the cls token,
 /// of which the network has none.
 pub fn encoder_of(weights: SegmenterWeights, source: &str) -> Result<Encoder> {
-    let c = &weights.config;
+    encoder_under(&weights.config.vit(), weights.tensors, source)
+}
+
+fn encoder_under(c: &VitConfig, all: BTreeMap<String, Values>, source: &str) -> Result<Encoder> {
     let config = EncoderConfig {
         in_chans: c.in_chans,
         patch: c.patch,
@@ -49,7 +55,7 @@ pub fn encoder_of(weights: SegmenterWeights, source: &str) -> Result<Encoder> {
     let grid = Some(c.grid());
     let mut report = ImportReport { source: source.into(), ..Default::default() };
     let mut tensors = BTreeMap::new();
-    for (name, (mut shape, mut values)) in weights.tensors {
+    for (name, (mut shape, mut values)) in all {
         let Some(inner) = name.strip_prefix(ENCODER) else {
             report.ignored.push(name);
             continue;
@@ -68,8 +74,10 @@ pub fn encoder_of(weights: SegmenterWeights, source: &str) -> Result<Encoder> {
 /// The student's encoder, or the teacher's when the path is the teacher's file, with the table of
 /// positions of the local grid; the encoder of a fine-tuned network.
 pub fn read(path: &Path) -> Result<Encoder> {
-    if let Some(weights) = segmenter(path)? {
-        return encoder_of(weights, "glmae checkpoint, fine-tuned");
+    if let Some(folder) = find(path)? {
+        let (_, tuned) = load_segmenter(&folder, &Device::Cpu, DType::F32)?;
+        let source = "glmae checkpoint, fine-tuned";
+        return encoder_under(&tuned.net.config, tensors_of(&tuned)?, source);
     }
     let is_teacher = path.file_name().is_some_and(|name| name == TEACHER);
     let folder = resolve(path)?;

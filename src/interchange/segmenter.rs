@@ -12,6 +12,7 @@ use super::{monai, patch};
 use crate::device::{DType, Device};
 use crate::nn::params::ParamLayout;
 use crate::nn::unetr::{Unetr, UnetrConfig};
+use crate::train::finetune::network::NetworkConfig;
 use crate::train::finetune::state::Segmenter;
 use crate::{Error, Result};
 
@@ -29,17 +30,12 @@ pub struct SegmenterWeights {
 }
 
 impl SegmenterWeights {
-    /// Copies a network to the host.
+    /// Copies a network to the host. Errors: [`Error::Unsupported`] for one that is no UNETR.
     pub fn of(segmenter: &Segmenter) -> Result<Self> {
-        let config = segmenter.net.config.clone();
-        let mut tensors = BTreeMap::new();
-        for e in segmenter.params.layout().entries() {
-            let values = segmenter.params.value(&e.name)?.to_f32_vec()?;
-            tensors.insert(e.name.clone(), (e.shape.clone(), values));
-        }
-        let rows = segmenter.positions.to_f32_vec()?;
-        tensors.insert(POSITIONS.into(), (vec![1, config.tokens(), config.dim], rows));
-        Ok(Self { config, tensors })
+        let NetworkConfig::Unetr(config) = segmenter.net.sizes() else {
+            return Err(Error::Unsupported("a classifier as a segmentation network".into()));
+        };
+        Ok(Self { config: config.clone(), tensors: tensors_of(segmenter)? })
     }
 
     /// Writes the file. Errors: [`Error::Io`].
@@ -156,6 +152,18 @@ impl SegmenterWeights {
         segmenter.params.refresh_half()?;
         Ok(segmenter)
     }
+}
+
+/// All parameters of a network, and [`POSITIONS`].
+pub(super) fn tensors_of(segmenter: &Segmenter) -> Result<BTreeMap<String, Values>> {
+    let mut tensors = BTreeMap::new();
+    for e in segmenter.params.layout().entries() {
+        let values = segmenter.params.value(&e.name)?.to_f32_vec()?;
+        tensors.insert(e.name.clone(), (e.shape.clone(), values));
+    }
+    let (config, rows) = (&segmenter.net.config, segmenter.positions.to_f32_vec()?);
+    tensors.insert(POSITIONS.into(), (vec![1, config.tokens(), config.dim], rows));
+    Ok(tensors)
 }
 
 /// Whether the sizes that a layout is made of stand in the shapes of tensors: then no product of

@@ -4,6 +4,7 @@
 //! the teacher's parameters.
 
 pub mod block;
+pub mod classifier;
 pub mod conv_block;
 pub mod decoder;
 pub mod encoder;
@@ -12,6 +13,7 @@ pub mod init;
 pub mod params;
 pub mod pos_embed;
 pub mod unetr;
+pub mod vit;
 
 /// Layer norm epsilon of every norm in the model (timm 0.3.2 as GL-MAE uses it).
 pub const NORM_EPS: f64 = 1e-6;

@@ -3,7 +3,8 @@
 //!
 //! The way of a case: a [`task`](task::Task) says which classes, grid and split there are,
 //! [`dataset`] finds image and label, [`labels`] turns stored values into class indices,
-//! [`window`] covers the prepared volume, [`metrics`] judges the result and [`report`] tells it.
+//! [`window`] covers the prepared volume, [`metrics`] judges the result and [`report`] tells it. Images that
+//! have one class each go by [`class_table`] and [`classes`].
 //!
 //! Volume axes are those of [`Volume`](crate::data::Volume): `(d, h, w)` is nibabel's `[i, j, k]`, so
 //! the first axis here is MONAI's first spatial axis, and nothing is swapped on the way.
@@ -11,6 +12,8 @@
 // Formulas over the three axes read best with their indices.
 #![allow(clippy::needless_range_loop)]
 
+pub mod class_table;
+pub mod classes;
 pub mod dataset;
 pub mod evaluate;
 pub mod labels;

@@ -128,7 +128,7 @@ fn it_learns_and_predicts_on_the_grid_of_the_input() {
     let (mean, regions) = done.validation.unwrap();
     assert_eq!(regions.len(), 1);
     assert!(mean > 0.8, "Dice {mean}");
-    assert!(done.best.unwrap().dice >= mean && done.pictures.iter().all(|p| p.is_file()));
+    assert!(done.best.unwrap().score >= mean && done.pictures.iter().all(|p| p.is_file()));
 
     // The validation case, predicted from the best checkpoint of the run folder.
     let input = data.join("images/case_5.nii.gz");

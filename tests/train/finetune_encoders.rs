@@ -72,7 +72,7 @@ fn runs_imported_and_foreign_files_start_the_same_run() {
         (bytes(&out, 3), read_info(&out.join("checkpoints/step_00000003")).unwrap())
     };
     let (reference, info) = tune("from_run", &run);
-    let network = info.network().unwrap();
+    let network = info.network().unwrap().vit();
     assert_eq!((network.dim, network.depth, network.heads, network.patch), (64, 2, 1, 4));
     for (name, encoder) in [
         ("from_checkpoint", run.join("checkpoints/step_00000002")),
@@ -83,7 +83,7 @@ fn runs_imported_and_foreign_files_start_the_same_run() {
     }
     // MONAI's norms have another eps, which is taken over with the weights: nearly the same run.
     let (_, info) = tune("from_monai", &at("monai.safetensors"));
-    assert_eq!(info.network().unwrap().norm_eps, 1e-5);
+    assert_eq!(info.network().unwrap().vit().norm_eps, 1e-5);
     // A fine-tuned run, too, and a table of positions of its own size stays as it is.
     let out = at("from_tuned");
     let done = finetune(&config, &from(&at("from_run"), &out)).unwrap();
@@ -180,7 +180,7 @@ fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
     let mut rng = Rng::new(11, Purpose::Test, 0, 0, 0);
     let voxels: Vec<f32> = (0..n).map(|_| rng.normal() as f32).collect();
     let labels: Vec<u8> = (0..n).map(|i| (i / 5 % 3) as u8).collect();
-    program.batch_mut().fill_f32(&network(), &voxels, &labels).unwrap();
+    program.batch_mut().fill_f32(&network().vit(), &voxels, &labels).unwrap();
     program.micro_batch(&state.segmenter).unwrap();
     program.update(&mut state, &settings).unwrap();
     assert!(program.finish(&mut state).unwrap().is_finite());

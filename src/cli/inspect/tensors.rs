@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use glmae::Error;
+use glmae::train::finetune::network::CLASSIFIER;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
@@ -108,7 +109,8 @@ fn segmentation(state: &Value) -> String {
     }
     if let Some(network) = toml("network") {
         let sizes: Vec<String> = network.iter().map(|(k, v)| format!("{k} {v}")).collect();
-        out += &format!("  network: UNETR, {}\n", term::clean(&sizes.join(", ")));
+        let name = if is_classifier(state) { "classifier" } else { "UNETR" };
+        out += &format!("  network: {name}, {}\n", term::clean(&sizes.join(", ")));
     }
     match best_of(state) {
         Some(best) => out + &format!("  best validation: {best}\n"),
@@ -124,8 +126,13 @@ pub(super) fn best(folder: &Path) -> Option<String> {
 
 fn best_of(state: &Value) -> Option<String> {
     let best = state.get("best")?;
-    let (epoch, dice) = (best.get(0)?.as_u64()?, best.get(1)?.as_str()?.parse::<f64>().ok()?);
-    Some(format!("Dice {dice:.4} at epoch {epoch}"))
+    let (epoch, score) = (best.get(0)?.as_u64()?, best.get(1)?.as_str()?.parse::<f64>().ok()?);
+    let name = if is_classifier(state) { "accuracy" } else { "Dice" };
+    Some(format!("{name} {score:.4} at epoch {epoch}"))
+}
+
+fn is_classifier(state: &Value) -> bool {
+    state.get("kind").and_then(Value::as_str) == Some(CLASSIFIER)
 }
 
 fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>> {

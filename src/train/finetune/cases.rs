@@ -3,14 +3,55 @@
 use std::path::Path;
 
 use crate::config::finetune::SegData;
-use crate::data::{Case, PrepareConfig};
+use crate::data::{Case, PrepareConfig, Prepared, prepare};
 use crate::rng::{Purpose, Rng};
 use crate::seg::dataset::{LabelledCase, PreparedPair};
-use crate::seg::task::{Target, TaskKind};
+use crate::seg::task::{Target, TaskCase, TaskKind};
 use crate::seg::{LabelRules, Region, Task};
 use crate::{Error, Result};
 
-/// The cases of a run.
+/// The training and the validation cases of the set of `data`; `seed` draws its fraction.
+///
+/// Errors: as [`Task::find_cases`], [`Task::split`], [`Task::subset`]; [`Error::Data`] when the training
+/// cases of a task of image classes are all of one class.
+pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<[Vec<TaskCase>; 2]> {
+    let path = Path::new(&data.path);
+    let found = task.find_cases(path)?;
+    let ids: Vec<String> = found.iter().map(|c| c.id.clone()).collect();
+    let split = task.split(path, &ids)?;
+    let training = match data.subset {
+        0 => split.training.clone(),
+        n => task.subset(&split, n)?,
+    };
+    let training = draw(training, data.fraction, seed);
+    let pick = |ids: &[String]| -> Vec<TaskCase> {
+        found.iter().filter(|case| ids.binary_search(&case.id).is_ok()).cloned().collect()
+    };
+    let [training, validation] = [pick(&sorted(training)), pick(&sorted(split.validation))];
+    let mut classes = training.iter().filter_map(|case| match case.target {
+        Target::Class(class) => Some(class),
+        Target::Labels(_) => None,
+    });
+    if let Some(first) = classes.next()
+        && classes.all(|class| class == first)
+    {
+        let name = task.class_names().get(usize::from(first)).cloned().unwrap_or_default();
+        let reason = format!(
+            "{}: all {} training cases are of the class {name}; there is nothing to tell apart",
+            task.title,
+            training.len()
+        );
+        return Err(Error::data(path, reason));
+    }
+    Ok([training, validation])
+}
+
+fn sorted(mut ids: Vec<String>) -> Vec<String> {
+    ids.sort();
+    ids
+}
+
+/// The cases of a run with label maps.
 #[derive(Clone, Debug)]
 pub struct Cases {
     pub training: Vec<LabelledCase>,
@@ -18,39 +59,17 @@ pub struct Cases {
 }
 
 impl Cases {
-    /// Finds and splits the set of `data`; `seed` draws its fraction.
-    ///
-    /// Errors: as [`Task::find_cases`], [`Task::split`], [`Task::subset`]; a task of image classes.
+    /// As [`find`]. Errors: also for a task of image classes.
     pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<Self> {
-        let path = Path::new(&data.path);
         if task.kind == TaskKind::ImageClasses {
             return Err(Error::Config(format!(
                 "{}: its labels are of images, not voxels",
                 task.title
             )));
         }
-        let found = task.find_cases(path)?;
-        let ids: Vec<String> = found.iter().map(|c| c.id.clone()).collect();
-        let split = task.split(path, &ids)?;
-        let training = match data.subset {
-            0 => split.training.clone(),
-            n => task.subset(&split, n)?,
-        };
-        let training = draw(training, data.fraction, seed);
-        let pick = |ids: &[String]| -> Vec<LabelledCase> {
-            let chosen = found.iter().filter(|case| ids.contains(&case.id));
-            chosen
-                .filter_map(|case| match &case.target {
-                    Target::Labels(label) => Some(LabelledCase {
-                        id: case.id.clone(),
-                        images: case.images.clone(),
-                        label: label.clone(),
-                    }),
-                    Target::Class(_) => None,
-                })
-                .collect()
-        };
-        Ok(Self { training: pick(&training), validation: pick(&split.validation) })
+        let [training, validation] = find(task, data, seed)?;
+        let labelled = |cases: Vec<TaskCase>| cases.iter().filter_map(TaskCase::labelled).collect();
+        Ok(Self { training: labelled(training), validation: labelled(validation) })
     }
 }
 
@@ -69,16 +88,57 @@ pub fn as_case(case: &LabelledCase) -> Case {
     Case { id, images, label: Some(label) }
 }
 
-/// Reads and prepares image and label of a case of the loader.
-pub fn prepare_pair(
-    case: &Case,
-    config: &PrepareConfig,
-    rules: &LabelRules,
-) -> Result<PreparedPair> {
-    let Some(label) = case.label.clone() else {
-        return Err(Error::Config(format!("case {} has no label", case.id)));
+/// A case of a task as the loader knows it.
+pub fn loaded(case: &TaskCase) -> Case {
+    let label = match &case.target {
+        Target::Labels(label) => Some(label.clone()),
+        Target::Class(_) => None,
     };
-    LabelledCase { id: case.id.clone(), images: case.images.clone(), label }.prepare(config, rules)
+    Case { id: case.id.clone(), images: case.images.clone(), label }
+}
+
+/// What is to be predicted of a prepared image.
+#[derive(Clone, Debug)]
+pub enum Truth {
+    /// Class indices `[d, h, w]` on the grid of the image, padding 0.
+    Voxels(Vec<u8>),
+    /// The class of the whole image.
+    Image(u8),
+}
+
+/// A prepared image with its truth.
+#[derive(Clone, Debug)]
+pub struct PreparedCase {
+    pub image: Prepared,
+    pub truth: Truth,
+}
+
+impl PreparedCase {
+    /// Reads and prepares an image and, where there is one, its label map.
+    ///
+    /// Errors: as [`LabelledCase::prepare`].
+    pub fn read(case: &TaskCase, config: &PrepareConfig, rules: &LabelRules) -> Result<Self> {
+        match &case.target {
+            Target::Labels(label) => {
+                let (id, images) = (case.id.clone(), case.images.clone());
+                let labelled = LabelledCase { id, images, label: label.clone() };
+                let PreparedPair { image, classes } = labelled.prepare(config, rules)?;
+                Ok(Self { image, truth: Truth::Voxels(classes) })
+            }
+            Target::Class(class) => {
+                Ok(Self { image: prepare(&loaded(case), config)?, truth: Truth::Image(*class) })
+            }
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn size_bytes(&self) -> usize {
+        let truth = match &self.truth {
+            Truth::Voxels(classes) => classes.len(),
+            Truth::Image(_) => 1,
+        };
+        self.image.size_bytes() + truth
+    }
 }
 
 /// For every stored class, the regions it belongs to as bits; classes themselves for a softmax.

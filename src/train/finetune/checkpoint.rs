@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{CLASSIFIER, NetworkConfig, UNETR};
 use super::state::{SegState, Segmenter};
 use crate::atomic::Disk;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, TensorMut};
 use crate::nn::params::ParamLayout;
-use crate::nn::unetr::UnetrConfig;
 use crate::seg::Task;
 use crate::train::checkpoint::{
     DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, TensorFile, file_info,
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Folder of the checkpoint with the best validation.
 pub const BEST: &str = "best";
 /// What tells a fine-tuned network from other checkpoints.
-const KIND: &str = "unetr";
+const KINDS: [&str; 2] = [UNETR, CLASSIFIER];
 /// The position rows in the model file, `[1, tokens, dim]`.
 const POSITIONS: &str = "positions";
 
@@ -30,7 +30,8 @@ const POSITIONS: &str = "positions";
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub epoch: u64,
-    pub dice: f64,
+    /// Mean Dice, or accuracy.
+    pub score: f64,
 }
 
 /// What a checkpoint says of itself.
@@ -54,12 +55,12 @@ pub struct SegInfo {
 
 impl SegInfo {
     pub fn best(&self) -> Option<Best> {
-        let (epoch, dice) = self.best.as_ref()?;
-        Some(Best { epoch: *epoch, dice: dice.parse().ok()? })
+        let (epoch, score) = self.best.as_ref()?;
+        Some(Best { epoch: *epoch, score: score.parse().ok()? })
     }
 
-    pub fn network(&self) -> Result<UnetrConfig> {
-        toml::from_str(&self.network).map_err(|e| Error::Config(format!("checkpoint: {e}")))
+    pub fn network(&self) -> Result<NetworkConfig> {
+        NetworkConfig::parse(&self.kind, &self.network)
     }
 
     pub fn task(&self) -> Result<Task> {
@@ -114,19 +115,18 @@ pub fn save(
                 write_tensors(&Disk, &folder.join(OPTIMIZER), &optimizer, &notes)?,
             );
         }
-        let text =
-            |t: Result<String, toml::ser::Error>| t.map_err(|e| Error::Config(e.to_string()));
+        let sizes = segmenter.net.sizes();
         seal(&SegInfo {
             format: FORMAT,
-            kind: KIND.into(),
+            kind: sizes.kind().into(),
             version: format!("glmae {}", env!("CARGO_PKG_VERSION")),
             step: state.step,
             updates: state.updates,
             bad_in_a_row: state.bad_in_a_row,
             data: snapshot.data,
-            best: snapshot.best.map(|b| (b.epoch, b.dice.to_string())),
+            best: snapshot.best.map(|b| (b.epoch, b.score.to_string())),
             config: snapshot.config.to_toml()?,
-            network: text(toml::to_string(&segmenter.net.config))?,
+            network: sizes.to_toml()?,
             task: snapshot.task.to_owned(),
             files,
         })
@@ -142,8 +142,8 @@ pub fn read_info(folder: &Path) -> Result<SegInfo> {
         return Err(Error::data(folder, "no checkpoint: there is no state.json"));
     }
     let text = read_state(&file)?;
-    let kind = serde_json::from_str::<serde_json::Value>(&text).ok();
-    if kind.is_some_and(|v| v.get("kind").and_then(|k| k.as_str()) != Some(KIND)) {
+    let value = serde_json::from_str::<serde_json::Value>(&text).ok();
+    if value.is_some_and(|v| !is_known(&v)) {
         return Err(Error::data(
             folder,
             "a checkpoint of pre-training: fine-tune it first (`glmae finetune --encoder ...`)",
@@ -185,7 +185,11 @@ pub fn find(path: &Path) -> Result<Option<PathBuf>> {
 fn is_one(folder: &Path) -> bool {
     let text = read_state(&folder.join(STATE)).unwrap_or_default();
     let value = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
-    value.get("kind").and_then(|kind| kind.as_str()) == Some(KIND)
+    is_known(&value)
+}
+
+fn is_known(state: &serde_json::Value) -> bool {
+    state.get("kind").and_then(|kind| kind.as_str()).is_some_and(|kind| KINDS.contains(&kind))
 }
 
 /// The checkpoint folder that a user's path means for prediction: the folder itself, or the best, else
@@ -215,9 +219,10 @@ pub fn load_segmenter(
     dtype: DType,
 ) -> Result<(SegInfo, Segmenter)> {
     let info = read_info(folder)?;
-    let network = info.network()?;
+    let sizes = info.network()?;
+    let network = sizes.vit();
     let zeros = vec![0.0; network.tokens() * network.dim];
-    let mut segmenter = Segmenter::zeros(device, dtype, &network, &zeros)?;
+    let mut segmenter = Segmenter::zeros(device, dtype, &sizes, &zeros)?;
     let file = TensorFile::read(&folder.join(MODEL), file_info(folder, &info.files, MODEL)?)?;
     let mut names = expected("", segmenter.params.layout());
     names.push((POSITIONS.to_owned(), vec![1, network.tokens(), network.dim]));

@@ -1,28 +1,36 @@
-//! Crops for training: around labelled and unlabelled voxels in a given proportion, with random
-//! changes (gl-mae 2.2). Every draw depends on the seed, the step and the place in the update only.
+//! Crops for training: around labelled and unlabelled voxels in a given proportion, or anywhere in an
+//! image that has a class as a whole, with random changes (gl-mae 2.2, 2.3). Every draw depends on the
+//! seed, the step and the place in the update only.
 
+use super::cases::{PreparedCase, Truth};
 use crate::config::finetune::{Augment, SegData};
+use crate::data::Prepared;
 use crate::data::loader::Held;
 use crate::rng::{Purpose, Rng};
-use crate::seg::dataset::PreparedPair;
 
 /// A prepared case, with its labelled voxels at hand.
 pub struct TrainingCase {
-    pub pair: PreparedPair,
+    pub case: PreparedCase,
     /// Indices of voxels whose class is not the background, ascending.
     foreground: Vec<u32>,
 }
 
 impl TrainingCase {
-    pub fn new(pair: PreparedPair) -> Self {
-        let labelled = (0u32..).zip(&pair.classes).filter(|(_, c)| **c > 0);
-        Self { foreground: labelled.map(|(i, _)| i).collect(), pair }
+    pub fn new(case: PreparedCase) -> Self {
+        let foreground = match &case.truth {
+            Truth::Voxels(classes) => {
+                let labelled = (0u32..).zip(classes).filter(|(_, c)| **c > 0);
+                labelled.map(|(i, _)| i).collect()
+            }
+            Truth::Image(_) => Vec::new(),
+        };
+        Self { case, foreground }
     }
 }
 
 impl Held for TrainingCase {
     fn size_bytes(&self) -> usize {
-        self.pair.image.size_bytes() + self.pair.classes.len() + 4 * self.foreground.len()
+        self.case.size_bytes() + 4 * self.foreground.len()
     }
 }
 
@@ -36,7 +44,7 @@ pub struct CropKey {
     pub crop: u32,
 }
 
-/// A crop: intensities `[channels, roi]` and classes `[roi]`.
+/// A crop: intensities `[channels, roi]` and classes `[roi]`, or `[1]` of an image with one class.
 pub struct Crop {
     pub voxels: Vec<f32>,
     pub classes: Vec<u8>,
@@ -54,21 +62,49 @@ pub fn draw(
     key: CropKey,
 ) -> Crop {
     let rng = |purpose| Rng::new(key.seed, purpose, key.step, key.sample, key.crop);
-    let start = place(case, roi, data, &mut rng(Purpose::Crop));
-    let (image, dims) = (&case.pair.image, case.pair.image.dims());
-    let n = dims.iter().product::<usize>();
+    let dims = case.case.image.dims();
+    let mut random = rng(Purpose::Crop);
+    let (start, classes) = match &case.case.truth {
+        Truth::Voxels(all) => {
+            let start = place(case, all, roi, data, &mut random);
+            (start, cut(all, dims, start, roi))
+        }
+        Truth::Image(class) => {
+            let start =
+                [0, 1, 2].map(|a| random.below(dims[a].saturating_sub(roi[a]) as u64 + 1) as usize);
+            (start, vec![*class])
+        }
+    };
+    let voxels = window(&case.case.image, start, roi);
+    change(Crop { voxels, classes }, roi, augment, &mut rng(Purpose::Augment))
+}
+
+/// The middle of an image, `[channels, roi]`. It is at least as large as `roi`.
+pub fn centre(image: &Prepared, roi: [usize; 3]) -> Vec<f32> {
+    let dims = image.dims();
+    window(image, [0, 1, 2].map(|a| dims[a].saturating_sub(roi[a]) / 2), roi)
+}
+
+fn window(image: &Prepared, start: [usize; 3], roi: [usize; 3]) -> Vec<f32> {
+    let dims = image.dims();
     let mut voxels = Vec::with_capacity(image.channels() * roi.iter().product::<usize>());
-    for channel in image.voxels().chunks_exact(n) {
+    for channel in image.voxels().chunks_exact(dims.iter().product()) {
         voxels.extend(cut(channel, dims, start, roi));
     }
-    let classes = cut(&case.pair.classes, dims, start, roi);
-    change(Crop { voxels, classes }, roi, augment, &mut rng(Purpose::Augment))
+    voxels
 }
 
 /// The first voxel of a crop: around a labelled voxel, or around one that is not, of an intensity
 /// above 0 (the body) if there is one. Source: MONAI's `RandCropByPosNegLabel`.
-fn place(case: &TrainingCase, roi: [usize; 3], data: &SegData, rng: &mut Rng) -> [usize; 3] {
-    let dims = case.pair.image.dims();
+fn place(
+    case: &TrainingCase,
+    classes: &[u8],
+    roi: [usize; 3],
+    data: &SegData,
+    rng: &mut Rng,
+) -> [usize; 3] {
+    let image = &case.case.image;
+    let dims = image.dims();
     let n: usize = dims.iter().product();
     let is_positive = rng.uniform() * (data.positive + data.negative) < data.positive;
     let voxel = match case.foreground.len() {
@@ -78,7 +114,7 @@ fn place(case: &TrainingCase, roi: [usize; 3], data: &SegData, rng: &mut Rng) ->
         _ => {
             let body = (0..TRIES)
                 .map(|_| rng.below(n as u64) as usize)
-                .find(|&i| case.pair.classes[i] == 0 && case.pair.image.voxels()[i] > 0.0);
+                .find(|&i| classes[i] == 0 && image.voxels()[i] > 0.0);
             body.unwrap_or_else(|| rng.below(n as u64) as usize)
         }
     };
@@ -118,7 +154,9 @@ fn change(mut crop: Crop, roi: [usize; 3], augment: &Augment, rng: &mut Rng) -> 
             (d * roi[1] + h) * roi[2] + w
         };
         let order: Vec<usize> = (0..n).map(source).collect();
-        crop.classes = order.iter().map(|&i| crop.classes[i]).collect();
+        if crop.classes.len() == n {
+            crop.classes = order.iter().map(|&i| crop.classes[i]).collect();
+        }
         let channels = crop.voxels.chunks_exact(n);
         crop.voxels = channels.flat_map(|c| order.iter().map(|&i| c[i])).collect();
     }

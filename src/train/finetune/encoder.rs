@@ -2,51 +2,69 @@
 
 use std::path::Path;
 
+use super::network::NetworkConfig;
 use super::state::Segmenter;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device};
 use crate::interchange::{Encoder, read_encoder};
+use crate::nn::classifier::ClassifierConfig;
 use crate::nn::init;
 use crate::nn::pos_embed::sincos_3d;
-use crate::nn::unetr::{ENCODER, UnetrConfig};
+use crate::nn::unetr::UnetrConfig;
+use crate::nn::vit::{ENCODER, VitConfig};
+use crate::seg::Task;
+use crate::seg::task::TaskKind;
 use crate::{Error, Result};
 
-/// The sizes of the network: those of the encoder when there is one, else of the configuration.
-pub fn unetr_config(
+/// The sizes of the network for a task with windows of `roi`: those of the encoder when there is one, else
+/// of the configuration.
+pub fn network_config(
     config: &FinetuneConfig,
     encoder: Option<&Encoder>,
-    in_chans: usize,
-    outputs: usize,
+    task: &Task,
     roi: [usize; 3],
-) -> UnetrConfig {
-    let m = &config.model;
-    let feature_size = m.feature_size;
-    match encoder.map(|e| &e.config) {
-        Some(e) => UnetrConfig {
+) -> NetworkConfig {
+    let (m, in_chans, outputs) = (&config.model, task.channels.len(), task.outputs());
+    let vit = match encoder.map(|e| &e.config) {
+        Some(e) => VitConfig {
             in_chans,
-            outputs,
             roi,
             patch: e.patch,
             dim: e.dim,
             depth: e.depth,
             heads: e.heads,
             mlp_hidden: e.mlp_hidden,
-            feature_size,
             norm_eps: e.norm_eps,
         },
-        None => UnetrConfig {
+        None => VitConfig {
             in_chans,
-            outputs,
             roi,
             patch: m.patch,
             dim: m.dim,
             depth: m.depth,
             heads: m.heads,
             mlp_hidden: (m.dim as f64 * m.mlp_ratio).round() as usize,
-            feature_size,
             norm_eps: m.norm_eps,
         },
+    };
+    if task.kind == TaskKind::ImageClasses {
+        let pooled_norm = m.pooled_norm;
+        return NetworkConfig::Classifier(ClassifierConfig { vit, outputs, pooled_norm });
     }
+    let VitConfig { in_chans, roi, patch, dim, depth, heads, mlp_hidden, norm_eps } = vit;
+    let feature_size = m.feature_size;
+    NetworkConfig::Unetr(UnetrConfig {
+        in_chans,
+        outputs,
+        roi,
+        patch,
+        dim,
+        depth,
+        heads,
+        mlp_hidden,
+        feature_size,
+        norm_eps,
+    })
 }
 
 /// Reads the encoder of whatever [`read_encoder`] knows: our runs and checkpoints, imported encoders,
@@ -74,7 +92,7 @@ pub fn read(path: &Path, partial: bool) -> Result<Encoder> {
 /// divided), the table of positions is resized trilinearly when the token grid is another.
 ///
 /// Errors: as [`Encoder::adapt_channels`] and [`Encoder::adapt_grid`]. Source: gl-mae 2.2.
-pub fn fit(mut encoder: Encoder, network: &UnetrConfig) -> Result<Encoder> {
+pub fn fit(mut encoder: Encoder, network: &VitConfig) -> Result<Encoder> {
     encoder.adapt_channels(network.in_chans)?;
     encoder.adapt_grid(network.grid())?;
     Ok(encoder)
@@ -87,17 +105,19 @@ pub fn fit(mut encoder: Encoder, network: &UnetrConfig) -> Result<Encoder> {
 pub fn start(
     device: &Device,
     dtype: DType,
-    config: &UnetrConfig,
+    sizes: impl Into<NetworkConfig>,
     seed: u64,
     encoder: Option<&Encoder>,
 ) -> Result<Segmenter> {
+    let sizes = sizes.into();
+    let config = sizes.vit();
     let positions = match encoder {
         None => sincos_3d(config.grid(), config.dim),
         Some(encoder) => doubles(&encoder.get("pos_embed")?.1),
     };
     // The cls row has no token here.
     let rows = positions.get(config.dim..).unwrap_or_default();
-    let mut segmenter = Segmenter::zeros(device, dtype, config, rows)?;
+    let mut segmenter = Segmenter::zeros(device, dtype, &sizes, rows)?;
     init::init(&mut segmenter.params, seed)?;
     for entry in segmenter.params.layout().entries().to_vec() {
         let inner = entry.name.strip_prefix(ENCODER);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use super::network::NetworkConfig;
 use super::program::{SegLoss, SegProgram};
 use super::run::{dtype, settings};
 use super::state::{SegState, Segmenter};
 use crate::Result;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, Dry};
-use crate::nn::unetr::UnetrConfig;
 use crate::train::memory::MemoryPlan;
 use crate::train::program::Launches;
 
@@ -19,7 +19,7 @@ use crate::train::program::Launches;
 /// Errors: those that the first step would meet.
 pub fn plan(
     config: &FinetuneConfig,
-    network: &UnetrConfig,
+    network: &NetworkConfig,
     loss: SegLoss,
     device: &Device,
 ) -> Result<MemoryPlan> {
@@ -48,13 +48,13 @@ pub fn plan(
 /// What a run holds, with weights of zeros.
 fn parts(
     config: &FinetuneConfig,
-    network: &UnetrConfig,
+    network: &NetworkConfig,
     loss: SegLoss,
     device: &Device,
     dtype: DType,
     launches: Launches,
 ) -> Result<(SegState, SegProgram)> {
-    let positions = vec![0.0; network.tokens() * network.dim];
+    let positions = vec![0.0; network.vit().tokens() * network.vit().dim];
     let mut state = SegState::new(Segmenter::zeros(device, dtype, network, &positions)?)?;
     if config.model.frozen_encoder {
         state.segmenter.freeze_encoder();
@@ -79,10 +79,16 @@ mod tests {
     use super::*;
     use crate::config::Precision;
     use crate::device::emulated::{Mode, Schedule};
+    use crate::nn::classifier::ClassifierConfig;
+    use crate::nn::unetr::UnetrConfig;
 
     const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
 
-    fn network() -> UnetrConfig {
+    fn network() -> NetworkConfig {
+        NetworkConfig::Unetr(unetr())
+    }
+
+    fn unetr() -> UnetrConfig {
         UnetrConfig {
             in_chans: 2,
             outputs: 3,
@@ -110,17 +116,27 @@ mod tests {
     #[test]
     fn the_peak_is_that_of_a_real_step() {
         let frozen = "model.frozen_encoder=true";
-        for set in [&["train.accumulation=2"][..], &[frozen]] {
+        let classifier = NetworkConfig::Classifier(ClassifierConfig {
+            vit: unetr().vit(),
+            outputs: 3,
+            pooled_norm: true,
+        });
+        let twice = &["train.accumulation=2"][..];
+        for (network, loss, set) in [
+            (network(), LOSS, twice),
+            (network(), LOSS, &[frozen]),
+            (classifier, SegLoss::CrossEntropy, twice),
+        ] {
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut config = config(set);
                 config.train.precision = precision;
                 let device = emulated();
-                let plan = plan(&config, &network(), LOSS, &device).unwrap();
+                let plan = plan(&config, &network, loss, &device).unwrap();
                 assert_eq!(plan.classes.iter().map(|c| c.1).sum::<u64>(), plan.peak_bytes);
                 let dtype = dtype(&config, &device).unwrap();
                 let single = Launches::Single;
                 let (mut state, mut program) =
-                    parts(&config, &network(), LOSS, &device, dtype, single).unwrap();
+                    parts(&config, &network, loss, &device, dtype, single).unwrap();
                 for _ in 0..2 {
                     run(&mut program, &config, &mut state).unwrap();
                 }

@@ -1,10 +1,12 @@
-//! Fine-tuning for segmentation: UNETR around a pre-trained encoder.
+//! Fine-tuning around a pre-trained encoder: UNETR for segmentation, a linear layer for classes of
+//! images.
 
 pub mod cases;
 pub mod checkpoint;
 pub mod crops;
 pub mod encoder;
 pub mod memory;
+pub mod network;
 pub mod options;
 mod pictures;
 pub mod program;

@@ -45,10 +45,13 @@ impl FinetuneOptions {
 #[derive(Clone, Debug)]
 pub struct FinetuneSummary {
     pub steps: u64,
+    /// Whether the network tells classes of images, not of voxels.
+    pub classifies: bool,
     /// Of the first and the last step of this process.
     pub first: Option<SegReport>,
     pub last: Option<SegReport>,
-    /// Mean Dice of the regions at the last validation, and of each of them.
+    /// The last validation: mean Dice of the regions and that of each; of image classes the accuracy, then
+    /// balanced accuracy and AUC, NaN where they are undefined.
     pub validation: Option<(f64, Vec<(String, f64)>)>,
     pub best: Option<Best>,
     pub checkpoint: Option<PathBuf>,

@@ -1,10 +1,10 @@
-//! A fine-tuning step as a fixed program: forward, Dice and cross-entropy, backward over the
-//! micro-batches, then clip and AdamW.
+//! A fine-tuning step as a fixed program: forward, Dice and cross-entropy (of images: cross-entropy),
+//! backward over the micro-batches, then clip and AdamW.
 
 use super::state::{SegState, Segmenter};
 use crate::Result;
 use crate::device::{DType, Tensor, TensorMut, class, nvtx};
-use crate::nn::unetr::{UnetrConfig, UnetrPlan};
+use crate::nn::vit::{VitConfig, VitPlan};
 use crate::ops::Grid;
 use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
 use crate::ops::dice_ce::DiceOptions;
@@ -21,6 +21,8 @@ pub enum SegLoss {
     DiceCe { dice: f64, ce: f64 },
     /// Sigmoid; labels are bits, one per region. Dice alone (BraTS).
     DiceRegions,
+    /// Softmax of images; labels are their classes.
+    CrossEntropy,
 }
 
 impl SegLoss {
@@ -28,27 +30,34 @@ impl SegLoss {
     pub fn of(kind: TaskKind) -> Self {
         match kind {
             TaskKind::Regions => Self::DiceRegions,
-            _ => Self::DiceCe { dice: 1.0, ce: 1.0 },
+            TaskKind::Classes => Self::DiceCe { dice: 1.0, ce: 1.0 },
+            TaskKind::ImageClasses => Self::CrossEntropy,
         }
     }
 
-    /// Records the terms `[2]` and returns them with their weights.
+    /// Terms: Dice and cross-entropy, or cross-entropy alone.
+    fn terms(self) -> usize {
+        if self == Self::CrossEntropy { 1 } else { 2 }
+    }
+
+    /// Records the terms and returns them with their weights.
     fn record(
         self,
         tape: &mut Tape<'_>,
         logits: &Var,
         labels: &Tensor,
         grid: &Grid,
-    ) -> Result<(Var, [f64; 2])> {
+    ) -> Result<(Var, Vec<f64>)> {
         match self {
             Self::DiceCe { dice, ce } => {
                 let options = DiceOptions::default();
-                Ok((tape.dice_ce(logits, labels, grid, &options)?, [dice, ce]))
+                Ok((tape.dice_ce(logits, labels, grid, &options)?, vec![dice, ce]))
             }
             Self::DiceRegions => {
                 let options = DiceOptions { smooth_dr: 1e-5, ..DiceOptions::default() };
-                Ok((tape.dice_bce(logits, labels, grid, &options)?, [1.0, 0.0]))
+                Ok((tape.dice_bce(logits, labels, grid, &options)?, vec![1.0, 0.0]))
             }
+            Self::CrossEntropy => Ok((tape.cross_entropy(logits, labels)?, vec![1.0])),
         }
     }
 }
@@ -69,6 +78,7 @@ pub struct SegSettings {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SegReport {
     pub total: f64,
+    /// 0 for a loss that has no such term.
     pub dice: f64,
     pub ce: f64,
     pub grad_norm: f64,
@@ -85,48 +95,63 @@ impl SegReport {
 pub struct SegBatch {
     /// `[batch * channels * voxels]`, f32: planar.
     pub voxels: Tensor,
-    /// The same as `[batch * voxels, channels]`, in the dtype of activations.
+    /// The same as `[batch * voxels, channels]`, in the dtype of activations; empty for a classifier.
     pub image: Tensor,
-    /// `[batch * voxels]` u8: classes, or a bit per region.
+    /// `[batch * voxels]` u8: classes, or a bit per region; `[batch]` i32 for a classifier.
     pub labels: Tensor,
 }
 
 impl SegBatch {
     fn empty(segmenter: &Segmenter, batch: usize) -> Result<Self> {
-        let (params, config) = (&segmenter.params, &segmenter.net.config);
+        let (params, net) = (&segmenter.params, &segmenter.net);
         let device = params.flat().device();
-        let rows = batch * config.roi.iter().product::<usize>();
-        let channels = config.in_chans;
+        let voxels = batch * net.config.in_chans * net.config.roi.iter().product::<usize>();
+        let image = [net.image_rows(batch), net.config.in_chans];
+        let labels = if net.classifies() { DType::I32 } else { DType::U8 };
         Ok(Self {
-            voxels: Tensor::zeros(device, params.flat().dtype(), &[rows * channels])?,
-            image: Tensor::zeros(device, params.activation_dtype(), &[rows, channels])?,
-            labels: Tensor::zeros(device, DType::U8, &[rows])?,
+            voxels: Tensor::zeros(device, params.flat().dtype(), &[voxels])?,
+            image: Tensor::zeros(device, params.activation_dtype(), &image)?,
+            labels: Tensor::zeros(device, labels, &[net.rows(batch).rows()])?,
         })
     }
 
-    /// Puts crops in place: `voxels` planar `[batch, channels, d, h, w]`, `labels` `[batch, d, h, w]`.
-    pub fn fill(&mut self, config: &UnetrConfig, voxels: &[f64], labels: &[u8]) -> Result<()> {
+    /// Puts crops in place: `voxels` planar `[batch, channels, d, h, w]`, `labels` `[batch, d, h, w]`, or
+    /// `[batch]` for a classifier.
+    pub fn fill(&mut self, config: &VitConfig, voxels: &[f64], labels: &[u8]) -> Result<()> {
         let n = config.roi.iter().product::<usize>();
         self.voxels.as_mut().upload_f64(voxels)?;
-        self.image.as_mut().upload_f64(&channels_last(voxels, config.in_chans, n))?;
-        self.labels.as_mut().upload(labels)
+        if !self.image.is_empty() {
+            self.image.as_mut().upload_f64(&channels_last(voxels, config.in_chans, n))?;
+        }
+        self.fill_labels(labels)
     }
-}
 
-impl SegBatch {
     /// As [`SegBatch::fill`], for the f32 crops of a run.
-    pub fn fill_f32(&mut self, config: &UnetrConfig, voxels: &[f32], labels: &[u8]) -> Result<()> {
+    pub fn fill_f32(&mut self, config: &VitConfig, voxels: &[f32], labels: &[u8]) -> Result<()> {
         let n = config.roi.iter().product::<usize>();
         self.voxels.as_mut().upload(voxels)?;
-        let rows = channels_last(voxels, config.in_chans, n);
-        match self.image.dtype() {
-            DType::Bf16 => {
-                let rows: Vec<half::bf16> = rows.into_iter().map(half::bf16::from_f32).collect();
-                self.image.as_mut().upload(&rows)?;
+        if !self.image.is_empty() {
+            let rows = channels_last(voxels, config.in_chans, n);
+            match self.image.dtype() {
+                DType::Bf16 => {
+                    let rows: Vec<half::bf16> =
+                        rows.into_iter().map(half::bf16::from_f32).collect();
+                    self.image.as_mut().upload(&rows)?;
+                }
+                _ => self.image.as_mut().upload(&rows)?,
             }
-            _ => self.image.as_mut().upload(&rows)?,
         }
-        self.labels.as_mut().upload(labels)
+        self.fill_labels(labels)
+    }
+
+    fn fill_labels(&mut self, labels: &[u8]) -> Result<()> {
+        match self.labels.dtype() {
+            DType::I32 => {
+                let labels: Vec<i32> = labels.iter().map(|&l| i32::from(l)).collect();
+                self.labels.as_mut().upload(&labels)
+            }
+            _ => self.labels.as_mut().upload(labels),
+        }
     }
 }
 
@@ -150,9 +175,9 @@ pub struct SegProgram {
     clip_grad: f64,
     micro_batches: usize,
     batch: SegBatch,
-    plan: UnetrPlan,
+    plan: VitPlan,
     positions: Tensor,
-    /// Leaves total, Dice and cross-entropy.
+    /// Leaves the total and the terms.
     pass: Captured<Tensor>,
     update: Captured<()>,
 }
@@ -227,12 +252,13 @@ impl SegProgram {
             let _range = nvtx::range(|| "forward");
             net.forward(&mut tape, params, &self.plan, inputs, false)?.logits
         };
-        let grid = Grid { batch: self.plan.batch, dims: net.config.roi };
+        let grid = net.rows(self.plan.batch);
         let (terms, weights) = self.loss.record(&mut tape, &logits, &self.batch.labels, &grid)?;
         let total = tape.weighted_sum(&[(&terms, &weights)])?;
-        let mut values = Tensor::empty(&device, total.value().dtype(), &[3])?;
+        let n = weights.len();
+        let mut values = Tensor::empty(&device, total.value().dtype(), &[1 + n])?;
         TensorMut::new(&mut values, 0, &[1])?.assign(total.value())?;
-        TensorMut::new(&mut values, 1, &[2])?.assign(terms.value())?;
+        TensorMut::new(&mut values, 1, &[n])?.assign(terms.value())?;
         drop((terms, logits));
         let _range = nvtx::range(|| "backward");
         self.sums.close(tape, total)?;
@@ -259,9 +285,12 @@ impl SegProgram {
     /// Waits for the step that was started, and counts it.
     pub fn finish(&mut self, state: &mut SegState) -> Result<SegReport> {
         let (grad_norm, values) = self.sums.read()?;
-        let mean =
-            |i: usize| values.iter().skip(i).step_by(3).sum::<f64>() / self.micro_batches as f64;
-        let report = SegReport { total: mean(0), dice: mean(1), ce: mean(2), grad_norm };
+        let terms = self.loss.terms();
+        let mean = |i: usize| {
+            values.iter().skip(i).step_by(1 + terms).sum::<f64>() / self.micro_batches as f64
+        };
+        let dice = if terms == 2 { mean(1) } else { 0.0 };
+        let report = SegReport { total: mean(0), dice, ce: mean(terms), grad_norm };
         state.step += 1;
         if report.is_finite() {
             state.updates += 1;

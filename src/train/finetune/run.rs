@@ -2,13 +2,14 @@
 
 mod validate;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
 
-use super::cases::{Cases, as_case, label_table, prepare_pair};
+use self::validate::AUC;
+use super::cases::{self, PreparedCase, label_table, loaded};
 use super::checkpoint::{self, SegSnapshot};
 use super::crops::{CropKey, TrainingCase, draw};
 use super::encoder;
@@ -21,7 +22,7 @@ use crate::data::PrepareConfig;
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::device::{DType, Device};
 use crate::report::progress::TrainProgress;
-use crate::seg::dataset::{LabelledCase, PreparedPair};
+use crate::seg::task::TaskCase;
 use crate::seg::{Region, Task};
 use crate::train::checkpoint::{DataFingerprint, list, remove_strays};
 use crate::train::lock::RunLock;
@@ -33,16 +34,13 @@ use crate::train::state::activation_dtype_of;
 use crate::{Error, Result, atomic};
 
 /// Columns of `metrics.csv`.
-const COLUMNS: [&str; 8] = [
-    "loss",
-    "dice_loss",
-    "cross_entropy",
-    "lr",
-    "grad_norm",
-    "val_dice",
-    "val_best",
-    "steps_per_s",
-];
+fn columns(loss: SegLoss) -> Vec<&'static str> {
+    let (terms, score): (&[_], &[_]) = match loss {
+        SegLoss::CrossEntropy => (&["loss"], &["val_accuracy", "val_auc"]),
+        _ => (&["loss", "dice_loss", "cross_entropy"], &["val_dice"]),
+    };
+    [terms, &["lr", "grad_norm"], score, &["val_best", "steps_per_s"]].concat()
+}
 
 /// Fine-tunes on the task and set of `config.data`.
 ///
@@ -71,12 +69,13 @@ struct Run<'a> {
     options: &'a FinetuneOptions,
     task: Task,
     task_text: String,
+    loss: SegLoss,
     regions: Vec<Region>,
     table: [u8; 256],
     prepare: PrepareConfig,
-    validation: Vec<LabelledCase>,
+    validation: Vec<TaskCase>,
     /// Prepared validation cases, as long as they fit the cache.
-    prepared: Vec<Option<Arc<PreparedPair>>>,
+    prepared: Vec<Option<Arc<PreparedCase>>>,
     state: SegState,
     program: SegProgram,
     loader: Loader<TrainingCase>,
@@ -102,7 +101,7 @@ impl<'a> Run<'a> {
         }
         let task_text = Task::text(&d.task)?;
         let task = Task::parse(&task_text, &d.task)?;
-        let cases = Cases::find(&task, d, t.seed)?;
+        let [training, validation] = cases::find(&task, d, t.seed)?;
         if out.exists() && !out.is_dir() {
             return Err(Error::data(out, "is a file; --out must be a folder"));
         }
@@ -125,13 +124,13 @@ impl<'a> Run<'a> {
         };
         let path = options.encoder.as_deref();
         let encoder = path.map(|path| encoder::read(path, options.partial)).transpose()?;
-        let (channels, outputs) = (task.channels.len(), task.outputs());
-        let network = encoder::unetr_config(config, encoder.as_ref(), channels, outputs, roi);
+        let network = encoder::network_config(config, encoder.as_ref(), &task, roi);
         network.check()?;
-        let encoder = encoder.map(|encoder| encoder::fit(encoder, &network)).transpose()?;
+        let encoder = encoder.map(|encoder| encoder::fit(encoder, &network.vit())).transpose()?;
         let loss = SegLoss::of(task.kind);
         let mut summary = FinetuneSummary {
             steps: 0,
+            classifies: loss == SegLoss::CrossEntropy,
             first: None,
             last: None,
             validation: None,
@@ -139,17 +138,17 @@ impl<'a> Run<'a> {
             checkpoint: None,
             pictures: Vec::new(),
             warnings: Vec::new(),
-            training_cases: cases.training.len(),
-            validation_cases: cases.validation.len(),
+            training_cases: training.len(),
+            validation_cases: validation.len(),
             parameters: 0,
             encoder: encoder.as_ref().map(|e| e.report.clone()),
             plan: memory::plan(config, &network, loss, device)?,
         };
         summary.parameters = summary.plan.student_parameters as usize;
         if options.dry_run {
-            let first = cases.training.first().into_iter().chain(cases.validation.first());
+            let first = training.first().into_iter().chain(validation.first());
             for case in first {
-                case.prepare(&prepare, &task.label_rules())?;
+                PreparedCase::read(case, &prepare, &task.label_rules())?;
             }
             return Ok(Started::Plan(summary));
         }
@@ -159,12 +158,12 @@ impl<'a> Run<'a> {
             }
             Some(path) => {
                 let (info, state) = checkpoint::load_state(path, device, dtype)?;
-                if state.segmenter.net.config != network {
+                if *state.segmenter.net.sizes() != network {
                     return Err(Error::Config(format!(
                         "{} is of another network ({:?}) than the configuration's ({network:?}); \
                          choose another --out",
                         path.display(),
-                        state.segmenter.net.config
+                        state.segmenter.net.sizes()
                     )));
                 }
                 summary.best = info.best();
@@ -174,10 +173,11 @@ impl<'a> Run<'a> {
         if config.model.frozen_encoder {
             state.segmenter.freeze_encoder();
         }
-        let data = DataFingerprint::new(&cases.training.iter().map(as_case).collect::<Vec<_>>());
+        let images: Vec<_> = training.iter().map(loaded).collect();
+        let data = DataFingerprint::new(&images);
         let per_step = t.batch * t.accumulation;
-        let steps_per_epoch = cases.training.len().div_ceil(per_step) as u64;
-        let order = CaseOrder::new(t.seed, cases.training.len(), per_step);
+        let steps_per_epoch = training.len().div_ceil(per_step) as u64;
+        let order = CaseOrder::new(t.seed, training.len(), per_step);
         let loader_config = LoaderConfig {
             threads: d.workers,
             cache_bytes: d.cache_mib << 20,
@@ -186,23 +186,30 @@ impl<'a> Run<'a> {
             ..LoaderConfig::default()
         };
         let (how, rules) = (prepare, task.label_rules());
+        let by_id: HashMap<String, TaskCase> =
+            training.into_iter().map(|case| (case.id.clone(), case)).collect();
         let mut loader = Loader::with_prepare(
-            cases.training.iter().map(as_case).collect(),
-            move |case| Ok(TrainingCase::new(prepare_pair(case, &how, &rules)?)),
+            images,
+            move |case| {
+                let case = by_id.get(&case.id).ok_or_else(|| {
+                    Error::Config(format!("{}: no case of the training set", case.id))
+                })?;
+                Ok(TrainingCase::new(PreparedCase::read(case, &how, &rules)?))
+            },
             move |step| order.step(step),
             loader_config,
         )?;
         // Bad data shows here, before a new folder is made.
         loader.get(state.step)?;
-        if let Some(case) = cases.validation.first() {
-            case.prepare(&prepare, &task.label_rules())?;
+        if let Some(case) = validation.first() {
+            PreparedCase::read(case, &prepare, &task.label_rules())?;
         }
         std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
         let lock = RunLock::acquire(out)?;
         remove_strays(out)?;
         atomic::remove_stale(out)?;
         describe(out, &config.to_toml()?, device, rayon::current_num_threads())?;
-        let mut logs = Logs::open(out, found.is_some().then_some(state.step), &COLUMNS)?;
+        let mut logs = Logs::open(out, found.is_some().then_some(state.step), &columns(loss))?;
         let crops = t.batch * t.crops;
         let settings = settings(config, 0, steps_per_epoch);
         let program =
@@ -214,8 +221,8 @@ impl<'a> Run<'a> {
             "start",
             json!({
                 "task": task.title,
-                "training": cases.training.len(),
-                "validation": cases.validation.len(),
+                "training": summary.training_cases,
+                "validation": summary.validation_cases,
                 "encoder": options.encoder,
                 "device": device.name(),
                 "resumed": found.is_some(),
@@ -244,13 +251,14 @@ impl<'a> Run<'a> {
         Ok(Started::Run(Self {
             config,
             options,
+            loss,
             table,
             task,
             task_text,
             regions,
             prepare,
-            prepared: vec![None; cases.validation.len()],
-            validation: cases.validation,
+            prepared: vec![None; validation.len()],
+            validation,
             mark: (Instant::now(), state.step),
             saved: found.is_some().then_some(state.step),
             state,
@@ -315,7 +323,7 @@ impl<'a> Run<'a> {
         self.program.update(&mut self.state, &settings)?;
         let report = self.program.finish(&mut self.state)?;
         if !report.is_finite() {
-            let ids: Vec<&str> = cases.iter().map(|c| c.pair.image.id.as_str()).collect();
+            let ids: Vec<&str> = cases.iter().map(|c| c.case.image.id.as_str()).collect();
             let what = self.program.first_not_finite(&self.state.segmenter, &report)?;
             let text =
                 format!("step {step} skipped: {what} is not finite (cases {})", ids.join(", "));
@@ -338,7 +346,7 @@ impl<'a> Run<'a> {
     /// Says of cases that are smaller than a window that they were padded: the first one on the screen,
     /// all of them in the log.
     fn tell_padding(&mut self, cases: &[Arc<TrainingCase>]) -> Result<()> {
-        for image in cases.iter().map(|case| &case.pair.image) {
+        for image in cases.iter().map(|case| &case.case.image) {
             let Some(how) = image.record().crop.padding() else { continue };
             if !self.padded.insert(image.id.clone()) {
                 continue;
@@ -357,19 +365,19 @@ impl<'a> Run<'a> {
 
     /// Puts the crops of micro-batch `k` in place.
     fn fill(&mut self, step: u64, k: usize, cases: &[Arc<TrainingCase>]) -> Result<()> {
-        let network = self.state.segmenter.net.config.clone();
+        let image = self.state.segmenter.net.config.clone();
         let t = &self.config.train;
         let (mut voxels, mut labels) = (Vec::new(), Vec::new());
         for (b, case) in cases.iter().enumerate() {
             for crop in 0..t.crops {
                 let sample = (k * t.batch + b) as u32;
                 let key = CropKey { seed: t.seed, step, sample, crop: crop as u32 };
-                let crop = draw(case, network.roi, &self.config.data, &self.config.augment, key);
+                let crop = draw(case, image.roi, &self.config.data, &self.config.augment, key);
                 voxels.extend(crop.voxels);
                 labels.extend(crop.classes.iter().map(|&c| self.table[usize::from(c)]));
             }
         }
-        self.program.batch_mut().fill_f32(&network, &voxels, &labels)
+        self.program.batch_mut().fill_f32(&image, &voxels, &labels)
     }
 
     fn log(&mut self, report: &SegReport, validated: bool) -> Result<()> {
@@ -380,20 +388,22 @@ impl<'a> Run<'a> {
         let (since, from) = std::mem::replace(&mut self.mark, (Instant::now(), done));
         let seconds = since.elapsed().as_secs_f64().max(1e-9);
         let lr = settings(self.config, done - 1, self.steps_per_epoch).lr;
-        let mut values = vec![
-            ("loss", report.total),
-            ("dice_loss", report.dice),
-            ("cross_entropy", report.ce),
-            ("lr", lr),
-            ("grad_norm", report.grad_norm),
-            ("steps_per_s", (done - from) as f64 / seconds),
-        ];
-        if let (Some((dice, _)), true) = (&self.summary.validation, validated) {
-            values.push(("val_dice", *dice));
-            values.extend(self.summary.best.map(|b| ("val_best", b.dice)));
+        let mut values = vec![("loss", report.total)];
+        let is_of_images = self.loss == SegLoss::CrossEntropy;
+        if !is_of_images {
+            values.extend([("dice_loss", report.dice), ("cross_entropy", report.ce)]);
+        }
+        values.extend([("lr", lr), ("grad_norm", report.grad_norm)]);
+        let shown = values.len();
+        values.push(("steps_per_s", (done - from) as f64 / seconds));
+        if let (Some((score, parts)), true) = (&self.summary.validation, validated) {
+            values.push((if is_of_images { "val_accuracy" } else { "val_dice" }, *score));
+            let auc = parts.iter().find(|(name, value)| name == AUC && value.is_finite());
+            values.extend(auc.filter(|_| is_of_images).map(|(_, auc)| ("val_auc", *auc)));
+            values.extend(self.summary.best.map(|b| ("val_best", b.score)));
         }
         self.logs.step(done, &values, &[])?;
-        self.progress.update(done, &values[..5]);
+        self.progress.update(done, &values[..shown]);
         Ok(())
     }
 

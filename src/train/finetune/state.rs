@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use super::network::{Network, NetworkConfig};
+use super::program::channels_last;
 use crate::Result;
 use crate::device::{DType, Device, Tensor, class};
 use crate::nn::params::{ParamLayout, Params};
-use crate::nn::unetr::{ENCODER, Unetr, UnetrConfig};
+use crate::nn::vit::{ENCODER, VitPlan};
+use crate::tape::{Tape, Var};
 
 /// A network with its parameters and the position rows of its token grid.
 #[derive(Debug)]
 pub struct Segmenter {
-    pub net: Unetr,
+    pub net: Network,
     pub params: Params,
     /// `[tokens, dim]`, fixed (gl-mae 2.2), in the dtype of activations.
     pub positions: Tensor,
@@ -21,20 +24,40 @@ impl Segmenter {
     pub fn zeros(
         device: &Device,
         dtype: DType,
-        config: &UnetrConfig,
+        sizes: impl Into<NetworkConfig>,
         positions: &[f64],
     ) -> Result<Self> {
         let _class = class::scope("weights");
         let mut layout = ParamLayout::default();
-        let net = Unetr::new(&mut layout, config)?;
-        let params = Params::zeros(device, dtype, Arc::new(layout), true)?;
-        let positions = Tensor::from_f64(device, dtype, positions, &[config.tokens(), config.dim])?;
+        let net = Network::new(&mut layout, &sizes.into())?;
+        let mut params = Params::zeros(device, dtype, Arc::new(layout), true)?;
+        params.freeze(|name| net.is_unused(name));
+        let rows = [net.config.tokens(), net.config.dim];
+        let positions = Tensor::from_f64(device, dtype, positions, &rows)?;
         Ok(Self { net, params, positions })
     }
 
     /// Keeps the encoder's weights as they are from now on.
     pub fn freeze_encoder(&mut self) {
         self.params.freeze(|name| name.starts_with(ENCODER));
+    }
+
+    /// Logits of the images that `plan` is for, `voxels` `[batch, channels, d, h, w]`, without anything
+    /// kept for a gradient. `positions` are [`Segmenter::positions_of`] as many.
+    pub fn logits(&self, plan: &VitPlan, positions: &Var, voxels: &[f32]) -> Result<Tensor> {
+        let (net, params) = (&self.net, &self.params);
+        let device = params.flat().device();
+        let (channels, rows) = (net.config.in_chans, net.image_rows(plan.batch));
+        let planar = Tensor::from_slice(device, voxels, &[voxels.len()])?;
+        let last = match rows {
+            0 => Vec::new(),
+            _ => channels_last(voxels, channels, net.config.roi.iter().product()),
+        };
+        let last: Vec<f64> = last.into_iter().map(f64::from).collect();
+        let image = Tensor::from_f64(device, params.activation_dtype(), &last, &[rows, channels])?;
+        let mut tape = Tape::inference(device);
+        let inputs = [&Var::constant(planar), &Var::constant(image), positions];
+        Ok(net.forward(&mut tape, params, plan, inputs, false)?.logits.value().clone())
     }
 
     /// The position rows of `batch` images, `[batch * tokens, dim]`.

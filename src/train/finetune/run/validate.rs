@@ -4,13 +4,66 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::super::cases::dice;
+use super::super::cases::{PreparedCase, Truth, dice};
 use super::super::checkpoint::{self, Best};
 use super::super::pictures;
 use super::Run;
 use crate::Result;
+use crate::config::finetune::FinetuneConfig;
+use crate::data::PrepareConfig;
+use crate::infer::classify::Images;
 use crate::infer::segment::{Decision, Predictor};
-use crate::seg::task::TaskKind;
+use crate::seg::LabelRules;
+use crate::seg::classes::{ClassScores, Judgement};
+use crate::seg::task::{TaskCase, TaskKind};
+
+/// Names of a classifier's numbers.
+pub(super) const AUC: &str = "AUC (macro)";
+const BALANCED: &str = "balanced accuracy";
+
+/// A case to show: the image, labels of reference and prediction.
+struct Shown {
+    case: Arc<PreparedCase>,
+    truth: Vec<u8>,
+    labels: Vec<u8>,
+}
+
+/// What a validation found.
+struct Found {
+    /// The larger the better: mean Dice, or accuracy.
+    score: f64,
+    parts: Vec<(String, f64)>,
+    shown: Option<Shown>,
+}
+
+/// Reads validation cases and keeps them while there is room.
+struct Shelf<'a> {
+    room: usize,
+    prepare: &'a PrepareConfig,
+    rules: LabelRules,
+}
+
+impl<'a> Shelf<'a> {
+    fn new(config: &FinetuneConfig, prepare: &'a PrepareConfig, rules: LabelRules) -> Self {
+        Self { room: config.data.cache_mib << 19, prepare, rules }
+    }
+
+    fn get(
+        &mut self,
+        case: &TaskCase,
+        kept: &mut Option<Arc<PreparedCase>>,
+    ) -> Result<Arc<PreparedCase>> {
+        let found = match kept {
+            Some(found) => found.clone(),
+            None => Arc::new(PreparedCase::read(case, self.prepare, &self.rules)?),
+        };
+        if self.room >= found.size_bytes() {
+            self.room -= found.size_bytes();
+            *kept = Some(found.clone());
+        }
+        Ok(found)
+    }
+}
 
 impl Run<'_> {
     /// Predicts the validation cases whole; keeps the network if it is the best so far.
@@ -18,74 +71,94 @@ impl Run<'_> {
         if self.validation.is_empty() {
             return Ok(());
         }
+        let is_of_images = self.task.kind == TaskKind::ImageClasses;
+        let Found { score, parts, shown } =
+            if is_of_images { self.judge_images()? } else { self.judge_voxels()? };
+        let listed: Vec<String> =
+            parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        let name = if is_of_images { "accuracy" } else { "Dice" };
+        self.progress.message(&format!(
+            "epoch {epoch}: {name} {score:.4} on {} validation cases ({})",
+            self.validation.len(),
+            listed.join(", ")
+        ));
+        let event = match is_of_images {
+            true => json!({ "epoch": epoch, "accuracy": score, "scores": parts }),
+            false => json!({ "epoch": epoch, "dice": score, "regions": parts }),
+        };
+        self.logs.event(self.state.step, "validation", event)?;
+        self.summary.validation = Some((score, parts));
+        if self.summary.best.is_none_or(|b| score > b.score) {
+            self.summary.best = Some(Best { epoch, score });
+            checkpoint::save(&self.options.out, &self.state, &self.snapshot(), true)?;
+        }
+        if let Some(Shown { case, truth, labels }) = shown {
+            let path = self.options.out.join("pictures").join(format!("epoch_{epoch:06}.png"));
+            let title = format!("{}, epoch {epoch}", case.image.id);
+            let (size, png) = pictures::write(&path, &case.image, &truth, &labels, &title)?;
+            self.logs.picture(self.state.step, "segmentation", size, &png)?;
+            self.summary.pictures.push(path);
+        }
+        Ok(())
+    }
+
+    fn judge_voxels(&mut self) -> Result<Found> {
         let decision = match self.task.kind {
             TaskKind::Regions => Decision::Regions,
             _ => Decision::Classes,
         };
         let (mut sums, mut case_means) = (vec![(0.0, 0usize); self.regions.len()], Vec::new());
         let mut shown = None;
-        {
-            let predictor = Predictor::new(&self.state.segmenter, self.config.infer)?;
-            let mut room = self.config.data.cache_mib << 19;
-            for (case, kept) in self.validation.iter().zip(&mut self.prepared) {
-                let pair = match kept {
-                    Some(pair) => pair.clone(),
-                    None => Arc::new(case.prepare(&self.prepare, &self.task.label_rules())?),
-                };
-                let bytes = pair.image.size_bytes() + pair.classes.len();
-                if room >= bytes {
-                    room -= bytes;
-                    *kept = Some(pair.clone());
-                }
-                let labels = predictor.labels(&pair.image, decision, &mut |_, _| {})?;
-                let truth: Vec<u8> =
-                    pair.classes.iter().map(|&c| self.table[usize::from(c)]).collect();
-                let dice = dice(&self.task, &self.regions, &labels, &truth);
-                let finite: Vec<f64> = dice.iter().copied().filter(|d| d.is_finite()).collect();
-                if !finite.is_empty() {
-                    case_means.push(finite.iter().sum::<f64>() / finite.len() as f64);
-                }
-                for (sum, d) in sums.iter_mut().zip(&dice).filter(|(_, d)| d.is_finite()) {
-                    *sum = (sum.0 + d, sum.1 + 1);
-                }
-                if shown.is_none() {
-                    shown = Some((pair, truth, labels, finite));
-                }
+        let predictor = Predictor::new(&self.state.segmenter, self.config.infer)?;
+        let mut shelf = Shelf::new(self.config, &self.prepare, self.task.label_rules());
+        for (case, kept) in self.validation.iter().zip(&mut self.prepared) {
+            let case = shelf.get(case, kept)?;
+            let Truth::Voxels(classes) = &case.truth else { continue };
+            let labels = predictor.labels(&case.image, decision, &mut |_, _| {})?;
+            let truth: Vec<u8> = classes.iter().map(|&c| self.table[usize::from(c)]).collect();
+            let dice = dice(&self.task, &self.regions, &labels, &truth);
+            let finite: Vec<f64> = dice.iter().copied().filter(|d| d.is_finite()).collect();
+            if !finite.is_empty() {
+                case_means.push(finite.iter().sum::<f64>() / finite.len() as f64);
+            }
+            for (sum, d) in sums.iter_mut().zip(&dice).filter(|(_, d)| d.is_finite()) {
+                *sum = (sum.0 + d, sum.1 + 1);
+            }
+            if shown.is_none() {
+                shown = Some(Shown { case, truth, labels });
             }
         }
         // Mean over the regions of a case, then over cases (gl-mae 2.2).
-        let mean = case_means.iter().sum::<f64>() / case_means.len().max(1) as f64;
-        let by_region: Vec<(String, f64)> = self
-            .regions
-            .iter()
-            .zip(&sums)
-            .map(|(r, (sum, n))| (r.to_string(), sum / *n as f64))
-            .collect();
-        let listed: Vec<String> =
-            by_region.iter().map(|(name, d)| format!("{name} {:.4}", d)).collect();
-        let step = self.state.step;
-        self.progress.message(&format!(
-            "epoch {epoch}: Dice {mean:.4} on {} validation cases ({})",
-            self.validation.len(),
-            listed.join(", ")
-        ));
-        self.logs.event(
-            step,
-            "validation",
-            json!({ "epoch": epoch, "dice": mean, "regions": by_region }),
-        )?;
-        self.summary.validation = Some((mean, by_region));
-        if self.summary.best.is_none_or(|b| mean > b.dice) {
-            self.summary.best = Some(Best { epoch, dice: mean });
-            checkpoint::save(&self.options.out, &self.state, &self.snapshot(), true)?;
+        let score = case_means.iter().sum::<f64>() / case_means.len().max(1) as f64;
+        let regions = self.regions.iter().zip(&sums);
+        let parts = regions.map(|(r, (sum, n))| (r.to_string(), sum / *n as f64)).collect();
+        Ok(Found { score, parts, shown })
+    }
+
+    fn judge_images(&mut self) -> Result<Found> {
+        let batch = self.config.infer.windows;
+        let images = Images::new(&self.state.segmenter, batch)?;
+        let mut shelf = Shelf::new(self.config, &self.prepare, self.task.label_rules());
+        let mut judged = Vec::new();
+        for (cases, kept) in self.validation.chunks(batch).zip(self.prepared.chunks_mut(batch)) {
+            let pairs = cases.iter().zip(kept);
+            let cases: Vec<Arc<PreparedCase>> =
+                pairs.map(|(case, kept)| shelf.get(case, kept)).collect::<Result<_>>()?;
+            let prepared: Vec<_> = cases.iter().map(|case| &case.image).collect();
+            for (case, probabilities) in cases.iter().zip(images.probabilities(&prepared)?) {
+                if let Truth::Image(class) = case.truth {
+                    judged.push(Judgement::of(usize::from(class), probabilities));
+                }
+            }
         }
-        if let Some((pair, truth, labels, _)) = shown {
-            let path = self.options.out.join("pictures").join(format!("epoch_{epoch:06}.png"));
-            let title = format!("{}, epoch {epoch}", pair.image.id);
-            let (size, png) = pictures::write(&path, &pair.image, &truth, &labels, &title)?;
-            self.logs.picture(step, "segmentation", size, &png)?;
-            self.summary.pictures.push(path);
-        }
-        Ok(())
+        let scores = ClassScores::new(self.task.class_names(), &judged)?;
+        let undefined = f64::NAN;
+        let mut parts = vec![
+            (BALANCED.to_owned(), scores.balanced_accuracy),
+            (AUC.to_owned(), scores.macro_auc().unwrap_or(undefined)),
+        ];
+        let names = self.task.class_names().iter().zip(&scores.auc);
+        parts.extend(names.map(|(name, auc)| (format!("AUC {name}"), auc.unwrap_or(undefined))));
+        Ok(Found { score: scores.accuracy, parts, shown: None })
     }
 }
