@@ -81,7 +81,7 @@ fn balls(folder: &Path) -> PathBuf {
 }
 
 fn config(folder: &Path, set: &[&str]) -> FinetuneConfig {
-    let fixed = ["optim.lr=2e-2", "train.batch=4", "train.epochs=20", "train.validate_every=10"];
+    let fixed = ["optim.lr=2e-2", "train.batch=4", "train.epochs=200", "train.validate_every=200"];
     let mut set: Vec<String> = fixed.iter().chain(set).map(|s| (*s).to_owned()).collect();
     set.push(format!("data.path={:?}", folder.join("classes")));
     set.push(format!("data.task={:?}", folder.join("classes.toml")));
@@ -101,7 +101,7 @@ fn it_learns_predicts_and_is_judged() {
     let data = balls(folder.path());
     let out = folder.path().join("run");
     let done = run(&config(folder.path(), &[]), &out);
-    assert_eq!((done.steps, done.training_cases, done.validation_cases), (40, 8, 4));
+    assert_eq!((done.steps, done.training_cases, done.validation_cases), (400, 8, 4));
     assert!(done.classifies && done.last.unwrap().dice == 0.0);
     let (accuracy, parts) = done.validation.unwrap();
     let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
