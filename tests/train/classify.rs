@@ -81,7 +81,7 @@ fn balls(folder: &Path) -> PathBuf {
 }
 
 fn config(folder: &Path, set: &[&str]) -> FinetuneConfig {
-    let fixed = ["optim.lr=2e-2", "train.batch=4", "train.epochs=20", "train.validate_every=10"];
+    let fixed = ["optim.lr=2e-2", "train.batch=4", "train.epochs=200", "train.validate_every=200"];
     let mut set: Vec<String> = fixed.iter().chain(set).map(|s| (*s).to_owned()).collect();
     set.push(format!("data.path={:?}", folder.join("classes")));
     set.push(format!("data.task={:?}", folder.join("classes.toml")));
@@ -101,7 +101,7 @@ fn it_learns_predicts_and_is_judged() {
     let data = balls(folder.path());
     let out = folder.path().join("run");
     let done = run(&config(folder.path(), &[]), &out);
-    assert_eq!((done.steps, done.training_cases, done.validation_cases), (40, 8, 4));
+    assert_eq!((done.steps, done.training_cases, done.validation_cases), (400, 8, 4));
     assert!(done.classifies && done.last.unwrap().dice == 0.0);
     let (accuracy, parts) = done.validation.unwrap();
     let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
@@ -413,8 +413,8 @@ fn gradients_are_those_of_differences() {
     }
 }
 
-/// A step on the kernels against the f64 reference: f32 within 1e-5 of the size of each parameter's
-/// gradient, bf16 with the bound of docs/numerics.md.
+/// A step on the kernels against the f64 reference, with the bounds of docs/numerics.md: relative L2 of
+/// every parameter's gradient. The gradient of the key bias is zero but for rounding and is left out.
 #[test]
 fn a_step_on_the_kernels_is_that_of_the_cpu() {
     let net = network(true);
@@ -425,15 +425,19 @@ fn a_step_on_the_kernels_is_that_of_the_cpu() {
         let report = program.finish(&mut state).unwrap();
         let all = state.segmenter.params.layout().entries().iter().map(|e| {
             let gradient = program.grads().flat().view(e.offset, &e.shape).unwrap();
-            (e.name.clone(), gradient.to_f64_vec().unwrap())
+            let mut gradient = gradient.to_f64_vec().unwrap();
+            if e.name.ends_with("attn.qkv.bias") {
+                gradient.drain(net.vit.dim..2 * net.vit.dim);
+            }
+            (e.name.clone(), gradient)
         });
         (report, all.collect::<Vec<_>>())
     };
     let (reference, gradients) = step(&Device::Cpu, DType::F64);
     let emulated = || Device::emulated(Mode::Checked, Schedule::Shuffled(3));
     for (device, dtype, loss, bound) in [
-        (Device::Cpu, DType::F32, 1e-5, 1e-4),
-        (emulated(), DType::F32, 1e-5, 1e-4),
+        (Device::Cpu, DType::F32, 1e-5, 1e-5),
+        (emulated(), DType::F32, 1e-5, 1e-5),
         (emulated(), DType::Bf16, 5e-3, 5e-2),
     ] {
         let (report, ours) = step(&device, dtype);
@@ -441,11 +445,9 @@ fn a_step_on_the_kernels_is_that_of_the_cpu() {
         assert!(gap <= loss && report.ce == report.total, "{dtype} {gap:.1e}");
         let mut worst = (0.0, String::new());
         let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-        let all = norm(&mut gradients.iter().flat_map(|(_, g)| g.iter().copied()));
         for ((name, a), (_, b)) in ours.iter().zip(&gradients) {
             let gap = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
-            // Of a bias of keys the gradient is rounding: it is measured by the whole.
-            let relative = gap / norm(&mut b.iter().copied()).max(1e-2 * all);
+            let relative = gap / norm(&mut b.iter().copied());
             if relative > worst.0 {
                 worst = (relative, name.clone());
             }
