@@ -13,11 +13,11 @@ fn hippocampus_is_found_split_and_prepared() {
     let ids: Vec<String> = cases.iter().map(|c| c.id.clone()).collect();
     let split = task.split(&root, &ids).unwrap();
     // 200 of the set's 260 cases are at hand.
-    assert_eq!([split.training.len(), split.validation.len()], [180, 20]);
+    assert_eq!([split.training.len(), split.validation.len()], [160, 40]);
     // The cases that the pre-training preset holds out.
     let as_cases: Vec<Case> =
         ids.iter().map(|id| Case { id: id.clone(), images: vec![], label: None }).collect();
-    let (_, held_out) = glmae::data::hold_out(&as_cases, 10).unwrap();
+    let (_, held_out) = glmae::data::hold_out(&as_cases, 5).unwrap();
     assert_eq!(split.validation, held_out.into_iter().map(|c| c.id).collect::<Vec<_>>());
     assert_eq!(task.subset(&split, 8).unwrap().len(), 8);
     let (config, rules) = (task.prepare_config(), task.label_rules());
