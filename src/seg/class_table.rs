@@ -7,7 +7,6 @@ use super::Task;
 use super::classes::Judgement;
 use super::dataset::list;
 use super::task::Target;
-use crate::data::nifti::is_nifti_name;
 use crate::{Error, Result, atomic};
 
 /// Farthest that the sum of an image's probabilities may be from 1.
@@ -51,11 +50,6 @@ pub fn write(path: &Path, names: &[String], rows: &[ClassPrediction]) -> Result<
 /// Errors: [`Error::Data`] with the line: other columns, a class that is none, what is no probability, a
 /// sum farther than [`SUM_TOLERANCE`] from 1, an id that is there twice, no line at all; [`Error::Io`].
 pub fn read(path: &Path, names: &[String]) -> Result<Vec<ClassPrediction>> {
-    if path.file_name().and_then(|n| n.to_str()).is_some_and(is_nifti_name) {
-        let reason = "is an image; a task with one class per image is judged by the table of classes \
-                      that `glmae predict` writes";
-        return Err(Error::data(path, reason));
-    }
     let lines = records(path, &head(names))?;
     let mut rows: Vec<ClassPrediction> = Vec::with_capacity(lines.len());
     for (line, record) in &lines {

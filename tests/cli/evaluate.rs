@@ -122,7 +122,7 @@ fn what_cannot_be_judged_is_refused() {
     fs::write(path("dataset.json"), "{}").unwrap();
     refused(with("near.nii", &["--labels", &path("dataset.json")]), 3, &["declares no label"]);
 
-    refused(with("near.nii", &["--task", "cc-ccii"]), 3, &["near.nii", "one class per image"]);
+    refused(with("near.nii", &["--task", "cc-ccii"]), 2, &["--task cc-ccii", "no label maps"]);
     refused(with("near.nii", &["--task", "lits"]), 2, &["'lits'", "btcv"]);
     // Folders: missing partners are listed; the rest is judged on request.
     put("preds/a.nii.gz", [2, 3, 4], 1.0, 1.0);
