@@ -19,6 +19,15 @@ pub fn run(args: &Args, task: &Task) -> Result<u8> {
     }
     let table = if args.pred.is_dir() { args.pred.join(FILE) } else { args.pred.clone() };
     let names = task.class_names();
+    let shown = table.to_string_lossy();
+    if [".nii", ".nii.gz"].iter().any(|end| shown.ends_with(end)) {
+        let reason = format!(
+            "--task {}: has one class per image, and no label maps; --pred is the table of \
+             `glmae predict`",
+            args.task.as_deref().unwrap_or_default()
+        );
+        return Err(Error::Config(reason).into());
+    }
     let predictions = read(&table, names)?;
     let mut paired = Paired::new(predictions, references(task, &args.reference, args.validation)?);
     if args.validation {
