@@ -81,7 +81,8 @@ fn large_tiles(device: &Emulated) {
 fn wide_convolutions(device: &Emulated) {
     // Several bricks, none of them full; a whole tile of output channels and a part of one.
     let ([d, h, w], halo) = ([5, 3, 11], 6 * 6 * 10 * 48);
-    let blocks = 2 * 2 * 2;
+    // Bricks of 4 x 4 x 8 voxels.
+    let blocks = 2 * 2;
     let tiles: [(_, usize, _, _); 2] = [("", 64, [24, 8], [2, 9]), ("_few", 32, [2, 0], [1, 3])];
     for (dtype, size) in [("bf16", 2), ("f32", 4)] {
         for (few, tile, [first, second], [halos, taps]) in tiles {
