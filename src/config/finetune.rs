@@ -82,6 +82,9 @@ pub struct SegData {
     /// Weights of crops around a labelled voxel and around an unlabelled one.
     pub positive: f64,
     pub negative: f64,
+    /// A labelled voxel of every class is as likely (MONAI's `RandCropByLabelClasses`), for sets with
+    /// small structures; otherwise every labelled voxel is.
+    pub class_balanced: bool,
     /// Threads that read cases ahead, and what they may keep, in MiB.
     pub workers: usize,
     pub cache_mib: usize,
@@ -97,6 +100,7 @@ impl Default for SegData {
             roi: None,
             positive: 1.0,
             negative: 1.0,
+            class_balanced: false,
             workers: 2,
             cache_mib: 8192,
         }
