@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::grid::Start;
+use super::grid::{SCRATCH, Start};
 use crate::config::finetune::FinetuneConfig;
 use crate::config::{Config, Objective, Settings, parse, text_of};
 use crate::{Error, Result};
@@ -149,7 +149,7 @@ impl StudyConfig {
         };
         let mut starts = Vec::new();
         for name in &g.objectives {
-            if name == "scratch" {
+            if name == SCRATCH {
                 starts.push(Start::scratch());
                 continue;
             }

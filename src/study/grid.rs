@@ -4,9 +4,13 @@ use super::config::StudyConfig;
 use crate::Result;
 use crate::config::Objective;
 
+/// What the grid calls a start without pre-training.
+pub const SCRATCH: &str = "scratch";
+
 /// What an encoder starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {
+    objective: String,
     name: String,
     pretraining: Option<Pretraining>,
 }
@@ -23,7 +27,8 @@ pub struct Pretraining {
 
 impl Start {
     pub(super) fn scratch() -> Self {
-        Self { name: "scratch".to_owned(), pretraining: None }
+        let name = SCRATCH.to_owned();
+        Self { objective: name.clone(), name, pretraining: None }
     }
 
     pub(super) fn pretrained(
@@ -39,12 +44,22 @@ impl Start {
         if share < 1.0 {
             name += &format!("_images{share}");
         }
-        Self { name, pretraining: Some(Pretraining { objective, mask_ratio, share }) }
+        let objective_name = objective_name.to_owned();
+        Self {
+            objective: objective_name,
+            name,
+            pretraining: Some(Pretraining { objective, mask_ratio, share }),
+        }
     }
 
     /// Such as `scratch`, `gl-mae`, `gl-mae_mask0.6`: also the name of the run's folder.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// As the grid has it.
+    pub fn objective(&self) -> &str {
+        &self.objective
     }
 
     /// Absent: from scratch.

@@ -84,8 +84,6 @@ pub fn judge(
             progress(id);
         }
     })?;
-    let text = serde_json::to_string_pretty(&evaluation.to_json())
-        .map_err(|e| Error::Config(format!("evaluation: {e}")))?;
-    atomic::write_bytes(folder.join(into).with_extension("json"), (text + "\n").as_bytes())?;
+    atomic::write_json(folder.join(into).with_extension("json"), &evaluation.to_json())?;
     Ok(Scores::new(&evaluation))
 }

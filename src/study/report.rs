@@ -3,11 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::config::StudyConfig;
 use super::cost::Cost;
-use super::grid::Start;
+use super::grid::{SCRATCH, Start};
 use super::result::{CellResult, Scores};
 use super::statistics::{mean_sd, paired};
 use crate::report::curve::{Curve, Series};
@@ -19,12 +17,6 @@ pub const COSTS: &str = "costs.json";
 const RESULTS: &str = "results.json";
 const CSV: &str = "results.csv";
 const TABLE: &str = "table.md";
-
-pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-    atomic::write_bytes(path, (text + "\n").as_bytes()).map(|_| ())
-}
 
 /// Writes everything; returns the table and the files.
 pub fn write(
@@ -39,7 +31,7 @@ pub fn write(
     let mut files = vec![folder.join(TABLE), folder.join(CSV), folder.join(RESULTS)];
     atomic::write_bytes(&files[0], table.as_bytes())?;
     atomic::write_bytes(&files[1], &csv(results)?)?;
-    write_json(&files[2], &results)?;
+    atomic::write_json(&files[2], &results)?;
     for (name, curve) in figures(config, task, &starts, results) {
         let path = folder.join(name);
         curve.render()?.save(&path)?;
@@ -280,9 +272,9 @@ fn figures(
             continue;
         }
         let mut curve = chart(label);
-        for name in config.grid.objectives.iter().filter(|n| *n != "scratch") {
+        for name in config.grid.objectives.iter().filter(|n| *n != SCRATCH) {
             for &fraction in fractions {
-                let swept = starts.iter().filter(|s| s.name().split('_').next() == Some(name));
+                let swept = starts.iter().filter(|s| s.objective() == name);
                 let points = swept.filter_map(|s| {
                     point(s, fraction, s.pretraining().and_then(value).unwrap_or(f64::NAN))
                 });

@@ -24,8 +24,6 @@ pub struct CellResult {
     pub held_out: Scores,
     /// On other sets, by the titles of their tasks.
     pub cross: Vec<(String, Scores)>,
-    /// CRC-32C of `study.toml`'s recipes, task and data: results of other settings are not mixed in.
-    pub settings: u32,
 }
 
 /// Means over regions, then over cases (MONAI's reduction); `None` where nothing is defined.
@@ -90,9 +88,6 @@ impl CellResult {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(RESULT_FILE);
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
-        atomic::write_bytes(&path, (text + "\n").as_bytes()).map(|_| ())
+        atomic::write_json(folder.join(RESULT_FILE), self).map(|_| ())
     }
 }

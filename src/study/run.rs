@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 
 use super::config::StudyConfig;
 use super::cost::costs;
-use super::grid::{Cell, Pretraining, Start};
+use super::grid::{Cell, Start};
 use super::judge::{Reading, judge};
 use super::report;
 use super::result::CellResult;
+use crate::config::Config;
 use crate::config::finetune::FinetuneConfig;
 use crate::data::discover;
 use crate::data::layout::DiscoverOptions;
 use crate::device::Device;
 use crate::report::progress::WorkProgress;
-use crate::rng::{Purpose, Rng};
 use crate::seg::Task;
 use crate::seg::dataset::LabelledCase;
-use crate::train::finetune::cases::Cases;
+use crate::train::finetune::cases::{Cases, draw};
 use crate::train::finetune::run::{FinetuneOptions, finetune};
 use crate::train::lock::RunLock;
 use crate::train::options::RunOptions;
@@ -64,7 +64,7 @@ pub fn study(config: &StudyConfig, options: &StudyOptions) -> Result<StudySummar
     if !file.exists() {
         study.say("timing a step of every objective");
         let rows = costs(config, &options.device, options.threads)?;
-        report::write_json(&file, &rows)?;
+        atomic::write_json(&file, &rows)?;
     }
     let cells = Cell::all(config)?;
     for (i, cell) in cells.iter().enumerate() {
@@ -79,6 +79,47 @@ pub fn study(config: &StudyConfig, options: &StudyOptions) -> Result<StudySummar
     study.report()
 }
 
+/// Writes what every result of a study has in common into its folder: the description, and the files it
+/// names as they are read today, since a preset or a file may change between two calls. What changes with
+/// the machine (threads) is the caller's.
+///
+/// Errors: [`Error::Config`] for a folder whose results came of others.
+fn same_settings(config: &StudyConfig, task: &str, out: &Path) -> Result<()> {
+    let other = |path: &Path, may: &str| {
+        let path = path.display();
+        Error::Config(format!(
+            "{path} is of other settings, whose results must not be mixed with these{may}. Choose another --out"
+        ))
+    };
+    let path = out.join(STUDY_FILE);
+    if path.exists() {
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+        let before: StudyConfig = crate::config::parse(&text, &path.display().to_string(), &[])?;
+        if !config.continues(&before) {
+            return Err(other(&path, "; only the lists of [grid] and [cross] may change"));
+        }
+    }
+    let kept = [
+        ("task.toml", Task::text(task)?),
+        ("pretrain.toml", config.pretrain_config()?.to_toml()?),
+        ("finetune.toml", config.finetune_config()?.to_toml()?),
+    ];
+    for (name, text) in &kept {
+        let path = out.join(name);
+        if path.exists() {
+            let before = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+            if before != text.as_bytes() {
+                return Err(other(&path, ""));
+            }
+        }
+    }
+    atomic::write_bytes(&path, config.to_toml()?.as_bytes())?;
+    for (name, text) in &kept {
+        atomic::write_bytes(out.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
 struct Study<'a> {
     config: &'a StudyConfig,
     options: &'a StudyOptions,
@@ -86,7 +127,6 @@ struct Study<'a> {
     /// Everything trains on `cases.training` or a share of it; `cases.validation` is held out.
     cases: Cases,
     finetune: FinetuneConfig,
-    settings: u32,
     _lock: RunLock,
 }
 
@@ -110,29 +150,14 @@ impl<'a> Study<'a> {
             );
             return Err(Error::Config(reason));
         }
-        config.pretrain_config()?;
         let out = &options.out;
         if out.exists() && !out.is_dir() {
             return Err(Error::data(out, "is a file; --out must be a folder"));
         }
         std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
         let lock = RunLock::acquire(out)?;
-        let path = out.join(STUDY_FILE);
-        if path.exists() {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-            let before: StudyConfig = crate::config::parse(&text, &name, &[])?;
-            if !config.continues(&before) {
-                return Err(Error::Config(format!(
-                    "{name} is of other settings, whose results must not be mixed with these; only the \
-                     lists of [grid] and [cross] may change. Choose another --out"
-                )));
-            }
-        }
-        let text = config.to_toml()?;
-        atomic::write_bytes(&path, text.as_bytes())?;
-        let settings = crc32c::crc32c(config.recipes().to_toml()?.as_bytes());
-        Ok(Self { config, options, task, cases, finetune, settings, _lock: lock })
+        same_settings(config, &d.task, out)?;
+        Ok(Self { config, options, task, cases, finetune, _lock: lock })
     }
 
     fn folder(&self) -> &Path {
@@ -147,10 +172,10 @@ impl<'a> Study<'a> {
         self.folder().join("finetune").join(cell.name())
     }
 
-    /// The result of a cell, if it was made with the settings of today.
+    /// The result of a cell, if it has one for every other set.
     fn result(&self, cell: &Cell) -> Result<Option<CellResult>> {
         let found = CellResult::read(&self.cell_folder(cell))?;
-        Ok(found.filter(|r| r.settings == self.settings && self.has_crosses(r)))
+        Ok(found.filter(|r| self.has_crosses(r)))
     }
 
     fn has_crosses(&self, result: &CellResult) -> bool {
@@ -167,7 +192,7 @@ impl<'a> Study<'a> {
         config.train.threads = self.options.threads;
         let d = &self.config.data;
         config.data.path = if d.pretrain.is_empty() { d.path.clone() } else { d.pretrain.clone() };
-        config.data.exclude = self.excluded(&config.data.path, pretraining)?;
+        config.data.exclude = self.excluded(&config, pretraining.share)?;
         config.data.holdout_every = 0;
         let options = RunOptions {
             launches: self.options.launches,
@@ -180,23 +205,18 @@ impl<'a> Study<'a> {
         Ok(Some(out))
     }
 
-    /// Ids that a pre-training must not see: of held-out cases, and of the share that it leaves out.
-    ///
-    /// Errors: [`Error::Config`] when held-out images are among what it reads under other ids.
-    fn excluded(&self, path: &str, pretraining: &Pretraining) -> Result<Vec<String>> {
-        let found = discover(Path::new(path), &DiscoverOptions::default())?.cases;
+    /// Ids that a pre-training must not see: of held-out cases, whatever they are called there, and of
+    /// the share that it leaves out.
+    fn excluded(&self, config: &Config, share: f64) -> Result<Vec<String>> {
+        let found = discover(Path::new(&config.data.path), &DiscoverOptions::default())?.cases;
         let real = |p: &PathBuf| p.canonicalize().unwrap_or_else(|_| p.clone());
         let held: Vec<PathBuf> =
             self.cases.validation.iter().flat_map(|c| c.images.iter().map(real)).collect();
         let is_held = |images: &[PathBuf]| images.iter().any(|i| held.contains(&real(i)));
         let (out, kept): (Vec<_>, Vec<_>) = found.into_iter().partition(|c| is_held(&c.images));
         let mut ids: Vec<String> = out.into_iter().map(|c| c.id).collect();
-        let count = ((kept.len() as f64 * pretraining.share).round() as usize).max(1);
-        let order = Rng::new(self.config.pretrain_config()?.train.seed, Purpose::Subset, 0, 0, 0)
-            .permutation(kept.len());
-        ids.extend(
-            order.iter().skip(count).filter_map(|&i| Some(kept.get(i as usize)?.id.clone())),
-        );
+        let kept = kept.into_iter().map(|c| c.id).collect();
+        ids.extend(draw(kept, share, config.train.seed).1);
         ids.sort();
         Ok(ids)
     }
@@ -253,7 +273,6 @@ impl<'a> Study<'a> {
             updates: done.steps,
             held_out,
             cross,
-            settings: self.settings,
         }
         .write(&folder)
     }

@@ -90,7 +90,6 @@ mod tests {
             updates: 1,
             held_out: scores,
             cross: Vec::new(),
-            settings: 0,
         }
     }
 

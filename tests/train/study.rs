@@ -104,6 +104,12 @@ fn a_study_runs_what_it_lacks_and_compares_it() {
     // Lists may change; what the results have in common may not.
     let error = run(&config(root.path(), &["grid.updates=4"]), &out).unwrap_err().to_string();
     assert!(error.contains("study.toml") && error.contains("Choose another --out"), "{error}");
+    // Nor may what the description names by a path.
+    let recipe = root.path().join("finetune.toml");
+    fs::write(&recipe, CONFIG.replacen("[optim]", "[optim]\nweight_decay = 0.25", 1)).unwrap();
+    let error = run(&more, &out).unwrap_err().to_string();
+    assert!(error.contains("study/finetune.toml is of other settings"), "{error}");
+    assert_eq!(fs::read_to_string(out.join("finetune.toml")).unwrap().matches("0.25").count(), 0);
 }
 
 #[test]
