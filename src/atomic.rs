@@ -89,6 +89,14 @@ pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<u64> {
     write(path, |w| w.write_all(bytes))
 }
 
+/// [`write()`] of indented JSON and a line break.
+pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Result<u64> {
+    let path = path.as_ref();
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+    write_bytes(path, (text + "\n").as_bytes())
+}
+
 /// [`write()`] through another [`Storage`].
 pub fn write_to(
     storage: &dyn Storage,

@@ -68,8 +68,17 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = RunOptions::new(&run, device.clone());
     let done = engine::pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;
-    let stage = Stage { out: &args.out, scans: &scans, device };
-    stage.finetune(args.epochs, config.train.threads)?;
+    let data = toml_string(&scans.to_string_lossy());
+    let mut set =
+        vec![format!("data.path={data}"), format!("train.threads={}", config.train.threads)];
+    set.extend(args.epochs.map(|n| format!("train.epochs={n}")));
+    let stage = Stage {
+        out: &args.out,
+        scans: &scans,
+        config: FinetuneConfig::load("demo", &set)?,
+        device,
+    };
+    stage.finetune()?;
     stage.judge()?;
     let seconds = begin.elapsed().as_secs();
     eprintln!("the whole way took {} min {} s", seconds / 60, seconds % 60);
@@ -81,24 +90,19 @@ pub fn run(args: &Args) -> Result<u8> {
 struct Stage<'a> {
     out: &'a Path,
     scans: &'a Path,
+    config: FinetuneConfig,
     device: Device,
 }
 
 impl Stage<'_> {
-    fn finetune(&self, epochs: Option<u64>, threads: usize) -> Result<()> {
-        let data = toml_string(&self.scans.to_string_lossy());
-        let mut set = vec![format!("data.path={data}"), format!("train.threads={threads}")];
-        set.extend(epochs.map(|n| format!("train.epochs={n}")));
-        let config = FinetuneConfig::load("demo", &set)?;
-        eprintln!(
-            "\n2 of 3: fine-tuning for {} passes over the labelled scans",
-            config.train.epochs
-        );
+    fn finetune(&self) -> Result<()> {
+        let epochs = self.config.train.epochs;
+        eprintln!("\n2 of 3: fine-tuning for {epochs} passes over the labelled scans");
         let options = FinetuneOptions {
             encoder: Some(self.out.join("run")),
             ..FinetuneOptions::new(self.out.join("seg"), self.device.clone())
         };
-        let done = finetune(&config, &options)?;
+        let done = finetune(&self.config, &options)?;
         if let (Some(first), Some(last)) = (done.first, done.last) {
             let text =
                 format!("{} updates, loss {:.3} to {:.3}", done.steps, first.total, last.total);
@@ -109,10 +113,8 @@ impl Stage<'_> {
 
     /// Labels the held-out scans on their own grids, and judges them.
     fn judge(&self) -> Result<()> {
-        let task = Task::load("synthetic")?;
-        let data = toml_string(&self.scans.to_string_lossy());
-        let config = FinetuneConfig::load("demo", &[format!("data.path={data}")])?;
-        let held = Cases::find(&task, &config.data, 0)?.validation;
+        let task = Task::load(&self.config.data.task)?;
+        let held = Cases::find(&task, &self.config.data, 0)?.validation;
         eprintln!("\n3 of 3: labelling {} held-out scan(s)", held.len());
         let options = PredictOptions::new(
             self.out.join("seg"),

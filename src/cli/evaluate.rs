@@ -110,8 +110,7 @@ pub fn run(args: &Args) -> Result<u8> {
         progress.finish();
     }
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&done.to_json())? + "\n";
-        atomic::write_bytes(path, text.as_bytes())?;
+        atomic::write_json(path, &done.to_json())?;
     }
     if let Some(path) = &args.csv {
         atomic::write_bytes(path, &done.to_csv()?)?;

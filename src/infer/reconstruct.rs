@@ -108,6 +108,6 @@ pub fn reconstruct(options: &ReconstructOptions) -> Result<ReconstructReport> {
         sums: result.explained,
         files,
     };
-    atomic::write_bytes(&metrics, format!("{:#}\n", json!(report)).as_bytes())?;
+    atomic::write_json(&metrics, &json!(report))?;
     Ok(report)
 }

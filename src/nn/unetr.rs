@@ -43,12 +43,12 @@ impl UnetrConfig {
 
     /// Tokens along d, h, w.
     pub fn grid(&self) -> [usize; 3] {
-        self.roi.map(|n| n / self.patch)
+        self.vit().grid()
     }
 
     /// Tokens of an image.
     pub fn tokens(&self) -> usize {
-        self.grid().iter().product()
+        self.vit().tokens()
     }
 
     /// The image and the encoder.

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use load::file_info;
 pub use load::{Resumed, Student, load_state, load_student, resume_latest};
+pub(crate) use load::{expected, file_info};
 pub use save::{Snapshot, prune, save, save_to};
 pub(crate) use save::{named, publish};
 pub use tensors::{FileInfo, TensorFile, Tensors, write_tensors};

@@ -43,23 +43,30 @@ impl MemoryPlan {
         let dry = Arc::new(Dry::default());
         let device = Device::Dry(dry.clone());
         let (nets, mut state, mut program) = parts(config, &device, dtype, Launches::Graph)?;
-        run(&mut program, config, &nets, &mut state)?;
-        let launches = dry.launches();
-        let eager = dry.usage().reserved;
-        // The second step is captured, in memory of its own.
-        run(&mut program, config, &nets, &mut state)?;
-        let usage = dry.usage();
-        let bytes = |n: usize| n as u64;
-        let teacher = state.weights.teacher.as_ref();
-        Ok(Self {
-            student_parameters: bytes(nets.student_layout.count()),
-            teacher_parameters: teacher.map_or(0, |t| bytes(t.layout().count())),
+        let teacher = state.weights.teacher.as_ref().map_or(0, |t| t.layout().count());
+        Self::of_steps(&dry, || run(&mut program, config, &nets, &mut state)).map(|plan| Self {
+            student_parameters: nets.student_layout.count() as u64,
+            teacher_parameters: teacher as u64,
             dtype: dtype.name(),
-            classes: dry.peak_by_class().into_iter().map(|(c, n)| (c, bytes(n))).collect(),
-            peak_bytes: bytes(usage.peak),
-            reserved_bytes: bytes(usage.reserved.max(eager)),
+            cache_bytes: (config.data.cache_mib as u64) << 20,
+            ..plan
+        })
+    }
+
+    /// What the books of `dry` say after two of `step`; the caller adds what they cannot know.
+    pub(super) fn of_steps(dry: &Dry, mut step: impl FnMut() -> Result<()>) -> Result<Self> {
+        step()?;
+        let (launches, eager) = (dry.launches(), dry.usage().reserved);
+        // The second step is captured, in memory of its own.
+        step()?;
+        let usage = dry.usage();
+        let classes = dry.peak_by_class();
+        Ok(Self {
+            classes: classes.into_iter().map(|(class, n)| (class, n as u64)).collect(),
+            peak_bytes: usage.peak as u64,
+            reserved_bytes: usage.reserved.max(eager) as u64,
             launches,
-            cache_bytes: bytes(config.data.cache_mib) << 20,
+            ..Self::default()
         })
     }
 

@@ -104,7 +104,7 @@ pub fn describe(out: &Path, config_toml: &str, device: &Device, threads: usize) 
         "started": utc_now(),
         "command": std::env::args().collect::<Vec<_>>(),
     });
-    atomic::write_bytes(out.join("env.json"), format!("{env:#}\n").as_bytes())?;
+    atomic::write_json(out.join("env.json"), &env)?;
     Ok(())
 }
 

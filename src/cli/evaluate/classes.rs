@@ -66,7 +66,7 @@ pub fn run(args: &Args, task: &Task) -> Result<u8> {
             })
         };
         all["metric_per_case"] = paired.judged.iter().map(case).collect();
-        atomic::write_bytes(path, (serde_json::to_string_pretty(&all)? + "\n").as_bytes())?;
+        atomic::write_json(path, &all)?;
     }
     if let Some(path) = &args.csv {
         let mut out = csv::Writer::from_writer(Vec::new());

@@ -163,7 +163,8 @@ fn read_model(
     Ok(())
 }
 
-fn expected(prefix: &str, layout: &ParamLayout) -> Vec<(String, Vec<usize>)> {
+/// Names and shapes of a layout's parameters, under `prefix`.
+pub(crate) fn expected(prefix: &str, layout: &ParamLayout) -> Vec<(String, Vec<usize>)> {
     layout.entries().iter().map(|e| (format!("{prefix}{}", e.name), e.shape.clone())).collect()
 }
 

@@ -23,7 +23,7 @@ pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<[Vec<TaskCase>; 2]
         0 => split.training.clone(),
         n => task.subset(&split, n)?,
     };
-    let training = draw(training, data.fraction, seed);
+    let training = draw(training, data.fraction, seed).0;
     let pick = |ids: &[String]| -> Vec<TaskCase> {
         found.iter().filter(|case| ids.binary_search(&case.id).is_ok()).cloned().collect()
     };
@@ -73,13 +73,17 @@ impl Cases {
     }
 }
 
-/// The first of a random order, as many as `fraction` asks for and one at least; in their old order.
-fn draw(ids: Vec<String>, fraction: f64, seed: u64) -> Vec<String> {
+/// Splits `ids` into a share and the rest: the first of a random order, as many as `fraction` asks for and
+/// one at least. Both are in their old order; smaller shares of a seed are parts of its larger ones.
+pub fn draw(ids: Vec<String>, fraction: f64, seed: u64) -> (Vec<String>, Vec<String>) {
     let count = ((ids.len() as f64 * fraction).round() as usize).clamp(1, ids.len().max(1));
     let order = Rng::new(seed, Purpose::Subset, 0, 0, 0).permutation(ids.len());
-    let mut kept: Vec<u32> = order.into_iter().take(count).collect();
-    kept.sort_unstable();
-    kept.into_iter().filter_map(|i| ids.get(i as usize).cloned()).collect()
+    let mut is_drawn = vec![false; ids.len()];
+    order.into_iter().take(count).for_each(|i| is_drawn[i as usize] = true);
+    let (drawn, rest): (Vec<_>, Vec<_>) =
+        ids.into_iter().zip(is_drawn).partition(|(_, is_drawn)| *is_drawn);
+    let ids = |pairs: Vec<(String, bool)>| pairs.into_iter().map(|(id, _)| id).collect();
+    (ids(drawn), ids(rest))
 }
 
 /// A labelled case as the loader knows it.

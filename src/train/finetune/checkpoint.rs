@@ -11,11 +11,10 @@ use super::state::{SegState, Segmenter};
 use crate::atomic::Disk;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, TensorMut};
-use crate::nn::params::ParamLayout;
 use crate::seg::Task;
 use crate::train::checkpoint::{
-    DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, TensorFile, file_info,
-    folder_name, list, named, publish, read_state, seal, unseal, write_tensors,
+    DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, TensorFile, expected,
+    file_info, folder_name, list, named, publish, read_state, seal, unseal, write_tensors,
 };
 use crate::{Error, Result};
 
@@ -259,8 +258,4 @@ pub fn load_state(folder: &Path, device: &Device, dtype: DType) -> Result<(SegIn
     }
     (state.step, state.updates, state.bad_in_a_row) = (info.step, info.updates, info.bad_in_a_row);
     Ok((info, state))
-}
-
-fn expected(prefix: &str, layout: &ParamLayout) -> Vec<(String, Vec<usize>)> {
-    layout.entries().iter().map(|e| (format!("{prefix}{}", e.name), e.shape.clone())).collect()
 }

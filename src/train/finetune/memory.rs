@@ -27,21 +27,12 @@ pub fn plan(
     let dry = Arc::new(Dry::default());
     let device = Device::Dry(dry.clone());
     let (mut state, mut program) = parts(config, network, loss, &device, dtype, Launches::Graph)?;
-    run(&mut program, config, &mut state)?;
-    let (launches, eager) = (dry.launches(), dry.usage().reserved);
-    // The second step is captured, in memory of its own.
-    run(&mut program, config, &mut state)?;
-    let usage = dry.usage();
-    let bytes = |n: usize| n as u64;
+    let plan = MemoryPlan::of_steps(&dry, || run(&mut program, config, &mut state))?;
     Ok(MemoryPlan {
-        student_parameters: bytes(state.segmenter.params.layout().count()),
-        teacher_parameters: 0,
+        student_parameters: state.segmenter.params.layout().count() as u64,
         dtype: dtype.name(),
-        classes: dry.peak_by_class().into_iter().map(|(c, n)| (c, bytes(n))).collect(),
-        peak_bytes: bytes(usage.peak),
-        reserved_bytes: bytes(usage.reserved.max(eager)),
-        launches,
-        cache_bytes: bytes(config.data.cache_mib) << 20,
+        cache_bytes: (config.data.cache_mib as u64) << 20,
+        ..plan
     })
 }
 
