@@ -298,7 +298,7 @@ fn find_nvcc() -> PathBuf {
     })
 }
 
-/// The table of kernels that `src/device/emulated/kernels.rs` includes.
+/// The table of kernels that `src/device/launch.rs` includes.
 fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {

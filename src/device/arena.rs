@@ -207,11 +207,19 @@ impl Arena {
         }
     }
 
+    /// Whether the driver's memory at `at` is still ours.
+    pub fn has(&self, at: u64) -> bool {
+        let before = self.segments.range(..=at).next_back();
+        before.is_some_and(|(&start, &bytes)| at - start < bytes as u64)
+    }
+
     /// Forgets every segment of which nothing is in use, and returns their addresses for the driver.
+    /// Those of a graph are in use as long as it lives, whether or not a tensor is in them.
     pub fn take_unused_segments(&mut self) -> Vec<u64> {
         let unused = |(at, size): (&u64, &usize)| {
             let whole = self.blocks.get(at)?;
-            (whole.name.is_none() && whole.bytes == *size).then_some((*at, *size, whole.pool))
+            let is_unused = whole.name.is_none() && whole.bytes == *size;
+            (is_unused && whole.pool.owner == SHARED).then_some((*at, *size, whole.pool))
         };
         let unused: Vec<_> = self.segments.iter().filter_map(unused).collect();
         for &(at, size, pool) in &unused {
@@ -338,6 +346,8 @@ mod tests {
         }
         assert!(driver.arena.give(inside));
         assert_ne!(driver.alloc(4096), inside, "the graph still writes it");
+        assert!(driver.arena.take_unused_segments().is_empty(), "nor does the driver get it");
+        assert!(driver.arena.has(inside) && driver.arena.has(passing + 4095));
         driver.arena.disown(owner);
         let reused: Vec<u64> = (0..3000).map(|_| driver.alloc(4096)).collect();
         assert!(reused.contains(&input) && reused.contains(&inside));

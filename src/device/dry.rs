@@ -2,6 +2,7 @@
 //! the GPU ([`super::arena`]), and checks launches. A step that runs on it tells what the step will
 //! need, byte for byte and by class, before a GPU is asked.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{Arena, Owner, Usage};
@@ -20,6 +21,8 @@ struct Books {
     /// End of the last segment.
     end: u64,
     launches: u64,
+    /// Addresses that the launches of a capture under way were given.
+    recorded: Option<BTreeSet<u64>>,
 }
 
 impl Dry {
@@ -56,7 +59,13 @@ impl Dry {
             &Limits::SM_90,
             Limits::SM_90.shared_bytes_opt_in,
         )?;
-        self.books().launches += 1;
+        let mut books = self.books();
+        books.launches += 1;
+        if let Some(recorded) = &mut books.recorded {
+            let pointer =
+                |arg: &Arg| if let Arg::Ptr(DevicePtr(at)) = arg { Some(*at) } else { None };
+            recorded.extend(args.iter().filter_map(pointer).filter(|at| *at != 0));
+        }
         Ok(())
     }
 
@@ -65,10 +74,17 @@ impl Dry {
         self: &Arc<Self>,
         record: impl FnOnce() -> Result<T>,
     ) -> Result<(Graph, T)> {
-        let owner = self.books().arena.begin_private();
-        let graph = Graph { device: self.clone(), owner };
+        let owner = {
+            let mut books = self.books();
+            books.recorded = Some(BTreeSet::new());
+            books.arena.begin_private()
+        };
+        let mut graph = Graph { device: self.clone(), owner, touched: BTreeSet::new() };
         let recorded = record();
-        self.books().arena.end_private();
+        let mut books = self.books();
+        books.arena.end_private();
+        graph.touched = books.recorded.take().unwrap_or_default();
+        drop(books);
         Ok((graph, recorded?))
     }
 
@@ -97,6 +113,21 @@ impl Dry {
 pub struct Graph {
     device: Arc<Dry>,
     owner: Owner,
+    /// What its launches were given.
+    touched: BTreeSet<u64>,
+}
+
+impl Graph {
+    /// Starts nothing, but looks whether the memory of the recorded launches is still there.
+    pub fn replay(&self) -> Result<()> {
+        let books = self.device.books();
+        match self.touched.iter().find(|at| !books.arena.has(**at)) {
+            Some(at) => Err(Error::Device(format!(
+                "a graph uses {at:#x}, which was given back to the driver"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for Graph {

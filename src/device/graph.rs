@@ -19,7 +19,7 @@ impl Graph {
     pub fn replay(&mut self) -> Result<()> {
         match self {
             Self::Emulated(graph) => graph.replay(),
-            Self::Dry(_) => Ok(()),
+            Self::Dry(graph) => graph.replay(),
             #[cfg(feature = "cuda")]
             Self::Cuda(graph) => graph.replay(),
         }

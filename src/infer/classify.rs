@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::predict::{PredictOptions, Progress, cases};
 use crate::data::{PrepareConfig, Prepared, prepare};
-use crate::device::DType;
 use crate::nn::vit::VitPlan;
 use crate::seg::class_table::{self, ClassPrediction};
 use crate::seg::classes::argmax;
 use crate::tape::Var;
-use crate::train::finetune::checkpoint::{load_segmenter, read_info, resolve};
+use crate::train::finetune::checkpoint::{load_predictor, read_info, resolve};
 use crate::train::finetune::crops::centre;
 use crate::train::finetune::network::NetworkConfig;
 use crate::train::finetune::state::Segmenter;
@@ -91,7 +90,7 @@ pub fn classify(
 ) -> Result<Classified> {
     let cases = cases(&options.input)?;
     let folder = resolve(&options.checkpoint)?;
-    let (info, segmenter) = load_segmenter(&folder, &options.device, DType::F32)?;
+    let (info, segmenter) = load_predictor(&folder, &options.device)?;
     let (task, config) = (info.task()?, info.config()?);
     let batch = options.changes.apply(config.infer)?.windows;
     let images = Images::new(&segmenter, batch)?;

@@ -8,10 +8,10 @@ use crate::config::finetune::Infer;
 use crate::data::layout::DiscoverOptions;
 use crate::data::nifti::{Stored, write_channels, write_labels};
 use crate::data::{Case, PrepareConfig, discover, prepare};
-use crate::device::{DType, Device};
+use crate::device::Device;
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
-use crate::train::finetune::checkpoint::{load_segmenter, resolve};
+use crate::train::finetune::checkpoint::{load_predictor, resolve};
 use crate::{Error, Result};
 
 /// What to predict, with what, and where to.
@@ -107,7 +107,7 @@ pub fn predict_cases(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Predicted>> {
     let folder = resolve(&options.checkpoint)?;
-    let (info, segmenter) = load_segmenter(&folder, &options.device, DType::F32)?;
+    let (info, segmenter) = load_predictor(&folder, &options.device)?;
     if segmenter.net.classifies() {
         return Err(Error::data(folder, "tells the class of an image; it makes no label maps"));
     }

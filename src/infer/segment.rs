@@ -1,6 +1,7 @@
 //! A segmentation network over a whole volume, window by window.
 
-use crate::Result;
+use rayon::prelude::*;
+
 use crate::config::finetune::Infer;
 use crate::data::Prepared;
 use crate::device::Device;
@@ -8,6 +9,7 @@ use crate::nn::vit::VitPlan;
 use crate::seg::window::{Blender, Blending, Column, WindowGrid, argmax};
 use crate::tape::Var;
 use crate::train::finetune::state::Segmenter;
+use crate::{Error, Result};
 
 /// What a network says of volumes; plans and importance are made once.
 pub struct Predictor<'a> {
@@ -92,20 +94,28 @@ impl<'a> Predictor<'a> {
             let mut blender = Blender::<f32>::new(&grid, column, outputs, &self.importance)?;
             let mut keep = |d: usize, scores: &[f32]| finished(Slab { d, column }, scores);
             let starts: Vec<[usize; 3]> = grid.windows_of(column).collect();
+            let mut blend = |rows: &[f32]| {
+                for window in rows.chunks_exact(n * outputs) {
+                    channels_first(window, outputs, &mut planar);
+                    blender.add(&planar, &mut keep)?;
+                }
+                done += rows.len() / (n * outputs);
+                windows(done, of);
+                Ok::<_, Error>(())
+            };
+            let mut waiting: Option<Vec<f32>> = None;
             for group in starts.chunks(batch) {
                 for (start, window) in group.iter().zip(voxels.chunks_exact_mut(size)) {
                     grid.cut(case.voxels(), *start, window)?;
                 }
                 let logits = self.segmenter.logits(&self.plan, &self.positions, &voxels)?;
-                for k in 0..group.len() {
-                    // One window at a time: all of them would be a copy of the batch.
-                    let rows = logits.view(k * n * outputs, &[n, outputs])?;
-                    channels_first(&rows.to_f32_vec()?, outputs, &mut planar);
-                    blender.add(&planar, &mut keep)?;
+                // On a GPU these windows are under way: those before them are blended meanwhile.
+                if let Some(rows) = waiting.take() {
+                    blend(&rows)?;
                 }
-                done += group.len();
-                windows(done, of);
+                waiting = Some(logits.view(0, &[group.len() * n, outputs])?.to_f32_vec()?);
             }
+            waiting.map_or(Ok(()), |rows| blend(&rows))?;
         }
         Ok(())
     }
@@ -153,6 +163,10 @@ pub fn decide(scores: &[f32], n: usize, decision: Decision) -> Vec<u8> {
 
 /// `[n, channels]` as `[channels, n]`, into `planar`.
 fn channels_first(rows: &[f32], channels: usize, planar: &mut Vec<f32>) {
-    planar.clear();
-    planar.extend((0..channels).flat_map(|c| rows.iter().skip(c).step_by(channels).copied()));
+    planar.resize(rows.len(), 0.0);
+    let n = (rows.len() / channels.max(1)).max(1);
+    planar.par_chunks_mut(n).enumerate().for_each(|(c, channel)| {
+        let of_channel = rows.iter().skip(c).step_by(channels);
+        channel.iter_mut().zip(of_channel).for_each(|(to, from)| *to = *from);
+    });
 }

@@ -93,7 +93,8 @@ fn tiles(dtype: DType, vectors: bool) -> &'static [Tile] {
 }
 
 fn choose(tiles: &[Tile], [m, n, k]: [usize; 3], may_split: bool, launch: f64) -> Plan {
-    let most = if may_split { (k / 256).clamp(1, 128) } else { 1 };
+    // A long sum over few outputs (the gradient of a 1x1x1 convolution) needs all SMs.
+    let most = if may_split { (k / 256).clamp(1, 128).max((k / 8192).min(512)) } else { 1 };
     let mut best = Plan::new(tiles[0], [m, n, k], 1);
     for &tile in tiles {
         for parts in 1..=most {

@@ -53,11 +53,12 @@ impl MemoryPlan {
         })
     }
 
-    /// What the books of `dry` say after two of `step`; the caller adds what they cannot know.
+    /// What the books of `dry` say after three of `step`; the caller adds what they cannot know.
     pub(super) fn of_steps(dry: &Dry, mut step: impl FnMut() -> Result<()>) -> Result<Self> {
         step()?;
         let (launches, eager) = (dry.launches(), dry.usage().reserved);
-        // The second step is captured, in memory of its own.
+        // The second step is captured, in memory of its own; the third replays it.
+        step()?;
         step()?;
         let usage = dry.usage();
         let classes = dry.peak_by_class();

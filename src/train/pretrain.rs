@@ -325,7 +325,8 @@ impl<'a> Run<'a> {
         }
         let samples: Vec<u32> = places.map(|place| place as u32).collect();
         let batch = self.program.batch_mut();
-        cut_batch(&self.config.views, batch, &volumes, &samples, t.seed, step)
+        cut_batch(&self.config.views, batch, &volumes, &samples, t.seed, step)?;
+        self.program.prepare_masks(self.config, &self.nets)
     }
 
     /// Writes the logs of a step that is due, and asks the watch.

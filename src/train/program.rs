@@ -38,6 +38,7 @@ pub struct StepProgram {
     batch: Batch,
     /// Made with the first masks, refilled with later ones.
     plan: Option<StepPlan>,
+    masks_are_loaded: bool,
     /// One over the teacher's temperature, `[1]`.
     inv_tau: Tensor,
     pass: Captured<PassOutputs>,
@@ -79,6 +80,7 @@ impl StepProgram {
             sums: Accumulation::new(&state.weights.student, table, micro_batches, launches)?,
             batch,
             plan: None,
+            masks_are_loaded: false,
             inv_tau: Tensor::from_f64(device, dtype, &[1.0 / scheduled.tau_t], &[1])?,
             pass: Captured::default(),
             update: Captured::default(),
@@ -88,14 +90,25 @@ impl StepProgram {
 
     /// Views and masks of the micro-batch to come.
     pub fn batch_mut(&mut self) -> &mut Batch {
+        self.masks_are_loaded = false;
         &mut self.batch
+    }
+
+    /// Puts the index tables of the masks in [`StepProgram::batch_mut`] in place, behind the work under
+    /// way: what [`StepProgram::micro_batch`] otherwise does first.
+    pub fn prepare_masks(&mut self, config: &Config, nets: &Networks) -> Result<()> {
+        self.load_masks(config, nets)?;
+        self.masks_are_loaded = true;
+        Ok(())
     }
 
     /// Starts forward and backward on what [`StepProgram::batch_mut`] holds; on a GPU they are under
     /// way when this returns.
     pub fn micro_batch(&mut self, config: &Config, nets: &Networks, state: &State) -> Result<()> {
         let _range = nvtx::range(|| "micro-batch");
-        self.load_masks(config, nets)?;
+        if !std::mem::take(&mut self.masks_are_loaded) {
+            self.load_masks(config, nets)?;
+        }
         if self.sums.done() == 0 {
             let scheduled = schedule(config, state.counters.step);
             self.inv_tau.as_mut().upload_f64(&[1.0 / scheduled.tau_t])?;
@@ -151,7 +164,7 @@ impl StepProgram {
         batches: &[Batch],
     ) -> Result<StepReport> {
         for batch in batches {
-            self.batch.assign(batch)?;
+            self.batch_mut().assign(batch)?;
             self.micro_batch(config, nets, state)?;
         }
         self.update(config, state)?;

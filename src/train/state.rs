@@ -25,6 +25,14 @@ pub fn activation_dtype_of(precision: Precision, device: &Device) -> Result<DTyp
     }
 }
 
+/// The dtype of activations where nothing is trained: on the CPU a network of any `precision` runs in f32.
+pub fn inference_dtype(precision: Precision, device: &Device) -> Result<DType> {
+    match device {
+        Device::Cpu => Ok(DType::F32),
+        _ => activation_dtype_of(precision, device),
+    }
+}
+
 /// The state of training: what a checkpoint must hold for a bit-exact resume.
 #[derive(Debug)]
 pub struct State {

@@ -1,9 +1,9 @@
 //! Prepared volumes on the device: those used last stay there, so that an epoch after the first
 //! uploads nothing while they fit (`data.device_cache_mib`).
 
-use crate::Result;
 use crate::data::Prepared;
 use crate::device::{Device, Tensor, class};
+use crate::{Error, Result};
 
 /// See the module.
 pub struct DeviceVolumes {
@@ -31,17 +31,30 @@ impl DeviceVolumes {
             return Ok(tensor);
         }
         let bytes = size_of_val(case.voxels());
-        while self.bytes + bytes > self.limit && !self.held.is_empty() {
-            self.bytes -= 4 * self.held.remove(0).1.len();
-        }
+        while self.bytes + bytes > self.limit && self.drop_oldest() {}
         let _class = class::scope("volumes");
         let [d, h, w] = case.dims();
         let shape = [case.channels(), d, h, w];
-        let tensor = Tensor::from_slice(&self.device, case.voxels(), &shape)?;
+        let tensor = loop {
+            match Tensor::from_slice(&self.device, case.voxels(), &shape) {
+                // What is only kept for later makes room first.
+                Err(Error::OutOfMemory(_)) if self.drop_oldest() => {}
+                outcome => break outcome?,
+            }
+        };
         if bytes <= self.limit {
             self.bytes += bytes;
             self.held.push((index, tensor.clone()));
         }
         Ok(tensor)
+    }
+
+    /// Lets go of the volume that was used longest ago. False when there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let any = !self.held.is_empty();
+        if any {
+            self.bytes -= 4 * self.held.remove(0).1.len();
+        }
+        any
     }
 }

@@ -1,5 +1,6 @@
-//! A shipped task on the real set it describes: found, split, prepared with its labels.
+//! Tasks on the real sets they describe: found, split, prepared with their labels.
 
+use glmae::config::finetune::FinetuneConfig;
 use glmae::data::Case;
 use glmae::seg::Task;
 
@@ -34,4 +35,25 @@ fn hippocampus_is_found_split_and_prepared() {
         assert_eq!(prepared.record().restore_labels(classes).unwrap(), stored.classes);
     }
     assert_eq!(seen, [true; 3]);
+}
+
+/// `configs/examples`: one CT that is trained on and judged by, with twelve of the thirteen organs.
+#[test]
+fn the_abdomen_of_the_examples_is_found_and_prepared() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/examples");
+    let settings = FinetuneConfig::load(&format!("{examples}/abdomen.toml"), &[]).unwrap();
+    let task = Task::load(&format!("{examples}/abdomen-task.toml")).unwrap();
+    let Some(root) = shared("data/ct") else { return };
+    let cases = task.find_cases(&root).unwrap();
+    assert_eq!(cases.iter().map(|c| c.id.as_str()).collect::<Vec<_>>(), ["abdomen"]);
+    let split = task.split(&root, &["abdomen".to_owned()]).unwrap();
+    assert_eq!(
+        (split.training, split.validation),
+        (vec!["abdomen".into()], vec!["abdomen".into()])
+    );
+    let pair =
+        cases[0].labelled().unwrap().prepare(&task.prepare_config(), &task.label_rules()).unwrap();
+    assert!((0..3).all(|a| pair.image.dims()[a] >= settings.data.roi.unwrap()[a]));
+    let has = |class: u8| pair.classes.contains(&class);
+    assert!((0..14).all(|class| has(class) == (class != 5)), "all but the esophagus");
 }

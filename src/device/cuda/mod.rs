@@ -337,7 +337,6 @@ impl Cuda {
         let kernel = Kernel::find(name)?;
         let found = self.function(kernel)?;
         check(kernel, config, args, &self.limits, found.opted_in)?;
-        self.bind()?;
         let mut slots = Slots::new(args);
         let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
         // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the
@@ -357,6 +356,8 @@ impl Cuda {
     }
 
     fn function(&self, kernel: &'static Kernel) -> Result<Function> {
+        // Loading and asking need the context of this thread, too.
+        self.bind()?;
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = functions.get(kernel.name) {
             return Ok(found.clone());

@@ -16,6 +16,7 @@ use crate::train::checkpoint::{
     DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, TensorFile, expected,
     file_info, folder_name, list, named, publish, read_state, seal, unseal, write_tensors,
 };
+use crate::train::state::inference_dtype;
 use crate::{Error, Result};
 
 /// Folder of the checkpoint with the best validation.
@@ -211,7 +212,14 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Loads a network for prediction. Errors: as [`read_info`]; a damaged file.
+/// Loads a network for prediction on `device`, in the precision it was trained in where the device has
+/// it. Errors: as [`load_segmenter`].
+pub fn load_predictor(folder: &Path, device: &Device) -> Result<(SegInfo, Segmenter)> {
+    let precision = read_info(folder)?.config()?.train.precision;
+    load_segmenter(folder, device, inference_dtype(precision, device)?)
+}
+
+/// Loads a network. Errors: as [`read_info`]; a damaged file.
 pub fn load_segmenter(
     folder: &Path,
     device: &Device,

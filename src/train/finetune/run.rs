@@ -6,12 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde_json::json;
 
 use self::validate::AUC;
 use super::cases::{self, PreparedCase, label_table, loaded};
 use super::checkpoint::{self, SegSnapshot};
-use super::crops::{CropKey, TrainingCase, draw};
+use super::crops::{Crop, CropKey, TrainingCase, draw};
 use super::encoder;
 use super::memory;
 pub use super::options::{FinetuneOptions, FinetuneSummary};
@@ -89,6 +90,8 @@ struct Run<'a> {
     summary: FinetuneSummary,
     /// Cases that are known to be smaller than a window.
     padded: BTreeSet<String>,
+    /// A step whose first crops are in place already, or why they are not.
+    ahead: Option<(u64, Result<()>)>,
     _lock: RunLock,
 }
 
@@ -271,6 +274,7 @@ impl<'a> Run<'a> {
             progress,
             summary,
             padded: BTreeSet::new(),
+            ahead: None,
             _lock: lock,
         }))
     }
@@ -317,10 +321,17 @@ impl<'a> Run<'a> {
         self.tell_padding(&cases)?;
         let settings = settings(self.config, step, self.steps_per_epoch);
         for (k, group) in cases.chunks(t.batch).enumerate() {
-            self.fill(step, k, group)?;
+            match self.ahead.take().filter(|(ready, _)| *ready == step && k == 0) {
+                Some((_, outcome)) => outcome?,
+                None => self.fill(step, k, group)?,
+            }
             self.program.micro_batch(&self.state.segmenter)?;
         }
         self.program.update(&mut self.state, &settings)?;
+        // On a GPU the step is under way now; the crops of the next one are cut meanwhile.
+        if step + 1 < t.epochs * self.steps_per_epoch {
+            self.ahead = Some((step + 1, self.fill_first(step + 1)));
+        }
         let report = self.program.finish(&mut self.state)?;
         if !report.is_finite() {
             let ids: Vec<&str> = cases.iter().map(|c| c.case.image.id.as_str()).collect();
@@ -363,19 +374,27 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Puts the crops of a step's first micro-batch in place.
+    fn fill_first(&mut self, step: u64) -> Result<()> {
+        let cases = self.loader.get(step)?;
+        let first = cases.len().min(self.config.train.batch);
+        self.fill(step, 0, &cases[..first])
+    }
+
     /// Puts the crops of micro-batch `k` in place.
     fn fill(&mut self, step: u64, k: usize, cases: &[Arc<TrainingCase>]) -> Result<()> {
         let image = self.state.segmenter.net.config.clone();
         let t = &self.config.train;
+        let place = |i: usize| {
+            let (b, crop) = (i / t.crops, (i % t.crops) as u32);
+            let key = CropKey { seed: t.seed, step, sample: (k * t.batch + b) as u32, crop };
+            draw(&cases[b], image.roi, &self.config.data, &self.config.augment, key)
+        };
+        let crops: Vec<Crop> = (0..cases.len() * t.crops).into_par_iter().map(place).collect();
         let (mut voxels, mut labels) = (Vec::new(), Vec::new());
-        for (b, case) in cases.iter().enumerate() {
-            for crop in 0..t.crops {
-                let sample = (k * t.batch + b) as u32;
-                let key = CropKey { seed: t.seed, step, sample, crop: crop as u32 };
-                let crop = draw(case, image.roi, &self.config.data, &self.config.augment, key);
-                voxels.extend(crop.voxels);
-                labels.extend(crop.classes.iter().map(|&c| self.table[usize::from(c)]));
-            }
+        for crop in &crops {
+            voxels.extend_from_slice(&crop.voxels);
+            labels.extend(crop.classes.iter().map(|&c| self.table[usize::from(c)]));
         }
         self.program.batch_mut().fill_f32(&image, &voxels, &labels)
     }
