@@ -448,8 +448,8 @@ impl Config {
             "model.dec_dim must be a multiple of model.dec_heads",
         )?;
         require(
-            m.mlp_ratio.is_finite() && m.mlp_hidden() > 0 && m.dec_mlp_hidden() > 0,
-            "model.mlp_ratio must be a positive number that leaves the MLPs at least one channel",
+            m.mlp_ratio <= 64.0 && m.mlp_hidden() > 0 && m.dec_mlp_hidden() > 0,
+            "model.mlp_ratio must be above 0, leave the MLPs at least one channel, and be at most 64",
         )?;
         require(
             h.hidden > 0 && h.bottleneck > 0 && h.prototypes > 1,
@@ -513,8 +513,8 @@ impl Config {
             "optim.beta1 and beta2 must lie in [0, 1), optim.eps must be positive",
         )?;
         require(
-            t.batch > 0 && t.accumulation > 0,
-            "train.batch and train.accumulation must be at least 1",
+            (1..=1 << 16).contains(&t.batch) && (1..=1 << 16).contains(&t.accumulation),
+            "train.batch and train.accumulation must lie between 1 and 65536",
         )?;
         require(
             t.log_every > 0 && t.save_every > 0 && t.keep_last > 0,

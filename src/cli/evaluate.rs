@@ -99,6 +99,7 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     let found = match_files(&args.pred, &args.reference)?;
     settle_unpaired(args, &found)?;
+    spare_inputs(args, &found)?;
     let total = found.pairs.len();
     let mut progress = (total >= MANY).then(|| WorkProgress::stderr("evaluate", total as u64));
     let done = evaluate(&found.pairs, &settings, &mut |id| {
@@ -171,6 +172,23 @@ fn tolerances(given: &[f64]) -> Result<Vec<f64>> {
         }
     }
     Ok(kept)
+}
+
+/// Errors: a table that would replace a file that is judged, or the other table.
+fn spare_inputs(args: &Args, found: &Matching) -> Result<()> {
+    let real = |path: &PathBuf| path.canonicalize().ok();
+    for path in [&args.json, &args.csv].into_iter().flatten() {
+        let Some(table) = real(path) else { continue };
+        let mut read = found.pairs.iter().flat_map(|p| [&p.prediction, &p.reference]);
+        if read.any(|file| real(file).is_some_and(|file| file == table)) {
+            let reason = format!("{} is a file that is judged; name another", path.display());
+            return Err(Error::Config(reason).into());
+        }
+    }
+    match args.json.is_some() && args.json == args.csv {
+        true => Err(Error::Config("--json and --csv name the same file".into()).into()),
+        false => Ok(()),
+    }
 }
 
 /// A result that cannot be written is known before the work, not after it.

@@ -122,7 +122,8 @@ pub fn run(args: &Args) -> Result<u8> {
 fn plan(done: &FinetuneSummary, config: &FinetuneConfig) -> String {
     let (d, cases) = (&config.data, [done.training_cases, done.validation_cases]);
     let mut text = format!(
-        "configuration and data ({}: {} training, {} validation cases) are usable; nothing was written\n\n",
+        "configuration and data ({}: {} training, {} validation cases) are usable, as far as headers and the \
+         first case of each show; nothing was written\n\n",
         d.path, cases[0], cases[1]
     );
     if let Some(report) = &done.encoder {

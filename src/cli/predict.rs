@@ -6,7 +6,7 @@ use anyhow::Result;
 use glmae::Error;
 use glmae::error::exit;
 use glmae::infer::classify::{classify, is_classifier};
-use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
+use glmae::infer::predict::{InferChanges, PredictOptions, Predictions, Progress, predict};
 use glmae::report::progress::WorkProgress;
 
 use super::config_args::DeviceArg;
@@ -19,8 +19,9 @@ Examples:
   glmae predict --checkpoint runs/seg --input Task04_Hippocampus --out predictions --gaussian
   glmae evaluate --pred predictions --ref labelsTr --task hippocampus
 
-Writes one label map per case on the case's own grid, with its affine and codes. A run folder means its
-best checkpoint. A classifier of images writes predictions.csv instead: the case's id, the most probable
+Writes one label map per case on the case's own grid, with its affine and codes; a label map of the same
+name is replaced. A case that cannot be read is named and the others are done (exit code 3). A run folder means
+its best checkpoint. A classifier of images writes predictions.csv instead: the case's id, the most probable
 class, and a probability per class.
 
 Memory beside the network: 8 bytes per voxel while a volume is prepared, 5 afterwards, and --memory-mib,
@@ -77,7 +78,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let mut bar: Option<WorkProgress> = None;
     let mut before = 0;
     let mut label = String::new();
-    let done = predict(&options, &mut |step| match step {
+    let predictions = predict(&options, &mut |step| match step {
         Progress::Case { id, number, of } => {
             if let Some(bar) = bar.take() {
                 bar.finish();
@@ -98,13 +99,31 @@ pub fn run(args: &Args) -> Result<u8> {
         bar.finish();
     }
     let mut table = Table::new(&["<case", "<file", "<voxels"]);
-    for case in &done {
+    for case in &predictions.done {
         let voxels: Vec<String> = case.voxels.iter().map(|(r, n)| format!("{r}: {n}")).collect();
         let file = case.file.display().to_string();
         table.row([term::clean(&case.id), term::clean(&file), voxels.join(", ")]);
     }
     term::print(&table.render("  "))?;
-    Ok(exit::OK)
+    tell_left_out(&predictions.left_out);
+    let Predictions { done, failed, .. } = &predictions;
+    for (_, error) in failed {
+        eprintln!("error: {}", term::clean(&error.to_string()));
+    }
+    let Some((_, first)) = failed.first() else { return Ok(exit::OK) };
+    eprintln!("{} of {} cases are done", done.len(), done.len() + failed.len());
+    Ok(first.exit_code())
+}
+
+fn tell_left_out(files: &[PathBuf]) {
+    if let Some(first) = files.first() {
+        eprintln!(
+            "{} volume(s) look like label maps by their names and were left out, such as {}; name them in a \
+             list (.txt) to predict them",
+            files.len(),
+            term::clean(&first.display().to_string())
+        );
+    }
 }
 
 /// A table for all cases.

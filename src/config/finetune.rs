@@ -269,6 +269,16 @@ impl Settings for FinetuneConfig {
             "train.batch, crops, accumulation, infer.windows and memory_mib must be at least 1",
         )?;
         require(
+            [t.batch, t.crops, t.accumulation, self.infer.windows].iter().all(|&n| n <= 1 << 16)
+                && self.infer.memory_mib <= 1 << 30,
+            "train.batch, crops, accumulation and infer.windows must be at most 65536",
+        )?;
+        let m = &self.model;
+        require(
+            m.mlp_ratio > 0.0 && m.mlp_ratio <= 64.0,
+            "model.mlp_ratio must lie above 0, at most 64",
+        )?;
+        require(
             [t.log_every, t.save_every, t.epochs].iter().all(|&n| n > 0) && t.keep_last > 0,
             "train.epochs, log_every, save_every and keep_last must be at least 1",
         )?;

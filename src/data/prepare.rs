@@ -181,7 +181,8 @@ impl CaseRecord {
 
     /// Grid, affine and codes of the file.
     pub fn frame(&self) -> Frame {
-        Frame { dims: self.input_dims, affine: self.input_affine, space_code: self.space_code }
+        let (dims, affine, space_code) = (self.input_dims, self.input_affine, self.space_code);
+        Frame { dims, affine, space_code, placement: None }
     }
 
     /// Brings class indices of a prepared case onto the grid of the file: nearest voxel, background
@@ -307,8 +308,8 @@ fn settle_nonfinite(path: &Path, volume: &mut Volume, rule: NonFinite) -> Result
     Err(Error::data(
         path,
         format!(
-            "{count} voxels are NaN or infinite, the first at {voxel:?} of channel {}; set \
-             data.nonfinite = \"zero\" to read them as 0",
+            "{count} voxels are NaN or infinite, the first at {voxel:?} of channel {}; repair the file \
+             (pre-training can read them as 0: data.nonfinite = \"zero\")",
             first / volume.voxels_per_channel()
         ),
     ))
@@ -351,7 +352,7 @@ pub fn prepare_volume(
                 path,
                 format!(
                     "no foreground: the largest voxel is {largest} after the intensity map \
-                     {:?}, data.foreground_threshold = {threshold}",
+                     {:?}, the threshold of the foreground is {threshold}",
                     config.intensity
                 ),
             )

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::predict::{PredictOptions, Progress, cases};
+use super::predict::{PredictOptions, Progress, source};
 use crate::data::{PrepareConfig, Prepared, prepare};
 use crate::nn::vit::VitPlan;
 use crate::seg::class_table::{self, ClassPrediction};
@@ -88,7 +88,7 @@ pub fn classify(
     options: &PredictOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Classified> {
-    let cases = cases(&options.input)?;
+    let cases = source(&options.input)?.cases;
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_predictor(&folder, &options.device)?;
     let (task, config) = (info.task()?, info.config()?);

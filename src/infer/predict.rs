@@ -1,12 +1,13 @@
 //! `glmae predict`: label maps, and probabilities if asked for, on the grids of the inputs.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::probabilities::{Probabilities, to_probabilities};
 use super::segment::{Decision, Predictor, Slab, decide, place};
 use crate::config::finetune::Infer;
-use crate::data::layout::DiscoverOptions;
-use crate::data::nifti::{Stored, write_channels, write_labels};
+use crate::data::layout::{DiscoverOptions, Source};
+use crate::data::nifti::{Frame, Stored, read_header, write_channels, write_labels};
 use crate::data::{Case, PrepareConfig, discover, prepare};
 use crate::device::Device;
 use crate::seg::task::TaskKind;
@@ -47,10 +48,12 @@ impl InferChanges {
             windows: self.windows.unwrap_or(run.windows),
             memory_mib: self.memory_mib.unwrap_or(run.memory_mib),
         };
-        match (0.0..1.0).contains(&infer.overlap) && infer.windows > 0 && infer.memory_mib > 0 {
+        let counts =
+            (1..=1 << 16).contains(&infer.windows) && (1..=1 << 30).contains(&infer.memory_mib);
+        match (0.0..1.0).contains(&infer.overlap) && counts {
             true => Ok(infer),
             false => Err(Error::Config(format!(
-                "{infer:?}: the overlap lies in [0, 1), windows and memory_mib are at least 1"
+                "{infer:?}: the overlap lies in [0, 1), windows are 1 to 65536, memory_mib is at least 1"
             ))),
         }
     }
@@ -84,6 +87,16 @@ pub struct Predicted {
     pub voxels: Vec<(String, u64)>,
 }
 
+/// What [`predict`] came to.
+#[derive(Debug, Default)]
+pub struct Predictions {
+    pub done: Vec<Predicted>,
+    /// Cases that could not be read or written, and why.
+    pub failed: Vec<(String, Error)>,
+    /// Volumes of a folder that were left out because they look like label maps by their names.
+    pub left_out: Vec<PathBuf>,
+}
+
 /// Predicts every case of the input and writes `ID.nii.gz` into `out`, on the input's own grid with its
 /// affine and codes. `progress` hears of windows of the case under way, and of cases that are done.
 ///
@@ -91,20 +104,41 @@ pub struct Predicted {
 /// voxel for the labels; `infer.memory_mib` for the sums of windows, whatever the number of classes.
 /// Probabilities go through a file beside the result, class by class.
 ///
-/// Errors: [`Error::Data`] for an unusable checkpoint or volume; [`Error::Io`]. Results are written case
-/// by case, each whole or not at all.
+/// Errors: [`Error::Data`] for an unusable checkpoint; [`Error::Config`] when a result would replace an
+/// input; of a case that cannot be used only when it is the only one, otherwise the others are predicted.
+/// Results are written case by case, each whole or not at all.
 pub fn predict(
     options: &PredictOptions,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Vec<Predicted>> {
-    predict_cases(options, &cases(&options.input)?, progress)
+) -> Result<Predictions> {
+    let source = source(&options.input)?;
+    let mut failed = Vec::new();
+    let mut note = |case: &Case, error| match error {
+        Error::Data { .. } | Error::Io { .. } | Error::Unsupported(_) if source.cases.len() > 1 => {
+            failed.push((case.id.clone(), error));
+            Ok(())
+        }
+        error => Err(error),
+    };
+    let done = run(options, &source.cases, progress, &mut note)?;
+    Ok(Predictions { done, failed, left_out: source.labels_left_out })
 }
 
-/// As [`predict`], for cases that were found otherwise.
+/// As [`predict`], for cases that were found otherwise, all of which must be usable.
 pub fn predict_cases(
     options: &PredictOptions,
     cases: &[Case],
     progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<Predicted>> {
+    run(options, cases, progress, &mut |_, error| Err(error))
+}
+
+/// `failure` decides whether an unusable case ends it all.
+fn run(
+    options: &PredictOptions,
+    cases: &[Case],
+    progress: &mut dyn FnMut(Progress<'_>),
+    failure: &mut dyn FnMut(&Case, Error) -> Result<()>,
 ) -> Result<Vec<Predicted>> {
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_predictor(&folder, &options.device)?;
@@ -112,25 +146,72 @@ pub fn predict_cases(
         return Err(Error::data(folder, "tells the class of an image; it makes no label maps"));
     }
     let (task, config) = (info.task()?, info.config()?);
-    let predictor = Predictor::new(&segmenter, options.changes.apply(config.infer)?)?;
-    let roi = segmenter.net.config.roi;
-    let how = PrepareConfig { min_size: roi, ..task.prepare_config() };
-    let (regions, decision) = (task.regions(false), decision(&task));
-    let outputs = segmenter.net.sizes().outputs();
+    let network = Loaded {
+        options,
+        predictor: Predictor::new(&segmenter, options.changes.apply(config.infer)?)?,
+        how: PrepareConfig { min_size: segmenter.net.config.roi, ..task.prepare_config() },
+        regions: task.regions(false),
+        decision: decision(&task),
+        outputs: segmenter.net.sizes().outputs(),
+        task,
+    };
+    network.spare_inputs(cases)?;
     std::fs::create_dir_all(&options.out).map_err(Error::io(&options.out, "create"))?;
     let mut done = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         progress(Progress::Case { id: &case.id, number: i, of: cases.len() });
-        let prepared = prepare(case, &how)?;
+        match network.predict(case, progress) {
+            Ok(predicted) => done.push(predicted),
+            Err(error) => failure(case, error)?,
+        }
+    }
+    Ok(done)
+}
+
+/// A network and how it is asked.
+struct Loaded<'a> {
+    options: &'a PredictOptions,
+    predictor: Predictor<'a>,
+    task: Task,
+    how: PrepareConfig,
+    regions: Vec<Region>,
+    decision: Decision,
+    outputs: usize,
+}
+
+impl Loaded<'_> {
+    /// Label map and probabilities of a case.
+    fn files(&self, case: &Case) -> [PathBuf; 2] {
+        ["", "_prob"].map(|end| self.options.out.join(format!("{}{end}.nii.gz", case.id)))
+    }
+
+    /// Errors: [`Error::Config`] when a file to be written is one that is read.
+    fn spare_inputs(&self, cases: &[Case]) -> Result<()> {
+        let real = |path: &PathBuf| path.canonicalize().ok();
+        let inputs: HashSet<PathBuf> =
+            cases.iter().flat_map(|case| case.images.iter().filter_map(real)).collect();
+        let mut files = cases.iter().flat_map(|case| self.files(case));
+        match files.find(|file| real(file).is_some_and(|file| inputs.contains(&file))) {
+            Some(file) => Err(Error::Config(format!(
+                "{} is an image to predict, its label map would replace it; choose another --out",
+                file.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn predict(&self, case: &Case, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Predicted> {
+        let Self { decision, outputs, .. } = *self;
+        let prepared = prepare(case, &self.how)?;
         let (dims, record) = (prepared.dims(), prepared.record().clone());
         if let Some(how) = record.crop.padding() {
             progress(Progress::Padded { id: &case.id, how: &how });
         }
-        let file = options.out.join(format!("{}.nii.gz", case.id));
-        let folder = file.parent().unwrap_or(&options.out);
+        let [file, probabilities] = self.files(case);
+        let folder = file.parent().unwrap_or(&self.options.out);
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
         let mut labels = vec![0; dims.iter().product()];
-        let mut kept = match options.probabilities {
+        let mut kept = match self.options.probabilities {
             true => Some(Probabilities::new(folder, outputs, dims)?),
             false => None,
         };
@@ -143,29 +224,30 @@ pub fn predict_cases(
             kept.put(slab, &scores)
         };
         let mut windows = |windows, of| progress(Progress::Windows { done: windows, of });
-        predictor.scores(&prepared, &mut keep, &mut windows)?;
+        self.predictor.scores(&prepared, &mut keep, &mut windows)?;
         // What follows needs the room.
         drop(prepared);
-        let labels = record.restore_labels(&label_values(&task, &regions, labels))?;
-        let voxels = regions
-            .iter()
-            .map(|r| {
-                let members = r.members();
-                let count = labels.iter().filter(|l| members[usize::from(**l)]).count();
-                (r.to_string(), count as u64)
-            })
-            .collect();
-        let frame = record.frame();
+        let labels = record.restore_labels(&label_values(&self.task, &self.regions, labels))?;
+        let counts = self.regions.iter().map(|r| {
+            let members = r.members();
+            let count = labels.iter().filter(|l| members[usize::from(**l)]).count();
+            (r.to_string(), count as u64)
+        });
+        let voxels = counts.collect();
+        // Its qform and sform, their codes and units, as the image has them.
+        let placement = match case.images.first() {
+            Some(image) => Some(read_header(image, &self.how.limits)?.placement),
+            None => None,
+        };
+        let frame = Frame { placement, ..record.frame() };
         write_labels(&file, &labels, &frame)?;
         drop(labels);
         if let Some(mut kept) = kept {
-            let path = options.out.join(format!("{}_prob.nii.gz", case.id));
             let mut channel = |c| record.restore_channels(&kept.channel(c)?, 0.0);
-            write_channels(&path, &frame, outputs, Stored::F32, &mut channel)?;
+            write_channels(&probabilities, &frame, outputs, Stored::F32, &mut channel)?;
         }
-        done.push(Predicted { id: case.id.clone(), file, voxels });
+        Ok(Predicted { id: case.id.clone(), file, voxels })
     }
-    Ok(done)
 }
 
 /// What is under way.
@@ -187,12 +269,12 @@ pub enum Progress<'a> {
 }
 
 /// The cases that a user's path means.
-pub(super) fn cases(input: &Path) -> Result<Vec<Case>> {
+pub(super) fn source(input: &Path) -> Result<Source> {
     if !input.exists() {
         return Err(Error::data(input, "no such file or folder; give a NIfTI volume or a set"));
     }
     let options = DiscoverOptions { include_test: true, ..DiscoverOptions::default() };
-    Ok(discover(input, &options)?.cases)
+    discover(input, &options)
 }
 
 fn decision(task: &Task) -> Decision {
@@ -202,8 +284,9 @@ fn decision(task: &Task) -> Decision {
     }
 }
 
-/// Label values of what was decided: classes as they are; of regions, the value that only the smallest
-/// region that holds has (BraTS: enhancing tumour before tumour core before whole tumour).
+/// Label values of what was decided: classes as they are; of regions, the value that lies in exactly those
+/// that hold, and where there is none (enhancing tumour outside of any tumour), the value that only the
+/// smallest region that holds has (BraTS: enhancing tumour before tumour core before whole tumour).
 fn label_values(task: &Task, regions: &[Region], decided: Vec<u8>) -> Vec<u8> {
     if task.kind != TaskKind::Regions {
         return decided;
@@ -217,7 +300,14 @@ fn label_values(task: &Task, regions: &[Region], decided: Vec<u8>) -> Vec<u8> {
         label.or(regions[i].labels().first()).copied().unwrap_or(0)
     };
     let values: Vec<u8> = (0..order.len()).map(own).collect();
+    let regions_of = |label: u8| {
+        let holds = |&i: &usize| regions[i].labels().contains(&label);
+        order.iter().filter(|i| holds(i)).fold(0u8, |bits, i| bits | 1 << i)
+    };
     let value = |bits: u8| {
+        if let Some(label) = (1..=255).find(|&label| bits != 0 && regions_of(label) == bits) {
+            return label;
+        }
         let smallest = order.iter().find(|&&i| bits >> i & 1 == 1);
         smallest.map_or(0, |&i| values[i])
     };
@@ -241,5 +331,12 @@ mod tests {
         let (core, whole, enhancing) = (bit(&[2, 3]), bit(&[1, 2, 3]), bit(&[3]));
         let decided = vec![0, whole, whole | core, whole | core | enhancing, enhancing];
         assert_eq!(label_values(&task, &regions, decided), [0, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_label_in_two_regions_is_found_by_both() {
+        let task = Task::load("brats").unwrap();
+        let regions = [Region::union(&[1, 2], "a"), Region::union(&[2, 3], "b")];
+        assert_eq!(label_values(&task, &regions, vec![0, 1, 2, 3]), [0, 1, 3, 2]);
     }
 }

@@ -24,6 +24,10 @@ impl Probabilities {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(Error::io(&path, "create"))?;
+        if cfg!(unix) {
+            // Without a name it is gone with the process, however that ends.
+            fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        }
         Ok(Self { path, file, channels, dims, bytes: Vec::new() })
     }
 

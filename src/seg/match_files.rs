@@ -84,7 +84,7 @@ pub fn match_files(prediction: &Path, reference: &Path) -> Result<Matching> {
             let pairs = vec![FilePair { id, prediction, reference }];
             Ok(Matching { pairs, ..Matching::default() })
         }
-        (true, true) => pair_up(files(prediction)?, files(reference)?),
+        (true, true) => pair_up(without_probabilities(files(prediction)?), files(reference)?),
         (true, false) => Err(Error::data(reference, "is a file, but the predictions are a folder")),
         (false, true) => Err(Error::data(reference, "is a folder, but the prediction is a file")),
     }
@@ -107,6 +107,16 @@ fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
         return Err(Error::data(folder, reason));
     }
     Ok(found)
+}
+
+/// Leaves out what `glmae predict --probabilities` writes beside a label map.
+fn without_probabilities(mut predictions: BTreeMap<String, PathBuf>) -> BTreeMap<String, PathBuf> {
+    let beside = |stem: &String| {
+        stem.strip_suffix("_prob").is_some_and(|label| predictions.contains_key(label))
+    };
+    let stems: Vec<String> = predictions.keys().filter(|stem| beside(stem)).cloned().collect();
+    stems.iter().for_each(|stem| drop(predictions.remove(stem)));
+    predictions
 }
 
 fn ambiguous(path: &Path, other: &Path) -> Error {

@@ -110,6 +110,13 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether a network of `other` is one of this task: the same channels, prepared alike, and the same
+    /// outputs. Cases, split and layout may differ.
+    pub fn has_networks_of(&self, other: &Self) -> bool {
+        let of = |t: &Self| (t.kind, t.loss, t.channels.clone(), t.image.clone(), t.labels.clone());
+        of(self) == of(other)
+    }
+
     /// A shipped task by name, or the file at a path.
     ///
     /// Errors: [`Error::Config`] for a name that is neither, and as [`Task::parse`];
@@ -186,7 +193,11 @@ impl Task {
             for (key, class) in map {
                 let at = format!("labels.map.{key}");
                 match key.parse::<u16>() {
-                    Ok(value) if value > 0 && is_class(class) => values.insert(value, *class),
+                    Ok(value) if value > 0 && is_class(class) => {
+                        if values.insert(value, *class).is_some() {
+                            return wrong(at, format!("the value {value} is there twice"));
+                        }
+                    }
                     Ok(_) => {
                         return wrong(
                             at,
@@ -194,14 +205,23 @@ impl Task {
                         );
                     }
                     Err(_) => return wrong(at, "keys are stored values, 1 to 65535"),
-                };
+                }
             }
             self.map = Some(values);
         }
         if self.labels.regions.is_empty() == (self.kind == TaskKind::Regions) {
             return wrong("labels.regions", "belong to kind = \"regions\", and only to it");
         }
+        if self.labels.regions.len() > 8 {
+            return wrong("labels.regions", "at most 8, a bit of a voxel's byte each");
+        }
         for (i, region) in self.labels.regions.iter().enumerate() {
+            if self.labels.regions[..i].iter().any(|other| other.name == region.name) {
+                return wrong(
+                    format!("labels.regions[{i}]"),
+                    format!("{:?} is there twice", region.name),
+                );
+            }
             let sets = [Some(&region.labels), region.as_published.as_ref()];
             for labels in sets.into_iter().flatten() {
                 if labels.is_empty() || !labels.iter().all(|c| *c > 0 && is_class(c)) {
@@ -211,6 +231,17 @@ impl Task {
                     );
                 }
             }
+        }
+        let trains_with = match self.kind {
+            TaskKind::Classes => Loss::DiceCe,
+            TaskKind::Regions => Loss::Dice,
+            TaskKind::ImageClasses => Loss::CrossEntropy,
+        };
+        if self.loss != trains_with {
+            return wrong(
+                "loss",
+                format!("{:?}: kind = {:?} trains with {trains_with:?}", self.loss, self.kind),
+            );
         }
         self.split.check().map_err(|why| ("split".to_owned(), why))?;
         for (i, subset) in self.subsets.iter().enumerate() {

@@ -78,6 +78,15 @@ impl DataFingerprint {
         });
         Self { cases: cases.len() as u64, crc32c: crc }
     }
+
+    /// The warning of a run that goes on with other cases than `then`.
+    pub fn changed_since(&self, then: &Self) -> String {
+        format!(
+            "the training cases changed ({} then, {} now, or other names): the run goes on, but not bit \
+             for bit as before",
+            then.cases, self.cases
+        )
+    }
 }
 
 /// `state.json` as it is written. The configuration is TOML text: JSON numbers would not keep every

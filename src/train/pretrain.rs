@@ -236,11 +236,7 @@ impl<'a> Run<'a> {
             )));
         }
         if info.data != data {
-            warnings.push(format!(
-                "the training cases changed ({} then, {} now, or other names): the run goes on, \
-                 but not bit for bit as before",
-                info.data.cases, data.cases
-            ));
+            warnings.push(data.changed_since(&info.data));
         }
         Ok((state, warnings, Some(path)))
     }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use glmae::config::finetune::FinetuneConfig;
-use glmae::data::nifti::{ReadOptions, Stored, read_volume, write_volume};
+use glmae::data::Limits;
+use glmae::data::nifti::{ReadOptions, Stored, read_header, read_volume, write_volume};
 use glmae::data::volume::Volume;
 use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
@@ -139,7 +140,8 @@ fn it_learns_and_predicts_on_the_grid_of_the_input() {
         },
         &mut |_| {},
     )
-    .unwrap();
+    .unwrap()
+    .done;
     let read = |path: &Path| read_volume(path, &ReadOptions::default()).unwrap();
     let (image, labels) = (read(&input), read(&predicted[0].file));
     assert_eq!((image.dims, image.affine), (labels.dims, labels.affine));
@@ -337,5 +339,95 @@ fn volumes_smaller_than_the_window_are_padded_and_named() {
             told.push(format!("{id}: {how}"));
         }
     });
-    assert_eq!((made.unwrap().len(), told.len()), (1, 1), "{told:?}");
+    assert_eq!((made.unwrap().done.len(), told.len()), (1, 1), "{told:?}");
+}
+
+#[test]
+fn a_case_that_cannot_be_read_does_not_keep_the_others_from_being_done() {
+    let root = tempfile::tempdir().unwrap();
+    let data = balls(root.path());
+    let out = root.path().join("run");
+    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let scans = root.path().join("scans");
+    fs::create_dir(&scans).unwrap();
+    let image = |i: usize| data.join(format!("images/case_{i}.nii.gz"));
+    fs::copy(image(0), scans.join("a.nii.gz")).unwrap();
+    let half = fs::read(image(1)).unwrap();
+    fs::write(scans.join("b.nii.gz"), &half[..half.len() / 2]).unwrap();
+    fs::copy(image(2), scans.join("c.nii.gz")).unwrap();
+    fs::copy(image(3), scans.join("d_mask.nii.gz")).unwrap();
+    let to = root.path().join("to");
+    let made = predict(&PredictOptions::new(&out, &scans, &to, Device::Cpu), &mut |_| {}).unwrap();
+    let ids = |cases: Vec<&String>| cases.into_iter().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(ids(made.done.iter().map(|c| &c.id).collect()), "a c");
+    assert_eq!(ids(made.failed.iter().map(|c| &c.0).collect()), "b");
+    assert_eq!((made.failed[0].1.exit_code(), made.left_out.len()), (3, 1));
+    assert!(to.join("a.nii.gz").is_file() && to.join("c.nii.gz").is_file());
+    // The only one: its error is that of the call.
+    let alone = PredictOptions::new(&out, scans.join("b.nii.gz"), &to, Device::Cpu);
+    assert_eq!(predict(&alone, &mut |_| {}).unwrap_err().exit_code(), 3);
+}
+
+#[test]
+fn a_prediction_never_replaces_the_image_it_is_made_of() {
+    let root = tempfile::tempdir().unwrap();
+    let data = balls(root.path());
+    let out = root.path().join("run");
+    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let images = data.join("images");
+    let before = fs::read(images.join("case_0.nii.gz")).unwrap();
+    let into = PredictOptions::new(&out, &images, &images, Device::Cpu);
+    let error = predict(&into, &mut |_| {}).unwrap_err();
+    assert!(
+        error.exit_code() == 2 && error.to_string().contains("choose another --out"),
+        "{error}"
+    );
+    assert_eq!(fs::read(images.join("case_0.nii.gz")).unwrap(), before);
+}
+
+/// qform and sform differ in code and place, units are micrometres: the label map says all of it likewise.
+#[test]
+fn a_prediction_lies_where_its_image_lies_word_for_word() {
+    let root = tempfile::tempdir().unwrap();
+    let data = balls(root.path());
+    let out = root.path().join("run");
+    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let volume = read_volume(&data.join("images/case_0.nii.gz"), &ReadOptions::default()).unwrap();
+    let plain = root.path().join("scan.nii");
+    write_volume(&plain, &volume, Stored::F32).unwrap();
+    let mut bytes = fs::read(&plain).unwrap();
+    for (codes, at, moved) in [([1i16, 4], 268, 5.5f32), ([0, 3], 268, 0.0), ([1, 0], 76, 1.0)] {
+        bytes[123] = 3;
+        bytes[252..254].copy_from_slice(&codes[0].to_le_bytes());
+        bytes[254..256].copy_from_slice(&codes[1].to_le_bytes());
+        bytes[at..at + 4].copy_from_slice(&moved.to_le_bytes());
+        fs::write(&plain, &bytes).unwrap();
+        let to = root.path().join("to");
+        let made = predict(&PredictOptions::new(&out, &plain, &to, Device::Cpu), &mut |_| {});
+        let header = |path: &Path| read_header(path, &Limits::default()).unwrap();
+        let (image, labels) = (header(&plain), header(&made.unwrap().done[0].file));
+        assert_eq!(image.placement, labels.placement);
+        assert_eq!((image.affine, image.space_code), (labels.affine, labels.space_code));
+        assert_eq!([labels.placement.qform_code, labels.placement.sform_code], codes);
+    }
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_classes() {
+    let root = tempfile::tempdir().unwrap();
+    balls(root.path());
+    let out = root.path().join("run");
+    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let renamed = TASK.replace(r#""ball"]"#, r#""cube"]"#);
+    fs::write(root.path().join("balls.toml"), renamed).unwrap();
+    let error = finetune(&config(root.path(), &["train.epochs=2"]), &options(&out)).unwrap_err();
+    assert!(error.to_string().contains("other classes"), "{error}");
+    // Under another title it is the same task; one case more is told.
+    fs::write(root.path().join("balls.toml"), TASK.replace("\"Balls\"", "\"Same balls\"")).unwrap();
+    for kind in ["images", "labels"] {
+        let file = |i: usize| root.path().join(format!("balls/{kind}/case_{i}.nii.gz"));
+        fs::copy(file(4), file(6)).unwrap();
+    }
+    let done = finetune(&config(root.path(), &["train.epochs=2"]), &options(&out)).unwrap();
+    assert!(done.warnings.iter().any(|w| w.contains("the training cases changed")), "{done:?}");
 }

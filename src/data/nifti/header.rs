@@ -40,6 +40,22 @@ pub struct Header {
     pub affine: Affine,
     /// NIfTI code of the space of `affine`; 0 when it was made of the spacing alone.
     pub space_code: i16,
+    pub placement: Placement,
+}
+
+/// How a file says where its voxels lie, word for word: a result on the same grid says it likewise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placement {
+    pub qform_code: i16,
+    pub sform_code: i16,
+    /// `pixdim[0..4]`: qfac and the spacing.
+    pub pixdim: [f64; 4],
+    /// `quatern_b, c, d`, then `qoffset_x, y, z`.
+    pub qform: [f64; 6],
+    /// `srow_x, y, z`.
+    pub sform: [[f64; 4]; 3],
+    /// `xyzt_units`.
+    pub units: u8,
 }
 
 /// Fields by their offsets, in the byte order of the file. Reading beyond the end gives zeros: the
@@ -90,6 +106,23 @@ impl Fields<'_> {
         let known = |code: i64| if (0..=5).contains(&code) { code as i16 } else { 0 };
         (known(self.int(252, 344, false)), known(self.int(254, 348, false)))
     }
+
+    fn placement(&self) -> Placement {
+        let (qform_code, sform_code) = self.form_codes();
+        let units = match self.version {
+            Version::Nifti1 => self.bytes.get(123).copied().unwrap_or(0),
+            Version::Nifti2 => self.int(0, 500, false) as u8,
+        };
+        Placement {
+            qform_code,
+            sform_code,
+            pixdim: [0, 1, 2, 3].map(|i| self.pixdim(i)),
+            qform: [0, 1, 2, 3, 4, 5].map(|i| self.float(256, 352, i)),
+            sform: [0, 1, 2]
+                .map(|r| [0, 1, 2, 3].map(|c| self.float(280 + 16 * r, 400 + 32 * r, c))),
+            units,
+        }
+    }
 }
 
 impl Header {
@@ -126,6 +159,7 @@ impl Header {
             scaling,
             affine,
             space_code,
+            placement: fields.placement(),
         })
     }
 

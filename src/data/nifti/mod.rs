@@ -17,7 +17,7 @@ pub(crate) use stream::{is_nifti_name, strip_nifti};
 use serde::{Deserialize, Serialize};
 
 pub use dtype::Dtype;
-pub use header::{Header, Version};
+pub use header::{Header, Placement, Version};
 pub use read::{read_header, read_volume};
 pub use write::{Frame, Stored, write_channels, write_labels, write_volume};
 

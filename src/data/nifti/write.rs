@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
 
+use super::header::Placement;
 use crate::data::geometry::{Affine, polar_rotation, spacing_mm};
 use crate::data::volume::Volume;
 use crate::{Error, Result};
@@ -55,11 +56,14 @@ pub struct Frame {
     pub dims: [usize; 3],
     pub affine: Affine,
     pub space_code: i16,
+    /// Of a file on the same grid, whose header is repeated; absent: made of the affine.
+    pub placement: Option<Placement>,
 }
 
 impl Frame {
     fn of(volume: &Volume) -> Self {
-        Self { dims: volume.dims, affine: volume.affine, space_code: volume.space_code }
+        let Volume { dims, affine, space_code, .. } = *volume;
+        Self { dims, affine, space_code, placement: None }
     }
 
     /// The error of a number of values that is not one per voxel.
@@ -259,33 +263,48 @@ fn header_bytes(frame: &Frame, channels: usize, stored: Stored) -> Option<[u8; 3
     put(70, &datatype.to_le_bytes());
     put(72, &bitpix.to_le_bytes());
 
-    let form = qform(&frame.affine);
-    let qfac = form.map_or(1.0, |(_, qfac)| qfac);
-    let [sd, sh, sw] = spacing_mm(&frame.affine);
-    for (at, mm) in [qfac, sd, sh, sw, 1.0].into_iter().enumerate() {
-        put(76 + 4 * at, &(mm as f32).to_le_bytes());
-    }
-    put(108, &352f32.to_le_bytes());
-    put(112, &1f32.to_le_bytes());
-    // Millimetres and seconds.
-    put(123, &[2 | 8]);
-    // A space nobody named is "aligned", as in nibabel.
-    let code = if (1..=5).contains(&frame.space_code) { frame.space_code } else { 2 };
-    if let Some((bcd, _)) = form {
-        put(252, &code.to_le_bytes());
-        for r in 0..3 {
-            put(256 + 4 * r, &(bcd[r] as f32).to_le_bytes());
-            put(268 + 4 * r, &(frame.affine[r][3] as f32).to_le_bytes());
+    let place = frame.placement.unwrap_or_else(|| placement(frame));
+    let mut put_floats = |at: usize, values: &[f64]| {
+        for (i, &v) in values.iter().enumerate() {
+            put(at + 4 * i, &(v as f32).to_le_bytes());
         }
+    };
+    put_floats(76, &place.pixdim);
+    put_floats(92, &[1.0]);
+    put_floats(108, &[352.0, 1.0]);
+    put_floats(256, &place.qform);
+    for (r, row) in place.sform.iter().enumerate() {
+        put_floats(280 + 16 * r, row);
     }
-    put(254, &code.to_le_bytes());
-    for r in 0..3 {
-        for c in 0..4 {
-            put(280 + 16 * r + 4 * c, &(frame.affine[r][c] as f32).to_le_bytes());
-        }
-    }
+    put(123, &[place.units]);
+    put(252, &place.qform_code.to_le_bytes());
+    put(254, &place.sform_code.to_le_bytes());
     put(344, b"n+1\0");
     Some(h)
+}
+
+/// Where an affine puts the voxels: in the sform, and in the qform when it has no shear.
+fn placement(frame: &Frame) -> Placement {
+    let affine = &frame.affine;
+    let form = qform(affine);
+    let [sd, sh, sw] = spacing_mm(affine);
+    // A space nobody named is "aligned", as in nibabel.
+    let code = if (1..=5).contains(&frame.space_code) { frame.space_code } else { 2 };
+    let mut placed = Placement {
+        qform_code: 0,
+        sform_code: code,
+        pixdim: [1.0, sd, sh, sw],
+        qform: [0.0; 6],
+        sform: [affine[0], affine[1], affine[2]],
+        // Millimetres and seconds.
+        units: 2 | 8,
+    };
+    if let Some(([b, c, d], qfac)) = form {
+        placed.qform_code = code;
+        placed.pixdim[0] = qfac;
+        placed.qform = [b, c, d, affine[0][3], affine[1][3], affine[2][3]];
+    }
+    placed
 }
 
 /// Quaternion `(b, c, d)` and qfac of an affine without shear, by the formulas of `nifti1_io.c`.

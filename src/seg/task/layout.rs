@@ -43,6 +43,15 @@ pub struct TaskCase {
 }
 
 impl TaskCase {
+    /// The files it is made of: images, then the label map if it has one.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let label = match &self.target {
+            Target::Labels(label) => Some(label),
+            Target::Class(_) => None,
+        };
+        self.images.iter().chain(label)
+    }
+
     /// Image and label map, if the case has one.
     pub fn labelled(&self) -> Option<LabelledCase> {
         match &self.target {

@@ -45,7 +45,7 @@ fn shipped_tasks_are_the_table_of_the_paper() {
         ("brats", [387, 97], Some([1.0; 3]), [224, 224, 144], 4, TaskKind::Regions),
         ("cc-ccii", [2514, 1664], None, [384, 384, 32], 3, TaskKind::ImageClasses),
         ("hippocampus", [208, 52], Some([1.0; 3]), [48, 64, 48], 3, TaskKind::Classes),
-        ("synthetic", [5, 1], Some([4.0; 3]), [64, 64, 64], 10, TaskKind::Classes),
+        ("synthetic", [5, 1], Some([6.0; 3]), [48, 48, 48], 10, TaskKind::Classes),
     ];
     assert_eq!(rows.len(), TASKS.len());
     for (name, cases, spacing_mm, roi, classes, kind) in rows {
@@ -283,6 +283,8 @@ fn hostile_files_get_clear_errors() {
         ("[labels]\n", "[labels]\nmap = { 0 = 1 }\n", "labels.map.0"),
         ("[labels]\n", "[labels]\nmap = { x = 1 }\n", "labels.map.x"),
         ("[labels]\n", "[labels]\nmap = { 70000 = 1 }\n", "labels.map.70000"),
+        ("[labels]\n", "[labels]\nmap = { 1 = 1, 01 = 2 }\n", "labels.map.1"),
+        ("loss = \"dice_ce\"", "loss = \"dice\"", "loss"),
         ("[labels]\n", "[labels]\nregions = [{ name = \"a\", labels = [1] }]\n", "labels.regions"),
         ("img0035..img0040", "img0040..img0035", "split"),
         ("rule = \"listed\"", "rule = \"lucky\"", "lucky"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::config::finetune::SegData;
+use crate::data::nifti::read_header;
 use crate::data::{Case, PrepareConfig, Prepared, prepare};
 use crate::rng::{Purpose, Rng};
 use crate::seg::dataset::{LabelledCase, PreparedPair};
@@ -108,6 +109,21 @@ pub enum Truth {
     Voxels(Vec<u8>),
     /// The class of the whole image.
     Image(u8),
+}
+
+/// What can be known of cases in little time: every header is read, the first case of each set is prepared.
+///
+/// Errors: as [`PreparedCase::read`].
+pub fn look_at(sets: [&[TaskCase]; 2], config: &PrepareConfig, rules: &LabelRules) -> Result<()> {
+    for set in sets {
+        if let Some(first) = set.first() {
+            PreparedCase::read(first, config, rules)?;
+        }
+        for file in set.iter().flat_map(TaskCase::files) {
+            read_header(file, &config.limits)?;
+        }
+    }
+    Ok(())
 }
 
 /// A prepared image with its truth.

@@ -131,6 +131,12 @@ impl<'a> Run<'a> {
         network.check()?;
         let encoder = encoder.map(|encoder| encoder::fit(encoder, &network.vit())).transpose()?;
         let loss = SegLoss::of(task.kind);
+        let found_cases = [training.len(), validation.len()];
+        if found_cases != task.cases && d.subset == 0 && d.fraction == 1.0 {
+            let ([a, b], [c, e]) = (found_cases, task.cases);
+            warnings
+                .push(format!("{a} training and {b} validation cases; the task is of {c} and {e}"));
+        }
         let mut summary = FinetuneSummary {
             steps: 0,
             classifies: loss == SegLoss::CrossEntropy,
@@ -149,12 +155,10 @@ impl<'a> Run<'a> {
         };
         summary.parameters = summary.plan.student_parameters as usize;
         if options.dry_run {
-            let first = training.first().into_iter().chain(validation.first());
-            for case in first {
-                PreparedCase::read(case, &prepare, &task.label_rules())?;
-            }
+            cases::look_at([&training, &validation], &prepare, &task.label_rules())?;
             return Ok(Started::Plan(summary));
         }
+        let mut trained_on = None;
         let mut state = match &found {
             None => {
                 SegState::new(encoder::start(device, dtype, &network, t.seed, encoder.as_ref())?)?
@@ -169,6 +173,15 @@ impl<'a> Run<'a> {
                         state.segmenter.net.sizes()
                     )));
                 }
+                if !task.has_networks_of(&info.task()?) {
+                    return Err(Error::Config(format!(
+                        "{} is of a task with other classes, channels or preparation than {}; choose \
+                         another --out",
+                        path.display(),
+                        d.task
+                    )));
+                }
+                trained_on = Some(info.data);
                 summary.best = info.best();
                 state
             }
@@ -178,6 +191,9 @@ impl<'a> Run<'a> {
         }
         let images: Vec<_> = training.iter().map(loaded).collect();
         let data = DataFingerprint::new(&images);
+        if let Some(then) = trained_on.filter(|then| *then != data) {
+            warnings.push(data.changed_since(&then));
+        }
         let per_step = t.batch * t.accumulation;
         let steps_per_epoch = training.len().div_ceil(per_step) as u64;
         let order = CaseOrder::new(t.seed, training.len(), per_step);
