@@ -97,6 +97,15 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write_bytes(path, (text + "\n").as_bytes())
 }
 
+/// Whether writing `path` would replace `read`, or something in it when that is a folder; by whatever names
+/// they go.
+pub fn replaces(path: &Path, read: &Path) -> bool {
+    match (path.canonicalize(), read.canonicalize()) {
+        (Ok(path), Ok(read)) => path.starts_with(read),
+        _ => false,
+    }
+}
+
 /// [`write()`] through another [`Storage`].
 pub fn write_to(
     storage: &dyn Storage,

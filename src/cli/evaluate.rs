@@ -176,11 +176,9 @@ fn tolerances(given: &[f64]) -> Result<Vec<f64>> {
 
 /// Errors: a table that would replace a file that is judged, or the other table.
 fn spare_inputs(args: &Args, found: &Matching) -> Result<()> {
-    let real = |path: &PathBuf| path.canonicalize().ok();
     for path in [&args.json, &args.csv].into_iter().flatten() {
-        let Some(table) = real(path) else { continue };
         let mut read = found.pairs.iter().flat_map(|p| [&p.prediction, &p.reference]);
-        if read.any(|file| real(file).is_some_and(|file| file == table)) {
+        if path.exists() && read.any(|file| atomic::replaces(path, file)) {
             let reason = format!("{} is a file that is judged; name another", path.display());
             return Err(Error::Config(reason).into());
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use glmae::error::exit;
-use glmae::interchange::export::{ExportOptions, Target, export};
+use glmae::interchange::export::{ExportOptions, Target, export, spare_source};
 
 use super::term;
 
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Result<u8> {
         without_qkv_bias: args.without_qkv_bias,
         encoder_only: args.encoder_only,
     };
+    spare_source(&args.checkpoint, &args.out)?;
     let exported = export(&args.checkpoint, target, &options)?;
     exported.write(&args.out, target)?;
     let elements: usize = exported.tensors.values().map(|(_, values)| values.len()).sum();

@@ -8,7 +8,9 @@ use super::encoder::{Encoder, EncoderConfig, read_encoder};
 use super::file::{Values, write};
 use super::segmenter::{self, SegmenterWeights};
 use super::{monai, own, patch};
+use crate::atomic;
 use crate::nn::unetr::ENCODER;
+use crate::train::checkpoint::FOLDER;
 use crate::{Error, Result};
 
 /// Whose state dict.
@@ -71,6 +73,20 @@ pub struct Exported {
     pub construct: String,
     /// What the state dict does not carry, one sentence each.
     pub lost: Vec<String>,
+}
+
+/// Errors: [`Error::Config`] when writing `out` would replace a part of the checkpoint `path` it is made of.
+pub fn spare_source(path: &Path, out: &Path) -> Result<()> {
+    let run = path.join(FOLDER);
+    let read = if run.is_dir() { run.as_path() } else { path };
+    match atomic::replaces(out, read) {
+        true => Err(Error::Config(format!(
+            "{} is part of {}, which it is made of; name another file",
+            out.display(),
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Reads a checkpoint or run folder of pre-training or of fine-tuning (a run's best network, else its

@@ -118,6 +118,9 @@ fn what_cannot_be_judged_is_refused() {
     refused(with("near.nii", &["--tolerance", "nan"]), 2, &["--tolerance NaN"]);
     refused(with("near.nii", &["--json", &path("no/x.json")]), 2, &["no/x.json", "does not exist"]);
     refused(with("near.nii", &["--csv", &path("ref")]), 2, &["is a folder"]);
+    let [near, table] = ["near.nii", "table.txt"].map(path);
+    refused(with("near.nii", &["--csv", &near]), 2, &["near.nii is a file that is judged"]);
+    refused(with("near.nii", &["--csv", &table, "--json", &table]), 2, &["name the same file"]);
     refused(with("gone.nii", &[]), 1, &["gone.nii", "check the path"]);
     fs::write(path("dataset.json"), "{}").unwrap();
     refused(with("near.nii", &["--labels", &path("dataset.json")]), 3, &["declares no label"]);

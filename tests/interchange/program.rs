@@ -47,6 +47,18 @@ fn refusals_say_what_to_do_and_leave_nothing() {
     let (code, _, error) = glmae(&["export", &run, "--target", "monai-9", "--out", &file]);
     assert_eq!(code, 2, "{error}");
     assert!(error.contains("monai-1.6, monai-1.4, monai-1.0, timm"), "{error}");
+    let mut checkpoints = std::fs::read_dir(folder.path().join("run/checkpoints")).unwrap();
+    let newest = checkpoints.next().unwrap().unwrap().path();
+    let weights = std::fs::read_dir(&newest).unwrap().map(|f| f.unwrap().path());
+    let weights =
+        weights.filter(|f| f.extension().is_some_and(|e| e == "safetensors")).next().unwrap();
+    let (before, target) = (std::fs::read(&weights).unwrap(), weights.to_string_lossy());
+    for source in [&run, &*newest.to_string_lossy()] {
+        let args = ["export", source, "--target", "timm", "--out", &target];
+        let (code, _, error) = glmae(&args);
+        assert!(code == 2 && error.contains("name another file"), "{error}");
+    }
+    assert_eq!(std::fs::read(&weights).unwrap(), before);
     let (code, _, error) = glmae(&["import", &run, "--out", &out, "--grid", "1,2"]);
     assert_eq!(code, 2, "{error}");
     std::fs::write(path("weights.pth"), b"PK\x03\x04\x00\x00\x08\x08....").unwrap();
