@@ -49,9 +49,8 @@ fn refusals_say_what_to_do_and_leave_nothing() {
     assert!(error.contains("monai-1.6, monai-1.4, monai-1.0, timm"), "{error}");
     let mut checkpoints = std::fs::read_dir(folder.path().join("run/checkpoints")).unwrap();
     let newest = checkpoints.next().unwrap().unwrap().path();
-    let weights = std::fs::read_dir(&newest).unwrap().map(|f| f.unwrap().path());
-    let weights =
-        weights.filter(|f| f.extension().is_some_and(|e| e == "safetensors")).next().unwrap();
+    let mut weights = std::fs::read_dir(&newest).unwrap().map(|f| f.unwrap().path());
+    let weights = weights.find(|f| f.extension().is_some_and(|e| e == "safetensors")).unwrap();
     let (before, target) = (std::fs::read(&weights).unwrap(), weights.to_string_lossy());
     for source in [&run, &*newest.to_string_lossy()] {
         let args = ["export", source, "--target", "timm", "--out", &target];
