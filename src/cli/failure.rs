@@ -54,6 +54,9 @@ fn remedy(error: &Error, said: &str) -> Option<&'static str> {
             "--batch 1, --set model.recompute=true or a smaller preset; `pretrain --dry-run` \
              shows the memory a run needs"
         }
+        Error::Device(_) if said.contains("driver is installed") => {
+            "--device cpu or --device emulated here; on a machine with a GPU, its NVIDIA driver"
+        }
         Error::Device(_) => "run again with --resume auto; `glmae doctor` shows the devices",
         Error::NotFinite(_) => {
             "a smaller optim.lr, or optim.clip_grad = 1; the run folder holds the batch"
