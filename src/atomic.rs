@@ -4,6 +4,7 @@
 //!
 //! Nothing here locks. Two processes writing one path leave one of the two files whole.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -97,13 +98,16 @@ pub fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Resu
     write_bytes(path, (text + "\n").as_bytes())
 }
 
-/// Whether writing `path` would replace `read`, or something in it when that is a folder; by whatever names
-/// they go.
-pub fn replaces(path: &Path, read: &Path) -> bool {
-    match (path.canonicalize(), read.canonicalize()) {
-        (Ok(path), Ok(read)) => path.starts_with(read),
-        _ => false,
-    }
+/// The first of `written` that would replace one of `read`, or something in it when that is a folder; by
+/// whatever names they go.
+pub fn replaced<W: AsRef<Path>, R: AsRef<Path>>(
+    written: impl IntoIterator<Item = W>,
+    read: impl IntoIterator<Item = R>,
+) -> Option<W> {
+    let read: HashSet<PathBuf> =
+        read.into_iter().filter_map(|path| path.as_ref().canonicalize().ok()).collect();
+    let is_read = |path: PathBuf| path.ancestors().any(|folder| read.contains(folder));
+    written.into_iter().find(|path| path.as_ref().canonicalize().is_ok_and(is_read))
 }
 
 /// [`write()`] through another [`Storage`].

@@ -176,12 +176,11 @@ fn tolerances(given: &[f64]) -> Result<Vec<f64>> {
 
 /// Errors: a table that would replace a file that is judged, or the other table.
 fn spare_inputs(args: &Args, found: &Matching) -> Result<()> {
-    for path in [&args.json, &args.csv].into_iter().flatten() {
-        let mut read = found.pairs.iter().flat_map(|p| [&p.prediction, &p.reference]);
-        if path.exists() && read.any(|file| atomic::replaces(path, file)) {
-            let reason = format!("{} is a file that is judged; name another", path.display());
-            return Err(Error::Config(reason).into());
-        }
+    let tables = [&args.json, &args.csv].into_iter().flatten();
+    let read = found.pairs.iter().flat_map(|p| [&p.prediction, &p.reference]);
+    if let Some(path) = atomic::replaced(tables, read) {
+        let reason = format!("{} is a file that is judged; name another", path.display());
+        return Err(Error::Config(reason).into());
     }
     match args.json.is_some() && args.json == args.csv {
         true => Err(Error::Config("--json and --csv name the same file".into()).into()),

@@ -1,6 +1,5 @@
 //! `glmae predict`: label maps, and probabilities if asked for, on the grids of the inputs.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::probabilities::{Probabilities, to_probabilities};
@@ -13,7 +12,7 @@ use crate::device::Device;
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
 use crate::train::finetune::checkpoint::{load_predictor, resolve};
-use crate::{Error, Result};
+use crate::{Error, Result, atomic};
 
 /// What to predict, with what, and where to.
 #[derive(Clone, Debug)]
@@ -187,11 +186,8 @@ impl Loaded<'_> {
 
     /// Errors: [`Error::Config`] when a file to be written is one that is read.
     fn spare_inputs(&self, cases: &[Case]) -> Result<()> {
-        let real = |path: &PathBuf| path.canonicalize().ok();
-        let inputs: HashSet<PathBuf> =
-            cases.iter().flat_map(|case| case.images.iter().filter_map(real)).collect();
-        let mut files = cases.iter().flat_map(|case| self.files(case));
-        match files.find(|file| real(file).is_some_and(|file| inputs.contains(&file))) {
+        let files = cases.iter().flat_map(|case| self.files(case));
+        match atomic::replaced(files, cases.iter().flat_map(|case| &case.images)) {
             Some(file) => Err(Error::Config(format!(
                 "{} is an image to predict, its label map would replace it; choose another --out",
                 file.display()

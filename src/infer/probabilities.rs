@@ -87,8 +87,10 @@ impl Probabilities {
 
 impl Drop for Probabilities {
     fn drop(&mut self) {
-        // Nothing depends on it; a leftover has a name that says what it is.
-        let _ = fs::remove_file(&self.path);
+        if !cfg!(unix) {
+            // Nothing depends on it; a leftover has a name that says what it is.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

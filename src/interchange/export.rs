@@ -79,13 +79,13 @@ pub struct Exported {
 pub fn spare_source(path: &Path, out: &Path) -> Result<()> {
     let run = path.join(FOLDER);
     let read = if run.is_dir() { run.as_path() } else { path };
-    match atomic::replaces(out, read) {
-        true => Err(Error::Config(format!(
+    match atomic::replaced([out], [read]) {
+        Some(out) => Err(Error::Config(format!(
             "{} is part of {}, which it is made of; name another file",
             out.display(),
             path.display()
         ))),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 

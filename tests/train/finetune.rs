@@ -342,12 +342,18 @@ fn volumes_smaller_than_the_window_are_padded_and_named() {
     assert_eq!((made.unwrap().done.len(), told.len()), (1, 1), "{told:?}");
 }
 
-#[test]
-fn a_case_that_cannot_be_read_does_not_keep_the_others_from_being_done() {
+/// A run of one epoch on the balls: the folder of it all, the set, the run.
+fn tuned() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let data = balls(root.path());
     let out = root.path().join("run");
     finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    (root, data, out)
+}
+
+#[test]
+fn a_case_that_cannot_be_read_does_not_keep_the_others_from_being_done() {
+    let (root, data, out) = tuned();
     let scans = root.path().join("scans");
     fs::create_dir(&scans).unwrap();
     let image = |i: usize| data.join(format!("images/case_{i}.nii.gz"));
@@ -370,10 +376,7 @@ fn a_case_that_cannot_be_read_does_not_keep_the_others_from_being_done() {
 
 #[test]
 fn a_prediction_never_replaces_the_image_it_is_made_of() {
-    let root = tempfile::tempdir().unwrap();
-    let data = balls(root.path());
-    let out = root.path().join("run");
-    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let (_root, data, out) = tuned();
     let images = data.join("images");
     let before = fs::read(images.join("case_0.nii.gz")).unwrap();
     let into = PredictOptions::new(&out, &images, &images, Device::Cpu);
@@ -388,10 +391,7 @@ fn a_prediction_never_replaces_the_image_it_is_made_of() {
 /// qform and sform differ in code and place, units are micrometres: the label map says all of it likewise.
 #[test]
 fn a_prediction_lies_where_its_image_lies_word_for_word() {
-    let root = tempfile::tempdir().unwrap();
-    let data = balls(root.path());
-    let out = root.path().join("run");
-    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let (root, data, out) = tuned();
     let volume = read_volume(&data.join("images/case_0.nii.gz"), &ReadOptions::default()).unwrap();
     let plain = root.path().join("scan.nii");
     write_volume(&plain, &volume, Stored::F32).unwrap();
@@ -414,10 +414,7 @@ fn a_prediction_lies_where_its_image_lies_word_for_word() {
 
 #[test]
 fn a_run_does_not_go_on_with_other_classes() {
-    let root = tempfile::tempdir().unwrap();
-    balls(root.path());
-    let out = root.path().join("run");
-    finetune(&config(root.path(), &["train.epochs=1"]), &options(&out)).unwrap();
+    let (root, _, out) = tuned();
     let renamed = TASK.replace(r#""ball"]"#, r#""cube"]"#);
     fs::write(root.path().join("balls.toml"), renamed).unwrap();
     let error = finetune(&config(root.path(), &["train.epochs=2"]), &options(&out)).unwrap_err();
