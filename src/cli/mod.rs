@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_kernels;
+mod check;
 mod config_args;
 mod demo;
 mod doctor;
@@ -89,6 +90,8 @@ enum Verb {
     Export(export::Args),
     /// Repeat cases of the PyTorch reference and compare every number
     Verify(verify::Args),
+    /// Check a device: memory and graphs, every kernel against the f64 reference, training steps
+    Check(check::Args),
     /// Show what is in a run folder, a checkpoint, a safetensors file or a NIfTI file
     Inspect(inspect::Args),
     /// Show what this machine and this binary can do, and what is missing
@@ -123,6 +126,7 @@ pub fn main() -> u8 {
         Verb::Import(args) => import::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Check(args) => check::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Bench(args) => bench::run(&args),

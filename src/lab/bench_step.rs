@@ -121,7 +121,7 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
     let nets = Networks::new(&options.device, options.dtype, config)?;
     let mut state = State::init(&options.device, options.dtype, config, &nets)?;
     let batches = (0..config.train.accumulation)
-        .map(|i| random_batch(config, options, i as u32))
+        .map(|i| random_batch(config, &options.device, options.dtype, i as u32))
         .collect::<Result<Vec<_>>>()?;
     let shape = BatchShape::new(config, config.train.batch);
     let mut program = StepProgram::new(config, &state, &shape, batches.len(), options.launches)?;
@@ -190,7 +190,13 @@ pub fn median(ordered: &[f64]) -> f64 {
     }
 }
 
-fn random_batch(config: &Config, options: &StepBenchOptions, index: u32) -> Result<Batch> {
+/// Uniformly random voxels and random masks, others for every `index`.
+pub(super) fn random_batch(
+    config: &Config,
+    device: &Device,
+    dtype: DType,
+    index: u32,
+) -> Result<Batch> {
     let shape = BatchShape::new(config, config.train.batch);
     let mut rng = Rng::new(config.train.seed, Purpose::Test, 0, index, 0);
     let voxels: Vec<f64> = (0..shape.voxels()).map(|_| rng.uniform()).collect();
@@ -203,7 +209,7 @@ fn random_batch(config: &Config, options: &StepBenchOptions, index: u32) -> Resu
             Mask::random(&mut rng, tokens, config.views.visible(tokens))
         })
         .collect();
-    let voxels = Tensor::from_f64(&options.device, options.dtype, &voxels, &[voxels.len()])?;
+    let voxels = Tensor::from_f64(device, dtype, &voxels, &[voxels.len()])?;
     Ok(Batch { shape, voxels, masks })
 }
 

@@ -4,6 +4,7 @@
 pub mod bench_kernels;
 pub mod bench_step;
 pub mod case;
+pub mod check;
 mod clock;
 pub mod judge;
 pub mod opcheck;

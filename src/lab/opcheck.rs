@@ -337,21 +337,43 @@ pub fn rounded(mut inputs: Vec<Input>, dtype: DType) -> Vec<Input> {
     inputs
 }
 
-/// Whether bf16 results (f32 accumulation) follow the f64 reference on the rounded inputs.
-pub fn within_bf16(d: &Distance) -> bool {
-    d.nmse <= 1e-5 && d.max_abs <= d.scale / 128.0
+/// How far bf16 results (f32 accumulation) are from the f64 reference on the rounded inputs, as a share
+/// of what is allowed; at most 1 passes.
+pub fn share_of_bf16(d: &Distance) -> f64 {
+    share(d.nmse, 1e-5).max(share(d.max_abs, d.scale / 128.0))
 }
 
-/// Whether f32 results are as close to the f64 reference as their class demands
-/// (docs/numerics.md). `row_norms` bounds the products summed per element for class `Products`.
-pub fn within(d: &Distance, class: Tolerance, row_norms: f64) -> bool {
+/// How far f32 results are from the f64 reference, as a share of what their class allows
+/// (docs/numerics.md); at most 1 passes. `row_norms` bounds the products summed per element for class
+/// `Products`.
+pub fn share_of_bound(d: &Distance, class: Tolerance, row_norms: f64) -> f64 {
     let eps = f64::from(f32::EPSILON);
     match class {
-        Tolerance::Bitwise => d.max_abs == 0.0,
-        Tolerance::Elementwise => d.max_abs <= 4e-6 * d.scale,
-        Tolerance::Reduction => d.max_abs <= 1e-5 * d.scale && d.nmse <= 1e-10,
+        Tolerance::Bitwise => share(d.max_abs, 0.0),
+        Tolerance::Elementwise => share(d.max_abs, 4e-6 * d.scale),
+        Tolerance::Reduction => share(d.max_abs, 1e-5 * d.scale).max(share(d.nmse, 1e-10)),
         Tolerance::Products { k } => {
-            d.max_abs <= 8.0 * eps * (k as f64).sqrt() * row_norms.max(d.scale) && d.nmse <= 1e-10
+            let most = 8.0 * eps * (k as f64).sqrt() * row_norms.max(d.scale);
+            share(d.max_abs, most).max(share(d.nmse, 1e-10))
         }
+    }
+}
+
+/// Whether bf16 results are as close as they must be.
+pub fn within_bf16(d: &Distance) -> bool {
+    share_of_bf16(d) <= 1.0
+}
+
+/// Whether f32 results are as close as their class demands.
+pub fn within(d: &Distance, class: Tolerance, row_norms: f64) -> bool {
+    share_of_bound(d, class, row_norms) <= 1.0
+}
+
+/// `found / allowed`, where nothing found is always within and anything that is no number never.
+fn share(found: f64, allowed: f64) -> f64 {
+    match found {
+        0.0 => 0.0,
+        _ if found.is_nan() || allowed == 0.0 => f64::INFINITY,
+        _ => found / allowed,
     }
 }

@@ -1,0 +1,252 @@
+//! `glmae check`: does a device compute what it should.
+
+mod workers;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Subcommand;
+use glmae::config::Config;
+use glmae::error::exit;
+use glmae::lab::check::{Finding, device, ops, step};
+use serde::Serialize;
+use serde_json::json;
+
+use self::workers::{Checked, Limits};
+use super::config_args::{Arithmetic, DeviceArg};
+use super::term::{self, Table};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae check device --device cuda:0                 seconds: memory, uploads, one kernel, one graph
+  glmae check ops --device cuda:0                    every case of every op against the f64 reference
+  glmae check ops --device emulated --op layer_norm  the same kernels, executed on the CPU
+  glmae check step --device cuda:0                   20 training steps against the CPU's
+
+On a new GPU, in this order. Exit code 1 when anything did not pass.")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The device by itself: memory, uploads, one kernel, one graph, the clock
+    Device(DeviceArgs),
+    /// Every case of every op, f32 and bf16, against the f64 reference; each kernel twice, same bits
+    Ops(OpsArgs),
+    /// Training steps of a small model against the CPU's, as a graph and by single launches
+    Step(StepArgs),
+}
+
+#[derive(clap::Args)]
+struct DeviceArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The cases run in processes of their own (--jobs): a kernel that faults or never ends costs its case, and
+the next one starts with a fresh context. A case that faulted runs once more with every launch waited
+for, so that the report names the kernel. An op that has faulted three times is left alone.")]
+struct OpsArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Only this op; may be repeated (`glmae ops` lists them)
+    #[arg(long = "op", value_name = "OP")]
+    ops: Vec<String>,
+    /// Only this precision (f32 or bf16); both otherwise
+    #[arg(long, value_enum)]
+    dtype: Option<Arithmetic>,
+    /// Only the first N cases of every op in every precision: a quick look, or a slow tool around it
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
+    /// Processes; 0: as many as there are cores, at most 8
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    jobs: usize,
+    /// Seconds that one case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    limit: u64,
+    /// Seconds for all of it; what has not been started by then is reported as not run
+    #[arg(long, value_name = "SECONDS")]
+    within: Option<u64>,
+    /// In this process, one case after the other: for compute-sanitizer and debuggers
+    #[arg(long)]
+    in_process: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Answers requests on stdin; what the processes of --jobs are started with
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+#[derive(clap::Args)]
+struct StepArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// A preset or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", default_value = "tiny")]
+    preset: String,
+    /// Set any configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<u8> {
+    match &args.what {
+        What::Device(args) => {
+            let device = args.device.parse()?;
+            report(&device.name(), &device::check(&device), args.json)
+        }
+        What::Step(args) => {
+            let device = args.device.parse()?;
+            let config = Config::load(&args.preset, &args.set)?;
+            let findings = step::check(&config, &device, args.steps.into())?;
+            report(&device.name(), &findings, args.json)
+        }
+        What::Ops(args) => check_ops(args),
+    }
+}
+
+fn report(device: &str, findings: &[Finding], as_json: bool) -> Result<u8> {
+    let failed = findings.iter().filter(|f| !f.passed).count();
+    if as_json {
+        let all = json!({ "device": device, "findings": findings });
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+    } else {
+        let mut table = Table::new(&["<", "<", ">s", "<"]);
+        for f in findings {
+            let verdict = if f.passed { "pass" } else { "FAIL" };
+            table.row([f.what.clone(), verdict.into(), format!("{:.2}", f.seconds), f.seen.clone()]);
+        }
+        term::print(&format!("{device}\n{}", table.render("  ")))?;
+        term::print(&format!("{} passed, {failed} failed\n", findings.len() - failed))?;
+    }
+    Ok(if failed == 0 { exit::OK } else { exit::FAILURE })
+}
+
+/// A case that did not pass, with what is needed to look at it.
+#[derive(Serialize)]
+struct Failure<'a> {
+    op: &'a str,
+    case: &'a str,
+    dtype: String,
+    /// `wrong`, `fault`, `hang`, or `error` of the program itself.
+    kind: &'a str,
+    message: &'a str,
+}
+
+fn check_ops(args: &OpsArgs) -> Result<u8> {
+    let (mut units, without) = ops::units(&args.ops, args.dtype.map(Into::into))?;
+    if let Some(first) = args.first {
+        let mut seen = std::collections::HashMap::new();
+        units.retain(|unit| {
+            let count = seen.entry((unit.op.name(), unit.dtype.name())).or_insert(0);
+            *count += 1;
+            *count <= first
+        });
+    }
+    if args.worker {
+        workers::answer(&units, &args.device.parse()?)?;
+        return Ok(exit::OK);
+    }
+    let begin = Instant::now();
+    let (device, checked) = if args.in_process {
+        let device = args.device.parse()?;
+        (device.name(), workers::in_process(&units, &device))
+    } else {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let limits = Limits {
+            jobs: if args.jobs == 0 { cores.min(8) } else { args.jobs }.min(units.len().max(1)),
+            unit: Duration::from_secs(args.limit),
+            until: args.within.map(|s| begin + Duration::from_secs(s)),
+        };
+        let arguments = worker_arguments(args);
+        // Opened once here, so that a device that is not there is one error and not one of each case.
+        let device = args.device.parse()?;
+        let name = device.name();
+        drop(device);
+        (name, workers::in_children(&units, &arguments, &limits)?)
+    };
+    let failures: Vec<Failure<'_>> = units
+        .iter()
+        .zip(&checked)
+        .filter_map(|(unit, checked)| {
+            let (kind, message) = checked.failure()?;
+            let dtype = unit.dtype.to_string();
+            let (op, case) = (unit.op.name(), unit.case.label.as_str());
+            Some(Failure { op, case, dtype, kind, message })
+        })
+        .collect();
+    let not_run = checked.iter().filter(|c| matches!(c, Checked::NotRun(_))).count();
+    let passed = checked.iter().filter(|c| matches!(c, Checked::Passed(_))).count();
+    let seconds = begin.elapsed().as_secs_f64();
+    if args.json {
+        let worst = worst(&units, &checked);
+        let all = json!({
+            "device": device, "cases": units.len(), "passed": passed, "failed": failures.len(),
+            "not_run": not_run, "seconds": seconds, "failures": failures, "worst": worst,
+            "ops_without_kernels": without,
+        });
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+    } else {
+        for f in &failures {
+            let line = format!("{} {} {} {}: {}", f.kind, f.op, f.case, f.dtype, f.message);
+            term::print(&format!("{}\n", term::clean(&line)))?;
+        }
+        term::print(&format!(
+            "{device}: {passed} passed, {} failed, {not_run} not run, {seconds:.1} s\n",
+            failures.len()
+        ))?;
+    }
+    Ok(if failures.is_empty() && not_run == 0 { exit::OK } else { exit::FAILURE })
+}
+
+fn worker_arguments(args: &OpsArgs) -> Vec<String> {
+    let mut arguments: Vec<String> = ["check", "ops", "--worker", "--device"].map(Into::into).into();
+    arguments.push(args.device.device.clone());
+    for op in &args.ops {
+        arguments.extend(["--op".into(), op.clone()]);
+    }
+    if let Some(dtype) = args.dtype {
+        let name = glmae::device::DType::from(dtype).name();
+        arguments.extend(["--dtype".into(), name.into()]);
+    }
+    if let Some(first) = args.first {
+        arguments.extend(["--first".into(), first.to_string()]);
+    }
+    arguments
+}
+
+/// Per op and precision: how many cases passed, and the largest share of what is allowed.
+fn worst(units: &[ops::Unit], checked: &[Checked]) -> Vec<serde_json::Value> {
+    let mut rows: Vec<(&str, &str, usize, f64, String)> = Vec::new();
+    for (unit, checked) in units.iter().zip(checked) {
+        let Checked::Passed(verdict) = checked else { continue };
+        let (op, dtype) = (unit.op.name(), unit.dtype.name());
+        let at = rows.iter().position(|r| (r.0, r.1) == (op, dtype)).unwrap_or_else(|| {
+            rows.push((op, dtype, 0, -1.0, String::new()));
+            rows.len() - 1
+        });
+        rows[at].2 += 1;
+        if verdict.share > rows[at].3 {
+            let what = format!("{}: {}", unit.case.label, verdict.worst);
+            (rows[at].3, rows[at].4) = (verdict.share, what);
+        }
+    }
+    let row = |(op, dtype, passed, share, what)| {
+        json!({ "op": op, "dtype": dtype, "passed": passed, "share_of_bound": share, "worst": what })
+    };
+    rows.into_iter().map(row).collect()
+}
