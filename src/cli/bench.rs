@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use glmae::error::exit;
 use glmae::lab::bench_step::{StepBench, StepBenchOptions, bench_step};
+use glmae::lab::bench_unetr::{UnetrBenchOptions, bench_unetr};
 use serde_json::json;
 
 use super::bench_kernels;
@@ -20,6 +21,8 @@ pub struct Args {
 enum What {
     /// Time whole training steps on random data: forward, backward, optimiser, teacher
     Step(StepArgs),
+    /// Time whole fine-tuning steps of MONAI's UNETR (ViT-B, 14 classes) on random crops
+    Unetr(UnetrArgs),
     /// Time single ops, forward and backward apart, against copy and GEMM rates of the same run
     Kernels(bench_kernels::Args),
 }
@@ -63,6 +66,63 @@ struct StepArgs {
     json: bool,
 }
 
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae bench unetr --device cuda --dtype bf16 --batch 4
+  python bench_torch.py --parts unetr                         MONAI's, in the same minutes")]
+struct UnetrArgs {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Arithmetic of activations; bf16 on the CUDA kernels
+    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
+    dtype: Arithmetic,
+    #[command(flatten)]
+    launches: LaunchArg,
+    /// Crops per step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    batch: usize,
+    /// Edge of a crop in voxels
+    #[arg(long, value_name = "N", default_value_t = 96, value_parser = at_least_one)]
+    roi: usize,
+    /// Channels at full resolution (MONAI's default is 16, the papers use 48)
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+    feature_size: usize,
+    /// Steps before the clock starts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    warmup: usize,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = at_least_one)]
+    repeats: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn run_unetr(args: &UnetrArgs) -> Result<u8> {
+    let bench = bench_unetr(&UnetrBenchOptions {
+        device: args.device.parse()?,
+        dtype: args.dtype.into(),
+        launches: args.launches.launches(),
+        batch: args.batch,
+        roi: args.roi,
+        feature_size: args.feature_size,
+        warmup: args.warmup,
+        repeats: args.repeats,
+    })?;
+    let value = serde_json::to_value(&bench)?;
+    if args.json {
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&value)?))?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(&["<", "<"]);
+    for (name, value) in value.as_object().into_iter().flatten() {
+        table.row([name.clone(), value.to_string()]);
+    }
+    term::print(&table.render(""))?;
+    Ok(exit::OK)
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
@@ -75,6 +135,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let args = match &args.what {
         What::Step(args) => args,
         What::Kernels(args) => return bench_kernels::run(args),
+        What::Unetr(args) => return run_unetr(args),
     };
     let config = glmae::config::Config::load(&args.preset, &args.set)?;
     let options = StepBenchOptions {

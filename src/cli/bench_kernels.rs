@@ -1,9 +1,14 @@
 //! `glmae bench kernels`: how fast each op is, forward and backward apart.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use glmae::device::DType;
 use glmae::error::exit;
-use glmae::lab::bench_kernels::{Ceilings, KernelBenchOptions, Row, bench_kernels, parse_shape};
+use glmae::lab::bench_kernels::{
+    Ceilings, KernelBenchOptions, Row, Target, bench_kernels, parse_shape,
+};
+use glmae::{Error, atomic};
 
 use super::config_args::DeviceArg;
 use super::term::{self, Table};
@@ -25,6 +30,9 @@ pub struct Args {
     /// The sizes of the case, with or without names; needs exactly one --op
     #[arg(long, value_name = "SIZES")]
     shape: Option<String>,
+    /// Instead: a file with a line of OP and SIZES for each row to time
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["op", "shape"])]
+    shapes: Option<PathBuf>,
     /// Type of the activations: f32 or bf16 (bf16 only on CUDA devices, emulated ones included)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: String,
@@ -42,6 +50,21 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Also write the JSON here, after every op: what there is when the time is up
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn targets(args: &Args) -> Result<Vec<Target>> {
+    if let Some(path) = &args.shapes {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        return Ok(Target::list(&text)?);
+    }
+    let shape = args.shape.as_deref().map(parse_shape).transpose()?;
+    if shape.is_some() && args.op.len() != 1 {
+        return Err(Error::Config("--shape goes with exactly one --op".into()).into());
+    }
+    Ok(args.op.iter().map(|op| Target { op: op.clone(), shape: shape.clone() }).collect())
 }
 
 pub fn run(args: &Args) -> Result<u8> {
@@ -56,13 +79,15 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = KernelBenchOptions {
         device: args.device.parse()?,
         dtype,
-        ops: args.op.clone(),
-        shape: args.shape.as_deref().map(parse_shape).transpose()?,
+        targets: targets(args)?,
         warmup: args.warmup,
         repeats: args.repeats.max(1),
         ceilings: !args.no_ceilings,
     };
-    let bench = bench_kernels(&options)?;
+    let bench = bench_kernels(&options, &mut |so_far| match &args.out {
+        Some(path) => atomic::write_json(path, so_far).map(|_| ()),
+        None => Ok(()),
+    })?;
     if args.json {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&bench)?))?;
         return Ok(exit::OK);

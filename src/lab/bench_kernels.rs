@@ -14,6 +14,7 @@ use super::clock::Moment;
 use super::opcheck::{Placed, output_weights, rounded};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::{Args, Case, OPS, OpSpec};
+use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result};
 
@@ -23,15 +24,38 @@ pub struct KernelBenchOptions {
     pub device: Device,
     /// Of the activations: f32 or bf16.
     pub dtype: DType,
-    /// Names of ops; empty: all.
-    pub ops: Vec<String>,
-    /// Sizes instead of the op's own bench shape; goes with exactly one op.
-    pub shape: Option<Vec<(Option<String>, usize)>>,
+    /// Empty: all ops at their own shapes.
+    pub targets: Vec<Target>,
     /// Passes before the clock starts, and passes that are timed (at least 1).
     pub warmup: usize,
     pub repeats: usize,
     /// Whether to measure the rates that the others are compared with.
     pub ceilings: bool,
+}
+
+/// An op, and sizes instead of its own bench shape.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub op: String,
+    pub shape: Option<Vec<(Option<String>, usize)>>,
+}
+
+impl Target {
+    /// An op at its own shape.
+    pub fn of(op: impl Into<String>) -> Self {
+        Self { op: op.into(), shape: None }
+    }
+
+    /// A file's lines of `OP SHAPE`; `#` starts a comment.
+    pub fn list(text: &str) -> Result<Vec<Self>> {
+        let lines = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+        let target = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [op] => Ok(Self::of(op)),
+            [op, shape] => Ok(Self { op: op.into(), shape: Some(parse_shape(shape)?) }),
+            _ => Err(Error::Config(format!("'{line}' is not an op and its sizes"))),
+        };
+        lines.filter(|line| !line.is_empty()).map(target).collect()
+    }
 }
 
 /// The measurements of one device.
@@ -96,18 +120,23 @@ pub fn parse_shape(text: &str) -> Result<Vec<(Option<String>, usize)>> {
     text.split(',').map(part).collect()
 }
 
-/// Runs the benchmark.
+/// Runs the benchmark; `after` sees what there is after every op, should there be no end. One target that
+/// cannot be timed is skipped when there are others.
 ///
 /// Errors: `Config` for an unknown op or a shape that it does not take; those of the device.
-pub fn bench_kernels(options: &KernelBenchOptions) -> Result<KernelBench> {
-    let unknown = options.ops.iter().find(|name| OPS.iter().all(|op| op.name() != *name));
-    if let Some(name) = unknown {
-        let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
-        return Err(Error::Config(format!("no op '{name}'; there are {}", known.join(", "))));
-    }
-    if options.shape.is_some() && options.ops.len() != 1 {
-        return Err(Error::Config("--shape goes with exactly one --op".into()));
-    }
+pub fn bench_kernels(
+    options: &KernelBenchOptions,
+    after: &mut dyn FnMut(&KernelBench) -> Result<()>,
+) -> Result<KernelBench> {
+    let all: Vec<Target>;
+    let targets = match options.targets.as_slice() {
+        [] => {
+            all = OPS.iter().map(|op| Target::of(op.name())).collect();
+            &all[..]
+        }
+        targets => targets,
+    };
+    let cases = targets.iter().map(chosen).collect::<Result<Vec<_>>>()?;
     if options.dtype == DType::Bf16 && options.device == Device::Cpu {
         return Err(Error::Unsupported("bf16 on the CPU; its ops compute in f32 and f64".into()));
     }
@@ -121,21 +150,36 @@ pub fn bench_kernels(options: &KernelBenchOptions) -> Result<KernelBench> {
     if options.ceilings && !matches!(options.device, Device::Emulated(_)) {
         bench.ceilings = ceilings(options)?;
     }
-    for op in
-        OPS.iter().filter(|op| options.ops.is_empty() || options.ops.iter().any(|n| n == op.name()))
-    {
+    for (op, case) in cases {
         if options.device != Device::Cpu && !op.has_kernels() {
             bench.skipped.push(format!("{}: has no CUDA kernels yet", op.name()));
             continue;
         }
-        let case = match &options.shape {
-            Some(shape) => reshaped(*op, shape)?,
-            None => op.bench_case(),
-        };
-        let rows = bench_op(*op, &case, options, options.warmup, options.repeats);
-        bench.rows.extend(rows?.into_iter().map(|row| shares(row, &bench.ceilings)));
+        match bench_op(op, &case, options, options.warmup, options.repeats) {
+            Ok(rows) => {
+                bench.rows.extend(rows.into_iter().map(|row| shares(row, &bench.ceilings)));
+            }
+            // A device that has failed would fail the others, too.
+            Err(e @ Error::Device(_)) => return Err(e),
+            Err(e) if targets.len() == 1 => return Err(e),
+            Err(e) => bench.skipped.push(format!("{} {}: {e}", op.name(), case.label)),
+        }
+        after(&bench)?;
     }
     Ok(bench)
+}
+
+fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, Case)> {
+    let Some(op) = OPS.iter().copied().find(|op| op.name() == target.op) else {
+        let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
+        let known = known.join(", ");
+        return Err(Error::Config(format!("no op '{}'; there are {known}", target.op)));
+    };
+    let case = match &target.shape {
+        Some(shape) => reshaped(op, shape)?,
+        None => op.bench_case(),
+    };
+    Ok((op, case))
 }
 
 fn shares(row: Row, ceilings: &Ceilings) -> Row {
@@ -407,9 +451,12 @@ fn ceilings(options: &KernelBenchOptions) -> Result<Ceilings> {
     let (copied, product) = match device {
         Device::Cpu | Device::Emulated(_) | Device::Dry(_) => (64 << 20, [1024, 768, 768]),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => (1usize << 30, [8192, 4096, 8192]),
+        Device::Cuda(_) => (1usize << 28, [8192, 4096, 8192]),
     };
-    let from = Tensor::zeros(device, DType::F32, &[copied / 4])?;
+    // Numbers, not zeros: memory may be compressed.
+    let mut rng = Rng::new(1, Purpose::Test, 0, 0, 0);
+    let numbers: Vec<f32> = (0..copied / 4).map(|_| f32::from_bits(rng.next_u32())).collect();
+    let from = Tensor::from_slice(device, &numbers, &[numbers.len()])?;
     let mut seconds = Vec::new();
     let mut to = Tensor::zeros(device, DType::F32, &[copied / 4])?;
     for _ in 0..8 {

@@ -213,7 +213,8 @@ pub(super) fn random_batch(
     Ok(Batch { shape, voxels, masks })
 }
 
-fn peak_tensor_bytes(device: &Device) -> usize {
+/// The most bytes of live tensors so far.
+pub(super) fn peak_tensor_bytes(device: &Device) -> usize {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => cuda.usage().peak,

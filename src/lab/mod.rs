@@ -3,6 +3,7 @@
 
 pub mod bench_kernels;
 pub mod bench_step;
+pub mod bench_unetr;
 pub mod case;
 pub mod check;
 mod clock;
