@@ -1,0 +1,183 @@
+"""Rehearses a day on a GPU without one, behind the stand-in for the CUDA driver: everything of run.sh, with steps that
+hang, crash and are wrong, tools that are missing, and too little time.
+
+    rehearse.py GLMAE STAND_IN [--long]     a program with feature cuda, and libcuda_stand_in.so
+
+The program, its driver layer, graphs and kernels are the real ones (kernels run on the host); PyTorch, MONAI, ncu and
+compute-sanitizer are played by small scripts. `--long` has what the short form, part of the tests, leaves out.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+# Plays bench_torch.py: the same files in the same form.
+PEER = '''
+import json, sys, time
+words = sys.argv[1:]
+value = lambda flag, default: words[words.index(flag) + 1] if flag in words else default
+if "{hang}" == value("--set", "-"):
+    time.sleep(600)
+row = lambda variant: {{"variant": variant, "ms": 2.0, "ms_min": 1.9, "ms_max": 2.2, "peak_allocated_mb": 77.0}}
+part = {{"step": [row(v) for v in value("--variants", "eager").split(",")]}}
+if value("--parts", "") == "ops":
+    part = {{"ops": [{{"op": "layer_norm.fwd", "shape": [80, 96], "how": "eager", "ms": 0.5}}]}}
+with open(value("--json", None), "w") as f:
+    json.dump({{"meta": {{}}, "vit_b": part}}, f)
+'''
+# Plays compute-sanitizer: runs what it is given, except that one of its tools dies of a signal.
+SANITIZER = '''#!/usr/bin/env bash
+[[ "$2" == racecheck ]] && kill -SEGV $$
+while [[ "$1" == --* ]]; do shift 2; done
+exec "$@"
+'''
+NCU = '#!/usr/bin/env bash\necho "ID,Kernel Name,Metric Name"; echo "ncu $*" >&2\n'
+
+
+class Stage:
+    """A bundle in a scratch folder, and an environment in which only what is meant to be there is there."""
+
+    def __init__(self, scratch, glmae, stand_in):
+        self.root = Path(scratch)
+        self.bundle, self.lib, self.tools = (self.root / n for n in ("bundle", "lib", "tools"))
+        for folder in (self.bundle / "bin", self.bundle / "peer", self.bundle / "data", self.lib, self.tools):
+            folder.mkdir(parents=True)
+        for name in ("run.sh", "day.py", "plan.py", "report.py", "shapes.txt"):
+            shutil.copy(HERE / name, self.bundle / name)
+        os.symlink(glmae, self.bundle / "bin/glmae")
+        os.symlink(stand_in, self.lib / "libcuda.so.1")
+        (self.bundle / "BUILD.json").write_text('{"commit": "rehearsal"}')
+        # What only has to be found.
+        site = self.bundle / "site"
+        for package in ("torch", "monai"):
+            (site / "packages" / package).mkdir(parents=True)
+            (site / "packages" / package / "__init__.py").write_text("")
+        self.peer(hang="-")
+        self.script("compute-sanitizer", SANITIZER)
+        self.script("ncu", NCU)
+
+    def peer(self, hang):
+        (self.bundle / "peer/bench_torch.py").write_text(PEER.format(hang=hang))
+
+    def script(self, name, text):
+        (self.tools / name).write_text(text)
+        (self.tools / name).chmod(0o755)
+
+    def run(self, name, seconds, *words, faults="", has_driver=True, keep_work=False):
+        out = self.root / name
+        work = self.bundle / "work"
+        if not keep_work:
+            shutil.rmtree(work, ignore_errors=True)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GLMAE_")}
+        env["PATH"] = os.pathsep.join([str(self.tools), "/usr/bin", "/bin"])
+        env["LD_LIBRARY_PATH"] = str(self.lib) if has_driver else ""
+        env["GLMAE_STAND_IN_FAULTS"] = faults
+        # The interpreter of this script: another one on the path may have another PyTorch.
+        command = [sys.executable, str(self.bundle / "day.py"), str(seconds), "--scale", "rehearsal", "--out", str(out)]
+        began = time.monotonic()
+        done = subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=seconds + 60)
+        took = time.monotonic() - began
+        return Outcome(name, done, out, took)
+
+
+class Outcome:
+    def __init__(self, name, done, out, took):
+        self.name, self.code, self.text, self.took = name, done.returncode, done.stdout + done.stderr, took
+        read = lambda file: (out / file).read_text() if (out / file).exists() else ""
+        self.summary, self.failures = read("summary.md"), read("failures.txt")
+        self.results = json.loads(read("results.json") or '{"steps": []}')
+        self.states = {s["name"]: s["state"] for s in self.results["steps"]}
+        self.files = sorted(p.name for p in out.iterdir()) if out.exists() else []
+
+    def expect(self, what, holds):
+        if not holds:
+            print(f"rehearsal: {self.name}: {what}\n--- said\n{self.text}\n--- summary\n{self.summary}\n--- failures\n"
+                  f"{self.failures}", file=sys.stderr)
+            sys.exit(1)
+
+    def state(self, name, state):
+        self.expect(f"{name} is {self.states.get(name)}, not {state}", self.states.get(name) == state)
+
+
+FILES = ["failures.txt", "logs.tar.gz", "results.json", "summary.md"]
+
+
+def main():
+    glmae, stand_in = (Path(p).resolve() for p in sys.argv[1:3])
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Stage(scratch, glmae, stand_in)
+        subprocess.run([glmae, "demo", "--help"], check=True, stdout=subprocess.DEVNULL)
+        no_device(stage)
+        faults(stage)
+        if "--long" in sys.argv:
+            everything(stage)
+            time_is_up(stage)
+        print("rehearsal: passed")
+
+
+def no_device(stage):
+    for name, more in (("no driver", {"has_driver": False}), ("no device", {"faults": "no-device"})):
+        day = stage.run(name, 60, **more)
+        day.expect("ends with code 5", day.code == 5)
+        day.expect("leaves its four files", day.files == FILES)
+        day.expect("runs nothing", set(day.states.values()) == {"not run"})
+        day.expect("says why", "no usable GPU" in day.summary)
+    day = stage.run("a typing error", 60, "--only", "opz")
+    day.expect("is a wrong call", day.code == 2 and "no step opz" in day.text)
+
+
+def faults(stage):
+    """Kernels that crash, hang and are wrong, a peer that hangs, a tool that dies, one that is missing."""
+    (stage.tools / "ncu").rename(stage.tools / "not-ncu")
+    stage.peer(hang="batch=1")
+    only = "doctor,device,ops,step-B4,peer-B4,peer-B1,kernels,peer-ops,sanitizer-memcheck,sanitizer-racecheck,ncu-1"
+    wrong = "crash:resample,wrong:mean_pool_fwd_bf16,hang:argmax"
+    day = stage.run("faults", 200, "--only", only, faults=wrong)
+    day.expect("ends with code 1", day.code == 1)
+    day.expect("leaves its four files", day.files == FILES)
+    for name in ("doctor", "device", "step-B4", "peer-B4", "kernels", "peer-ops"):
+        day.state(name, "ok")
+    day.state("ops", "failed")
+    day.state("peer-B1", "timeout")
+    day.state("sanitizer-racecheck", "crashed")
+    day.state("ncu-1", "skipped")
+    for words in ("fault resample", "kernel resample", "wrong mean_pool bf16", "hang argmax", "step peer-B1: timeout"):
+        day.expect(f"failures.txt has '{words}'", words in day.failures)
+    day.expect("the headline is there", "| 4 | " in day.summary and "stand-in" in day.summary)
+    day.expect("the peer's kernel is beside ours", "| 500.0 |" in day.summary)
+    # The rest, failures first; what passed is not repeated.
+    (stage.tools / "not-ncu").rename(stage.tools / "ncu")
+    stage.peer(hang="-")
+    again = stage.run("resumed", 120, "--only", only, "--resume", str(stage.root / "faults/results.json"),
+                      keep_work=True)
+    order = [line.split()[2] for line in again.text.splitlines() if " s  " in line]
+    again.expect("starts with what failed", order[:1] == ["ops"])
+    again.expect("does not repeat what passed", "device" not in order and "step-B4" not in order)
+    for name in ("doctor", "ops", "peer-B1", "ncu-1", "step-B4"):
+        again.state(name, "ok")
+    again.expect("ends with code 1 for the tool that dies again", again.code == 1)
+
+
+def everything(stage):
+    day = stage.run("everything", 900)
+    day.expect("nothing but the planted crash fails",
+               {n for n, s in day.states.items() if s not in ("ok", "skipped")} == {"sanitizer-racecheck"})
+    day.expect("nothing is missing", "not reached" not in day.summary)
+
+
+def time_is_up(stage):
+    day = stage.run("short", 25)
+    day.expect("does not take longer than it has", day.took < 27)
+    day.expect("did the first things", day.states["doctor"] == day.states["device"] == "ok")
+    day.expect("left the last", day.states["pretrain"] == "not run" and "left, it needs" in day.summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# A day on a GPU, on a machine with a driver and Python 3 (no Rust, no toolkit, no network):
+#
+#   ./run.sh SECONDS                            everything that fits, the most important first
+#   ./run.sh SECONDS --resume results.json      what is left of a day before, failures first
+#   ./run.sh SECONDS --list                     the plan, with its seconds; runs nothing
+#   ./run.sh SECONDS --out DIR --only NAMES     where results go (results), only these steps (with commas)
+#
+# Results are written as they come: summary.md (one screen), results.json (all numbers), failures.txt
+# (the first fault of each kind), logs.tar.gz. Exit code: 0 when nothing failed, 1 otherwise, 5 without a
+# GPU, 2 for a wrong call.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+exec python3 "$here/day.py" "$@"
