@@ -39,9 +39,6 @@ if [[ -n "$nvcc" ]]; then
   NVCC="$nvcc" scripts/kernel-budget.sh | tail -n 3
 fi
 
-say "scripts of the GPU bundle"
-scripts/gpu-bundle/self-test.sh
-
 say "documents"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
@@ -55,6 +52,14 @@ fi
 say "tests"
 # --show-output: a test that skips a part says so in its output.
 NVCC="$nvcc" cargo test --locked "${features[@]}" -- --show-output 2>&1 | tee "$log"
+
+if [[ -n "$nvcc" ]]; then
+  say "a day on a GPU, rehearsed behind a stand-in for the driver"
+  # The same architecture as for the lints: the kernels are compiled already.
+  GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo build --locked --features cuda --bin glmae --example cuda_stand_in
+  target=${CARGO_TARGET_DIR:-target}/debug
+  python3 scripts/gpu-day/rehearse.py "$target/glmae" "$target/examples/libcuda_stand_in.so"
+fi
 
 say "kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 if [[ "$(g++ -print-file-name=libasan.a 2>/dev/null)" == /* ]]; then

@@ -254,7 +254,7 @@ class Day:
         self.meta["seconds"] = round(self.spent(), 1)
         known = [self.results[name] for name in self.order if name in self.results]
         results = {**self.meta, "steps": known}
-        report.write(self.args.out, results, [s.name for s in self.steps], self.here / "shapes.txt")
+        report.write(self.args.out, results, [s.name for s in self.steps], self.work / "shapes.txt")
         with tarfile.open(self.args.out / "logs.tar.gz.part", "w:gz") as tar:
             for path in sorted(self.logs.iterdir()):
                 tar.add(path, path.name, filter=shortened)

@@ -9,7 +9,9 @@ compute-sanitizer are played by small scripts. `--long` has what the short form,
 
 import json
 import os
+import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -54,6 +56,8 @@ class Stage:
         os.symlink(glmae, self.bundle / "bin/glmae")
         os.symlink(stand_in, self.lib / "libcuda.so.1")
         (self.bundle / "BUILD.json").write_text('{"commit": "rehearsal"}')
+        for i in range(3):
+            volume(self.bundle / f"data/scan_{i}.nii", i)
         # What only has to be found.
         site = self.bundle / "site"
         for package in ("torch", "monai"):
@@ -87,6 +91,24 @@ class Stage:
         return Outcome(name, done, out, took)
 
 
+def volume(path, seed):
+    """A NIfTI file of 40^3 voxels of f32, 1 mm, with a ball in noise."""
+    n, noise = 40, random.Random(seed)
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, n, n, n, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 16, 32)
+    struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 1, 1, 1, 1)
+    struct.pack_into("<3f", header, 108, 352, 1, 0)
+    struct.pack_into("<2h", header, 252, 0, 1)
+    for row in range(3):
+        struct.pack_into("<4f", header, 280 + 16 * row, *(float(row == column) for column in range(4)))
+    header[344:348] = b"n+1\0"
+    voxels = (100.0 * (sum((c - n / 2) ** 2 for c in (x, y, z)) < 150) + noise.random()
+              for z in range(n) for y in range(n) for x in range(n))
+    path.write_bytes(bytes(header) + struct.pack(f"<{n ** 3}f", *voxels))
+
+
 class Outcome:
     def __init__(self, name, done, out, took):
         self.name, self.code, self.text, self.took = name, done.returncode, done.stdout + done.stderr, took
@@ -113,7 +135,6 @@ def main():
     glmae, stand_in = (Path(p).resolve() for p in sys.argv[1:3])
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage(scratch, glmae, stand_in)
-        subprocess.run([glmae, "demo", "--help"], check=True, stdout=subprocess.DEVNULL)
         no_device(stage)
         faults(stage)
         if "--long" in sys.argv:
@@ -174,7 +195,7 @@ def everything(stage):
 
 def time_is_up(stage):
     day = stage.run("short", 25)
-    day.expect("does not take longer than it has", day.took < 27)
+    day.expect("does not take longer than it has", day.took < 28)
     day.expect("did the first things", day.states["doctor"] == day.states["device"] == "ok")
     day.expect("left the last", day.states["pretrain"] == "not run" and "left, it needs" in day.summary)
 

@@ -128,7 +128,12 @@ fn report(device: &str, findings: &[Finding], as_json: bool) -> Result<u8> {
         let mut table = Table::new(&["<", "<", ">s", "<"]);
         for f in findings {
             let verdict = if f.passed { "pass" } else { "FAIL" };
-            table.row([f.what.clone(), verdict.into(), format!("{:.2}", f.seconds), f.seen.clone()]);
+            table.row([
+                f.what.clone(),
+                verdict.into(),
+                format!("{:.2}", f.seconds),
+                f.seen.clone(),
+            ]);
         }
         term::print(&format!("{device}\n{}", table.render("  ")))?;
         term::print(&format!("{} passed, {failed} failed\n", findings.len() - failed))?;
@@ -214,7 +219,8 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
 }
 
 fn worker_arguments(args: &OpsArgs) -> Vec<String> {
-    let mut arguments: Vec<String> = ["check", "ops", "--worker", "--device"].map(Into::into).into();
+    let mut arguments: Vec<String> =
+        ["check", "ops", "--worker", "--device"].map(Into::into).into();
     arguments.push(args.device.device.clone());
     for op in &args.ops {
         arguments.extend(["--op".into(), op.clone()]);
@@ -245,8 +251,6 @@ fn worst(units: &[ops::Unit], checked: &[Checked]) -> Vec<serde_json::Value> {
             (rows[at].3, rows[at].4) = (verdict.share, what);
         }
     }
-    let row = |(op, dtype, passed, share, what)| {
-        json!({ "op": op, "dtype": dtype, "passed": passed, "share_of_bound": share, "worst": what })
-    };
+    let row = |(op, dtype, passed, share, what)| json!({ "op": op, "dtype": dtype, "passed": passed, "share_of_bound": share, "worst": what });
     rows.into_iter().map(row).collect()
 }

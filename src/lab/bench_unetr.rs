@@ -78,8 +78,7 @@ pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
         clip_grad: 0.0,
     };
     let loss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
-    let mut program =
-        SegProgram::new(&state, &settings, loss, options.batch, 1, options.launches)?;
+    let mut program = SegProgram::new(&state, &settings, loss, options.batch, 1, options.launches)?;
     let voxels = options.batch * options.roi.pow(3);
     let mut rng = Rng::new(1, Purpose::Test, 0, 0, 0);
     let image: Vec<f32> = (0..voxels).map(|_| rng.uniform() as f32).collect();

@@ -469,13 +469,7 @@ unsafe extern "C" fn cuLaunchKernel(
             Value { kind, bytes }
         });
         let launch = Launch { kernel, config, values: values.collect() };
-        let sound = check(
-            kernel,
-            &config,
-            &launch.args(),
-            &Limits::SM_90,
-            driver.opted_in(kernel),
-        );
+        let sound = check(kernel, &config, &launch.args(), &Limits::SM_90, driver.opted_in(kernel));
         if let Err(e) = sound {
             eprintln!("stand-in: {e}");
             return Err(INVALID_VALUE);

@@ -122,11 +122,7 @@ pub fn in_process(units: &[Unit], device: &Device) -> Vec<Checked> {
 }
 
 /// The units, shared out to `limits.jobs` processes that are started with `arguments`.
-pub fn in_children(
-    units: &[Unit],
-    arguments: &[String],
-    limits: &Limits,
-) -> Result<Vec<Checked>> {
+pub fn in_children(units: &[Unit], arguments: &[String], limits: &Limits) -> Result<Vec<Checked>> {
     let program = std::env::current_exe().context("the path of this program")?;
     let start = |is_blocking| Worker::start(&program, arguments, is_blocking);
     let progress = Mutex::new(WorkProgress::stderr("cases", units.len() as u64));
@@ -233,7 +229,8 @@ impl Worker {
             // The driver then returns from a launch when it is done, with its error.
             command.env("CUDA_LAUNCH_BLOCKING", "1");
         }
-        let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             anyhow::bail!("a worker without pipes");
         };

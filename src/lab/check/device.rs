@@ -51,9 +51,7 @@ fn wrong(what: impl Into<String>) -> Error {
 fn same(what: &str, got: &[f32], expected: impl Fn(usize) -> f32) -> Result<()> {
     match got.iter().enumerate().find(|(i, x)| x.to_bits() != expected(*i).to_bits()) {
         None => Ok(()),
-        Some((i, x)) => {
-            Err(wrong(format!("{what}: element {i} is {x}, expected {}", expected(i))))
-        }
+        Some((i, x)) => Err(wrong(format!("{what}: element {i} is {x}, expected {}", expected(i)))),
     }
 }
 

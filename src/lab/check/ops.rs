@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lab::opcheck::{Before, Outcome, distance, rounded, run_onto, share_of_bf16, share_of_bound};
 use crate::device::{DType, Device};
+use crate::lab::opcheck::{
+    Before, Outcome, distance, rounded, run_onto, share_of_bf16, share_of_bound,
+};
 use crate::ops::{Case, Input, OPS, OpSpec, Tolerance};
 use crate::{Error, Result};
 

@@ -93,7 +93,8 @@ fn equal(ours: &Trained, other: Option<&Trained>) -> Result<String> {
         Some(other) if ours == other => Ok("all bits equal".into()),
         Some(other) => {
             let first = ours.losses.iter().zip(&other.losses).position(|(a, b)| a != b);
-            let from = first.map_or("in the state alone".into(), |step| format!("from step {step}"));
+            let from =
+                first.map_or("in the state alone".into(), |step| format!("from step {step}"));
             Err(Error::Device(format!("the bits differ, {from} on")))
         }
         None => Err(Error::Device("there is no first run to compare with".into())),
