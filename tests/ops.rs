@@ -2,7 +2,7 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
-use glmae::lab::kernel_check::{mean_square, units};
+use glmae::lab::check::ops::{mean_square, units};
 use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within};
 use glmae::ops::{OPS, Tolerance};
 

@@ -225,7 +225,7 @@ extern "C" fn cuCtxSynchronize() -> Code {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> Code {
     within(|driver| {
-        if image.is_null() || image.addr() % 8 != 0 {
+        if image.is_null() || !image.addr().is_multiple_of(8) {
             return Err(INVALID_IMAGE);
         }
         // SAFETY: an image begins with a fatbin's header: magic, version, its own size, and the

@@ -13,7 +13,7 @@ fn options(ops: &[&str], device: Device) -> KernelBenchOptions {
     }
 }
 
-fn bench(options: &KernelBenchOptions) -> Result<KernelBench> {
+fn run(options: &KernelBenchOptions) -> Result<KernelBench> {
     bench_kernels(options, &mut |_| Ok(()))
 }
 
@@ -37,7 +37,7 @@ fn a_list_of_shapes_is_timed_in_its_order_and_shows_what_there_is_so_far() {
 fn rows_are_complete_and_consistent() {
     let mut options = options(&["layer_norm"], Device::Cpu);
     options.targets[0].shape = Some(parse_shape("rows=64,c=48").unwrap());
-    let bench = bench(&options).unwrap();
+    let bench = run(&options).unwrap();
     let passes: Vec<_> = bench.rows.iter().map(|row| (row.pass, row.repeats)).collect();
     assert_eq!(passes, [("fwd", 3), ("bwd", 3)]);
     for row in &bench.rows {
@@ -51,13 +51,13 @@ fn rows_are_complete_and_consistent() {
 
 #[test]
 fn updates_have_no_backward_and_emulated_kernels_run() {
-    let bench = bench(&options(&["grad_norm"], Device::Cpu)).unwrap();
+    let bench = run(&options(&["grad_norm"], Device::Cpu)).unwrap();
     assert_eq!(bench.rows.len(), 1);
     let device = Device::parse("emulated").unwrap();
     let mut options = options(&["layer_norm"], device);
     options.targets[0].shape = Some(parse_shape("5,32").unwrap());
     options.dtype = DType::Bf16;
-    let rows = bench(&options).unwrap().rows;
+    let rows = run(&options).unwrap().rows;
     assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].sets, rows[0].bytes), (1, 2 * 5 * 32 * 2));
 }
@@ -67,7 +67,7 @@ fn wrong_requests_are_refused() {
     let refused = |ops: &[&str], shape: &str| {
         let mut options = options(ops, Device::Cpu);
         options.targets[0].shape = Some(parse_shape(shape).unwrap());
-        bench(&options).unwrap_err().to_string()
+        run(&options).unwrap_err().to_string()
     };
     assert!(refused(&["layer_norm"], "3").contains("takes rows,c"));
     assert!(refused(&["layer_norm"], "c=3,rows=4").contains("takes rows,c"));
@@ -75,5 +75,5 @@ fn wrong_requests_are_refused() {
     assert!(parse_shape("3,x").is_err());
     let mut bf16 = options(&["layer_norm"], Device::Cpu);
     bf16.dtype = DType::Bf16;
-    assert!(bench(&bf16).is_err());
+    assert!(run(&bf16).is_err());
 }
