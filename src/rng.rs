@@ -4,6 +4,8 @@
 
 use std::f64::consts::TAU;
 
+use rayon::prelude::*;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
@@ -92,6 +94,51 @@ impl Rng {
         u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
     }
 
+    /// The same stream, `words` 32-bit numbers further on.
+    fn ahead(&self, words: usize) -> Self {
+        let mut later = self.clone();
+        let from_block = self.used + words;
+        // Words 0..4 of the block at hand, 4..8 of the next one, and so on.
+        if from_block > 4 {
+            let blocks = (from_block - 1) / 4;
+            later.counter[0] = self.counter[0].wrapping_add(blocks as u32 - 1);
+            later.words = philox4x32(later.counter, self.key);
+            later.counter[0] = later.counter[0].wrapping_add(1);
+            later.used = from_block - 4 * blocks;
+        } else {
+            later.used = from_block;
+        }
+        later
+    }
+
+    /// `n` draws, the same as one after the other, on all cores. Each must use exactly `words` 32-bit numbers.
+    fn many(&mut self, n: usize, words: usize, draw: impl Fn(&mut Self) -> f64 + Sync) -> Vec<f64> {
+        const PIECE: usize = 1 << 14;
+        let mut drawn = vec![0.0; n];
+        let start = &*self;
+        drawn.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
+            let mut rng = start.ahead(i * PIECE * words);
+            piece.iter_mut().for_each(|x| *x = draw(&mut rng));
+        });
+        *self = self.ahead(n * words);
+        drawn
+    }
+
+    /// What `n` calls of [`Rng::uniform`] give, on all cores.
+    pub fn uniforms(&mut self, n: usize) -> Vec<f64> {
+        self.many(n, 2, Self::uniform)
+    }
+
+    /// What `n` calls of [`Rng::range`] give, on all cores.
+    pub fn ranges(&mut self, n: usize, lo: f64, hi: f64) -> Vec<f64> {
+        self.many(n, 2, |rng| rng.range(lo, hi))
+    }
+
+    /// What `n` calls of [`Rng::normal`] give, on all cores.
+    pub fn normals(&mut self, n: usize) -> Vec<f64> {
+        self.many(n, 4, Self::normal)
+    }
+
     /// Uniform in [0, 1), with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -163,6 +210,25 @@ mod tests {
             ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    /// Whole pieces and a part of one, from every place within a block.
+    #[test]
+    fn many_draws_are_the_draws_one_by_one() {
+        for skipped in 0..5 {
+            let mut one = Rng::new(11, Purpose::Test, 3, 1, 4);
+            for _ in 0..skipped {
+                one.next_u32();
+            }
+            let mut many = one.clone();
+            let normals: Vec<f64> = (0..40_001).map(|_| one.normal()).collect();
+            let uniforms: Vec<f64> = (0..33_001).map(|_| one.uniform()).collect();
+            assert_eq!(many.normals(40_001), normals);
+            assert_eq!(many.uniforms(33_001), uniforms);
+            assert_eq!(many.ranges(3, -2.0, 5.0), [0; 3].map(|_| one.range(-2.0, 5.0)));
+            assert!(many.normals(0).is_empty());
+            assert_eq!(many.next_u32(), one.next_u32());
+        }
     }
 
     #[test]

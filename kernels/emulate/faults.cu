@@ -82,6 +82,18 @@ FAULT(dynamic_shared_past_end, float* y, int n) {
 }
 GLMAE_KERNEL(fault_dynamic_shared_past_end, 64)
 
+// 1 KiB of static shared memory beside the dynamic one, which counts towards the same limits.
+FAULT(static_and_dynamic, float* y, int last) {
+    GLMAE_DYNAMIC_SHARED(float, tile);
+    __shared__ float own[256];
+    const int i = threadIdx.x;
+    own[i] = static_cast<float>(i);
+    if (i == 0) tile[last] = 1.0f;
+    __syncthreads();
+    y[i] = own[i] + tile[last];
+}
+GLMAE_KERNEL(fault_static_and_dynamic, 256)
+
 // Barriers. Threads below `n` take the other way.
 FAULT(barrier_early_return, float* y, int n) {
     if (static_cast<int>(threadIdx.x) < n) return;

@@ -210,8 +210,32 @@ impl Limits {
     };
 }
 
-/// Checks a launch before any device sees it. `opted_in` is the dynamic shared memory that was allowed
-/// for this kernel beyond the default.
+/// What a kernel has of shared memory before it is launched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// Of its `__shared__` variables. Counts towards every limit.
+    pub static_bytes: u32,
+    /// Dynamic bytes that were allowed beyond the default.
+    pub opted_in: u32,
+}
+
+impl Shared {
+    /// Whether `dynamic` bytes have to be allowed first.
+    ///
+    /// Errors: `Device` for more than the device has.
+    pub fn must_opt_in(&self, kernel: &Kernel, dynamic: u32, limits: &Limits) -> Result<bool> {
+        let total = u64::from(self.static_bytes) + u64::from(dynamic);
+        if total > u64::from(limits.shared_bytes_opt_in) {
+            return Err(Error::Device(format!(
+                "kernel {}: {total} bytes of shared memory ({} of them static), at most {}",
+                kernel.name, self.static_bytes, limits.shared_bytes_opt_in
+            )));
+        }
+        Ok(total > u64::from(limits.shared_bytes) && dynamic > self.opted_in)
+    }
+}
+
+/// Checks a launch before any device sees it.
 ///
 /// Errors: `Device`, naming the kernel and the argument or the limit.
 pub fn check(
@@ -219,7 +243,7 @@ pub fn check(
     config: &LaunchConfig,
     args: &[Arg],
     limits: &Limits,
-    opted_in: u32,
+    shared: Shared,
 ) -> Result<()> {
     let name = kernel.name;
     let fail = |what: String| Err(Error::Device(format!("kernel {name}: {what}")));
@@ -249,15 +273,10 @@ pub fn check(
     if config.threads() > most {
         return fail(format!("{} threads in a block, at most {most}", config.threads()));
     }
-    if config.shared_bytes > limits.shared_bytes_opt_in {
-        let most = limits.shared_bytes_opt_in;
-        return fail(format!("{} bytes of shared memory, at most {most}", config.shared_bytes));
-    }
-    if config.shared_bytes > limits.shared_bytes.max(opted_in) {
+    if shared.must_opt_in(kernel, config.shared_bytes, limits)? {
         return fail(format!(
-            "{} bytes of shared memory need opting in beyond {} (allow_shared)",
-            config.shared_bytes,
-            limits.shared_bytes.max(opted_in)
+            "{} bytes of shared memory and {} static ones need opting in beyond {} (allow_shared)",
+            config.shared_bytes, shared.static_bytes, limits.shared_bytes
         ));
     }
     Ok(())

@@ -3,6 +3,7 @@
 pub mod abi;
 mod arena;
 mod call;
+mod capturing;
 pub mod class;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -145,17 +146,13 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported(format!("kernel {name} on the CPU"))),
             Self::Emulated(emulated) => {
-                if config.shared_bytes > 48 << 10 {
-                    emulated.allow_shared(name, config.shared_bytes)?;
-                }
+                emulated.allow_shared(name, config.shared_bytes)?;
                 emulated.launch(name, config, args)
             }
             Self::Dry(dry) => dry.launch(name, config, args),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
-                if config.shared_bytes > 48 << 10 {
-                    cuda.allow_shared(name, config.shared_bytes)?;
-                }
+                cuda.allow_shared(name, config.shared_bytes)?;
                 cuda.launch(name, config, args)
             }
         }

@@ -6,10 +6,16 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::launch::DevicePtr;
 use super::storage::Storage;
 use super::{DType, Device, Element};
 use crate::{Error, Result};
+
+fn rounded<T: Element>(data: &[f64]) -> Vec<T> {
+    data.par_iter().map(|&x| T::from_f64(x)).collect()
+}
 
 /// A contiguous row-major tensor on a device. Cloning shares the memory.
 #[derive(Clone)]
@@ -64,18 +70,14 @@ impl Tensor {
 
     /// Uploads f64 values, rounded to `dtype`.
     pub fn from_f64(device: &Device, dtype: DType, data: &[f64], shape: &[usize]) -> Result<Self> {
-        fn cast<T: Element>(device: &Device, data: &[f64], shape: &[usize]) -> Result<Tensor> {
-            let cast: Vec<T> = data.iter().map(|&x| T::from_f64(x)).collect();
-            Tensor::from_slice(device, &cast, shape)
-        }
         match dtype {
-            DType::F32 => cast::<f32>(device, data, shape),
-            DType::F64 => cast::<f64>(device, data, shape),
-            DType::Bf16 => cast::<half::bf16>(device, data, shape),
-            DType::U8 => cast::<u8>(device, data, shape),
-            DType::I16 => cast::<i16>(device, data, shape),
-            DType::I32 => cast::<i32>(device, data, shape),
-            DType::I64 => cast::<i64>(device, data, shape),
+            DType::F32 => Self::from_slice(device, &rounded::<f32>(data), shape),
+            DType::F64 => Self::from_slice(device, &rounded::<f64>(data), shape),
+            DType::Bf16 => Self::from_slice(device, &rounded::<half::bf16>(data), shape),
+            DType::U8 => Self::from_slice(device, &rounded::<u8>(data), shape),
+            DType::I16 => Self::from_slice(device, &rounded::<i16>(data), shape),
+            DType::I32 => Self::from_slice(device, &rounded::<i32>(data), shape),
+            DType::I64 => Self::from_slice(device, &rounded::<i64>(data), shape),
         }
     }
 
@@ -355,17 +357,14 @@ impl<'a> TensorMut<'a> {
 
     /// Uploads f64 values, rounded to the dtype.
     pub fn upload_f64(&mut self, data: &[f64]) -> Result<()> {
-        fn cast<T: Element>(data: &[f64]) -> Vec<T> {
-            data.iter().map(|&x| T::from_f64(x)).collect()
-        }
         match self.dtype() {
-            DType::F32 => self.upload(&cast::<f32>(data)),
-            DType::F64 => self.upload(&cast::<f64>(data)),
-            DType::Bf16 => self.upload(&cast::<half::bf16>(data)),
-            DType::U8 => self.upload(&cast::<u8>(data)),
-            DType::I16 => self.upload(&cast::<i16>(data)),
-            DType::I32 => self.upload(&cast::<i32>(data)),
-            DType::I64 => self.upload(&cast::<i64>(data)),
+            DType::F32 => self.upload(&rounded::<f32>(data)),
+            DType::F64 => self.upload(&rounded::<f64>(data)),
+            DType::Bf16 => self.upload(&rounded::<half::bf16>(data)),
+            DType::U8 => self.upload(&rounded::<u8>(data)),
+            DType::I16 => self.upload(&rounded::<i16>(data)),
+            DType::I32 => self.upload(&rounded::<i32>(data)),
+            DType::I64 => self.upload(&rounded::<i64>(data)),
         }
     }
 

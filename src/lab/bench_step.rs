@@ -199,7 +199,7 @@ pub(super) fn random_batch(
 ) -> Result<Batch> {
     let shape = BatchShape::new(config, config.train.batch);
     let mut rng = Rng::new(config.train.seed, Purpose::Test, 0, index, 0);
-    let voxels: Vec<f64> = (0..shape.voxels()).map(|_| rng.uniform()).collect();
+    let voxels = rng.uniforms(shape.voxels());
     let masks = shape
         .kinds()
         .enumerate()

@@ -81,7 +81,7 @@ pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
     let mut program = SegProgram::new(&state, &settings, loss, options.batch, 1, options.launches)?;
     let voxels = options.batch * options.roi.pow(3);
     let mut rng = Rng::new(1, Purpose::Test, 0, 0, 0);
-    let image: Vec<f32> = (0..voxels).map(|_| rng.uniform() as f32).collect();
+    let image: Vec<f32> = rng.uniforms(voxels).into_iter().map(|x| x as f32).collect();
     let labels: Vec<u8> = (0..voxels).map(|_| rng.below(14) as u8).collect();
     program.batch_mut().fill_f32(&network.vit(), &image, &labels)?;
     let mut last = 0.0;

@@ -1,13 +1,16 @@
 //! Checks of ops that are made from the registry: finite differences against the backward pass,
 //! and one device against the f64 reference. Tests and benchmarks call the same code.
 
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
 use crate::device::{DType, Device, Tensor};
 use crate::nn::params::{ParamId, ParamLayout, Params};
 use crate::ops::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result};
-use std::sync::Arc;
 
 /// Outputs and gradients of one run of a case.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,7 +215,9 @@ pub(super) fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
 fn weights(case: &Case, stream: u64, i: usize, len: usize) -> Vec<f64> {
     let mut rng = Rng::new(case.seed, Purpose::Test, stream, i as u32, 0);
     // Representable in every dtype, so that all devices start from the same numbers.
-    (0..len).map(|_| half::bf16::from_f64(rng.normal()).to_f64()).collect()
+    let mut drawn = rng.normals(len);
+    drawn.par_iter_mut().for_each(|x| *x = half::bf16::from_f64(*x).to_f64());
+    drawn
 }
 
 /// Result of a gradient check.
@@ -326,13 +331,14 @@ pub fn distance(ours: &[f64], reference: &[f64]) -> Distance {
 /// reference start from the same numbers.
 pub fn rounded(mut inputs: Vec<Input>, dtype: DType) -> Vec<Input> {
     for input in &mut inputs {
-        for x in &mut input.data {
+        let wide = input.wide;
+        input.data.par_iter_mut().for_each(|x| {
             *x = match dtype {
-                DType::Bf16 if !input.wide => half::bf16::from_f64(*x).to_f64(),
+                DType::Bf16 if !wide => half::bf16::from_f64(*x).to_f64(),
                 DType::F64 => *x,
                 _ => f64::from(*x as f32),
             };
-        }
+        });
     }
     inputs
 }

@@ -17,38 +17,38 @@ pub fn init(params: &mut Params, seed: u64) -> Result<()> {
     let entries = params.layout().entries().to_vec();
     for (index, entry) in entries.iter().enumerate() {
         let mut rng = Rng::new(seed, Purpose::Init, 0, index as u32, 0);
-        let values: Vec<f64> = (0..entry.len()).map(|_| draw(entry, &mut rng)).collect();
-        params.value_mut(&entry.name)?.upload_f64(&values)?;
+        params.value_mut(&entry.name)?.upload_f64(&draws(entry, &mut rng))?;
     }
     Ok(())
 }
 
-fn draw(entry: &ParamEntry, rng: &mut Rng) -> f64 {
+fn draws(entry: &ParamEntry, rng: &mut Rng) -> Vec<f64> {
+    let n = entry.len();
     let fan_out = entry.shape[0] as f64;
-    let fan_in = entry.len() as f64 / fan_out;
+    let fan_in = n as f64 / fan_out;
     let name = entry.name.as_str();
+    let within = |rng: &mut Rng, bound: f64| rng.ranges(n, -bound, bound);
     // PyTorch's default for convolutions, which MONAI leaves as it is.
     if name.ends_with(".conv.weight") {
         let fan = match entry.shape[..] {
             // Transposed: [in, out, 2, 2, 2].
             [_, out, 2, 2, 2] => out * 8,
             [_, c, k, ..] => c * k * k * k,
-            _ => entry.len(),
+            _ => n,
         };
-        let bound = 1.0 / (fan as f64).sqrt();
-        return rng.range(-bound, bound);
-    }
-    if name.ends_with(".bias") {
-        0.0
+        within(rng, 1.0 / (fan as f64).sqrt())
+    } else if name.ends_with(".bias") {
+        vec![0.0; n]
     } else if entry.shape.len() == 1 || name.ends_with("weight_g") {
-        1.0
+        vec![1.0; n]
     } else if name.ends_with("_token") {
-        0.02 * rng.normal()
+        (0..n).map(|_| 0.02 * rng.normal()).collect()
     } else if name.starts_with("head.mlp.") {
-        0.02 * rng.truncated_normal()
+        (0..n).map(|_| 0.02 * rng.truncated_normal()).collect()
     } else if name.ends_with("weight_v") {
-        rng.range(-1.0, 1.0) / fan_in.sqrt()
+        rng.ranges(n, -1.0, 1.0).into_iter().map(|x| x / fan_in.sqrt()).collect()
     } else {
-        rng.range(-1.0, 1.0) * (6.0 / (fan_in + fan_out)).sqrt()
+        let bound = (6.0 / (fan_in + fan_out)).sqrt();
+        rng.ranges(n, -1.0, 1.0).into_iter().map(|x| x * bound).collect()
     }
 }

@@ -1,6 +1,8 @@
 //! What an op says about itself, so that its tests, gradient check, determinism check and
 //! benchmark rows can be made from one place.
 
+use rayon::prelude::*;
+
 use crate::Result;
 use crate::rng::{Purpose, Rng};
 use crate::tape::{Param, Tape, Var};
@@ -76,8 +78,9 @@ impl Case {
 
     /// Normal values around `mean`.
     pub fn normal(&self, index: u32, len: usize, mean: f64, std: f64) -> Vec<f64> {
-        let mut rng = self.rng(index);
-        (0..len).map(|_| mean + std * rng.normal()).collect()
+        let mut drawn = self.rng(index).normals(len);
+        drawn.par_iter_mut().for_each(|x| *x = mean + std * *x);
+        drawn
     }
 }
 

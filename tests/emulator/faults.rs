@@ -352,6 +352,27 @@ fn limits_are_those_of_a_device() {
     assert_eq!(GRAD_ACCUMULATE, 1);
 }
 
+#[test]
+fn static_shared_memory_counts() {
+    let device = device(Mode::Plain, Schedule::Ascending);
+    let y = device.alloc(1 << 10, "y").unwrap();
+    let name = "fault_static_and_dynamic";
+    let launch = |bytes: u32| {
+        let args = [y.into(), Arg::I32((bytes / 4) as i32 - 1)];
+        device.launch(name, &one_block(256).shared(bytes), &args)
+    };
+    launch(47 << 10).unwrap();
+    let message = launch(48 << 10).unwrap_err().to_string();
+    assert!(message.contains("49152 bytes of shared memory and 1024 static ones"), "{message}");
+    device.allow_shared(name, 48 << 10).unwrap();
+    launch(48 << 10).unwrap();
+    let expected: Vec<f32> = (0..256).map(|i| i as f32 + 1.0).collect();
+    assert_eq!(download::<f32>(&device, y, 256), expected);
+    device.allow_shared(name, 226 << 10).unwrap();
+    let message = device.allow_shared(name, 227 << 10).unwrap_err().to_string();
+    assert!(message.contains("233472 bytes of shared memory (1024 of them static)"), "{message}");
+}
+
 /// After a report the device and its OS threads are as good as new.
 #[test]
 fn a_fault_leaves_nothing_behind() {

@@ -279,7 +279,8 @@ unsafe extern "C" fn cuFuncGetAttribute(
         let kernel = kernel(function)?;
         let found = match attribute {
             0 => kernel.signature().max_threads,
-            8 => driver.opted_in(kernel),
+            1 => driver.shared(kernel).static_bytes,
+            8 => driver.shared(kernel).opted_in,
             _ => return Err(INVALID_VALUE),
         };
         give(value, found as c_int)
@@ -289,8 +290,7 @@ unsafe extern "C" fn cuFuncGetAttribute(
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncSetAttribute(function: *mut c_void, attribute: c_uint, value: c_int) -> Code {
     within(|driver| {
-        let most = Limits::SM_90.shared_bytes_opt_in;
-        let bytes = u32::try_from(value).ok().filter(|&b| attribute == 8 && b <= most);
+        let bytes = u32::try_from(value).ok().filter(|_| attribute == 8);
         driver.opt_in(kernel(function)?, bytes.ok_or(INVALID_VALUE)?)
     })
 }
@@ -469,7 +469,7 @@ unsafe extern "C" fn cuLaunchKernel(
             Value { kind, bytes }
         });
         let launch = Launch { kernel, config, values: values.collect() };
-        let sound = check(kernel, &config, &launch.args(), &Limits::SM_90, driver.opted_in(kernel));
+        let sound = check(kernel, &config, &launch.args(), &Limits::SM_90, driver.shared(kernel));
         if let Err(e) = sound {
             eprintln!("stand-in: {e}");
             return Err(INVALID_VALUE);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use glmae::device::abi::ArgKind;
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
-use glmae::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits};
+use glmae::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Shared};
 use glmae::rng::{Purpose, Rng};
 
 use super::faults::{Faults, Kind, hang};
@@ -146,7 +146,6 @@ pub struct Driver {
     streams: BTreeMap<u64, Stream>,
     events: HashMap<u64, Event>,
     graphs: HashMap<u64, Arc<Vec<Work>>>,
-    opted_in: HashMap<&'static str, u32>,
     /// Bytes by address.
     device: BTreeMap<u64, usize>,
     pinned: BTreeMap<usize, Box<[u64]>>,
@@ -169,7 +168,6 @@ impl Driver {
             streams: BTreeMap::new(),
             events: HashMap::new(),
             graphs: HashMap::new(),
-            opted_in: HashMap::new(),
             device: BTreeMap::new(),
             pinned: BTreeMap::new(),
         }
@@ -199,12 +197,11 @@ impl Driver {
 
     // Kernels.
 
-    pub fn opted_in(&self, kernel: &Kernel) -> u32 {
-        self.opted_in.get(kernel.name).copied().unwrap_or(0)
+    pub fn shared(&self, kernel: &'static Kernel) -> Shared {
+        self.engine.shared(kernel)
     }
 
     pub fn opt_in(&mut self, kernel: &'static Kernel, bytes: u32) -> Answer {
-        self.opted_in.insert(kernel.name, bytes);
         self.engine.allow_shared(kernel.name, bytes).map_err(|_| INVALID_VALUE)
     }
 

@@ -44,5 +44,8 @@ pub fn poisons(code: sys::CUresult) -> bool {
             | Code::CUDA_ERROR_INVALID_PC
             | Code::CUDA_ERROR_ECC_UNCORRECTABLE
             | Code::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | Code::CUDA_ERROR_CONTAINED
+            | Code::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | Code::CUDA_ERROR_UNKNOWN
     )
 }

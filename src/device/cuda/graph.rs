@@ -2,10 +2,9 @@
 //! again, which costs the host one call instead of hundreds.
 //!
 //! What changes from step to step must come from device memory (see the scalars of `abi.h`); data is
-//! uploaded between replays, into tensors made before the capture. Not yet run on a GPU.
+//! uploaded between replays, into tensors made before the capture.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use cudarc::driver::{CudaGraph, sys};
 
@@ -53,10 +52,8 @@ impl Cuda {
     ///
     /// Errors: those of `record`, among them `Unsupported` when it uploads, downloads or waits.
     pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
-        if self.capturing.swap(true, Relaxed) {
-            return Err(Error::Unsupported("a graph is being captured already".into()));
-        }
-        let owner = self.arena().begin_private();
+        let capture = self.capturing.begin()?;
+        let private = Private::begin(self);
         // Relaxed: the arena may have to ask the driver for a segment meanwhile.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         let begun = self.stream.begin_capture(mode).map_err(driver("begin capture"));
@@ -67,8 +64,8 @@ impl Cuda {
             let ended = self.stream.end_capture(flags).map_err(driver("end capture"));
             recorded.and_then(|value| Ok((ended?, value)))
         });
-        self.arena().end_private();
-        self.capturing.store(false, Relaxed);
+        let owner = private.owner;
+        drop((private, capture));
         // On an error this gives the memory back at once.
         let mut graph = Graph { graph: None, device: self.clone(), owner };
         let (recorded, value) = recorded?;
@@ -78,14 +75,22 @@ impl Cuda {
         graph.graph = recorded;
         Ok((graph, value))
     }
+}
 
-    /// Fails while a graph is being captured: `what` cannot be part of one.
-    pub(super) fn not_while_capturing(&self, what: &str) -> Result<()> {
-        if self.capturing.load(Relaxed) {
-            return Err(Error::Unsupported(format!(
-                "{what} while a CUDA graph is captured; do it before or after"
-            )));
-        }
-        Ok(())
+/// While it lives, allocations come from memory of the graph's own.
+struct Private<'a> {
+    device: &'a Cuda,
+    owner: Owner,
+}
+
+impl<'a> Private<'a> {
+    fn begin(device: &'a Cuda) -> Self {
+        Self { device, owner: device.arena().begin_private() }
+    }
+}
+
+impl Drop for Private<'_> {
+    fn drop(&mut self) {
+        self.device.arena().end_private();
     }
 }

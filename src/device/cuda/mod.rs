@@ -4,15 +4,17 @@
 //! All work is on one stream of the device's own, in order; `upload`, `copy`, `fill`, `launch` and
 //! `free` return before it is done, `download` and `synchronize` wait. Large uploads cross the bus on a
 //! second stream meanwhile, and take their place in the order from there (`staging`). An error of a kernel may
-//! surface at any later call. Not yet run on a GPU: type-checked, and its bookkeeping tested.
+//! surface at any later call.
+//!
+//! Not yet run on a GPU; `tests/stand_in` executes all of it behind a stand-in for the driver.
 
+mod exact;
 mod fault;
 mod graph;
 mod staging;
 mod timing;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{
@@ -24,10 +26,12 @@ use cudarc::nvrtc::Ptx;
 pub use self::graph::Graph;
 pub use self::timing::Mark;
 
+use self::exact::Exact;
 use self::fault::driver;
 use self::staging::Staging;
 use super::arena::{Arena, Usage};
-use super::launch::{Arg, DevicePtr, FATBINS, Kernel, LaunchConfig, Limits, Slots, check};
+use super::capturing::Capturing;
+use super::launch::{Arg, DevicePtr, FATBINS, Kernel, LaunchConfig, Limits, Shared, Slots, check};
 use crate::error::{Error, Result};
 
 /// One GPU. Methods may be called from any thread.
@@ -41,13 +45,14 @@ pub struct Cuda {
     arena: Mutex<Arena>,
     /// Made at the first upload.
     staging: Mutex<Option<Staging>>,
-    capturing: AtomicBool,
+    capturing: Capturing,
+    exact: Option<Exact>,
 }
 
 #[derive(Clone)]
 struct Function {
     function: CudaFunction,
-    opted_in: u32,
+    shared: Shared,
 }
 
 /// Whether the CUDA driver is installed. Everything else here panics without it.
@@ -61,7 +66,13 @@ pub fn count() -> usize {
     if !is_driver_present() {
         return 0;
     }
-    CudaContext::device_count().map_or(0, |n| usize::try_from(n).unwrap_or(0))
+    CudaContext::device_count().map_or_else(
+        |error| {
+            tracing::warn!(%error, "the CUDA driver is there but does not start; going on without a GPU");
+            0
+        },
+        |n| usize::try_from(n).unwrap_or(0),
+    )
 }
 
 /// A GPU as the driver lists it.
@@ -150,7 +161,8 @@ impl Cuda {
             functions: Mutex::default(),
             arena: Mutex::default(),
             staging: Mutex::default(),
-            capturing: AtomicBool::new(false),
+            capturing: Capturing::default(),
+            exact: Exact::from_env()?,
         })
     }
 
@@ -194,6 +206,11 @@ impl Cuda {
     ///
     /// Errors: `OutOfMemory`, with what was asked for, what is free, and who holds the most.
     pub fn alloc(&self, bytes: usize, name: &'static str) -> Result<DevicePtr> {
+        let is_captured = self.capturing.takes_in("allocation")?;
+        if let Some(exact) = &self.exact {
+            self.bind()?;
+            return exact.alloc(bytes, name);
+        }
         let mut arena = self.arena();
         if let Some(at) = arena.take(bytes, name) {
             return Ok(DevicePtr(at));
@@ -202,8 +219,7 @@ impl Cuda {
         let segment = Arena::segment_bytes(bytes);
         // SAFETY: the context is current, and no segment has 0 bytes.
         let mut got = unsafe { result::malloc_sync(segment) };
-        if matches!(got, Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)))
-            && self.not_while_capturing("returning memory").is_ok()
+        if matches!(got, Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY))) && !is_captured
         {
             // What is cached in other sizes may make the difference.
             self.release(&mut arena)?;
@@ -263,6 +279,14 @@ impl Cuda {
     /// Takes an allocation back. The next one to get the memory uses it behind all work started so
     /// far, so nothing has to be waited for.
     pub fn free(&self, ptr: DevicePtr) -> Result<()> {
+        if let Some(exact) = &self.exact {
+            self.bind()?;
+            // What a graph was recorded with stays until the device goes.
+            return match self.capturing.refuse("free") {
+                Ok(()) => exact.free(ptr, &self.stream),
+                Err(_) => Ok(()),
+            };
+        }
         if self.arena().give(ptr.0) {
             return Ok(());
         }
@@ -272,7 +296,7 @@ impl Cuda {
     /// Copies `from` to the device through pinned memory. Its place is in the order of the stream; a
     /// large one crosses the bus earlier, while the stream does what was started before.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.not_while_capturing("upload")?;
+        self.capturing.refuse("upload")?;
         self.bind()?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let staging = match &mut *staging {
@@ -283,7 +307,7 @@ impl Cuda {
     }
 
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.not_while_capturing("download")?;
+        self.capturing.refuse("download")?;
         self.bind()?;
         // SAFETY: `to` is borrowed until the synchronisation below.
         unsafe { result::memcpy_dtoh_async(to, from.0, self.stream.cu_stream()) }
@@ -292,6 +316,7 @@ impl Cuda {
     }
 
     pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        self.capturing.takes_in("copy")?;
         self.bind()?;
         // SAFETY: the driver checks the ranges.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) }
@@ -299,6 +324,7 @@ impl Cuda {
     }
 
     pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        self.capturing.takes_in("fill")?;
         self.bind()?;
         // SAFETY: the driver checks the range.
         unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream.cu_stream()) }
@@ -307,27 +333,32 @@ impl Cuda {
 
     /// Waits for all work; errors of kernels surface here.
     pub fn synchronize(&self) -> Result<()> {
-        self.not_while_capturing("waiting")?;
+        self.capturing.refuse("waiting")?;
         self.stream.synchronize().map_err(driver("synchronize"))
     }
 
-    /// Allows a kernel `bytes` of dynamic shared memory beyond the default.
+    /// Allows a kernel `bytes` of dynamic shared memory, if they need allowing.
+    ///
+    /// Errors: `Unsupported` for an unknown kernel; `Device` for more than there is.
     pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
         let kernel = Kernel::find(kernel)?;
-        let mut found = self.function(kernel)?;
-        if found.opted_in >= bytes {
+        if !self.function(kernel)?.shared.must_opt_in(kernel, bytes, &self.limits)? {
             return Ok(());
         }
-        let most = self.limits.shared_bytes_opt_in;
-        let value = i32::try_from(bytes).ok().filter(|_| bytes <= most).ok_or_else(|| {
-            let name = kernel.name;
-            Error::Device(format!("kernel {name}: {bytes} bytes of shared memory, at most {most}"))
-        })?;
-        let attribute = OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        found.function.set_attribute(attribute, value).map_err(driver("shared memory"))?;
-        found.opted_in = bytes;
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel.name, found);
+        // One lock from the question to the answer: of two threads the larger wish stays.
+        let mut functions = self.functions();
+        let Some(found) = functions.get_mut(kernel.name) else { return Ok(()) };
+        if found.shared.must_opt_in(kernel, bytes, &self.limits)? {
+            let attribute = OfFunction::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+            found.function.set_attribute(attribute, value).map_err(driver("shared memory"))?;
+            found.shared.opted_in = bytes;
+        }
         Ok(())
+    }
+
+    fn functions(&self) -> MutexGuard<'_, HashMap<&'static str, Function>> {
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a kernel.
@@ -336,7 +367,8 @@ impl Cuda {
     pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
         let kernel = Kernel::find(name)?;
         let found = self.function(kernel)?;
-        check(kernel, config, args, &self.limits, found.opted_in)?;
+        self.capturing.takes_in(name)?;
+        check(kernel, config, args, &self.limits, found.shared)?;
         let mut slots = Slots::new(args);
         let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
         // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the
@@ -358,7 +390,7 @@ impl Cuda {
     fn function(&self, kernel: &'static Kernel) -> Result<Function> {
         // Loading and asking need the context of this thread, too.
         self.bind()?;
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.functions();
         if let Some(found) = functions.get(kernel.name) {
             return Ok(found.clone());
         }
@@ -367,16 +399,21 @@ impl Cuda {
             .load_function(kernel.name)
             .map_err(driver(&format!("kernel {} in {}.cu", kernel.name, kernel.file)))?;
         // GLMAE_KERNEL repeats what __launch_bounds__ says: the two must not drift apart.
-        let attribute = OfFunction::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK;
-        let most = function.get_attribute(attribute).map_err(driver("function attribute"))?;
+        let attribute = |which| {
+            let value = function.get_attribute(which).map_err(driver("function attribute"))?;
+            u32::try_from(value)
+                .map_err(|_| Error::Device(format!("attribute {which:?} is {value}")))
+        };
+        let most = attribute(OfFunction::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
         let stated = kernel.signature().max_threads;
-        if u32::try_from(most).is_ok_and(|most| most < stated) {
+        if most < stated {
             return Err(Error::Device(format!(
                 "kernel {}: compiled for {most} threads, GLMAE_KERNEL says {stated}",
                 kernel.name
             )));
         }
-        let found = Function { function, opted_in: 0 };
+        let static_bytes = attribute(OfFunction::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+        let found = Function { function, shared: Shared { static_bytes, opted_in: 0 } };
         functions.insert(kernel.name, found.clone());
         Ok(found)
     }

@@ -1,10 +1,11 @@
 //! Where a checked kernel's load or store goes, and whether it may.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::block::Block;
 use super::shadow::{Byte, Flag, Stamp, Trouble, View};
-use super::symbols::SharedVariable;
+use super::symbols::{SharedVariable, Symbols};
 use crate::device::launch::{KERNELS, Kernel};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,13 @@ pub struct SharedMap {
 }
 
 impl SharedMap {
-    pub fn new(variables: &[SharedVariable]) -> Self {
+    /// That of this executable; empty without a symbol table.
+    pub fn get() -> &'static Self {
+        static MAP: OnceLock<SharedMap> = OnceLock::new();
+        MAP.get_or_init(|| Symbols::get().map_or_else(Self::default, |s| Self::new(&s.shared)))
+    }
+
+    fn new(variables: &[SharedVariable]) -> Self {
         let low = variables.iter().map(|v| v.offset).min().unwrap_or(0);
         let high = variables.iter().map(|v| v.offset + v.len as i64).max().unwrap_or(low);
         let mut owner = vec![0; (high - low) as usize];
@@ -43,6 +50,14 @@ impl SharedMap {
             v.function != kernel.name && KERNELS.iter().any(|k| k.name == v.function)
         };
         self.variables.iter().map(|v| v.namespace == namespace && !of_other(v)).collect()
+    }
+
+    /// Bytes of the variables that a kernel may touch: what it has of static shared memory, or more.
+    pub fn bytes_of(&self, kernel: &Kernel) -> u32 {
+        let is_allowed = self.allowed(kernel);
+        let sizes =
+            self.variables.iter().zip(is_allowed).map(|(v, yes)| if yes { v.len } else { 0 });
+        u32::try_from(sizes.sum::<usize>()).unwrap_or(u32::MAX)
     }
 
     /// Bytes from the first variable to the end of the last.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Emulated, lock};
 use crate::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What a capture writes down. Memory freed meanwhile stays until the graph goes: replays use it.
 #[derive(Default)]
@@ -82,64 +82,51 @@ impl Drop for Graph {
 impl Emulated {
     /// See [`crate::device::Device::capture`].
     pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
-        {
-            let mut recording = lock(&self.recording);
-            if recording.is_some() {
-                return Err(Error::Unsupported("a graph is being captured already".into()));
-            }
-            *recording = Some(Recording::default());
-        }
+        let capture = self.capturing.begin()?;
         let recorded = record();
-        let recording = lock(&self.recording).take().unwrap_or_default();
+        let recording = std::mem::take(&mut *lock(&self.recording));
+        drop(capture);
         // On an error this gives the memory back at once.
         let graph = Graph { device: self.clone(), recording };
         Ok((graph, recorded?))
     }
 
     /// Writes `step` down if a graph is being captured.
-    fn note(&self, step: impl FnOnce() -> Step) -> bool {
-        match &mut *lock(&self.recording) {
-            None => false,
-            Some(recording) => {
-                recording.steps.push(step());
-                true
-            }
+    fn note(&self, what: &str, step: impl FnOnce() -> Step) -> Result<bool> {
+        let is_captured = self.capturing.takes_in(what)?;
+        if is_captured {
+            lock(&self.recording).steps.push(step());
         }
+        Ok(is_captured)
     }
 
-    pub(super) fn note_launch(&self, kernel: &Kernel, config: &LaunchConfig, args: &[Arg]) -> bool {
-        self.note(|| Step::Launch {
+    pub(super) fn note_launch(
+        &self,
+        kernel: &Kernel,
+        config: &LaunchConfig,
+        args: &[Arg],
+    ) -> Result<bool> {
+        self.note(kernel.name, || Step::Launch {
             kernel: kernel.name,
             config: *config,
             args: args.iter().map(Value::new).collect(),
         })
     }
 
-    pub(super) fn note_copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> bool {
-        self.note(|| Step::Copy { to, from, bytes })
+    pub(super) fn note_copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<bool> {
+        self.note("copy", || Step::Copy { to, from, bytes })
     }
 
-    pub(super) fn note_fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> bool {
-        self.note(|| Step::Fill { to, byte, bytes })
+    pub(super) fn note_fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<bool> {
+        self.note("fill", || Step::Fill { to, byte, bytes })
     }
 
+    /// Of any thread: the memory stays while the graph lives.
     pub(super) fn note_free(&self, ptr: DevicePtr) -> bool {
-        match &mut *lock(&self.recording) {
-            None => false,
-            Some(recording) => {
-                recording.freed.push(ptr);
-                true
-            }
+        let is_captured = self.capturing.refuse("free").is_err();
+        if is_captured {
+            lock(&self.recording).freed.push(ptr);
         }
-    }
-
-    /// Fails while a graph is being captured: `what` cannot be part of one.
-    pub(super) fn not_while_capturing(&self, what: &str) -> Result<()> {
-        if lock(&self.recording).is_some() {
-            return Err(Error::Unsupported(format!(
-                "{what} while a graph is captured; do it before or after"
-            )));
-        }
-        Ok(())
+        is_captured
     }
 }

@@ -31,7 +31,7 @@ mod sync;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use rayon::prelude::*;
 
@@ -41,7 +41,10 @@ use self::graph::Recording;
 use self::memory::{Map, Memory};
 use self::symbols::Symbols;
 use super::arena::Usage;
-use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, SANITIZED, Slots, check};
+use super::capturing::Capturing;
+use super::launch::{
+    Arg, DevicePtr, Kernel, LaunchConfig, Limits, SANITIZED, Shared, Slots, check,
+};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
 
@@ -80,10 +83,11 @@ impl Default for Options {
 pub struct Emulated {
     options: Options,
     memory: Mutex<Memory>,
-    shared_opt_in: Mutex<HashMap<&'static str, u32>>,
+    shared: Mutex<HashMap<&'static str, Shared>>,
     launched: Mutex<BTreeSet<&'static str>>,
     /// Present while a graph is captured.
-    recording: Mutex<Option<Recording>>,
+    capturing: Capturing,
+    recording: Mutex<Recording>,
 }
 
 /// A launch, as its blocks see it.
@@ -163,8 +167,9 @@ impl Emulated {
         Self {
             options,
             memory: Mutex::new(memory),
-            shared_opt_in: Mutex::default(),
+            shared: Mutex::default(),
             launched: Mutex::default(),
+            capturing: Capturing::default(),
             recording: Mutex::default(),
         }
     }
@@ -182,6 +187,7 @@ impl Emulated {
     ///
     /// Errors: `OutOfMemory`.
     pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
+        self.capturing.takes_in("allocation")?;
         lock(&self.memory).alloc(bytes, name)
     }
 
@@ -195,26 +201,26 @@ impl Emulated {
 
     /// Errors (of this and the next three): `Device` when a range is not within one allocation.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.not_while_capturing("upload")?;
+        self.capturing.refuse("upload")?;
         lock(&self.memory).upload(to, from)
     }
 
     /// Also an error, when checked: bytes that were never written.
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.not_while_capturing("download")?;
+        self.capturing.refuse("download")?;
         lock(&self.memory).download(from, to)
     }
 
     /// Copies within the device; never-written bytes stay so.
     pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
-        if self.note_copy(to, from, bytes) {
+        if self.note_copy(to, from, bytes)? {
             return Ok(());
         }
         lock(&self.memory).copy(to, from, bytes)
     }
 
     pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
-        if self.note_fill(to, byte, bytes) {
+        if self.note_fill(to, byte, bytes)? {
             return Ok(());
         }
         lock(&self.memory).fill(to, byte, bytes)
@@ -225,21 +231,24 @@ impl Emulated {
         lock(&self.memory).usage()
     }
 
-    /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, as
-    /// `cuFuncSetAttribute` does.
+    /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, static ones
+    /// included, as `cuFuncSetAttribute` does.
     ///
     /// Errors: `Unsupported` for an unknown kernel, `Device` above the limit.
     pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
         let kernel = Kernel::find(kernel)?;
-        let most = self.options.limits.shared_bytes_opt_in;
-        if bytes > most {
-            return Err(Error::Device(format!(
-                "kernel {}: {bytes} bytes of shared memory, at most {most}",
-                kernel.name
-            )));
+        if self.shared(kernel).must_opt_in(kernel, bytes, &self.options.limits)? {
+            lock(&self.shared).entry(kernel.name).or_default().opted_in = bytes;
         }
-        lock(&self.shared_opt_in).insert(kernel.name, bytes);
         Ok(())
+    }
+
+    /// Static and allowed shared memory of a kernel. Without a symbol table nothing is known to be static.
+    pub fn shared(&self, kernel: &'static Kernel) -> Shared {
+        *lock(&self.shared).entry(kernel.name).or_insert_with(|| Shared {
+            static_bytes: SharedMap::get().bytes_of(kernel),
+            opted_in: 0,
+        })
     }
 
     /// Runs a kernel to its end.
@@ -248,19 +257,16 @@ impl Emulated {
     /// `Device` for a wrong launch, and for everything the emulator reports.
     pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
         let kernel = Kernel::find(name)?;
-        let opted_in = lock(&self.shared_opt_in).get(kernel.name).copied().unwrap_or(0);
-        check(kernel, config, args, &self.options.limits, opted_in)?;
+        check(kernel, config, args, &self.options.limits, self.shared(kernel))?;
         let map = lock(&self.memory).map.clone();
         check_pointers(kernel, args, &map)?;
-        if self.note_launch(kernel, config, args) {
+        if self.note_launch(kernel, config, args)? {
             return Ok(());
         }
 
         let checked = self.options.mode == Mode::Checked;
         let symbols = Symbols::get();
-        static SHARED: OnceLock<SharedMap> = OnceLock::new();
-        let shared = SHARED
-            .get_or_init(|| symbols.map_or_else(SharedMap::default, |s| SharedMap::new(&s.shared)));
+        let shared = SharedMap::get();
         if checked && symbols.is_none() {
             return Err(Error::Unsupported(
                 "checked emulation in an executable without its symbol table (was it stripped?)"
