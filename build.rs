@@ -37,6 +37,11 @@ fn is_sanitized() -> bool {
     env::var_os("CARGO_FEATURE_SANITIZE").is_some()
 }
 
+/// Whether products and sums may be fused, as nvcc does it, in the emulated kernels.
+fn is_contracted() -> bool {
+    env::var_os("CARGO_FEATURE_CONTRACT").is_some()
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
@@ -180,12 +185,20 @@ fn sources(directory: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 /// Settings shared by all host compilations. Results must not depend on the host's instruction set
-/// or on contraction, messages and binaries not on where the sources lie.
+/// or (but for the feature `contract`) on contraction, messages and binaries not on where the sources lie.
 fn host(opt_level: u32) -> cc::Build {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").cpp_link_stdlib(None).opt_level(opt_level).debug(true);
-    build.flag(format!("-ffile-prefix-map={root}=.")).flag("-ffp-contract=off");
+    build.flag(format!("-ffile-prefix-map={root}=."));
+    if is_contracted() {
+        build.flag("-ffp-contract=fast");
+        if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+            build.flag("-mfma");
+        }
+    } else {
+        build.flag("-ffp-contract=off");
+    }
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fno-rtti");
     build.flag_if_supported("-Wno-unknown-pragmas").include("kernels/include");
     build

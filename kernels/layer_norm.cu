@@ -285,7 +285,9 @@ __device__ __forceinline__ void layer_norm_bwd_row(T* dx, const T* dy, const T* 
 #pragma unroll
         for (int k = 0; k < C::N; ++k) {
             const float xhat = (v[k] - mean - rest) * rstd;
-            v[k] = rstd * (g[k] * w[k] - mean_g - xhat * mean_gx);
+            // Not fused: where all terms are the mean, the difference is 0 and not a rounding error.
+            const float centred = __fsub_rn(__fmul_rn(g[k], w[k]), mean_g);
+            v[k] = rstd * (centred - xhat * mean_gx);
         }
         if (accumulate) {
             C::load(dx, at + j, g);

@@ -19,8 +19,14 @@ __forceinline__ float __fsqrt_rn(float x) { return sqrtf(x); }
 __forceinline__ float __frsqrt_rn(float x) { return float(1.0 / sqrt(double(x))); }
 __forceinline__ float rsqrtf(float x) { return float(1.0 / sqrt(double(x))); }
 __forceinline__ float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-__forceinline__ float __fadd_rn(float x, float y) { return x + y; }
-__forceinline__ float __fmul_rn(float x, float y) { return x * y; }
+// Never part of a fused operation, also where the host compiler may fuse.
+__forceinline__ float unfused(float x) {
+    __asm__("" : "+m"(x));
+    return x;
+}
+__forceinline__ float __fadd_rn(float x, float y) { return unfused(x + y); }
+__forceinline__ float __fsub_rn(float x, float y) { return unfused(x - y); }
+__forceinline__ float __fmul_rn(float x, float y) { return unfused(x * y); }
 __forceinline__ float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
 __forceinline__ int __float2int_rd(float x) { return int(floorf(x)); }
 __forceinline__ int __float2int_rn(float x) { return int(rintf(x)); }

@@ -93,7 +93,8 @@ __device__ __forceinline__ void attention_fwd_tile(bf16* __restrict__ out, float
                     most = fmaxf(most, fmaxf(s[mt][n][2 * half], s[mt][n][2 * half + 1]));
                 most = quad_max(most);
                 const float shift = most * scale2;
-                const float shrink = fast_exp2(top[mt][half] * scale2 - shift);
+                // Not fused: exactly 1 while the maximum stays.
+                const float shrink = fast_exp2(__fmul_rn(top[mt][half], scale2) - shift);
                 top[mt][half] = most;
                 float part = 0.0f;
 #pragma unroll

@@ -2,10 +2,12 @@
 
 mod workers;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Subcommand;
+use glmae::atomic;
 use glmae::config::Config;
 use glmae::error::exit;
 use glmae::lab::check::{Finding, device, ops, step};
@@ -81,6 +83,9 @@ struct OpsArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Write the JSON here, and what there is of it about once a second meanwhile
+    #[arg(long, value_name = "FILE", conflicts_with = "in_process")]
+    out: Option<PathBuf>,
     /// Answers requests on stdin; what the processes of --jobs are started with
     #[arg(long, hide = true)]
     worker: bool,
@@ -182,40 +187,79 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
         let device = args.device.parse()?;
         let name = device.name();
         drop(device);
-        (name, workers::in_children(&units, &arguments, &limits)?)
+        let so_far = |checked: &[Checked]| {
+            let Some(path) = &args.out else { return };
+            let result = Outcome::new(&name, &units, checked, &without, begin);
+            if let Err(error) = atomic::write_json(path, &result) {
+                tracing::warn!(%error, "the results so far");
+            }
+        };
+        let checked = workers::in_children(&units, &arguments, &limits, &so_far)?;
+        (name, checked)
     };
-    let failures: Vec<Failure<'_>> = units
-        .iter()
-        .zip(&checked)
-        .filter_map(|(unit, checked)| {
+    let result = Outcome::new(&device, &units, &checked, &without, begin);
+    if let Some(path) = &args.out {
+        atomic::write_json(path, &result)?;
+    }
+    if args.json {
+        term::print(&result.json()?)?;
+    } else {
+        for f in &result.failures {
+            let line = format!("{} {} {} {}: {}", f.kind, f.op, f.case, f.dtype, f.message);
+            term::print(&format!("{}\n", term::clean(&line)))?;
+        }
+        let (passed, failed, not_run) = (result.passed, result.failures.len(), result.not_run);
+        let seconds = result.seconds;
+        let line = format!("{passed} passed, {failed} failed, {not_run} not run, {seconds:.1} s");
+        term::print(&format!("{device}: {line}\n"))?;
+    }
+    let is_good = result.failures.is_empty() && result.not_run == 0;
+    Ok(if is_good { exit::OK } else { exit::FAILURE })
+}
+
+/// All cases, or what there is of them so far.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    device: &'a str,
+    cases: usize,
+    passed: usize,
+    not_run: usize,
+    seconds: f64,
+    failures: Vec<Failure<'a>>,
+    worst: Vec<Worst<'a>>,
+    ops_without_kernels: &'a [&'static str],
+}
+
+impl<'a> Outcome<'a> {
+    fn new(
+        device: &'a str,
+        units: &'a [ops::Unit],
+        checked: &'a [Checked],
+        without: &'a [&'static str],
+        begin: Instant,
+    ) -> Self {
+        let failure = |(unit, checked): (&'a ops::Unit, &'a Checked)| {
             let (kind, message) = checked.failure()?;
             let dtype = unit.dtype.to_string();
             let (op, case) = (unit.op.name(), unit.case.label.as_str());
             Some(Failure { op, case, dtype, kind, message })
-        })
-        .collect();
-    let not_run = checked.iter().filter(|c| matches!(c, Checked::NotRun(_))).count();
-    let passed = checked.iter().filter(|c| matches!(c, Checked::Passed(_))).count();
-    let seconds = begin.elapsed().as_secs_f64();
-    if args.json {
-        let worst = worst(&units, &checked);
-        let all = json!({
-            "device": device, "cases": units.len(), "passed": passed, "failed": failures.len(),
-            "not_run": not_run, "seconds": seconds, "failures": failures, "worst": worst,
-            "ops_without_kernels": without,
-        });
-        term::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
-    } else {
-        for f in &failures {
-            let line = format!("{} {} {} {}: {}", f.kind, f.op, f.case, f.dtype, f.message);
-            term::print(&format!("{}\n", term::clean(&line)))?;
+        };
+        let count = |is: fn(&Checked) -> bool| checked.iter().filter(|c| is(c)).count();
+        Self {
+            device,
+            cases: units.len(),
+            passed: count(|c| matches!(c, Checked::Passed(_))),
+            not_run: count(|c| matches!(c, Checked::NotRun(_))),
+            seconds: begin.elapsed().as_secs_f64(),
+            failures: units.iter().zip(checked).filter_map(failure).collect(),
+            worst: worst(units, checked),
+            ops_without_kernels: without,
         }
-        term::print(&format!(
-            "{device}: {passed} passed, {} failed, {not_run} not run, {seconds:.1} s\n",
-            failures.len()
-        ))?;
     }
-    Ok(if failures.is_empty() && not_run == 0 { exit::OK } else { exit::FAILURE })
+
+    fn json(&self) -> Result<String> {
+        Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
+    }
 }
 
 fn worker_arguments(args: &OpsArgs) -> Vec<String> {
@@ -235,22 +279,31 @@ fn worker_arguments(args: &OpsArgs) -> Vec<String> {
     arguments
 }
 
-/// Per op and precision: how many cases passed, and the largest share of what is allowed.
-fn worst(units: &[ops::Unit], checked: &[Checked]) -> Vec<serde_json::Value> {
-    let mut rows: Vec<(&str, &str, usize, f64, String)> = Vec::new();
+/// Of an op in a precision: how many cases passed, and the largest share of what is allowed.
+#[derive(Serialize)]
+struct Worst<'a> {
+    op: &'a str,
+    dtype: &'a str,
+    passed: usize,
+    share_of_bound: f64,
+    worst: String,
+}
+
+fn worst<'a>(units: &'a [ops::Unit], checked: &[Checked]) -> Vec<Worst<'a>> {
+    let mut rows: Vec<Worst<'_>> = Vec::new();
     for (unit, checked) in units.iter().zip(checked) {
         let Checked::Passed(verdict) = checked else { continue };
         let (op, dtype) = (unit.op.name(), unit.dtype.name());
-        let at = rows.iter().position(|r| (r.0, r.1) == (op, dtype)).unwrap_or_else(|| {
-            rows.push((op, dtype, 0, -1.0, String::new()));
+        let at = rows.iter().position(|r| (r.op, r.dtype) == (op, dtype)).unwrap_or_else(|| {
+            rows.push(Worst { op, dtype, passed: 0, share_of_bound: -1.0, worst: String::new() });
             rows.len() - 1
         });
-        rows[at].2 += 1;
-        if verdict.share > rows[at].3 {
-            let what = format!("{}: {}", unit.case.label, verdict.worst);
-            (rows[at].3, rows[at].4) = (verdict.share, what);
+        let row = &mut rows[at];
+        row.passed += 1;
+        if verdict.share > row.share_of_bound {
+            row.share_of_bound = verdict.share;
+            row.worst = format!("{}: {}", unit.case.label, verdict.worst);
         }
     }
-    let row = |(op, dtype, passed, share, what)| json!({ "op": op, "dtype": dtype, "passed": passed, "share_of_bound": share, "worst": what });
-    rows.into_iter().map(row).collect()
+    rows
 }

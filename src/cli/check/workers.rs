@@ -19,13 +19,22 @@ use serde::{Deserialize, Serialize};
 
 /// Faults of one op after which its other cases are not run: each costs a process.
 const FAULTS_OF_AN_OP: usize = 3;
-/// What a worker may take to open the device.
+/// What a worker may take to open the device, and to go once it has been told to.
 const START: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(3);
 
 pub struct Limits {
     pub jobs: usize,
     pub unit: Duration,
     pub until: Option<Instant>,
+}
+
+impl Limits {
+    /// `limit`, or what is left until all of it ends; at least a second.
+    fn left(&self, limit: Duration) -> Duration {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(limit, |left| limit.min(left.max(Duration::from_secs(1))))
+    }
 }
 
 /// What became of a unit.
@@ -121,14 +130,24 @@ pub fn in_process(units: &[Unit], device: &Device) -> Vec<Checked> {
     checked
 }
 
-/// The units, shared out to `limits.jobs` processes that are started with `arguments`.
-pub fn in_children(units: &[Unit], arguments: &[String], limits: &Limits) -> Result<Vec<Checked>> {
+/// The units, shared out to `limits.jobs` processes that are started with `arguments`. `so_far` sees what
+/// there is about once a second, should there be no end.
+pub fn in_children(
+    units: &[Unit],
+    arguments: &[String],
+    limits: &Limits,
+    so_far: &(dyn Fn(&[Checked]) + Sync),
+) -> Result<Vec<Checked>> {
     let program = std::env::current_exe().context("the path of this program")?;
-    let start = |is_blocking| Worker::start(&program, arguments, is_blocking);
+    let start = |is_blocking| {
+        let limit = limits.left(START);
+        Worker::start(&program, arguments, is_blocking, limit)
+    };
     let progress = Mutex::new(WorkProgress::stderr("cases", units.len() as u64));
     let next = Mutex::new(0);
     let faults: Mutex<HashMap<&str, usize>> = Mutex::default();
-    let results: Mutex<Vec<Option<Checked>>> = Mutex::new(vec![None; units.len()]);
+    let none = || Checked::NotRun("its process has not come to it".into());
+    let results = Mutex::new((vec![none(); units.len()], Instant::now()));
     let work = || {
         let mut worker: Option<Worker> = None;
         loop {
@@ -147,7 +166,13 @@ pub fn in_children(units: &[Unit], arguments: &[String], limits: &Limits) -> Res
                 let mut faults = faults.lock().expect("as above");
                 *faults.entry(unit.op.name()).or_default() += 1;
             }
-            results.lock().expect("as above")[index] = Some(checked);
+            let mut results = results.lock().expect("as above");
+            results.0[index] = checked;
+            if results.1.elapsed() >= Duration::from_secs(1) {
+                so_far(&results.0);
+                results.1 = Instant::now();
+            }
+            drop(results);
             progress.lock().expect("as above").advance(1, &unit.name());
         }
     };
@@ -157,9 +182,7 @@ pub fn in_children(units: &[Unit], arguments: &[String], limits: &Limits) -> Res
         }
     });
     progress.into_inner().expect("as above").finish();
-    let results = results.into_inner().expect("as above");
-    let none = || Checked::NotRun("its process could not be started".into());
-    Ok(results.into_iter().map(|r| r.unwrap_or_else(none)).collect())
+    Ok(results.into_inner().expect("as above").0)
 }
 
 /// Why a unit is not run, if it is not.
@@ -179,10 +202,6 @@ fn one(
     start: &dyn Fn(bool) -> Result<Worker>,
     limits: &Limits,
 ) -> Checked {
-    let unit_limit = |limits: &Limits| {
-        let left = limits.until.map(|until| until.saturating_duration_since(Instant::now()));
-        left.map_or(limits.unit, |left| limits.unit.min(left.max(Duration::from_secs(1))))
-    };
     let ready = match worker.take() {
         Some(ready) => Ok(ready),
         None => start(false),
@@ -191,9 +210,9 @@ fn one(
         Ok(ready) => ready,
         Err(e) => return Checked::Failed(format!("{e:#}")),
     };
-    match ready.ask(index, unit_limit(limits)) {
+    match ready.ask(index, limits.left(limits.unit)) {
         Ok(checked @ Checked::Fault(_)) => {
-            let again = start(true).and_then(|mut w| w.ask(index, unit_limit(limits)));
+            let again = start(true).and_then(|mut w| w.ask(index, limits.left(limits.unit)));
             match again {
                 Ok(Checked::Fault(message)) => Checked::Fault(message),
                 Ok(_) => match checked {
@@ -221,7 +240,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(program: &std::path::Path, arguments: &[String], is_blocking: bool) -> Result<Self> {
+    fn start(
+        program: &std::path::Path,
+        arguments: &[String],
+        is_blocking: bool,
+        limit: Duration,
+    ) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("RAYON_NUM_THREADS", "2");
@@ -243,8 +267,9 @@ impl Worker {
             }
         });
         let mut worker = Self { child, requests, answers };
-        match worker.receive(START)? {
+        match worker.receive(limit)? {
             Some(Answer::Ready) => Ok(worker),
+            None => anyhow::bail!("a worker had not opened the device after {} s", limit.as_secs()),
             _ => anyhow::bail!("a worker did not start (what it said stands above)"),
         }
     }
@@ -282,6 +307,10 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // A kernel that hangs keeps its process alive when asked politely.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Waiting in the driver it may not go even when killed; nobody is held up for it.
+        let told = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && told.elapsed() < END {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }

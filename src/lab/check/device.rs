@@ -17,12 +17,13 @@ const SIZES: [usize; 6] = [1, 7, 65_535, 65_536, 1_048_577, 7_000_003];
 /// Looks at `device`; a check that cannot go on is a finding that did not pass.
 pub fn check(device: &Device) -> Vec<Finding> {
     type Check = (&'static str, fn(&Device) -> Result<String>);
-    const CHECKS: [Check; 7] = [
+    const CHECKS: [Check; 8] = [
         ("memory is given and filled", filled),
         ("uploads come back as they were", uploaded),
         ("uploads on four threads", from_threads),
         ("a kernel computes", launched),
         ("a graph replays what it recorded", replayed),
+        ("nobody else gets into a graph", alone),
         ("the clock runs", timed),
         ("too much memory is refused, and the device goes on", refused),
     ];
@@ -140,6 +141,31 @@ fn replayed(device: &Device) -> Result<String> {
     }
     same("replayed sums", &sum.to_vec::<f32>()?, |i| expected[i])?;
     Ok("3 replays with uploads between them".into())
+}
+
+/// Another thread's work would become part of the graph, and its memory the graph's.
+fn alone(device: &Device) -> Result<String> {
+    if !device.captures() {
+        return Ok("this device has no graphs".into());
+    }
+    let n = 1000;
+    let mut a = Tensor::from_slice(device, &numbers(n, 6), &[n])?;
+    let b = Tensor::from_slice(device, &numbers(n, 7), &[n])?;
+    accumulate(&mut a.as_mut(), &b)?;
+    let (graph, refusals) = device.capture(|| {
+        let others = || {
+            let made = Tensor::zeros(device, DType::F32, &[n]);
+            [made.is_err(), b.duplicate().is_err()]
+        };
+        let others = std::thread::scope(|scope| scope.spawn(others).join());
+        accumulate(&mut a.as_mut(), &b)?;
+        Ok(others)
+    })?;
+    drop(graph);
+    match refusals {
+        Ok([true, true]) => Ok("an allocation and a copy of another thread were refused".into()),
+        _ => Err(wrong("another thread started work during a capture")),
+    }
 }
 
 fn timed(device: &Device) -> Result<String> {
