@@ -8,6 +8,7 @@ result is on disk before the next step begins.
 import argparse
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,12 @@ import report
 
 # For writing the last results.
 RESERVE_S = 4
+# The first process on a machine may start the driver, and reads the program from a cold disk.
+FIRST_PROBE_S, PROBE_S = 90, 25
+# For the peer's compilation, before the first timed step.
+PATIENCE_S = 15
+# What says that a tool does not work here at all.
+UNUSABLE = re.compile(r"ERR_NVGPUCTRPERM|LibraryNotLoaded|[Dd]evice not supported|No supported")
 PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/nvidia/nsight-compute",
           "/usr/lib/nsight-compute")
 
@@ -29,7 +36,7 @@ PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/nvid
 def main():
     args = arguments()
     here = Path(__file__).resolve().parent
-    work = Path(os.environ.get("GLMAE_DAY_WORK") or here / "work")
+    work = args.work or here / "work"
     work.mkdir(parents=True, exist_ok=True)
     device = "cuda:0"
     steps = plan.steps(here, work, device, args.scale)
@@ -41,7 +48,8 @@ def main():
     steps = [step for step in steps if step.name in only]
     before = {}
     if args.resume:
-        before = {s["name"]: s for s in (plan.load(args.resume) or {}).get("steps", [])}
+        found = args.resume / "results.json" if args.resume.is_dir() else args.resume.with_name("results.json")
+        before = {s["name"]: s for s in (plan.load(found) or {}).get("steps", [])}
         if not before:
             sys.exit(usage(f"{args.resume} holds no results of a day"))
         steps = left(steps, before)
@@ -54,9 +62,11 @@ def main():
 def arguments():
     parser = argparse.ArgumentParser(description="A day on a GPU; see run.sh.")
     parser.add_argument("seconds", type=int, help="that there are")
-    parser.add_argument("--resume", metavar="results.json", help="do what is left of this day, failures first")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="the results of a day before: do what is left of "
+                        "it, failures first")
     parser.add_argument("--list", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--out", type=Path, default=Path("results"), help="where results go")
+    parser.add_argument("--work", type=Path, help="for caches and logs (work, beside run.sh)")
     parser.add_argument("--only", metavar="NAMES", help="only these steps")
     parser.add_argument("--scale", choices=("day", "rehearsal"), default="day", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -88,6 +98,14 @@ def tool(name):
     return None
 
 
+def distribution():
+    try:
+        release = platform.freedesktop_os_release()
+    except (AttributeError, OSError):
+        return platform.platform()
+    return " ".join(release.get(key, "") for key in ("NAME", "VERSION_ID")).strip()
+
+
 def module(name, env):
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({name!r}) is None)"
     return subprocess.run([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL).returncode == 0
@@ -101,8 +119,7 @@ class Day:
         self.background = None
         self.lost = None
         self.meta = {"build": plan.load(here / "BUILD.json") or {}, "scale": args.scale,
-                     "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, "
-                                f"{' '.join(platform.freedesktop_os_release().get(k, '') for k in ('NAME', 'VERSION_ID'))}",
+                     "machine": f"{platform.machine()}, {os.cpu_count()} processors, {distribution()}",
                      "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "device": None, "seconds": 0}
         self.logs = work / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -125,7 +142,16 @@ class Day:
             return 5
         if any(step.name == "peer-B4" for step in self.steps):
             self.start_background(plan.warm_up(self.here, self.work))
-        for step in self.steps:
+        pending = list(self.steps)
+        while pending:
+            step = pending.pop(0)
+            if step.is_timed and self.is_compiling():
+                # Rather than wait for the peer: what is not timed.
+                filler = next((s for s in pending if s.fills and s.expect < self.remaining() / 4), None)
+                if filler:
+                    pending.remove(filler)
+                    self.one(filler)
+                    self.save()
             self.one(step)
             self.save()
         self.end_background(0)
@@ -136,7 +162,7 @@ class Day:
 
     def has_device(self):
         """Without a device nothing else makes sense, and the reason is the only result."""
-        probe = self.probe()
+        probe = self.probe(FIRST_PROBE_S)
         if probe is None:
             return True
         self.lost = f"no usable GPU: {probe}"
@@ -146,16 +172,16 @@ class Day:
         print(self.lost, file=sys.stderr)
         return False
 
-    def probe(self):
+    def probe(self, seconds):
         """Why the device does not answer, or nothing."""
-        code, seconds = None, 25
+        seconds = min(seconds, max(self.remaining(), 1))
         command = [str(self.here / "bin/glmae"), "check", "device", "--device", "cuda:0", "--json"]
         log = self.logs / "probe"
         code, state = self.execute(command, seconds, log, self.env)
         self.meta["device"] = (plan.load(log.with_suffix(".out")) or {}).get("device") or self.meta["device"]
         # A device whose checks fail is there all the same: the checks are a step, and say what fails.
         if state == "timeout":
-            return f"no answer within {seconds} s"
+            return f"no answer within {seconds:.0f} s"
         return None if code in (0, 1) else report.reason(log.with_suffix(".err"))
 
     def one(self, step):
@@ -166,7 +192,7 @@ class Day:
             return self.note(step, "skipped", missing)
         if step.is_timed:
             # Nothing beside a timed step.
-            self.end_background(min(60, max(0, self.remaining() - step.least)))
+            self.end_background(min(PATIENCE_S, max(0, self.remaining() - step.least)))
         if self.remaining() < step.least:
             return self.note(step, "not run", f"{self.remaining():.0f} s were left, it needs {step.least}")
         command = step.command(self.results) if callable(step.command) else step.command
@@ -175,21 +201,28 @@ class Day:
         command = [self.tools.get(command[0], command[0]), *command[1:]] if step.needs else command
         limit = min(step.limit, self.remaining())
         log = self.logs / step.name
-        if step.out:
-            step.out.unlink(missing_ok=True)
+        for old in filter(None, (step.out, step.log)):
+            old.unlink(missing_ok=True)
         began = time.monotonic()
         code, state = self.execute(command, limit, log, self.env | step.env)
         seconds = time.monotonic() - began
         result = plan.load(step.out) if step.out else None
         result = result or plan.load(log.with_suffix(".out"))
-        why = "" if state == "ok" else report.reason(log.with_suffix(".err"), result)
+        why = "" if state == "ok" else report.reason(log.with_suffix(".err"), result, step.log)
+        if state == "crashed":
+            why = f"ended by signal {abs(code) % 128}" + (f"; {why}" if why else "")
         if state == "timeout":
             why = f"not done after {limit:.0f} s" + (f"; {why}" if why else "")
         self.results[step.name] = {"name": step.name, "state": state, "exit": code, "seconds": round(seconds, 1),
                                    "why": why, "command": command, "result": result}
         print(f"{self.spent():6.0f} s  {step.name:22} {state:8} {seconds:5.1f} s  {why[:140]}", flush=True)
-        if state in ("timeout", "crashed") or code == 5:
-            probe = self.probe() and self.probe()
+        if step.needs and state == "failed" and UNUSABLE.search(why):
+            self.missing[step.needs[0]] = f"{step.needs[0]} does not work here: {why}"
+        # A step that was cut short by the end of the day says nothing of the device.
+        is_suspect = state == "crashed" or code == 5 or (state == "timeout" and limit == step.limit)
+        if is_suspect and self.remaining() > 1:
+            self.save()
+            probe = self.probe(PROBE_S) and self.probe(PROBE_S)
             if probe:
                 self.lost = f"the device no longer answers after {step.name}: {probe}"
                 self.end_background(0)
@@ -207,12 +240,13 @@ class Day:
         for need in step.needs:
             if need not in self.missing:
                 if need in ("torch", "monai"):
-                    self.missing[need] = not module(need, self.env)
+                    is_there = module(need, self.env)
                 else:
                     self.tools[need] = tool(need)
-                    self.missing[need] = self.tools[need] is None
+                    is_there = self.tools[need] is not None
+                self.missing[need] = None if is_there else f"no {need} on this machine"
             if self.missing[need]:
-                return f"no {need} on this machine"
+                return self.missing[need]
         return None
 
     def execute(self, command, limit, log, env):
@@ -234,6 +268,9 @@ class Day:
         if self.what_is_missing(step) is None:
             log = self.logs / step.name
             self.background = (step, start(step.command, log, self.env), time.monotonic())
+
+    def is_compiling(self):
+        return self.background is not None and self.background[1].poll() is None
 
     def end_background(self, patience):
         if not self.background:

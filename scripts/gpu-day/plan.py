@@ -20,8 +20,12 @@ class Step:
     needs: tuple = ()
     # The file that holds the result when it is not what the command prints.
     out: Path = None
+    # Where a tool writes what it says.
+    log: Path = None
     # Whether the result is a time: nothing else may run on the device meanwhile.
     is_timed: bool = False
+    # Whether it may run while the peer compiles in the background.
+    fills: bool = False
     env: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -58,14 +62,16 @@ def steps(here, work, device, scale):
     few = ["--warmup", "0", "--repeats", "2"] if small else ["--warmup", "5", "--repeats", "20"]
 
     def training(name, expect, limit, batch, dtype="bf16", *more):
-        ours(name, expect, limit, "bench", "step", *model, "--set", f"train.batch={batch}", *on, "--dtype", dtype,
-             *few, *more, "--json", is_timed=True)
+        # One micro-batch, as the peer's step has.
+        ours(name, expect, limit, "bench", "step", *model, "--set", f"train.batch={batch}", "--set",
+             "train.accumulation=1", *on, "--dtype", dtype, *few, *more, "--json", is_timed=True)
 
     # Correctness, from the ground up.
     ours("doctor", 3, 20, "doctor")
     ours("device", 5, 25, "check", "device", *on, "--json")
-    ours("ops", 30, 95, "check", "ops", *on, "--json", "--limit", "3" if small else "20", "--within", "30" if small else "85",
-         *(["--first", "2"] if small else []), least=20)
+    ops = work / "ops.json"
+    ours("ops", 30, 95, "check", "ops", *on, "--out", str(ops), "--limit", "3" if small else "20", "--within",
+         "30" if small else "80", *(["--first", "2"] if small else []), out=ops, least=20)
     cases = sorted((here / "cases").glob("*.safetensors"))
     if cases:
         ours("parity", 15, 45, "verify", *map(str, cases), *on, "--dtype", "f32", "--json")
@@ -75,7 +81,7 @@ def steps(here, work, device, scale):
     peer("peer-B4", 75, 200, "--parts", "step", "--set", "batch=4", "--variants", "eager,compile", least=40)
     training("step-B1", 15, 60, 1)
     peer("peer-B1", 25, 80, "--parts", "step", "--set", "batch=1", "--variants", "eager", least=25)
-    training("step-B48", 40, 110, 48)
+    training("step-B48", 40, 110, 6 if small else 48)
     peer("peer-B48", 45, 110, "--parts", "step", "--set", "batch=48", "--variants", "eager", "--warmup", "3",
          "--repeats", "10", least=40)
     # Kernel by kernel.
@@ -92,11 +98,16 @@ def steps(here, work, device, scale):
     peer("peer-ops", 70, 130, "--parts", "ops", "--set", "batch=4", "--no-inductor", least=40)
     # Tools that look into the kernels.
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", glmae, "check", "ops",
-                     "--in-process", "--first", "1", *on, "--json"]
-        step(f"sanitizer-{tool}", 45, 80, sanitizer, needs=("compute-sanitizer",), least=30)
+        log = work / f"logs/sanitizer-{tool}.log"
+        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--log-file", str(log), glmae,
+                     "check", "ops", "--in-process", "--first", "1", *on, "--json"]
+        # Tensors as allocations of their own: the tools know no others.
+        step(f"sanitizer-{tool}", 45, 80, sanitizer, needs=("compute-sanitizer",), least=30, log=log,
+             fills=tool == "memcheck", env={"GLMAE_CUDA_MEMORY": "exact"})
     for rank in range(3):
-        step(f"ncu-{rank + 1}", 15, 40, lambda results, rank=rank: ncu(results, rank, glmae, on), needs=("ncu",))
+        log = work / f"logs/ncu-{rank + 1}.log"
+        step(f"ncu-{rank + 1}", 15, 40, lambda results, rank=rank, log=log: ncu(results, rank, log, glmae, on),
+             needs=("ncu",), log=log)
     # Segmentation.
     if not small:
         ours("unetr-step", 25, 60, "bench", "unetr", *on, "--dtype", "bf16", "--batch", "4", "--json", is_timed=True)
@@ -108,7 +119,7 @@ def steps(here, work, device, scale):
         run, n = work / "pretrain", "2" if small else "400"
         ours("pretrain", 40, 90, "pretrain", "--config", "tiny" if small else "hippocampus", "--data", str(data),
              "--out", str(run), *on, "--steps", n, "--picture-every", n, "--resume", "never",
-             *([] if small else ["--set", "train.precision=bf16"]))
+             *([] if small else ["--set", "train.precision=bf16"]), fills=True)
     # Details.
     training("step-B4-single", 25, 60, 4, "bf16", "--no-graph")
     training("step-B4-f32", 30, 80, 4, "f32")
@@ -130,22 +141,20 @@ def share(row):
     return max(row.get("share_of_copy") or 0.0, row.get("share_of_gemm") or 0.0)
 
 
-def ncu(results, rank, glmae, on):
-    """The kernels that are slowest relative to their floor, as far as `kernels` has timed them."""
-    rows = ((results.get("kernels") or {}).get("result") or {}).get("rows", [])
-    by_case = {}
-    for row in rows:
-        if row["us"] >= 10 or "stand-in" in results["kernels"]["result"].get("device", ""):
-            key = (row["op"], row["case"])
-            by_case[key] = min(by_case.get(key, 9.0), share(row))
-    slowest = sorted(by_case, key=by_case.get)
+def ncu(results, rank, log, glmae, on):
+    """The passes that are slowest relative to their floor, as far as `kernels` has timed them."""
+    found = (results.get("kernels") or {}).get("result") or {}
+    is_rehearsal = "stand-in" in found.get("device", "")
+    slowest = sorted((row for row in found.get("rows", []) if row["us"] >= 10 or is_rehearsal), key=share)
     if rank >= len(slowest):
         return "no kernel was timed that it could look at"
-    op, case = slowest[rank]
-    sizes = re.sub(r"[a-z_0-9]+=|[\[\] ]", "", case)
-    return ["ncu", "--set", "full", "--clock-control", "none", "--csv", "--page", "details", "-c", "6", glmae, "bench",
-            "kernels", "--op", op, "--shape", sizes, *on, "--dtype", "bf16", "--warmup", "0", "--repeats", "1",
-            "--no-ceilings"]
+    row = slowest[rank]
+    sizes = re.sub(r"[a-z_0-9]+=|[\[\] ]", "", row["case"])
+    # A benchmark runs all forward passes before the first backward pass; the names tell them apart.
+    which = "regex:_bwd" if row["pass"] == "bwd" else "regex:_(fwd|init|scores|update)"
+    return ["ncu", "--set", "full", "--clock-control", "none", "--csv", "--page", "details", "--log-file", str(log),
+            "-k", which, "-c", "3", glmae, "bench", "kernels", "--op", row["op"], "--shape", sizes, *on, "--dtype",
+            "bf16", "--warmup", "0", "--repeats", "1", "--no-ceilings"]
 
 
 def load(path):

@@ -27,20 +27,39 @@ words = sys.argv[1:]
 value = lambda flag, default: words[words.index(flag) + 1] if flag in words else default
 if "{hang}" == value("--set", "-"):
     time.sleep(600)
-row = lambda variant: {{"variant": variant, "ms": 2.0, "ms_min": 1.9, "ms_max": 2.2, "peak_allocated_mb": 77.0}}
+row = lambda variant: {{"variant": variant, "ms": 2.0, "ms_min": 1.9, "ms_max": 2.2, "peak_allocated_mb": 77.0,
+                       **({{"gflop": 1.0}} if value("--set", "") == "batch=1" else {{}})}}
 part = {{"step": [row(v) for v in value("--variants", "eager").split(",")]}}
 if value("--parts", "") == "ops":
     part = {{"ops": [{{"op": "layer_norm.fwd", "shape": [80, 96], "how": "eager", "ms": 0.5}}]}}
 with open(value("--json", None), "w") as f:
     json.dump({{"meta": {{}}, "vit_b": part}}, f)
 '''
-# Plays compute-sanitizer: runs what it is given, except that one of its tools dies of a signal.
+# Plays compute-sanitizer: runs what it is given, except that one of its tools dies of a signal and one finds
+# something, which it says where the real one says it.
 SANITIZER = '''#!/usr/bin/env bash
-[[ "$2" == racecheck ]] && kill -SEGV $$
-while [[ "$1" == --* ]]; do shift 2; done
-exec "$@"
+tool=$2
+[[ "$tool" == racecheck ]] && kill -SEGV $$
+while [[ "$1" == --* ]]; do [[ "$1" == --log-file ]] && log=$2; shift 2; done
+[[ "$GLMAE_CUDA_MEMORY" == exact ]] || exit 3
+echo "========= COMPUTE-SANITIZER" > "$log"
+"$@" || exit
+if [[ "$tool" == initcheck ]]; then
+  echo "========= Uninitialized __global__ memory read of size 4 bytes at kernel_of_the_rehearsal+0x10" >> "$log"
+  echo "========= ERROR SUMMARY: 1 error" >> "$log"
+  exit 9
+fi
 '''
-NCU = '#!/usr/bin/env bash\necho "ID,Kernel Name,Metric Name"; echo "ncu $*" >&2\n'
+# Plays ncu; a machine that does not let it read the counters says so where `refuses` is filled in.
+NCU = '''#!/usr/bin/env bash
+while [[ "$1" == -* ]]; do
+  case "$1" in --log-file) log=$2 ;; -k) which=$2 ;; esac
+  [[ "$1" == --csv ]] && shift || shift 2
+done
+if [[ -n "{refuses}" ]]; then echo "==ERROR== ERR_NVGPUCTRPERM - no permission" > "$log"; exit 1; fi
+[[ "$which" == regex:_* ]] || exit 2
+printf 'ID,Kernel Name\n0,x\n' > "$log"
+'''
 
 
 class Stage:
@@ -65,7 +84,7 @@ class Stage:
             (site / "packages" / package / "__init__.py").write_text("")
         self.peer(hang="-")
         self.script("compute-sanitizer", SANITIZER)
-        self.script("ncu", NCU)
+        self.script("ncu", NCU.replace("{refuses}", ""))
 
     def peer(self, hang):
         (self.bundle / "peer/bench_torch.py").write_text(PEER.format(hang=hang))
@@ -76,7 +95,7 @@ class Stage:
 
     def run(self, name, seconds, *words, faults="", has_driver=True, keep_work=False):
         out = self.root / name
-        work = self.bundle / "work"
+        work = self.root / "work"
         if not keep_work:
             shutil.rmtree(work, ignore_errors=True)
         env = {k: v for k, v in os.environ.items() if not k.startswith("GLMAE_")}
@@ -84,7 +103,8 @@ class Stage:
         env["LD_LIBRARY_PATH"] = str(self.lib) if has_driver else ""
         env["GLMAE_STAND_IN_FAULTS"] = faults
         # The interpreter of this script: another one on the path may have another PyTorch.
-        command = [sys.executable, str(self.bundle / "day.py"), str(seconds), "--scale", "rehearsal", "--out", str(out)]
+        command = [sys.executable, str(self.bundle / "day.py"), str(seconds), "--scale", "rehearsal", "--out", str(out),
+                   "--work", str(work)]
         began = time.monotonic()
         done = subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=seconds + 60)
         took = time.monotonic() - began
@@ -173,10 +193,12 @@ def faults(stage):
         day.expect(f"failures.txt has '{words}'", words in day.failures)
     day.expect("the headline is there", "| 4 | " in day.summary and "stand-in" in day.summary)
     day.expect("the peer's kernel is beside ours", "| 500.0 |" in day.summary)
+    steps = [s["command"] for s in day.results["steps"] if s["name"].startswith("step-B")]
+    day.expect("a step has one micro-batch, as the peer's", all("train.accumulation=1" in words for words in steps))
     # The rest, failures first; what passed is not repeated.
     (stage.tools / "not-ncu").rename(stage.tools / "ncu")
     stage.peer(hang="-")
-    again = stage.run("resumed", 120, "--only", only, "--resume", str(stage.root / "faults/results.json"),
+    again = stage.run("resumed", 120, "--only", only, "--resume", str(stage.root / "faults"),
                       keep_work=True)
     order = [line.split()[2] for line in again.text.splitlines() if " s  " in line]
     again.expect("starts with what failed", order[:1] == ["ops"])
@@ -188,9 +210,16 @@ def faults(stage):
 
 def everything(stage):
     day = stage.run("everything", 900)
-    day.expect("nothing but the planted crash fails",
-               {n for n, s in day.states.items() if s not in ("ok", "skipped")} == {"sanitizer-racecheck"})
+    day.expect("nothing but what is planted fails", {n for n, s in day.states.items() if s not in ("ok", "skipped")} ==
+               {"sanitizer-racecheck", "sanitizer-initcheck"})
+    day.expect("what a sanitizer has found is there", "kernel_of_the_rehearsal" in day.failures)
     day.expect("nothing is missing", "not reached" not in day.summary)
+    day.expect("other work is no comparison", "not comparable: " in day.summary)
+    stage.script("ncu", NCU.replace("{refuses}", "yes"))
+    day = stage.run("counters that are locked", 100, "--only", "doctor,kernels,ncu-1,ncu-2")
+    day.state("ncu-1", "failed")
+    day.state("ncu-2", "skipped")
+    day.expect("says so", "ncu does not work here: ==ERROR== ERR_NVGPUCTRPERM" in day.summary)
 
 
 def time_is_up(stage):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import traceback
 
 BAD = ("failed", "crashed", "timeout")
 
@@ -19,8 +20,8 @@ def plan(steps, seconds):
     return "\n".join(lines)
 
 
-def reason(err, result=None):
-    """The line that says most of why a step has failed."""
+def reason(err, result=None, log=None):
+    """The line that says most of why a step has failed; `log` is what a tool around it has written."""
     failures = (result or {}).get("failures") if isinstance(result, dict) else None
     if failures:
         first = failures[0]
@@ -36,18 +37,33 @@ def reason(err, result=None):
             worst = [q["quantity"] for q in bad[0].get("quantities", []) if not q["pass"]]
             what = bad[0].get("error") or f"out of bounds: {', '.join(worst)}"
             return f"{len(bad)} of {len(result)} cases, first: {os.path.basename(bad[0]['case'])}: {what}"[:400]
+    told = said(log)
+    # Of a sanitizer the first finding, of ncu its first error.
+    first = [line for line in told if re.match(r"=+ +(Invalid|Error|Race|Uninit|Barrier|Program hit)|==ERROR==", line)]
+    if first:
+        return first[0][:400]
+    lines = said(err)
+    telling = [line for line in lines if re.match(r"error|thread .* panicked|.*Error\b", line)]
+    return (telling or lines or told or [""])[-1][:400]
+
+
+def said(path):
+    """The lines of a file that are not empty; none without the file."""
     try:
-        lines = [line.strip() for line in err.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    telling = [line for line in lines if re.match(r"error|thread .* panicked|.*Error\b|.*ERROR SUMMARY", line)]
-    return (telling or lines or [""])[-1][:400]
+        return [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except (AttributeError, OSError):
+        return []
 
 
 def write(out, results, planned, shapes):
-    texts = {"results.json": json.dumps(results, indent=1), "summary.md": summary(results, planned, shapes),
-             "failures.txt": failures(results)}
-    for name, text in texts.items():
+    """The numbers first: whatever goes wrong with the texts, those are on disk."""
+    texts = {"results.json": lambda: json.dumps(results, indent=1),
+             "summary.md": lambda: summary(results, planned, shapes), "failures.txt": lambda: failures(results)}
+    for name, make in texts.items():
+        try:
+            text = make()
+        except Exception:
+            text = f"This could not be written; the numbers are in results.json.\n\n{traceback.format_exc()}"
         part = out / f"{name}.part"
         part.write_text(text + "\n")
         os.replace(part, out / name)
@@ -135,6 +151,10 @@ def headline(steps):
         compiled = min(compiled, key=lambda row: row["ms"], default=None)
         fastest = min(variants.values(), key=lambda row: row["ms"], default=None)
         ratio = f"{fastest['ms'] / ours['ms']:.2f}" if fastest and "ms" in ours else "-"
+        # The same work, or no comparison.
+        works = [row["gflop"] for row in (ours, fastest or {}) if "gflop" in row]
+        if len(works) == 2 and abs(works[0] / works[1] - 1) > 0.01:
+            ratio = f"not comparable: {works[0]:.0f} and {works[1]:.0f} GFLOP"
         peak = f"{ours['peak_tensor_mb']:.0f}" if "peak_tensor_mb" in ours else "-"
         theirs = f"{fastest['peak_allocated_mb']:.0f}" if fastest and "peak_allocated_mb" in fastest else "-"
         rows.append(f"| {batch} | {ms(ours)} | {peak} | {ms(variants.get('eager'))} | {ms(compiled)} | {ratio} "
@@ -170,6 +190,8 @@ def kernels(steps, shapes):
     theirs = peers(shapes, steps)
     percent = lambda share: f"{100 * share:.0f} %" if share else "-"
     rows = []
+    # Timed one launch at a time, with what the host does between them.
+    single = sorted({row["op"] for row in found.get("rows", []) if not row["graph"]})
     for row in found.get("rows", []):
         case = row["case"] if len(row["case"]) < 60 else row["case"][:57] + "..."
         peer = theirs.get((row["op"], numbers(row["case"]), row["pass"]))
@@ -178,7 +200,8 @@ def kernels(steps, shapes):
     c = found.get("ceilings") or {}
     told = [f"copy {c['copy_gb_s']:.0f} GB/s"] if c.get("copy_gb_s") else []
     told += [f"product {c['gemm_gflop_s'] / 1e3:.0f} TFLOP/s (our own kernel)"] if c.get("gemm_gflop_s") else []
-    return rows, f"Measured in the same run: {', '.join(told) or 'nothing'}."
+    told = f"Measured in the same run: {', '.join(told) or 'nothing'}."
+    return rows, told + (f" Not as a graph: {', '.join(single)}." if single else "")
 
 
 def failures(results):

@@ -68,7 +68,7 @@ struct OpsArgs {
     /// Only the first N cases of every op in every precision: a quick look, or a slow tool around it
     #[arg(long, value_name = "N")]
     first: Option<usize>,
-    /// Processes; 0: as many as there are cores, at most 8
+    /// Processes; 0: as many as there are cores, at most 8. One on a GPU in exclusive mode
     #[arg(long, value_name = "N", default_value_t = 0)]
     jobs: usize,
     /// Seconds that one case may take
@@ -176,17 +176,22 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
         let device = args.device.parse()?;
         (device.name(), workers::in_process(&units, &device))
     } else {
+        // Opened once here, so that a device that is not there is one error and not one of each case.
+        let device = args.device.parse()?;
+        let name = device.name();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = match args.jobs {
+            _ if device.is_exclusive() => 1,
+            0 => cores.min(8),
+            jobs => jobs,
+        };
+        drop(device);
         let limits = Limits {
-            jobs: if args.jobs == 0 { cores.min(8) } else { args.jobs }.min(units.len().max(1)),
+            jobs: jobs.min(units.len().max(1)),
             unit: Duration::from_secs(args.limit),
             until: args.within.map(|s| begin + Duration::from_secs(s)),
         };
         let arguments = worker_arguments(args);
-        // Opened once here, so that a device that is not there is one error and not one of each case.
-        let device = args.device.parse()?;
-        let name = device.name();
-        drop(device);
         let so_far = |checked: &[Checked]| {
             let Some(path) = &args.out else { return };
             let result = Outcome::new(&name, &units, checked, &without, begin);

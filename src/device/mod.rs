@@ -115,6 +115,15 @@ impl Device {
         }
     }
 
+    /// Whether only one process at a time can use the device.
+    pub fn is_exclusive(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.is_exclusive(),
+            Self::Cpu | Self::Emulated(_) | Self::Dry(_) => false,
+        }
+    }
+
     /// Gives memory that no tensor uses back to the driver, for somebody else to get.
     pub fn release_unused(&self) -> Result<()> {
         match self {

@@ -177,6 +177,8 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, 
         8 => limits.shared_bytes,
         // Multiprocessors, and the compute capability of an H100.
         16 => 132,
+        // Compute mode: the default one.
+        20 => 0,
         75 => 9,
         76 => 0,
         97 => limits.shared_bytes_opt_in,

@@ -11,7 +11,7 @@ use cudarc::driver::{CudaGraph, sys};
 use super::Cuda;
 use super::fault::driver;
 use crate::device::arena::Owner;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A recorded sequence of kernels, copies and fills on one device. While it lives, the memory that
 /// its launches use is given to nobody else.

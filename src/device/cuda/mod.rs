@@ -171,6 +171,12 @@ impl Cuda {
         self.context.name().unwrap_or_else(|_| "CUDA device".into())
     }
 
+    /// Whether the GPU lets only one process in at a time (its compute mode).
+    pub fn is_exclusive(&self) -> bool {
+        let mode = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE);
+        mode == Ok(sys::CUcomputemode_enum::CU_COMPUTEMODE_EXCLUSIVE_PROCESS as i32)
+    }
+
     pub fn limits(&self) -> &Limits {
         &self.limits
     }

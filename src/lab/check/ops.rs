@@ -111,15 +111,20 @@ impl Unit {
                 DType::Bf16 => share_of_bf16(&d),
                 _ => share_of_bound(&d, class, norm),
             };
+            // JSON has no infinity.
+            let share = share.min(f64::MAX);
             verdict.compared += 1;
             if verdict.worst.is_empty() || share > verdict.share {
                 (verdict.worst, verdict.share) = (what.clone(), share);
             }
             if share > 1.0 && verdict.fault.is_none() {
                 let (a, b) = (a.get(d.at), b.get(d.at));
+                let allowed = match share < 1e6 {
+                    true => format!("{share:.2} times what is allowed"),
+                    false => "nowhere near what is allowed".into(),
+                };
                 verdict.fault = Some(format!(
-                    "{what}: {share:.2} times what is allowed; element {} is {a:?}, reference \
-                     {b:?}; NMSE {:.2e}",
+                    "{what}: {allowed}; element {} is {a:?}, reference {b:?}; NMSE {:.2e}",
                     d.at, d.nmse
                 ));
             }
