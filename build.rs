@@ -85,7 +85,8 @@ fn main() {
         nvtx();
     }
     let fatbins = match env::var_os("CARGO_FEATURE_CUDA") {
-        Some(_) => cuda(&kernels),
+        // The primitives too: a GPU is asked about them first. Kernels with faults are for the emulator.
+        Some(_) => cuda(emulated.iter().filter(|file| stem(file) != "faults")),
         None => Vec::new(),
     };
     fs::write(out().join("kernels.rs"), table(&emulated, &fatbins)).expect("OUT_DIR is writable");
@@ -236,8 +237,9 @@ fn stem(file: &Path) -> String {
     file.file_stem().expect("a file has a name").to_string_lossy().into_owned()
 }
 
-/// One fatbin per file; returns their paths in the order of `files`.
-fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
+/// One fatbin per file; returns their paths in the order of `files`, each behind its file's stem.
+fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<(String, PathBuf)> {
+    let files: Vec<&PathBuf> = files.collect();
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
@@ -268,7 +270,8 @@ fn cuda(files: &[PathBuf]) -> Vec<PathBuf> {
         target
     };
     let compile = &compile;
-    in_parallel(files.iter().map(|file| Box::new(move || compile(file)) as Job).collect())
+    let jobs = files.iter().map(|&file| Box::new(move || compile(file)) as Job).collect();
+    files.iter().map(|file| stem(file).to_owned()).zip(in_parallel(jobs)).collect()
 }
 
 /// The ranges of profilers, for the feature `nvtx`.
@@ -312,7 +315,7 @@ fn find_nvcc() -> PathBuf {
 }
 
 /// The table of kernels that `src/device/launch.rs` includes.
-fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
+fn table(files: &[PathBuf], fatbins: &[(String, PathBuf)]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {
         let text = fs::read_to_string(file).expect("read a moment ago");
@@ -333,8 +336,7 @@ fn table(files: &[PathBuf], fatbins: &[PathBuf]) -> String {
         }
     }
     let mut binaries = String::new();
-    for (file, path) in files.iter().zip(fatbins) {
-        let stem = stem(file);
+    for (stem, path) in fatbins {
         _ = writeln!(binaries, "    ({stem:?}, include_bytes!({:?})),", path.display().to_string());
     }
     format!(

@@ -1,5 +1,5 @@
-// Kernels that expose one primitive of the prelude each, for tests/emulator/primitives.rs. They also
-// compile under nvcc, so that a machine with a GPU can compare the two.
+// Kernels that expose one primitive of the prelude each, for tests/emulator/primitives.rs. They are
+// compiled for GPUs, too: `glmae check device` compares the two.
 #include "../include/prelude.cuh"
 
 namespace GLMAE_NS {

@@ -39,7 +39,7 @@ def main():
     work = args.work or here / "work"
     work.mkdir(parents=True, exist_ok=True)
     device = "cuda:0"
-    steps = plan.steps(here, work, device, args.scale)
+    steps = plan.steps(here, work, device, args.scale, args.all_cases)
     names = [step.name for step in steps]
     only = args.only.split(",") if args.only else names
     unknown = sorted(set(only) - set(names))
@@ -68,6 +68,7 @@ def arguments():
     parser.add_argument("--out", type=Path, default=Path("results"), help="where results go")
     parser.add_argument("--work", type=Path, help="for caches and logs (work, beside run.sh)")
     parser.add_argument("--only", metavar="NAMES", help="only these steps")
+    parser.add_argument("--all-cases", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--scale", choices=("day", "rehearsal"), default="day", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -37,7 +37,7 @@ class Step:
         self.least = min(self.least, 3)
 
 
-def steps(here, work, device, scale):
+def steps(here, work, device, scale, all_cases=False):
     """`scale` is `day`, or `rehearsal`: the same steps at sizes for a stand-in of a GPU."""
     glmae = str(here / "bin/glmae")
     small = scale == "rehearsal"
@@ -71,7 +71,7 @@ def steps(here, work, device, scale):
     ours("device", 5, 25, "check", "device", *on, "--json")
     ops = work / "ops.json"
     ours("ops", 30, 95, "check", "ops", *on, "--out", str(ops), "--limit", "3" if small else "20", "--within",
-         "30" if small else "80", *(["--first", "2"] if small else []), out=ops, least=20)
+         "30" if small else "80", *(["--first", "2"] if small and not all_cases else []), out=ops, least=20)
     cases = sorted((here / "cases").glob("*.safetensors"))
     if cases:
         ours("parity", 15, 45, "verify", *map(str, cases), *on, "--dtype", "f32", "--json")

@@ -156,6 +156,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage(scratch, glmae, stand_in)
         no_device(stage)
+        numbers(stage)
         faults(stage)
         if "--long" in sys.argv:
             everything(stage)
@@ -172,6 +173,14 @@ def no_device(stage):
         day.expect("says why", "no usable GPU" in day.summary)
     day = stage.run("a typing error", 60, "--only", "opz")
     day.expect("is a wrong call", day.code == 2 and "no step opz" in day.text)
+
+
+def numbers(stage):
+    """Every case of every op, through the driver layer."""
+    day = stage.run("numbers", 120, "--only", "device,ops", "--all-cases")
+    day.expect("all is well", day.code == 0)
+    result = day.results["steps"][-1]["result"]
+    day.expect("all cases are run", result["passed"] == result["cases"] > 400)
 
 
 def faults(stage):

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::Finding;
+use super::{Finding, primitives};
 use crate::device::{DType, Device, Tensor};
 use crate::lab::clock::Moment;
 use crate::ops::accumulate::accumulate;
@@ -17,11 +17,12 @@ const SIZES: [usize; 6] = [1, 7, 65_535, 65_536, 1_048_577, 7_000_003];
 /// Looks at `device`; a check that cannot go on is a finding that did not pass.
 pub fn check(device: &Device) -> Vec<Finding> {
     type Check = (&'static str, fn(&Device) -> Result<String>);
-    const CHECKS: [Check; 8] = [
+    const CHECKS: [Check; 9] = [
         ("memory is given and filled", filled),
         ("uploads come back as they were", uploaded),
         ("uploads on four threads", from_threads),
         ("a kernel computes", launched),
+        ("the primitives of kernels", primitives::check),
         ("a graph replays what it recorded", replayed),
         ("nobody else gets into a graph", alone),
         ("the clock runs", timed),

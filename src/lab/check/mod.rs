@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod ops;
+mod primitives;
 pub mod step;
 
 use serde::Serialize;
