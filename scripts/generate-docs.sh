@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Writes the generated parts of the documents: the tables of ops and presets in README.md and
-# docs/configuration.md. tests/structure.rs fails when they are not current.
+# docs/configuration.md, and what was measured on GPUs in docs/results.md. scripts/test.sh fails when they are not
+# current.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,3 +27,4 @@ replace() {
 replace ops ops --markdown
 replace presets presets --markdown
 "$glmae" presets --keys --markdown >docs/configuration.md
+python3 scripts/gpu-results.py

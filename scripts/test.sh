@@ -48,6 +48,7 @@ fi
 
 say "documents"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+python3 scripts/gpu-results.py --check
 
 if [[ -e /dev/nvidia0 && -n "$nvcc" ]]; then
   features=(--features cuda)

@@ -158,6 +158,7 @@ def main():
         no_device(stage)
         numbers(stage)
         faults(stage)
+        published(stage)
         if "--long" in sys.argv:
             everything(stage)
             time_is_up(stage)
@@ -215,6 +216,33 @@ def faults(stage):
     for name in ("doctor", "ops", "peer-B1", "ncu-1", "step-B4"):
         again.state(name, "ok")
     again.expect("ends with code 1 for the tool that dies again", again.code == 1)
+
+
+def published(stage):
+    """Results are filed away and come into a document; those of a rehearsal do not."""
+    script, filed, document = HERE.parent / "gpu-results.py", stage.root / "filed", stage.root / "document.md"
+    filed.mkdir()
+    document.write_text("<!-- gpu:begin -->\n<!-- gpu:end -->\n")
+    command = [sys.executable, script, "--results", filed, "--document", document]
+
+    def expect(what, words, code, holds):
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        if (done.returncode != 0) != (code != 0) or not holds():
+            sys.exit(f"rehearsal: results: {what}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+                     f"{document.read_text()}")
+
+    expect("nothing yet", [], 0, lambda: "Not measured yet" in document.read_text())
+    faults = stage.root / "faults"
+    expect("a rehearsal is refused", ["--add", faults], 1, lambda: not list(filed.iterdir()))
+    results = json.loads((faults / "results.json").read_text())
+    (faults / "results.json").write_text(json.dumps({**results, "scale": "day", "device": "cuda (NVIDIA Card X)"}))
+    expect("a day is filed", ["--add", faults], 0, lambda: "| 4 | " in document.read_text())
+    day = f"nvidia-card-x/{results['began'][:10]}"
+    expect("another is filed beside it", ["--add", faults], 0,
+           lambda: sorted(p.name for p in (filed / day).iterdir()) == FILES and (filed / f"{day}-2").is_dir())
+    expect("the document is current", ["--check"], 0, lambda: "Earlier: [" in document.read_text())
+    document.write_text(document.read_text().replace("| 4 | ", "| 4 | 1"))
+    expect("edited figures are found", ["--check"], 1, lambda: True)
 
 
 def everything(stage):

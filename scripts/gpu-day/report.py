@@ -5,6 +5,8 @@ import os
 import re
 import traceback
 
+HEADLINE = ("| volumes | glmae ms | peak MiB | PyTorch eager | compiled | ratio to the faster | PyTorch peak MiB |",
+            "| --- | --- | --- | --- | --- | --- | --- |")
 BAD = ("failed", "crashed", "timeout")
 
 
@@ -91,9 +93,7 @@ def summary(results, planned, shapes):
     lines += ["## Is it right?", ""] + correctness(steps) + [""]
     headline_rows = headline(steps)
     if headline_rows:
-        lines += ["## A step of vit-b in bf16", "", "| volumes | glmae ms | peak MiB | PyTorch eager | compiled | ratio "
-                  "to the faster | PyTorch peak MiB |", "| --- | --- | --- | --- | --- | --- | --- |",
-                  *headline_rows, ""]
+        lines += ["## A step of vit-b in bf16", "", *HEADLINE, *headline_rows, ""]
     extra = [f"{name}: {result(steps, name)['ms']:.2f} ms" for name in ("step-B4-single", "step-B4-f32", "unetr-step")
              if "ms" in result(steps, name)]
     unetr = [f"MONAI's UNETR step {row['how']}: {row['ms']:.2f} ms" for row in
