@@ -181,8 +181,22 @@ fn devices() -> Vec<Finding> {
         cuda,
         Finding::new("NVIDIA driver", gpu.unwrap_or_else(|| "none".into())),
     ];
+    #[cfg(feature = "cuda")]
+    found.extend(library());
     found.extend(gpus());
     found
+}
+
+/// The library that is loaded as the driver: a stub in LD_LIBRARY_PATH comes before the real one.
+#[cfg(feature = "cuda")]
+fn library() -> Option<Finding> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let mut paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let is_driver = |path: &&str| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        name.starts_with("libcuda") && !name.starts_with("libcudart")
+    };
+    paths.find(is_driver).map(|path| Finding::new("driver library", term::clean(path)))
 }
 
 /// Every GPU that the driver lists, and which of the binary's code it would run.

@@ -265,6 +265,14 @@ impl Driver {
 
     /// Puts work into a stream, or into the graph that it captures.
     pub fn start(&mut self, stream: u64, work: Work) -> Answer {
+        // Whether a driver takes ranges without bytes is not said; this one does not.
+        if let Work::Copy { bytes: 0, .. }
+        | Work::Fill { bytes: 0, .. }
+        | Work::Up { bytes: 0, .. }
+        | Work::Down { bytes: 0, .. } = work
+        {
+            return Err(INVALID_VALUE);
+        }
         let is_eager = matches!(self.order, Order::Eager);
         let place = self.stream(stream)?;
         if let Some(capture) = &mut place.capture {
@@ -316,13 +324,11 @@ impl Driver {
                 Some(Kind::Wrong) => return Ok(()),
                 None => self.engine.launch(launch.kernel.name, &launch.config, &launch.args()),
             },
-            &Work::Copy { to, from, bytes } if bytes > 0 => {
+            &Work::Copy { to, from, bytes } => {
                 self.engine.copy(DevicePtr(to), DevicePtr(from), bytes)
             }
-            &Work::Fill { to, byte, bytes } if bytes > 0 => {
-                self.engine.fill(DevicePtr(to), byte, bytes)
-            }
-            Work::Up { to, from, bytes } if *bytes > 0 => {
+            &Work::Fill { to, byte, bytes } => self.engine.fill(DevicePtr(to), byte, bytes),
+            Work::Up { to, from, bytes } => {
                 let from: &[u8] = match from {
                     Host::Copied(from) => from,
                     Host::Pinned(at) => match self.pinned_bytes(*at, *bytes) {
@@ -332,13 +338,12 @@ impl Driver {
                 };
                 self.engine.upload(DevicePtr(*to), from)
             }
-            &Work::Down { to, from, bytes } if bytes > 0 => {
+            &Work::Down { to, from, bytes } => {
                 let to = std::ptr::with_exposed_provenance_mut::<u8>(to);
                 // SAFETY: the caller's memory, which it must keep until it has waited for the copy.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
                 self.engine.download(DevicePtr(from), to)
             }
-            _ => Ok(()),
         };
         done.map_err(|e| self.lose(&e.to_string()))
     }

@@ -10,9 +10,9 @@ use crate::ops::accumulate::accumulate;
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
-/// Elements of the uploads: one, odd, around a page of pinned memory, and beyond what is in flight on
+/// Elements of the uploads: none, one, odd, around a page of pinned memory, and beyond what is in flight on
 /// the copy stream (16 MiB and more).
-const SIZES: [usize; 6] = [1, 7, 65_535, 65_536, 1_048_577, 7_000_003];
+const SIZES: [usize; 7] = [0, 1, 7, 65_535, 65_536, 1_048_577, 7_000_003];
 
 /// Looks at `device`; a check that cannot go on is a finding that did not pass.
 pub fn check(device: &Device) -> Vec<Finding> {

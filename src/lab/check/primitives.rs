@@ -116,7 +116,8 @@ pub fn check(device: &Device) -> Result<String> {
     for primitive in &primitives {
         let (got, expected) = (primitive.run(device)?, primitive.run(&host)?);
         let differs = |(_, (a, b)): &(usize, (&f64, &f64))| {
-            a.to_bits() != b.to_bits() && !((*a - *b).abs() <= primitive.tolerance)
+            let distance = (*a - *b).abs();
+            a.to_bits() != b.to_bits() && (distance.is_nan() || distance > primitive.tolerance)
         };
         if let Some((i, (a, b))) = got.iter().zip(&expected).enumerate().find(differs) {
             return Err(Error::Device(format!(
