@@ -12,6 +12,7 @@ pub mod interchange;
 pub mod lab;
 pub mod nn;
 pub mod ops;
+pub mod parallel;
 pub mod report;
 pub mod rng;
 pub mod seg;

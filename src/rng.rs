@@ -114,6 +114,9 @@ impl Rng {
     /// `n` draws, the same as one after the other, on all cores. Each must use exactly `words` 32-bit numbers.
     fn many(&mut self, n: usize, words: usize, draw: impl Fn(&mut Self) -> f64 + Sync) -> Vec<f64> {
         const PIECE: usize = 1 << 14;
+        if n <= PIECE {
+            return (0..n).map(|_| draw(self)).collect();
+        }
         let mut drawn = vec![0.0; n];
         let start = &*self;
         drawn.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {

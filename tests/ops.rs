@@ -5,6 +5,7 @@ use glmae::device::{DType, Device};
 use glmae::lab::check::ops::{mean_square, units};
 use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within};
 use glmae::ops::{OPS, Tolerance};
+use rayon::prelude::*;
 
 /// GLMAE_OPS=linear,layer_norm: only these.
 fn only() -> Vec<String> {
@@ -18,16 +19,16 @@ fn chosen(name: &str) -> bool {
 
 #[test]
 fn gradients_of_every_op() {
-    let (mut cases, mut entries, mut ops) = (0, 0, 0);
-    for op in OPS.iter().filter(|op| op.differentiable() && chosen(op.name())) {
-        for case in op.cases() {
-            let check = gradcheck(*op, &case, 64).unwrap();
-            assert!(check.worst <= 1.0, "{} {}: {check:?}", op.name(), case.label);
-            cases += 1;
-            entries += check.entries;
-        }
-        ops += 1;
-    }
+    let ops: Vec<_> = OPS.iter().filter(|op| op.differentiable() && chosen(op.name())).collect();
+    let cases: Vec<_> =
+        ops.iter().flat_map(|op| op.cases().into_iter().map(move |case| (op, case))).collect();
+    let entries = cases.par_iter().map(|(op, case)| {
+        let check = gradcheck(***op, case, 64).unwrap();
+        assert!(check.worst <= 1.0, "{} {}: {check:?}", op.name(), case.label);
+        check.entries
+    });
+    let entries: usize = entries.sum();
+    let (ops, cases) = (ops.len(), cases.len());
     let updates: Vec<_> =
         OPS.iter().filter(|op| !op.differentiable()).map(|op| op.name()).collect();
     println!("{ops} ops, {cases} cases, {entries} gradient entries checked, 0 skipped");

@@ -12,5 +12,6 @@
 # Results are written as they come: summary.md (one screen), results.json (all numbers), failures.txt
 # (the first fault of each kind), logs.tar.gz. Exit code: 0 when nothing failed, 1 otherwise, 5 without a
 # GPU, 2 for a wrong call.
+set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec python3 "$here/day.py" "$@"

@@ -27,6 +27,18 @@ enum What {
     Kernels(bench_kernels::Args),
 }
 
+/// Where and how steps run.
+#[derive(clap::Args)]
+struct How {
+    #[command(flatten)]
+    device: DeviceArg,
+    /// Arithmetic of activations; bf16 on the CUDA kernels, f64 on the CPU
+    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
+    dtype: Arithmetic,
+    #[command(flatten)]
+    launches: LaunchArg,
+}
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,12 +58,7 @@ struct StepArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    device: DeviceArg,
-    /// Arithmetic of activations; bf16 on the CUDA kernels, f64 on the CPU
-    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
-    dtype: Arithmetic,
-    #[command(flatten)]
-    launches: LaunchArg,
+    how: How,
     /// Threads of the CPU device, 0: all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -73,12 +80,7 @@ Examples:
   python bench_torch.py --parts unetr                         MONAI's, in the same minutes")]
 struct UnetrArgs {
     #[command(flatten)]
-    device: DeviceArg,
-    /// Arithmetic of activations; bf16 on the CUDA kernels
-    #[arg(long, value_enum, default_value_t = Arithmetic::F32)]
-    dtype: Arithmetic,
-    #[command(flatten)]
-    launches: LaunchArg,
+    how: How,
     /// Crops per step
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     batch: usize,
@@ -101,9 +103,9 @@ struct UnetrArgs {
 
 fn run_unetr(args: &UnetrArgs) -> Result<u8> {
     let bench = bench_unetr(&UnetrBenchOptions {
-        device: args.device.parse()?,
-        dtype: args.dtype.into(),
-        launches: args.launches.launches(),
+        device: args.how.device.parse()?,
+        dtype: args.how.dtype.into(),
+        launches: args.how.launches.launches(),
         batch: args.batch,
         roi: args.roi,
         feature_size: args.feature_size,
@@ -139,9 +141,9 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     let config = glmae::config::Config::load(&args.preset, &args.set)?;
     let options = StepBenchOptions {
-        device: args.device.parse()?,
-        dtype: args.dtype.into(),
-        launches: args.launches.launches(),
+        device: args.how.device.parse()?,
+        dtype: args.how.dtype.into(),
+        launches: args.how.launches.launches(),
         threads: args.threads,
         warmup: args.warmup,
         repeats: args.repeats,

@@ -6,15 +6,13 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::launch::DevicePtr;
 use super::storage::Storage;
 use super::{DType, Device, Element};
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 fn rounded<T: Element>(data: &[f64]) -> Vec<T> {
-    data.par_iter().map(|&x| T::from_f64(x)).collect()
+    parallel::map(data, T::from_f64)
 }
 
 /// A contiguous row-major tensor on a device. Cloning shares the memory.

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::device::{DType, Device, Tensor};
 use crate::nn::params::{ParamId, ParamLayout, Params};
 use crate::ops::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// Outputs and gradients of one run of a case.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +37,21 @@ pub fn run(
     dtype: DType,
 ) -> Result<Outcome> {
     run_onto(op, case, inputs, device, dtype, Before::Nothing)
+}
+
+/// The outputs alone.
+fn forward(
+    op: &dyn OpSpec,
+    case: &Case,
+    inputs: &[Input],
+    device: &Device,
+    dtype: DType,
+) -> Result<Vec<Vec<f64>>> {
+    let placed = Placed::new(inputs, device, dtype)?;
+    let mut tape = Tape::new(device);
+    let args = placed.args(&mut tape)?;
+    let outputs = op.run(&mut tape, case, &args)?;
+    outputs.iter().map(|y| y.value().to_f64_vec()).collect()
 }
 
 /// As [`run`], onto what is there already.
@@ -216,7 +229,7 @@ fn weights(case: &Case, stream: u64, i: usize, len: usize) -> Vec<f64> {
     let mut rng = Rng::new(case.seed, Purpose::Test, stream, i as u32, 0);
     // Representable in every dtype, so that all devices start from the same numbers.
     let mut drawn = rng.normals(len);
-    drawn.par_iter_mut().for_each(|x| *x = half::bf16::from_f64(*x).to_f64());
+    parallel::update(&mut drawn, |x| *x = half::bf16::from_f64(*x).to_f64());
     drawn
 }
 
@@ -240,14 +253,14 @@ pub fn gradcheck(op: &dyn OpSpec, case: &Case, limit: usize) -> Result<GradCheck
     let device = Device::Cpu;
     let inputs = op.inputs(case);
     let analytic = run(op, case, &inputs, &device, DType::F64)?;
+    // Of the outputs through which a gradient flows.
+    let flows = &analytic.outputs[..analytic.outputs.len() - op.detached(case)];
+    let weights: Vec<Vec<f64>> =
+        flows.iter().enumerate().map(|(i, y)| output_weights(case, i, y.len())).collect();
     let objective = |inputs: &[Input]| -> Result<f64> {
-        let outcome = run(op, case, inputs, &device, DType::F64)?;
-        let flows = outcome.outputs.len() - op.detached(case);
-        let weighted = outcome.outputs[..flows].iter().enumerate().map(|(i, y)| {
-            let w = output_weights(case, i, y.len());
-            w.iter().zip(y).map(|(w, y)| w * y).sum::<f64>()
-        });
-        Ok(weighted.sum())
+        let outputs = forward(op, case, inputs, &device, DType::F64)?;
+        let weighted = weights.iter().zip(&outputs);
+        Ok(weighted.map(|(w, y)| w.iter().zip(y).map(|(w, y)| w * y).sum::<f64>()).sum())
     };
     let mut check = GradCheck::default();
     for (name, gradient) in &analytic.gradients {
@@ -332,7 +345,7 @@ pub fn distance(ours: &[f64], reference: &[f64]) -> Distance {
 pub fn rounded(mut inputs: Vec<Input>, dtype: DType) -> Vec<Input> {
     for input in &mut inputs {
         let wide = input.wide;
-        input.data.par_iter_mut().for_each(|x| {
+        parallel::update(&mut input.data, |x| {
             *x = match dtype {
                 DType::Bf16 if !wide => half::bf16::from_f64(*x).to_f64(),
                 DType::F64 => *x,

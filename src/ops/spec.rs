@@ -1,9 +1,8 @@
 //! What an op says about itself, so that its tests, gradient check, determinism check and
 //! benchmark rows can be made from one place.
 
-use rayon::prelude::*;
-
 use crate::Result;
+use crate::parallel;
 use crate::rng::{Purpose, Rng};
 use crate::tape::{Param, Tape, Var};
 
@@ -79,7 +78,7 @@ impl Case {
     /// Normal values around `mean`.
     pub fn normal(&self, index: u32, len: usize, mean: f64, std: f64) -> Vec<f64> {
         let mut drawn = self.rng(index).normals(len);
-        drawn.par_iter_mut().for_each(|x| *x = mean + std * *x);
+        parallel::update(&mut drawn, |x| *x = mean + std * *x);
         drawn
     }
 }
