@@ -6,7 +6,7 @@
 //! rules of streams and events allow (`GLMAE_STAND_IN_ORDER`: `lazy`, `eager`, or `seed:N`), so a buffer
 //! that is reused too early gives wrong numbers. Fresh memory holds NaN. Every call wants a current
 //! context on its thread. A capture refuses what a driver refuses. `GLMAE_STAND_IN_CHECKED=1` runs the
-//! kernels with every memory access checked. [`faults`] says how to make it fail on purpose.
+//! kernels with every memory access checked. `faults.rs` says how to make it fail on purpose.
 //!
 //! Nothing measured on it means anything: its device is named so that no result can be mistaken.
 //! Build: `cargo build --example cuda_stand_in`.
