@@ -252,6 +252,7 @@ def everything(stage):
     day.expect("what a sanitizer has found is there", "kernel_of_the_rehearsal" in day.failures)
     day.expect("nothing is missing", "not reached" not in day.summary)
     day.expect("other work is no comparison", "not comparable: " in day.summary)
+    print(day.summary)
     stage.script("ncu", NCU.replace("{refuses}", "yes"))
     day = stage.run("counters that are locked", 100, "--only", "doctor,kernels,ncu-1,ncu-2")
     day.state("ncu-1", "failed")
