@@ -155,13 +155,17 @@ impl Device {
         match self {
             Self::Cpu => Err(Error::Unsupported(format!("kernel {name} on the CPU"))),
             Self::Emulated(emulated) => {
-                emulated.allow_shared(name, config.shared_bytes)?;
+                if config.shared_bytes > 0 {
+                    emulated.allow_shared(name, config.shared_bytes)?;
+                }
                 emulated.launch(name, config, args)
             }
             Self::Dry(dry) => dry.launch(name, config, args),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
-                cuda.allow_shared(name, config.shared_bytes)?;
+                if config.shared_bytes > 0 {
+                    cuda.allow_shared(name, config.shared_bytes)?;
+                }
                 cuda.launch(name, config, args)
             }
         }
