@@ -2,6 +2,7 @@
 //! hand-written kernels. `docs/architecture.md` is the map of the house.
 
 pub mod atomic;
+pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod device;

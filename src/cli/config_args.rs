@@ -1,10 +1,12 @@
 //! The flags that make a configuration: a preset or a file, then flags, each of which is a key.
 
+use std::ops::Range;
+
 use clap::{Args, ValueEnum};
 use glmae::Error;
 use glmae::config::Config;
 use glmae::device::{DType, Device};
-use glmae::train::program::Launches;
+use glmae::train::run::Launches;
 
 /// Shared by the verbs that train.
 #[derive(Args, Default)]
@@ -119,6 +121,29 @@ pub struct LaunchArg {
 impl LaunchArg {
     pub fn launches(&self) -> Launches {
         if self.no_graph { Launches::Single } else { Launches::Graph }
+    }
+}
+
+/// Which steps a profiler sees.
+#[derive(Args)]
+pub struct ProfileArg {
+    /// Let a profiler collect steps A to B - 1 only: `nsys profile -c cudaProfilerApi`, `ncu
+    /// --profile-from-start off`
+    #[arg(long, value_name = "A..B", value_parser = steps)]
+    profile_steps: Option<Range<u64>>,
+}
+
+impl ProfileArg {
+    pub fn steps(&self) -> Option<Range<u64>> {
+        self.profile_steps.clone()
+    }
+}
+
+fn steps(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match parsed {
+        Some((begin, end)) if begin < end => Ok(begin..end),
+        _ => Err("two numbers A..B with A < B, such as 20..23".into()),
     }
 }
 

@@ -16,10 +16,11 @@ use glmae::report::progress::WorkProgress;
 use glmae::seg::evaluate::Settings;
 use glmae::seg::{LabelRules, Task};
 use glmae::train::finetune::cases::Cases;
-use glmae::train::finetune::run::{FinetuneOptions, finetune};
+use glmae::train::finetune::{FinetuneOptions, finetune};
+use glmae::train::pretrain::pretrain;
+use glmae::train::run::{RunOptions, value};
 
 use super::config_args::{ConfigArgs, DeviceArg, toml_string};
-use super::engine::{self, RunOptions};
 use super::{summary, term};
 
 /// Fewest scans: the task `synthetic` holds out the last of every six.
@@ -66,7 +67,7 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     eprintln!("1 of 3: pre-training for {} steps on {}", config.train.steps, device.name());
     let options = RunOptions::new(&run, device.clone());
-    let done = engine::pretrain(&config, &options)?;
+    let done = pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;
     let data = toml_string(&scans.to_string_lossy());
     let mut set =
@@ -98,14 +99,12 @@ impl Stage<'_> {
     fn finetune(&self) -> Result<()> {
         let epochs = self.config.train.epochs;
         eprintln!("\n2 of 3: fine-tuning for {epochs} passes over the labelled scans");
-        let options = FinetuneOptions {
-            encoder: Some(self.out.join("run")),
-            ..FinetuneOptions::new(self.out.join("seg"), self.device.clone())
-        };
+        let options = FinetuneOptions::new(self.out.join("seg"), self.device.clone())
+            .with_encoder(self.out.join("run"));
         let done = finetune(&self.config, &options)?;
-        if let (Some(first), Some(last)) = (done.first, done.last) {
-            let text =
-                format!("{} updates, loss {:.3} to {:.3}", done.steps, first.total, last.total);
+        let loss = |values| value(values, "loss");
+        if let (Some(first), Some(last)) = (loss(&done.first), loss(&done.last)) {
+            let text = format!("{} updates, loss {first:.3} to {last:.3}", done.steps);
             term::print(&(text + "\n"))?;
         }
         Ok(())

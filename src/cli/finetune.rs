@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::error::exit;
-use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
-use glmae::train::pretrain::Resume;
+use glmae::train::finetune::encoder::Origin;
+use glmae::train::finetune::{FinetuneOptions, Finetuned, finetune};
+use glmae::train::run::{Resume, RunOptions, Summary};
 
-use super::config_args::{DeviceArg, LaunchArg, toml_string};
+use super::config_args::{DeviceArg, LaunchArg, ProfileArg, toml_string};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -37,13 +38,9 @@ pub struct Args {
     /// The labelled set `[key: data.path]`
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned
-    #[arg(
-        long,
-        value_name = "PATH",
-        conflicts_with = "scratch",
-        required_unless_present = "scratch"
-    )]
+    /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned. Needed to begin a run, as
+    /// `--scratch` is otherwise; without either a run goes on as it began
+    #[arg(long, value_name = "PATH", conflicts_with = "scratch")]
     encoder: Option<PathBuf>,
     /// Take what fits of the encoder, even if parameters are missing (they stay random) or unknown
     #[arg(long, requires = "encoder")]
@@ -82,6 +79,8 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    profile: ProfileArg,
+    #[command(flatten)]
     launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
@@ -103,12 +102,18 @@ pub fn run(args: &Args) -> Result<u8> {
     let config = FinetuneConfig::load(&args.config, &set)?;
     let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = FinetuneOptions {
-        encoder: args.encoder.clone(),
-        partial: args.partial,
-        resume: args.resume.parse::<Resume>()?,
-        launches: args.launches.launches(),
-        dry_run: args.dry_run,
-        ..FinetuneOptions::new(&args.out, device)
+        run: RunOptions {
+            resume: args.resume.parse::<Resume>()?,
+            launches: args.launches.launches(),
+            profile: args.profile.steps(),
+            dry_run: args.dry_run,
+            ..RunOptions::new(&args.out, device)
+        },
+        origin: match (&args.encoder, args.scratch) {
+            (Some(path), _) => Origin::Encoder { path: path.clone(), partial: args.partial },
+            (None, true) => Origin::Scratch,
+            (None, false) => Origin::AsBegun,
+        },
     };
     let done = finetune(&config, &options)?;
     match args.dry_run {
@@ -119,47 +124,40 @@ pub fn run(args: &Args) -> Result<u8> {
 }
 
 /// What a dry run found.
-fn plan(done: &FinetuneSummary, config: &FinetuneConfig) -> String {
-    let (d, cases) = (&config.data, [done.training_cases, done.validation_cases]);
+fn plan(done: &Summary<Finetuned>, config: &FinetuneConfig) -> String {
+    let (d, found) = (&config.data, &done.found);
+    let cases = [found.training_cases, found.validation_cases];
     let mut text = format!(
         "configuration and data ({}: {} training, {} validation cases) are usable, as far as headers and the \
          first case of each show; nothing was written\n\n",
         d.path, cases[0], cases[1]
     );
-    if let Some(report) = &done.encoder {
+    if let Some(report) = &found.encoder {
         let lines: Vec<String> = report.lines().iter().map(|line| term::clean(line)).collect();
         text += &format!("encoder: {}\n\n", lines.join("\n  "));
     }
-    text += &format!("{} parameters\n\n", term::count(done.parameters));
+    text += &format!("{} parameters\n\n", term::count(done.found.parameters));
     text + &super::summary::plan(&done.plan)
 }
 
-fn summary(done: &FinetuneSummary, args: &Args) -> String {
+fn summary(done: &Summary<Finetuned>, args: &Args) -> String {
+    let found = &done.found;
     let mut text = format!(
         "{} steps done on {} training cases, {} parameters, run folder {}\n\n",
         done.steps,
-        done.training_cases,
-        term::count(done.parameters),
+        found.training_cases,
+        term::count(found.parameters),
         args.out.display()
     );
-    if let Some(report) = &done.encoder {
+    if let Some(report) = &found.encoder {
         let lines: Vec<String> = report.lines().iter().map(|line| term::clean(line)).collect();
         text += &format!("encoder: {}\n\n", lines.join("\n  "));
     }
-    if let (Some(first), Some(last)) = (done.first, done.last) {
-        let mut table = Table::new(&["<loss", ">first", ">last"]);
-        let mut terms = vec![("cross-entropy", first.ce, last.ce)];
-        if !done.classifies {
-            let dice = ("Dice", first.dice, last.dice);
-            terms.splice(0..0, [("total", first.total, last.total), dice]);
-        }
-        for (name, a, b) in terms {
-            table.row([name.to_owned(), format!("{a:.4}"), format!("{b:.4}")]);
-        }
-        text += &table.render("  ");
+    if !done.last.is_empty() {
+        text += &super::summary::losses(&done.first, &done.last);
     }
-    if let Some((mean, regions)) = &done.validation {
-        let (head, mean_of) = match done.classifies {
+    if let Some((mean, regions)) = &found.validation {
+        let (head, mean_of) = match found.classifies {
             true => (["<validation", ">"], "accuracy"),
             false => (["<region", ">Dice"], "mean of cases"),
         };
@@ -170,8 +168,8 @@ fn summary(done: &FinetuneSummary, args: &Args) -> String {
         }
         table.row([mean_of.to_owned(), format!("{mean:.4}")]);
         text += &format!("\n{}", table.render("  "));
-        text += &format!("  {} validation cases", done.validation_cases);
-        if let Some(best) = done.best {
+        text += &format!("  {} validation cases", found.validation_cases);
+        if let Some(best) = found.best {
             text += &format!("; the best was {:.4} at epoch {}", best.score, best.epoch);
         }
         text += "\n";
@@ -183,8 +181,5 @@ fn summary(done: &FinetuneSummary, args: &Args) -> String {
         "\nglmae predict --checkpoint {} --input SCANS --out predictions\n",
         args.out.display()
     );
-    for warning in &done.warnings {
-        text += &format!("\nwarning: {}\n", term::clean(warning));
-    }
-    text
+    text + &super::summary::warnings(&done.warnings)
 }

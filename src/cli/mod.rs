@@ -8,7 +8,6 @@ mod check;
 mod config_args;
 mod demo;
 mod doctor;
-mod engine;
 mod evaluate;
 mod export;
 mod failure;

@@ -1,15 +1,15 @@
 //! `glmae pretrain`.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use glmae::Error;
 use glmae::config::Config;
 use glmae::error::exit;
+use glmae::train::pretrain::pretrain;
+use glmae::train::run::{Resume, RunOptions};
 
-use super::config_args::{ConfigArgs, DeviceArg, LaunchArg};
-use super::engine::{self, Resume, RunOptions};
+use super::config_args::{ConfigArgs, DeviceArg, LaunchArg, ProfileArg};
 use super::{summary, term};
 
 #[derive(clap::Args)]
@@ -42,10 +42,8 @@ pub struct Args {
     /// Check configuration and data, print the memory plan, write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Let a profiler collect steps A to B - 1 only: `nsys profile -c cudaProfilerApi`, `ncu
-    /// --profile-from-start off`
-    #[arg(long, value_name = "A..B", value_parser = steps)]
-    profile_steps: Option<Range<u64>>,
+    #[command(flatten)]
+    profile: ProfileArg,
     #[command(flatten)]
     launches: LaunchArg,
     #[command(flatten)]
@@ -61,11 +59,11 @@ pub fn run(args: &Args) -> Result<u8> {
     let options = RunOptions {
         resume: args.resume.parse::<Resume>()?,
         launches: args.launches.launches(),
-        profile: args.profile_steps.clone(),
+        profile: args.profile.steps(),
         dry_run: args.dry_run,
         ..RunOptions::new(&args.out, device)
     };
-    let done = engine::pretrain(&config, &options)?;
+    let done = pretrain(&config, &options)?;
     if args.dry_run {
         let data = &config.data.path;
         let text = format!("configuration and data ({data}) are usable; nothing was written\n\n");
@@ -74,14 +72,6 @@ pub fn run(args: &Args) -> Result<u8> {
         term::print(&summary::text(&done, &args.out))?;
     }
     Ok(exit::OK)
-}
-
-fn steps(text: &str) -> Result<Range<u64>, String> {
-    let parsed = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    match parsed {
-        Some((begin, end)) if begin < end => Ok(begin..end),
-        _ => Err("two numbers A..B with A < B, such as 20..23".into()),
-    }
 }
 
 fn set_data(config: &mut Config, flag: Option<&PathBuf>) -> glmae::Result<()> {

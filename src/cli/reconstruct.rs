@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use glmae::Error;
 use glmae::error::exit;
+use glmae::infer::reconstruct::{ReconstructOptions, ReconstructReport, reconstruct};
 
 use super::config_args::DeviceArg;
-use super::engine::{self, ReconstructOptions, ReconstructReport};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<u8> {
         seed: args.seed,
         device: args.device.parse()?,
     };
-    let report = engine::reconstruct(&options)?;
+    let report = reconstruct(&options)?;
     term::print(&text(&report))?;
     Ok(exit::OK)
 }

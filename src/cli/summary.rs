@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::engine::{MemoryPlan, Summary};
+use glmae::train::pretrain::Pretrained;
+use glmae::train::run::{MemoryPlan, Summary, Values, value};
+
 use super::term::{self, Table};
 
 /// Quarantined cases that are printed; the run folder has all of them.
@@ -16,31 +18,17 @@ fn meaning(term: &str) -> &'static str {
         "rec_local" => "squared error of hidden voxels, local views",
         "g2g" => "cross-entropy, masked global view against intact one",
         "l2g" => "cross-entropy, local view against intact global one",
+        "dice_loss" => "1 - soft Dice, mean over classes",
+        "cross_entropy" => "per voxel, between prediction and label",
         _ => "",
     }
 }
 
 /// Losses, held-out measure, files, and whatever deserves attention.
-pub fn text(summary: &Summary, out: &Path) -> String {
+pub fn text(summary: &Summary<Pretrained>, out: &Path) -> String {
     let mut text = format!("{} steps done, run folder {}\n\n", summary.steps, out.display());
-    let mut table = Table::new(&["<loss", ">first", ">last", ">change", "<"]);
-    let first = summary.first.terms();
-    for (name, last) in summary.last.terms() {
-        let start = first.iter().find(|(n, _)| *n == name).map_or(f64::NAN, |(_, v)| *v);
-        let change = match 100.0 * (last / start - 1.0) {
-            c if c.is_finite() => format!("{c:+.1} %"),
-            _ => String::new(),
-        };
-        table.row([
-            name.to_owned(),
-            format!("{start:.4}"),
-            format!("{last:.4}"),
-            change,
-            meaning(name).to_owned(),
-        ]);
-    }
-    text += &table.render("  ");
-    if let Some(held) = &summary.heldout {
+    text += &losses(&summary.first, &summary.last);
+    if let Some(held) = &summary.found.heldout {
         text += &format!("\nheld out: {}\n", held.text());
     }
     if let Some(checkpoint) = &summary.checkpoint {
@@ -56,22 +44,45 @@ pub fn text(summary: &Summary, out: &Path) -> String {
     text + &attention(summary)
 }
 
+/// The terms of the loss in the first and the last step.
+pub fn losses(first: &Values, last: &Values) -> String {
+    let mut table = Table::new(&["<loss", ">first", ">last", ">change", "<"]);
+    for &(name, last) in last {
+        let start = value(first, name).unwrap_or(f64::NAN);
+        let change = match 100.0 * (last / start - 1.0) {
+            c if c.is_finite() => format!("{c:+.1} %"),
+            _ => String::new(),
+        };
+        table.row([
+            name.to_owned(),
+            format!("{start:.4}"),
+            format!("{last:.4}"),
+            change,
+            meaning(name).to_owned(),
+        ]);
+    }
+    table.render("  ")
+}
+
 /// Cases left out, and warnings.
-fn attention(summary: &Summary) -> String {
+fn attention(summary: &Summary<Pretrained>) -> String {
     let mut text = String::new();
-    if !summary.quarantined.is_empty() {
-        text += &format!("\n{} cases were left out:\n", summary.quarantined.len());
-        for case in summary.quarantined.iter().take(SHOWN) {
+    let left_out = &summary.found.quarantined;
+    if !left_out.is_empty() {
+        text += &format!("\n{} cases were left out:\n", left_out.len());
+        for case in left_out.iter().take(SHOWN) {
             text += &format!("  {}: {}\n", term::clean(&case.id), term::clean(&case.reason));
         }
-        if summary.quarantined.len() > SHOWN {
+        if left_out.len() > SHOWN {
             text += "  ... (log.jsonl in the run folder has all of them)\n";
         }
     }
-    for warning in &summary.warnings {
-        text += &format!("\nwarning: {}\n", term::clean(warning));
-    }
-    text
+    text + &warnings(&summary.warnings)
+}
+
+/// What deserves attention.
+pub fn warnings(all: &[String]) -> String {
+    all.iter().map(|warning| format!("\nwarning: {}\n", term::clean(warning))).collect()
 }
 
 /// The memory that a run needs.

@@ -2,6 +2,7 @@
 //! objective.
 
 pub mod batch;
+pub mod inputs;
 pub mod mask;
 pub mod model;
 pub mod objective;

@@ -82,44 +82,33 @@ pub enum Term {
     L2g,
 }
 
-/// The terms of the loss; absent ones do not belong to the objective.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Losses {
-    pub rec_global: Option<f64>,
-    pub rec_local: Option<f64>,
-    /// Global-to-global and local-to-global consistency.
-    pub g2g: Option<f64>,
-    pub l2g: Option<f64>,
-    pub total: f64,
+impl Term {
+    /// As logs and reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RecGlobal => "rec_global",
+            Self::RecLocal => "rec_local",
+            Self::G2g => "g2g",
+            Self::L2g => "l2g",
+        }
+    }
 }
 
-impl Losses {
-    /// Name and value of every term that is present, the total first.
-    pub fn terms(&self) -> Vec<(&'static str, f64)> {
-        let terms = [
-            ("loss", Some(self.total)),
-            ("rec_global", self.rec_global),
-            ("rec_local", self.rec_local),
-            ("g2g", self.g2g),
-            ("l2g", self.l2g),
-        ];
-        terms.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
+/// Names and values of the terms, the total (`loss`) first.
+pub struct Losses;
 
-    /// From what [`LossTensors::write`] left: the total, then the values of `terms`.
-    pub fn from_values(terms: &[Term], values: &[f64]) -> Self {
-        let (total, values) = values.split_first().unwrap_or((&f64::NAN, &[]));
-        let mut losses = Self { total: *total, ..Self::default() };
-        for (term, value) in terms.iter().zip(values) {
-            let place = match term {
-                Term::RecGlobal => &mut losses.rec_global,
-                Term::RecLocal => &mut losses.rec_local,
-                Term::G2g => &mut losses.g2g,
-                Term::L2g => &mut losses.l2g,
-            };
-            *place = Some(*value);
-        }
-        losses
+impl Losses {
+    /// Of every term there is.
+    pub const NAMES: [&'static str; 5] = ["loss", "rec_global", "rec_local", "g2g", "l2g"];
+
+    /// Means over micro-batches, from what [`LossTensors::write`] left of each: the total, then the values
+    /// of `terms`.
+    pub fn means(terms: &[Term], values: &[f64]) -> Vec<(&'static str, f64)> {
+        let per_batch = 1 + terms.len();
+        let n = (values.len() / per_batch) as f64;
+        let mean = |i: usize| values.iter().skip(i).step_by(per_batch).sum::<f64>() / n;
+        let names = std::iter::once("loss").chain(terms.iter().map(|term| term.name()));
+        names.enumerate().map(|(i, name)| (name, mean(i))).collect()
     }
 }
 
@@ -147,12 +136,12 @@ impl LossTensors {
     }
 
     /// The values, once they are there.
-    pub fn read(&self) -> Result<Losses> {
+    pub fn read(&self) -> Result<Vec<(&'static str, f64)>> {
         let mut values = self.total.to_f64_vec()?;
         for (_, tensor) in &self.parts {
             values.extend(tensor.to_f64_vec()?);
         }
-        Ok(Losses::from_values(&self.terms(), &values))
+        Ok(Losses::means(&self.terms(), &values))
     }
 }
 

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use super::predict::{PredictOptions, Progress, source};
+use crate::checkpoint::segmenter::{load_predictor, read_info, resolve};
 use crate::data::{PrepareConfig, Prepared, prepare};
+use crate::nn::network::NetworkConfig;
+use crate::nn::segmenter::Segmenter;
 use crate::nn::vit::VitPlan;
 use crate::seg::class_table::{self, ClassPrediction};
 use crate::seg::classes::argmax;
 use crate::tape::Var;
-use crate::train::finetune::checkpoint::{load_predictor, read_info, resolve};
 use crate::train::finetune::crops::centre;
-use crate::train::finetune::network::NetworkConfig;
-use crate::train::finetune::state::Segmenter;
 use crate::{Error, Result};
 
 /// Name of the table in the folder of results.

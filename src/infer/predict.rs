@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::probabilities::{Probabilities, to_probabilities};
 use super::segment::{Decision, Predictor, Slab, decide, place};
+use crate::checkpoint::segmenter::{load_predictor, resolve};
 use crate::config::finetune::Infer;
 use crate::data::layout::{DiscoverOptions, Source};
 use crate::data::nifti::{Frame, Stored, read_header, write_channels, write_labels};
@@ -11,7 +12,6 @@ use crate::data::{Case, PrepareConfig, discover, prepare};
 use crate::device::Device;
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
-use crate::train::finetune::checkpoint::{load_predictor, resolve};
 use crate::{Error, Result, atomic};
 
 /// What to predict, with what, and where to.

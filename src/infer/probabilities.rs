@@ -124,7 +124,7 @@ pub fn to_probabilities(scores: &mut [f32], n: usize, decision: Decision) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seg::window::Column;
+    use crate::infer::window::Column;
 
     #[test]
     fn probabilities_add_up_to_one() {

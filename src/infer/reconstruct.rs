@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::json;
 
+use super::reconstruct_files;
 use super::tiles::{Explained, Masking, reconstruct_volume};
+use crate::checkpoint::load_student;
 use crate::data::layout::Case;
 use crate::data::nifti::{Stored, write_volume};
 use crate::data::prepare;
 use crate::device::Device;
-use crate::train::checkpoint::load_student;
-use crate::train::pictures;
-use crate::train::pretrain::prepare_config;
+use crate::glmae::inputs::prepare_config;
 use crate::{Error, Result, atomic};
 
 /// What to reconstruct, with what, and where to.
@@ -82,7 +82,8 @@ pub fn reconstruct(options: &ReconstructOptions) -> Result<ReconstructReport> {
 
     let stem = format!("{stem}_recon");
     let title = format!("{name}, step {}", student.info.step);
-    let (mut files, _) = pictures::write(&options.out, &stem, config, &case, &result, &title)?;
+    let (mut files, _) =
+        reconstruct_files::write(&options.out, &stem, config, &case, &result, &title)?;
     files.push(options.out.join(format!("{stem}_hidden.nii.gz")));
     if let Some(path) = files.last() {
         let record = case.record();

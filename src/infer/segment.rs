@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
+use super::window::{Blender, Blending, Column, WindowGrid, argmax};
 use crate::config::finetune::Infer;
 use crate::data::Prepared;
 use crate::device::Device;
+use crate::nn::segmenter::Segmenter;
 use crate::nn::vit::VitPlan;
-use crate::seg::window::{Blender, Blending, Column, WindowGrid, argmax};
 use crate::tape::Var;
-use crate::train::finetune::state::Segmenter;
 use crate::{Error, Result};
 
 /// What a network says of volumes; plans and importance are made once.

@@ -9,8 +9,8 @@ use super::file::{Values, write};
 use super::segmenter::{self, SegmenterWeights};
 use super::{monai, own, patch};
 use crate::atomic;
+use crate::checkpoint::FOLDER;
 use crate::nn::unetr::ENCODER;
-use crate::train::checkpoint::FOLDER;
 use crate::{Error, Result};
 
 /// Whose state dict.

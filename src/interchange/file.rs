@@ -11,8 +11,8 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::atomic::Disk;
+use crate::checkpoint::write_tensors;
 use crate::device::{Device, Tensor};
-use crate::train::checkpoint::write_tensors;
 use crate::{Error, Result};
 
 /// The largest header that the format allows.

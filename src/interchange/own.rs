@@ -8,6 +8,8 @@ use super::file::Values;
 use super::segmenter::{POSITIONS, SegmenterWeights, tensors_of};
 use crate::Error;
 use crate::Result;
+use crate::checkpoint::segmenter::{find, load_segmenter};
+use crate::checkpoint::{STATE, TEACHER, TensorFile, load_student, read_info, resolve};
 use crate::config::Config;
 use crate::device::{DType, Device};
 use crate::glmae::batch::{BatchShape, ViewKind};
@@ -15,8 +17,6 @@ use crate::glmae::model::Networks;
 use crate::nn::NORM_EPS;
 use crate::nn::params::Params;
 use crate::nn::vit::{ENCODER, VitConfig};
-use crate::train::checkpoint::{STATE, TEACHER, TensorFile, load_student, read_info, resolve};
-use crate::train::finetune::checkpoint::{find, load_segmenter};
 
 /// Whether a path means a checkpoint: a folder, or a file in one.
 pub fn is_checkpoint(path: &Path) -> bool {

@@ -10,10 +10,10 @@ use std::path::Path;
 use super::file::{TensorSource, Values, write};
 use super::{monai, patch};
 use crate::device::{DType, Device};
+use crate::nn::network::NetworkConfig;
 use crate::nn::params::ParamLayout;
+use crate::nn::segmenter::Segmenter;
 use crate::nn::unetr::{Unetr, UnetrConfig};
-use crate::train::finetune::network::NetworkConfig;
-use crate::train::finetune::state::Segmenter;
 use crate::{Error, Result};
 
 /// `format` of the metadata.

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::checkpoint::State;
 use crate::config::Config;
 use crate::device::{DType, Device, Tensor, memory};
 use crate::glmae::batch::{Batch, BatchShape, ViewKind};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
-use crate::train::program::{Launches, StepProgram};
-use crate::train::state::State;
+use crate::train::pretrain::program::StepProgram;
+use crate::train::run::Launches;
 use crate::{Error, Result};
 
 /// What to time.
@@ -137,11 +138,8 @@ fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
             program.micro_batch(config, &nets, &state)?;
         }
         program.update(config, &mut state)?;
-        let report = program.finish(config, &mut state)?;
-        loss = report.losses.total;
-        report
-            .not_finite
-            .map_or(Ok(()), |what| Err(Error::NotFinite(format!("bench step: {what}"))))
+        loss = program.finish(config, &mut state)?.checked()?.loss();
+        Ok(())
     };
     step()?;
     let ready_s = begin.elapsed().as_secs_f64();

@@ -6,14 +6,14 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::bench_step::{median, peak_tensor_bytes};
+use crate::Result;
+use crate::checkpoint::SegState;
 use crate::device::{DType, Device, memory};
 use crate::nn::unetr::UnetrConfig;
 use crate::rng::{Purpose, Rng};
 use crate::train::finetune::encoder;
 use crate::train::finetune::program::{SegLoss, SegProgram, SegSettings};
-use crate::train::finetune::state::SegState;
-use crate::train::program::Launches;
-use crate::{Error, Result};
+use crate::train::run::Launches;
 
 /// What to time.
 #[derive(Clone, Debug)]
@@ -88,12 +88,8 @@ pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
     let mut step = || -> Result<()> {
         program.micro_batch(&state.segmenter)?;
         program.update(&mut state, &settings)?;
-        let report = program.finish(&mut state)?;
-        last = report.total;
-        if report.is_finite() {
-            return Ok(());
-        }
-        Err(Error::NotFinite(format!("bench unetr: {report:?}")))
+        last = program.finish(&mut state, &settings)?.checked()?.loss();
+        Ok(())
     };
     step()?;
     let ready_s = begin.elapsed().as_secs_f64();

@@ -9,6 +9,7 @@ use super::case::ReferenceCase;
 pub use super::judge::{Results, Row};
 use super::tensors::{CaseTensors, format_of};
 use super::unetr::network_case::PeerGap;
+use crate::checkpoint::State;
 use crate::device::{DType, Device, Tensor};
 use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
@@ -16,9 +17,9 @@ use crate::glmae::objective::{StepPlan, forward};
 use crate::glmae::plan::Predict;
 use crate::nn::params::Params;
 use crate::tape::Tape;
-use crate::train::program::{Launches, StepProgram};
-use crate::train::schedule::schedule;
-use crate::train::state::State;
+use crate::train::pretrain::program::StepProgram;
+use crate::train::pretrain::schedule::schedule;
+use crate::train::run::Launches;
 use crate::{Error, Result};
 
 /// Largest accepted distances, each relative to the L2 norm of the reference tensor.
@@ -144,12 +145,9 @@ pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Result
                 none.insert(StepProgram::new(config, &state, &batch.shape, 1, Launches::Graph)?)
             }
         };
-        let report = program.step(config, &nets, &mut state, &[batch])?;
-        if let Some(what) = report.not_finite {
-            return Err(Error::NotFinite(format!("step {t}: {what}")));
-        }
+        let report = program.step(config, &nets, &mut state, &[batch])?.checked()?;
         let names = [("loss", "total"), ("rec_global", "rec_g"), ("rec_local", "rec_l")];
-        for (name, value) in report.losses.terms() {
+        for (name, value) in report.losses {
             let key = names.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| *theirs);
             let key = key.unwrap_or(if name == "g2g" { "gg" } else { "lg" });
             out.insert(format!("step{t}.loss.{key}"), vec![value]);

@@ -10,8 +10,10 @@ pub mod decoder;
 pub mod encoder;
 pub mod head;
 pub mod init;
+pub mod network;
 pub mod params;
 pub mod pos_embed;
+pub mod segmenter;
 pub mod unetr;
 pub mod vit;
 

@@ -22,7 +22,6 @@ pub mod metrics;
 pub mod region;
 pub mod report;
 pub mod task;
-pub mod window;
 
 pub use labels::{ClassImage, LabelRules};
 pub use region::Region;

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::config::StudyConfig;
 use crate::Result;
+use crate::checkpoint::activation_dtype;
 use crate::config::{Config, Objective};
 use crate::device::Device;
 use crate::lab::bench_step::{StepBenchOptions, bench_step};
-use crate::train::memory::MemoryPlan;
-use crate::train::program::Launches;
-use crate::train::state::activation_dtype;
+use crate::train::pretrain::memory::plan;
+use crate::train::run::Launches;
 
 /// Steps that are timed.
 const REPEATS: usize = 3;
@@ -68,6 +68,6 @@ fn cost(name: &str, config: &Config, device: &Device, threads: usize) -> Result<
         global_views: globals,
         local_views: config.views.n_local,
         step_ms: bench_step(config, &options)?.ms,
-        peak_bytes: MemoryPlan::new(config, device)?.peak_bytes,
+        peak_bytes: plan(config, device)?.peak_bytes,
     })
 }

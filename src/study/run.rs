@@ -17,11 +17,12 @@ use crate::report::progress::WorkProgress;
 use crate::seg::Task;
 use crate::seg::dataset::LabelledCase;
 use crate::train::finetune::cases::{Cases, draw};
-use crate::train::finetune::run::{FinetuneOptions, finetune};
-use crate::train::lock::RunLock;
-use crate::train::options::RunOptions;
+use crate::train::finetune::encoder::Origin;
+use crate::train::finetune::{FinetuneOptions, finetune};
 use crate::train::pretrain::pretrain;
-use crate::train::program::Launches;
+use crate::train::run::Launches;
+use crate::train::run::RunOptions;
+use crate::train::run::lock::RunLock;
 use crate::{Error, Result, atomic};
 
 /// Name of the description in a study's folder.
@@ -237,9 +238,14 @@ impl<'a> Study<'a> {
         }
         config.optim.warmup_epochs = config.optim.warmup_epochs.min(config.train.epochs / 2);
         let options = FinetuneOptions {
-            encoder,
-            launches: self.options.launches,
-            ..FinetuneOptions::new(&folder, self.options.device.clone())
+            run: RunOptions {
+                launches: self.options.launches,
+                ..RunOptions::new(&folder, self.options.device.clone())
+            },
+            origin: match encoder {
+                Some(path) => Origin::Encoder { path, partial: false },
+                None => Origin::Scratch,
+            },
         };
         let done = finetune(&config, &options)?;
         let Some(checkpoint) = done.checkpoint else {
@@ -269,7 +275,7 @@ impl<'a> Study<'a> {
             start: cell.start.name().to_owned(),
             fraction: cell.fraction,
             seed: cell.seed,
-            training_cases: done.training_cases,
+            training_cases: done.found.training_cases,
             updates: done.steps,
             held_out,
             cross,

@@ -5,8 +5,8 @@ use glmae::interchange::export::{ExportOptions, Target, encoder as export_encode
 use glmae::interchange::file::{TensorSource, write};
 use glmae::interchange::{ImportOptions, monai, read_encoder, read_encoder_with};
 use glmae::nn::pos_embed::interpolate;
+use glmae::nn::segmenter::Segmenter;
 use glmae::nn::unetr::UnetrConfig;
-use glmae::train::finetune::state::Segmenter;
 use tempfile::tempdir;
 
 use super::{Named, checkpoint, drawn, official, put};

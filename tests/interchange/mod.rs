@@ -10,13 +10,13 @@ mod segmenters;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::State;
+use glmae::checkpoint::{DataFingerprint, Snapshot, save};
 use glmae::config::Config;
 use glmae::device::{DType, Device};
 use glmae::glmae::model::{Networks, Weights};
 use glmae::interchange::file::{Values, write};
 use glmae::rng::{Purpose, Rng};
-use glmae::train::checkpoint::{DataFingerprint, Snapshot, save};
-use glmae::train::state::State;
 
 use crate::train::MICRO;
 
@@ -42,7 +42,7 @@ fn checkpoint(run: &Path, set: &[&str]) -> (Config, Networks, Weights, PathBuf) 
     draw(weights.teacher.as_mut().unwrap(), 2);
     let state = State::from_weights(weights.clone()).unwrap();
     let data = DataFingerprint::default();
-    let snapshot = Snapshot { config: &config, nets: &nets, state: &state, data };
+    let snapshot = Snapshot { config: &config, nets: &nets, state: &state, data, run: "test" };
     let path = save(run, &snapshot).unwrap();
     (config, nets, weights, path)
 }

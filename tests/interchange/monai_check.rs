@@ -8,10 +8,10 @@ use glmae::device::{DType, Device, Tensor};
 use glmae::interchange::file::{Values, write};
 use glmae::interchange::segmenter::SegmenterWeights;
 use glmae::nn::pos_embed::sincos_3d;
+use glmae::nn::segmenter::Segmenter;
 use glmae::nn::unetr::UnetrConfig;
 use glmae::rng::{Purpose, Rng};
 use glmae::tape::{Tape, Var};
-use glmae::train::finetune::state::Segmenter;
 
 use super::checkpoint;
 

@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::DataFingerprint;
+use glmae::checkpoint::SegState;
+use glmae::checkpoint::segmenter::{SegSnapshot, Start, save};
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::{DType, Device, Tensor};
 use glmae::interchange::export::{ExportOptions, Target, export};
 use glmae::interchange::file::TensorSource;
 use glmae::interchange::segmenter::SegmenterWeights;
 use glmae::interchange::{ImportOptions, monai, read_encoder, read_encoder_with};
+use glmae::nn::segmenter::Segmenter;
+use glmae::nn::segmenter::channels_last;
 use glmae::nn::unetr::UnetrConfig;
 use glmae::rng::{Purpose, Rng};
 use glmae::tape::{Tape, Var};
-use glmae::train::checkpoint::DataFingerprint;
-use glmae::train::finetune::checkpoint::{SegSnapshot, save};
-use glmae::train::finetune::program::channels_last;
-use glmae::train::finetune::state::{SegState, Segmenter};
 
 use super::Named;
 use crate::train::finetune::TASK;
@@ -47,7 +48,9 @@ fn checkpoint(run: &Path, config: &UnetrConfig, seed: u64, is_best: bool) -> (Se
     let state = SegState::new(segmenter).unwrap();
     let settings = FinetuneConfig::default();
     let data = DataFingerprint::default();
-    let snapshot = SegSnapshot { config: &settings, task: TASK, data, best: None };
+    let (run_name, start) = ("test", &Start::Scratch);
+    let snapshot =
+        SegSnapshot { config: &settings, task: TASK, data, best: None, run: run_name, start };
     let path = save(run, &state, &snapshot, is_best).unwrap();
     (state.segmenter, path)
 }

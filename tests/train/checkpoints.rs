@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use glmae::Error;
 use glmae::atomic::{Disk, Storage, SyncWrite};
+use glmae::checkpoint::{self, Snapshot};
 use glmae::device::{DType, Device};
 use glmae::glmae::model::Networks;
 use glmae::rng::{Purpose, Rng};
-use glmae::train::checkpoint::{self, Snapshot};
 
-use super::{config, run, tensors, volumes};
+use super::{config, newest_sound, run, tensors, volumes};
 
 #[test]
 fn a_flipped_bit_is_refused_by_name_and_the_previous_checkpoint_is_used() {
@@ -39,9 +39,8 @@ fn a_flipped_bit_is_refused_by_name_and_the_previous_checkpoint_is_used() {
             let text = error.to_string();
             assert!(text.contains(name), "{name} byte {at}: {text}");
             if i == 0 {
-                let resumed =
-                    checkpoint::resume_latest(&out, &Device::Cpu, &config, &nets).unwrap().unwrap();
-                assert_eq!(resumed.info.step, 5);
+                let resumed = newest_sound(&out, &config);
+                assert_eq!(resumed.step, 5);
                 assert!(resumed.warnings[0].contains(name), "{:?}", resumed.warnings);
             }
         }
@@ -145,11 +144,11 @@ fn a_full_disk_leaves_the_older_checkpoint_and_nothing_else() {
     let out = folder.path().join("run");
     run(&config, &out).unwrap();
     let nets = Networks::new(&Device::Cpu, DType::F32, &config).unwrap();
-    let mut resumed = checkpoint::load_state(&out, &Device::Cpu, &config, &nets).unwrap();
-    resumed.state.counters.step = 2;
-    let data = resumed.info.data;
-    let snapshot = Snapshot { config: &config, nets: &nets, state: &resumed.state, data };
-    let total: u64 = resumed.info.files.values().map(|f| f.bytes).sum();
+    let (info, mut state) = checkpoint::load_state(&out, &Device::Cpu, &config, &nets).unwrap();
+    state.counters.step = 2;
+    let data = info.data;
+    let snapshot = Snapshot { config: &config, nets: &nets, state: &state, data, run: "test" };
+    let total: u64 = info.files.values().map(|f| f.bytes).sum();
     for share in [0, 1, 3, 5, 8] {
         let left = Rc::new(Cell::new(total * share / 8));
         let error = checkpoint::save_to(&Full { left }, &out, &snapshot).unwrap_err();

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::SegState;
+use glmae::checkpoint::segmenter::read_info;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::data::nifti::{Stored, write_volume};
 use glmae::data::volume::Volume;
@@ -16,15 +18,13 @@ use glmae::nn::classifier::ClassifierConfig;
 use glmae::nn::vit::VitConfig;
 use glmae::rng::{Purpose, Rng};
 use glmae::seg::class_table::{ClassPrediction, read, write};
-use glmae::train::finetune::checkpoint::read_info;
 use glmae::train::finetune::encoder;
+use glmae::train::finetune::finetune;
 use glmae::train::finetune::program::{SegLoss, SegProgram, SegSettings};
-use glmae::train::finetune::run::{FinetuneOptions, finetune};
-use glmae::train::finetune::state::SegState;
-use glmae::train::program::Launches;
+use glmae::train::run::Launches;
 
 use super::devices::copy;
-use super::finetune::{bytes, options, run};
+use super::finetune::{bytes, dry_run, on_device, options, run};
 use super::{config as pretrain_config, run as pretrain, volumes};
 
 const TASK: &str = r#"
@@ -101,13 +101,13 @@ fn it_learns_predicts_and_is_judged() {
     let data = balls(folder.path());
     let out = folder.path().join("run");
     let done = run(&config(folder.path(), &[]), &out);
-    assert_eq!((done.steps, done.training_cases, done.validation_cases), (400, 8, 4));
-    assert!(done.classifies && done.last.unwrap().dice == 0.0);
-    let (accuracy, parts) = done.validation.unwrap();
+    assert_eq!((done.steps, done.found.training_cases, done.found.validation_cases), (400, 8, 4));
+    assert!(done.found.classifies && done.last.iter().map(|(name, _)| *name).eq(["loss"]));
+    let (accuracy, parts) = done.found.validation.unwrap();
     let names: Vec<&str> = parts.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["balanced accuracy", "AUC (macro)", "AUC dark", "AUC bright"]);
     assert!(accuracy == 1.0 && parts.iter().all(|(_, v)| *v == 1.0), "{accuracy} {parts:?}");
-    assert_eq!(done.best.unwrap().score, 1.0);
+    assert_eq!(done.found.best.unwrap().score, 1.0);
     let head = fs::read_to_string(out.join("metrics.csv")).unwrap();
     let head = head.lines().next().unwrap();
     assert!(head.contains("val_accuracy") && !head.contains("dice"), "{head}");
@@ -170,12 +170,12 @@ fn a_resumed_run_is_bit_exact_also_on_the_kernels() {
     copy(&at("whole").join(step), &at("parts").join(step));
     let parts = run(&config, &at("parts"));
     assert!(bytes(&at("whole"), 8) == bytes(&at("parts"), 8), "the resumed run differs");
-    assert_eq!(whole.validation, parts.validation);
+    assert_eq!(whole.found.validation, parts.found.validation);
     let on = |name: &str, launches: Launches, precision: &str| {
         let device = Device::emulated(Mode::Plain, Schedule::Ascending);
         let set = [&set[..], &["train.epochs=2", precision]].concat();
         let config = super::classify::config(folder.path(), &set);
-        finetune(&config, &FinetuneOptions { device, launches, ..options(&at(name)) }).unwrap();
+        finetune(&config, &on_device(&at(name), device, launches)).unwrap();
     };
     for precision in ["train.precision=f32", "train.precision=bf16"] {
         on(&format!("single {precision}"), Launches::Single, precision);
@@ -196,13 +196,10 @@ fn the_encoder_of_a_run_is_taken_over_frozen_and_given_on() {
         .unwrap();
     let out = folder.path().join("run");
     let config = config(folder.path(), &["train.epochs=2", "model.frozen_encoder=true"]);
-    let from = |encoder: &Path, out: &Path| FinetuneOptions {
-        encoder: Some(encoder.to_owned()),
-        ..options(out)
-    };
+    let from = |encoder: &Path, out: &Path| options(out).with_encoder(encoder);
     // One block is enough here.
     let done = finetune(&config, &from(&pretrained, &out)).unwrap();
-    let report = done.encoder.unwrap();
+    let report = done.found.encoder.unwrap();
     assert!(report.missing.is_empty() && !report.loaded.is_empty(), "{report:?}");
     let read = |path: PathBuf| fs::read(path).unwrap();
     let before = read(pretrained.join("checkpoints/step_00000002/model.safetensors"));
@@ -254,7 +251,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     refused(&["train.batch=8"], 3, &["scan_0"]);
     fs::write(&file, &good).unwrap();
     // A dry run reads a case and writes nothing.
-    let dry = FinetuneOptions { dry_run: true, ..options(&out) };
+    let dry = dry_run(&out);
     let plan = finetune(&config(folder.path(), &[]), &dry).unwrap().plan;
     assert!(plan.peak_bytes > 0 && !out.exists());
     // A class whose folder is gone leaves one only.
@@ -374,7 +371,7 @@ fn gradients_are_those_of_differences() {
         let (mut state, mut program) = prepared(&Device::Cpu, DType::F64, &net);
         program.micro_batch(&state.segmenter).unwrap();
         program.update(&mut state, &SegSettings { lr: 0.0, ..SETTINGS }).unwrap();
-        program.finish(&mut state).unwrap();
+        program.finish(&mut state, &SETTINGS).unwrap();
         let analytic = program.grads().flat().to_f64_vec().unwrap();
         let mut checked = 0;
         let entries = state.segmenter.params.layout().entries().to_vec();
@@ -390,7 +387,7 @@ fn gradients_are_those_of_differences() {
                     x[i] += h;
                     program.micro_batch(&state.segmenter).unwrap();
                     program.update(&mut state, &SegSettings { lr: 0.0, ..SETTINGS }).unwrap();
-                    let value = program.finish(&mut state).unwrap().total;
+                    let value = program.finish(&mut state, &SETTINGS).unwrap().loss();
                     state.segmenter.params.flat_mut().host_mut::<f64>().unwrap()[i] = old;
                     value
                 };
@@ -422,7 +419,7 @@ fn a_step_on_the_kernels_is_that_of_the_cpu() {
         let (mut state, mut program) = prepared(device, dtype, &net);
         program.micro_batch(&state.segmenter).unwrap();
         program.update(&mut state, &SETTINGS).unwrap();
-        let report = program.finish(&mut state).unwrap();
+        let report = program.finish(&mut state, &SETTINGS).unwrap();
         let all = state.segmenter.params.layout().entries().iter().map(|e| {
             let gradient = program.grads().flat().view(e.offset, &e.shape).unwrap();
             let mut gradient = gradient.to_f64_vec().unwrap();
@@ -441,8 +438,8 @@ fn a_step_on_the_kernels_is_that_of_the_cpu() {
         (emulated(), DType::Bf16, 5e-3, 5e-2),
     ] {
         let (report, ours) = step(&device, dtype);
-        let gap = (report.total - reference.total).abs() / reference.total;
-        assert!(gap <= loss && report.ce == report.total, "{dtype} {gap:.1e}");
+        let gap = (report.loss() - reference.loss()).abs() / reference.loss();
+        assert!(gap <= loss && report.losses.len() == 1, "{dtype} {gap:.1e}");
         let mut worst = (0.0, String::new());
         let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
         for ((name, a), (_, b)) in ours.iter().zip(&gradients) {

@@ -11,8 +11,9 @@ use glmae::data::volume::Volume;
 use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
-use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
-use glmae::train::program::Launches;
+use glmae::train::finetune::encoder::Origin;
+use glmae::train::finetune::{FinetuneOptions, Finetuned, finetune};
+use glmae::train::run::{Launches, RunOptions, Summary};
 
 use super::{config as pretrain_config, run as pretrain, volumes};
 
@@ -108,7 +109,17 @@ pub fn options(out: &Path) -> FinetuneOptions {
     FinetuneOptions::new(out, Device::Cpu)
 }
 
-pub fn run(config: &FinetuneConfig, out: &Path) -> FinetuneSummary {
+pub fn on_device(out: &Path, device: Device, launches: Launches) -> FinetuneOptions {
+    let run = RunOptions { launches, ..RunOptions::new(out, device) };
+    FinetuneOptions { run, origin: Origin::Scratch }
+}
+
+pub fn dry_run(out: &Path) -> FinetuneOptions {
+    let run = RunOptions { dry_run: true, ..RunOptions::new(out, Device::Cpu) };
+    FinetuneOptions { run, origin: Origin::Scratch }
+}
+
+pub fn run(config: &FinetuneConfig, out: &Path) -> Summary<Finetuned> {
     finetune(config, &options(out)).unwrap()
 }
 
@@ -125,11 +136,11 @@ fn it_learns_and_predicts_on_the_grid_of_the_input() {
     let data = balls(folder.path());
     let out = folder.path().join("run");
     let done = run(&config(folder.path(), &["train.epochs=25"]), &out);
-    assert_eq!((done.steps, done.training_cases, done.validation_cases), (75, 5, 1));
-    let (mean, regions) = done.validation.unwrap();
+    assert_eq!((done.steps, done.found.training_cases, done.found.validation_cases), (75, 5, 1));
+    let (mean, regions) = done.found.validation.unwrap();
     assert_eq!(regions.len(), 1);
     assert!(mean > 0.8, "Dice {mean}");
-    assert!(done.best.unwrap().score >= mean && done.pictures.iter().all(|p| p.is_file()));
+    assert!(done.found.best.unwrap().score >= mean && done.pictures.iter().all(|p| p.is_file()));
 
     // The validation case, predicted from the best checkpoint of the run folder.
     let input = data.join("images/case_5.nii.gz");
@@ -186,7 +197,7 @@ fn a_resumed_run_is_bit_exact_also_on_the_kernels() {
         let out = folder.path().join(format!("{launches:?}"));
         let set = ["train.epochs=1", "train.accumulation=2", "train.crops=1", "train.batch=1"];
         let config = super::finetune::config(folder.path(), &set);
-        finetune(&config, &FinetuneOptions { device, launches, ..options(&out) }).unwrap();
+        finetune(&config, &on_device(&out, device, launches)).unwrap();
     }
     let [single, graph] = ["Single", "Graph"].map(|n| bytes(&folder.path().join(n), 3));
     assert!(single == graph, "a graph gives other bits");
@@ -203,7 +214,7 @@ fn the_encoder_of_a_run_is_taken_over_and_may_be_frozen() {
     let out = folder.path().join("run");
     let config = config(folder.path(), &["train.epochs=1", "model.frozen_encoder=true"]);
     // A model of one block cannot feed two levels.
-    let options = FinetuneOptions { encoder: Some(pretrained.clone()), ..options(&out) };
+    let options = options(&out).with_encoder(pretrained.clone());
     let error = finetune(&config, &options).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("levels"), "{error}");
@@ -212,7 +223,7 @@ fn the_encoder_of_a_run_is_taken_over_and_may_be_frozen() {
     let deeper = ["train.steps=2", "train.save_every=2", "model.depth=2"];
     let pretrained = folder.path().join("deeper");
     pretrain(&pretrain_config(&data, &deeper), &pretrained).unwrap();
-    let options = FinetuneOptions { encoder: Some(pretrained.clone()), ..options };
+    let options = options.with_encoder(pretrained.clone());
     finetune(&config, &options).unwrap();
     let tensors = |path: PathBuf| fs::read(path).unwrap();
     let before = tensors(pretrained.join("checkpoints/step_00000002/model.safetensors"));

@@ -6,15 +6,15 @@ use std::path::Path;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
-use glmae::train::finetune::run::{FinetuneOptions, FinetuneSummary, finetune};
-use glmae::train::program::Launches;
+use glmae::train::finetune::{Finetuned, finetune};
+use glmae::train::run::{Launches, Summary};
 
 use super::devices::copy;
-use super::finetune::{balls, bytes, config, options};
+use super::finetune::{balls, bytes, config, on_device, options};
 
-fn on_kernels(config: &FinetuneConfig, out: &Path, launches: Launches) -> FinetuneSummary {
+fn on_kernels(config: &FinetuneConfig, out: &Path, launches: Launches) -> Summary<Finetuned> {
     let device = Device::emulated(Mode::Plain, Schedule::Ascending);
-    finetune(config, &FinetuneOptions { device, launches, ..options(out) }).unwrap()
+    finetune(config, &on_device(out, device, launches)).unwrap()
 }
 
 /// Losses of every step.
@@ -66,7 +66,7 @@ fn bf16_follows_f32_and_repeats_and_resumes_its_bits() {
     copy(&at("first").join(step), &at("resumed").join(step));
     let resumed = on_kernels(&half, &at("resumed"), Launches::Single);
     assert!(bytes(&at("first"), 12) == bytes(&at("resumed"), 12), "other bits");
-    assert_eq!(resumed.validation, first.validation);
+    assert_eq!(resumed.found.validation, first.found.validation);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::SegState;
+use glmae::checkpoint::segmenter::read_info;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
@@ -12,14 +14,12 @@ use glmae::interchange::file::{Values, write};
 use glmae::interchange::{monai, read_encoder};
 use glmae::nn::unetr::UnetrConfig;
 use glmae::rng::{Purpose, Rng};
-use glmae::train::finetune::checkpoint::read_info;
-use glmae::train::finetune::encoder;
+use glmae::train::finetune::encoder::{self, Origin};
 use glmae::train::finetune::program::{SegLoss, SegProgram, SegSettings};
-use glmae::train::finetune::run::{FinetuneOptions, finetune};
-use glmae::train::finetune::state::SegState;
-use glmae::train::program::Launches;
+use glmae::train::finetune::{FinetuneOptions, finetune};
+use glmae::train::run::Launches;
 
-use super::finetune::{balls, bytes, config, options};
+use super::finetune::{balls, bytes, config, dry_run, options};
 use super::{config as pretrain_config, run as pretrain, volumes};
 
 /// A pre-training run with one head of 64 channels, which files without that number are taken for.
@@ -32,7 +32,11 @@ fn pretrained(folder: &Path) -> PathBuf {
 }
 
 fn from(encoder: &Path, out: &Path) -> FinetuneOptions {
-    FinetuneOptions { encoder: Some(encoder.to_owned()), ..options(out) }
+    options(out).with_encoder(encoder.to_owned())
+}
+
+fn partly(encoder: &Path, partial: bool) -> Origin {
+    Origin::Encoder { path: encoder.to_owned(), partial }
 }
 
 /// The fields of the events of a kind in `log.jsonl`.
@@ -58,7 +62,7 @@ fn runs_imported_and_foreign_files_start_the_same_run() {
     let tune = |name: &str, encoder: &Path| {
         let out = at(name);
         let done = finetune(&config, &from(encoder, &out)).unwrap();
-        let report = done.encoder.unwrap();
+        let report = done.found.encoder.unwrap();
         let logged = events(&out, "encoder");
         assert_eq!(logged.len(), 1, "{name}");
         let loaded = logged[0]["report"]["loaded"].as_array().unwrap().len();
@@ -87,7 +91,7 @@ fn runs_imported_and_foreign_files_start_the_same_run() {
     // A fine-tuned run, too, and a table of positions of its own size stays as it is.
     let out = at("from_tuned");
     let done = finetune(&config, &from(&at("from_run"), &out)).unwrap();
-    let report = done.encoder.unwrap();
+    let report = done.found.encoder.unwrap();
     assert!(report.source.contains("fine-tuned"), "{report:?}");
     assert!(report.ignored.iter().any(|n| n == "out.conv.conv.weight"), "{report:?}");
     assert!(!report.adapted.iter().any(|a| a.contains("interpolated")), "{report:?}");
@@ -103,7 +107,7 @@ fn what_is_no_whole_encoder_is_refused_before_anything_is_written() {
     let config = config(folder.path(), &["train.epochs=1"]);
     let out = folder.path().join("out");
     let refused = |encoder: &Path, partial: bool, code: u8, words: &[&str]| {
-        let options = FinetuneOptions { partial, ..from(encoder, &out) };
+        let options = FinetuneOptions { origin: partly(encoder, partial), ..options(&out) };
         let error = finetune(&config, &options).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.exit_code(), code, "{text}");
@@ -135,8 +139,9 @@ fn what_is_no_whole_encoder_is_refused_before_anything_is_written() {
     refused(&file, false, 3, &["blocks.1.mlp.fc2.bias", "--partial"]);
     encoder.tensors.insert("blocks.0.ls1.gamma".into(), (vec![64], vec![1.0; 64]));
     put(&encoder.tensors);
-    let done = finetune(&config, &FinetuneOptions { partial: true, ..from(&file, &out) }).unwrap();
-    let report = done.encoder.unwrap();
+    let done = finetune(&config, &FinetuneOptions { origin: partly(&file, true), ..options(&out) })
+        .unwrap();
+    let report = done.found.encoder.unwrap();
     assert_eq!(report.missing, ["blocks.1.mlp.fc2.bias"]);
     assert_eq!(report.unexpected, ["blocks.0.ls1.gamma"]);
     let logged = &events(&out, "encoder")[0]["report"];
@@ -183,7 +188,7 @@ fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
     program.batch_mut().fill_f32(&network().vit(), &voxels, &labels).unwrap();
     program.micro_batch(&state.segmenter).unwrap();
     program.update(&mut state, &settings).unwrap();
-    assert!(program.finish(&mut state).unwrap().is_finite());
+    assert!(program.finish(&mut state, &settings).unwrap().not_finite.is_none());
     let of = |e: &glmae::nn::params::ParamEntry| {
         let gradient = program.grads().flat().view(e.offset, &e.shape).unwrap();
         let value = state.segmenter.params.value(&e.name).unwrap();
@@ -244,7 +249,7 @@ fn a_dry_run_plans_for_a_gpu_that_is_not_here() {
     // A case that cannot be used is found.
     let config = |set: &[&str]| -> FinetuneConfig { config(folder.path(), set) };
     fs::remove_file(data.join("labels/case_0.nii.gz")).unwrap();
-    let dry = FinetuneOptions { dry_run: true, ..options(&out) };
+    let dry = dry_run(&out);
     assert_eq!(finetune(&config(&[]), &dry).unwrap_err().exit_code(), 3);
     assert!(!out.exists());
 }

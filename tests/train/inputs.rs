@@ -4,7 +4,8 @@ use std::fs;
 
 use glmae::device::Device;
 use glmae::infer::reconstruct::{ReconstructOptions, reconstruct};
-use glmae::train::pretrain::{RunOptions, pretrain};
+use glmae::train::pretrain::pretrain;
+use glmae::train::run::RunOptions;
 
 use super::{config, run, volumes, write_case};
 
@@ -72,7 +73,7 @@ fn a_run_leaves_what_the_documentation_names() {
         assert!(out.join(name).exists(), "{name}");
     }
     assert_eq!(summary.pictures.len(), 4);
-    let heldout = summary.heldout.unwrap();
+    let heldout = summary.found.heldout.unwrap();
     assert!(heldout.explained.is_finite() && heldout.explained < 1.0);
     assert_eq!(heldout.cases.len(), 1);
     let csv = fs::read_to_string(out.join("metrics.csv")).unwrap();

@@ -15,11 +15,14 @@ mod study;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::{self, State};
 use glmae::config::Config;
 use glmae::data::nifti::{Stored, write_volume};
 use glmae::data::volume::Volume;
-use glmae::device::Device;
-use glmae::train::pretrain::{Resume, RunOptions, Summary, pretrain};
+use glmae::device::{DType, Device};
+use glmae::glmae::model::Networks;
+use glmae::train::pretrain::{Pretrained, pretrain};
+use glmae::train::run::{Resume, Resumed, RunFolder, RunKind, RunOptions, Summary, resume};
 
 /// A model of a few thousand parameters whose run of 20 steps takes well under a second.
 pub const MICRO: &str = r#"
@@ -95,11 +98,11 @@ pub fn config(data: &Path, set: &[&str]) -> Config {
     config
 }
 
-pub fn run(config: &Config, out: &Path) -> glmae::Result<Summary> {
+pub fn run(config: &Config, out: &Path) -> glmae::Result<Summary<Pretrained>> {
     run_with(config, out, Resume::Auto)
 }
 
-pub fn run_with(config: &Config, out: &Path, resume: Resume) -> glmae::Result<Summary> {
+pub fn run_with(config: &Config, out: &Path, resume: Resume) -> glmae::Result<Summary<Pretrained>> {
     let options = RunOptions { resume, ..RunOptions::new(out, Device::Cpu) };
     pretrain(config, &options)
 }
@@ -110,6 +113,18 @@ pub fn tensors(out: &Path, step: u64) -> Vec<Vec<u8>> {
     ["model", "teacher", "optimizer"]
         .map(|name| fs::read(folder.join(format!("{name}.safetensors"))).unwrap())
         .to_vec()
+}
+
+/// What a run into `out` would go on from: the newest sound checkpoint, with the damaged ones as warnings.
+pub fn newest_sound(out: &Path, config: &Config) -> Resumed<State> {
+    let device = Device::Cpu;
+    let nets = Networks::new(&device, DType::F32, config).unwrap();
+    let mut folder = RunFolder::look(out, RunKind::Pretrain, &Resume::Auto).unwrap();
+    let load = |path: &Path| {
+        let (info, state) = checkpoint::load_state(path, &device, config, &nets)?;
+        Ok((info.step, state))
+    };
+    resume(&mut folder, &Resume::Auto, load).unwrap().expect("a checkpoint")
 }
 
 /// Steps, losses, gradient norm and case order of `log.jsonl`: all but times.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use glmae::train::checkpoint;
-use glmae::train::pretrain::Resume;
+use glmae::checkpoint;
+use glmae::train::run::Resume;
 
 use super::{config, log, run, run_with, tensors, volumes};
 
@@ -93,8 +93,8 @@ fn no_part_of_the_state_is_idle() {
     let nets = glmae::glmae::model::Networks::new(&device, dtype, &config).unwrap();
     let from = out.join("checkpoints/step_00000005");
     for part in ["nothing", "m", "v", "teacher", "center", "updates", "step"] {
-        let mut resumed = checkpoint::load_state(&from, &device, &config, &nets).unwrap();
-        let state = &mut resumed.state;
+        let (info, mut loaded) = checkpoint::load_state(&from, &device, &config, &nets).unwrap();
+        let state = &mut loaded;
         match part {
             "m" => state.m.host_mut::<f32>().unwrap().fill(0.0),
             "v" => state.v.host_mut::<f32>().unwrap().fill(1e-4),
@@ -113,8 +113,13 @@ fn no_part_of_the_state_is_idle() {
             _ => {}
         }
         let other = folder.path().join(part);
-        let snapshot =
-            checkpoint::Snapshot { config: &config, nets: &nets, state, data: resumed.info.data };
+        let snapshot = checkpoint::Snapshot {
+            config: &config,
+            nets: &nets,
+            state,
+            data: info.data,
+            run: "test",
+        };
         checkpoint::save(&other, &snapshot).unwrap();
         run(&config, &other).unwrap();
         assert_eq!(tensors(&other, 10) == weights, part == "nothing", "{part}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use glmae::config::Config;
 use glmae::device::Device;
 use glmae::study::{CellResult, StudyConfig, StudyOptions, StudySummary, study};
-use glmae::train::program::Launches;
+use glmae::train::run::Launches;
 
 use super::MICRO;
 use super::finetune::{CONFIG, TASK, balls};

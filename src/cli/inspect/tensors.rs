@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use glmae::Error;
-use glmae::train::finetune::network::CLASSIFIER;
+use glmae::nn::network::CLASSIFIER;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;

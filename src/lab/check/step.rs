@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use super::Finding;
+use crate::checkpoint::State;
 use crate::config::Config;
 use crate::device::{DType, Device};
 use crate::glmae::batch::BatchShape;
 use crate::glmae::model::Networks;
 use crate::lab::bench_step::random_batch;
-use crate::train::program::{Launches, StepProgram};
-use crate::train::state::State;
+use crate::train::pretrain::program::StepProgram;
+use crate::train::run::Launches;
 use crate::{Error, Result};
 
 /// How far a loss may be from the CPU's, both in f32; what 20 steps of the emulated kernels keep, too.
@@ -115,11 +116,7 @@ fn train(
     let mut losses = Vec::new();
     for step in 0..steps {
         let batch = random_batch(config, device, dtype, step as u32)?;
-        let report = program.step(config, &nets, &mut state, &[batch])?;
-        if let Some(what) = report.not_finite {
-            return Err(Error::NotFinite(format!("step {step}: {what}")));
-        }
-        losses.push(report.losses.terms());
+        losses.push(program.step(config, &nets, &mut state, &[batch])?.checked()?.losses);
     }
     let State { weights, m, v, .. } = &state;
     let mut tensors = vec![weights.student.flat().to_f64_vec()?, m.to_f64_vec()?, v.to_f64_vec()?];

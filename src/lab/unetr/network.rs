@@ -2,16 +2,17 @@
 
 use super::channels_first;
 use super::network_case::UnetrCase;
+use crate::Result;
+use crate::checkpoint::SegState;
 use crate::device::{DType, Device, Tensor};
 use crate::interchange::monai;
 use crate::lab::judge::Results;
+use crate::nn::segmenter::Segmenter;
 use crate::ops::Grid;
 use crate::ops::dice_ce::DiceOptions;
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::train::finetune::program::{SegBatch, SegLoss, SegProgram};
-use crate::train::finetune::state::{SegState, Segmenter};
-use crate::train::program::Launches;
-use crate::{Error, Result};
+use crate::train::run::{Launches, value};
 
 const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
 
@@ -28,11 +29,10 @@ pub fn run(case: &UnetrCase, device: &Device, dtype: DType) -> Result<Results> {
     for t in 0..case.steps {
         program.micro_batch(&state.segmenter)?;
         program.update(&mut state, &settings)?;
-        let report = program.finish(&mut state)?;
-        if !report.is_finite() {
-            return Err(Error::NotFinite(format!("step {t}")));
-        }
-        for (name, value) in [("dice", report.dice), ("ce", report.ce), ("total", report.total)] {
+        let report = program.finish(&mut state, &settings)?.checked()?;
+        let names = [("dice", "dice_loss"), ("ce", "cross_entropy"), ("total", "loss")];
+        for (name, ours) in names {
+            let value = value(&report.losses, ours).unwrap_or(f64::NAN);
             out.insert(format!("step{t}.loss.{name}"), vec![value]);
         }
         if t == 0 {

@@ -3,12 +3,12 @@
 use super::{bound_of, channels_first, channels_last};
 use crate::device::{DType, Device, Tensor};
 use crate::infer::segment::{Slab, place};
+use crate::infer::window::{Blender, Blending, Column, Scalar, WindowGrid};
 use crate::lab::judge::Judge;
 use crate::lab::tensors::CaseTensors;
 use crate::nn::params::{ParamLayout, Params};
 use crate::ops::Grid;
 use crate::ops::window_blend::WindowBlend;
-use crate::seg::window::{Blender, Blending, Column, Scalar, WindowGrid};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 use std::sync::Arc;

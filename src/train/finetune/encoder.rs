@@ -1,20 +1,115 @@
 //! Where the network starts: everything drawn from the seed, then the encoder from a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::network::NetworkConfig;
-use super::state::Segmenter;
+use crate::checkpoint::segmenter::{self, Start};
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device};
 use crate::interchange::{Encoder, read_encoder};
 use crate::nn::classifier::ClassifierConfig;
 use crate::nn::init;
+use crate::nn::network::NetworkConfig;
 use crate::nn::pos_embed::sincos_3d;
+use crate::nn::segmenter::Segmenter;
 use crate::nn::unetr::UnetrConfig;
 use crate::nn::vit::{ENCODER, VitConfig};
 use crate::seg::Task;
 use crate::seg::task::TaskKind;
+use crate::train::run::{Resume, RunFolder};
 use crate::{Error, Result};
+
+/// What the weights of a run are before its first step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// All drawn from the seed.
+    Scratch,
+    /// The encoder of whatever [`read_encoder`] reads; `partial`: what fits of one with parameters that are
+    /// missing or unknown.
+    Encoder { path: PathBuf, partial: bool },
+    /// Whatever the run that is resumed began with.
+    AsBegun,
+}
+
+/// Keys of the configuration that an encoder brings.
+pub const ENCODER_KEYS: [&str; 6] =
+    ["model.patch", "model.dim", "model.depth", "model.heads", "model.mlp_ratio", "model.norm_eps"];
+
+/// What an [`Origin`] comes to.
+pub struct Begun {
+    pub encoder: Option<Encoder>,
+    /// As checkpoints bear it; `None`: as the checkpoint that is resumed says.
+    pub start: Option<Start>,
+    /// The network of that checkpoint.
+    pub network: Option<NetworkConfig>,
+}
+
+/// Reads the encoder, or looks into the folder for what the run began with.
+///
+/// Errors: as [`read`]; [`Error::Config`] when nothing was begun.
+pub fn begin(origin: &Origin, folder: &RunFolder, resume: &Resume) -> Result<Begun> {
+    match origin {
+        Origin::Scratch => Ok(Begun { encoder: None, start: Some(Start::Scratch), network: None }),
+        Origin::Encoder { path, partial } => {
+            let encoder =
+                read(path, *partial).map_err(|e| match folder.checkpoints().is_empty() {
+                    true => e,
+                    false => with_advice(e),
+                })?;
+            let path = path.display().to_string();
+            let start = Start::Encoder { path, crc32c: fingerprint(&encoder) };
+            Ok(Begun { encoder: Some(encoder), start: Some(start), network: None })
+        }
+        Origin::AsBegun => {
+            let from = match resume {
+                Resume::From(path) => Some(segmenter::newest(path)?),
+                Resume::Auto => segmenter::latest(folder.path())?.0,
+                Resume::Never => None,
+            };
+            let from = from.ok_or_else(|| nothing_begun(folder.path()))?;
+            let network = segmenter::read_info(&from)?.network()?;
+            Ok(Begun { encoder: None, start: None, network: Some(network) })
+        }
+    }
+}
+
+/// The error of a run that is to go on as it began, and did not begin.
+pub fn nothing_begun(folder: &Path) -> Error {
+    Error::Config(format!(
+        "{} holds no checkpoint of a fine-tuning to go on from: give --encoder PATH, or --scratch for random \
+         weights",
+        folder.display()
+    ))
+}
+
+fn with_advice(error: Error) -> Error {
+    const ADVICE: &str =
+        "; the run folder has checkpoints: leave --encoder out to go on as it began";
+    match error {
+        Error::Config(text) => Error::Config(text + ADVICE),
+        Error::Data { path, reason } => Error::Data { path, reason: reason + ADVICE },
+        other => other,
+    }
+}
+
+/// CRC-32C of the tensors of an encoder, with their names and shapes.
+fn fingerprint(encoder: &Encoder) -> u32 {
+    encoder.tensors.iter().fold(0, |crc, (name, (shape, values))| {
+        let crc = crc32c::crc32c_append(crc, format!("{name} {shape:?}\n").as_bytes());
+        values.iter().fold(crc, |crc, v| crc32c::crc32c_append(crc, &v.to_le_bytes()))
+    })
+}
+
+/// The configuration with the sizes that the network has, whoever said them.
+pub fn used(config: &FinetuneConfig, network: &NetworkConfig) -> FinetuneConfig {
+    let (mut used, vit) = (config.clone(), network.vit());
+    let m = &mut used.model;
+    (m.patch, m.dim, m.depth, m.heads) = (vit.patch, vit.dim, vit.depth, vit.heads);
+    m.norm_eps = vit.norm_eps;
+    if vit.mlp_hidden != (m.dim as f64 * m.mlp_ratio).round() as usize {
+        m.mlp_ratio = vit.mlp_hidden as f64 / vit.dim as f64;
+    }
+    used
+}
 
 /// The sizes of the network for a task with windows of `roi`: those of the encoder when there is one, else
 /// of the configuration.

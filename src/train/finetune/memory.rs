@@ -1,16 +1,17 @@
-//! What a fine-tuning run will need, before it starts; as [`crate::train::memory`].
+//! What a fine-tuning run will need, before it starts; see [`MemoryPlan`].
 
 use std::sync::Arc;
 
-use super::network::NetworkConfig;
+use super::dtype;
 use super::program::{SegLoss, SegProgram};
-use super::run::{dtype, settings};
-use super::state::{SegState, Segmenter};
+use super::training::settings;
 use crate::Result;
+use crate::checkpoint::SegState;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, Dry};
-use crate::train::memory::MemoryPlan;
-use crate::train::program::Launches;
+use crate::nn::network::NetworkConfig;
+use crate::nn::segmenter::Segmenter;
+use crate::train::run::{Launches, MemoryPlan};
 
 /// The plan of a run of `config` with `network` on `device`. For the CPU, whose paths keep a little less or
 /// more, it is the plan of the kernels in f32: a close estimate. Validation is not part of it: a batch of

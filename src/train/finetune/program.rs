@@ -1,18 +1,17 @@
 //! A fine-tuning step as a fixed program: forward, Dice and cross-entropy (of images: cross-entropy),
 //! backward over the micro-batches, then clip and AdamW.
 
-use super::state::{SegState, Segmenter};
 use crate::Result;
+use crate::checkpoint::SegState;
 use crate::device::{DType, Tensor, TensorMut, class, nvtx};
+use crate::nn::segmenter::{Segmenter, channels_last};
 use crate::nn::vit::{VitConfig, VitPlan};
 use crate::ops::Grid;
 use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
 use crate::ops::dice_ce::DiceOptions;
 use crate::seg::task::TaskKind;
 use crate::tape::{ParamGrads, Tape, Var};
-use crate::train::accumulation::Accumulation;
-use crate::train::captured::Captured;
-use crate::train::program::Launches;
+use crate::train::run::{Accumulation, Captured, Launches, StepReport, Values, run_piece};
 
 /// How logits are judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,9 +34,17 @@ impl SegLoss {
         }
     }
 
-    /// Terms: Dice and cross-entropy, or cross-entropy alone.
-    fn terms(self) -> usize {
-        if self == Self::CrossEntropy { 1 } else { 2 }
+    /// The total and the terms, as logs call them. Cross-entropy alone is the total.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::CrossEntropy => &["loss"],
+            _ => &["loss", "dice_loss", "cross_entropy"],
+        }
+    }
+
+    /// Values that a pass leaves: the total and every term.
+    fn values(self) -> usize {
+        if self == Self::CrossEntropy { 2 } else { 3 }
     }
 
     /// Records the terms and returns them with their weights.
@@ -72,23 +79,6 @@ pub struct SegSettings {
     pub eps: f64,
     /// Global gradient norm above which gradients are scaled down; 0: never.
     pub clip_grad: f64,
-}
-
-/// What a step did: means over the micro-batches.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SegReport {
-    pub total: f64,
-    /// 0 for a loss that has no such term.
-    pub dice: f64,
-    pub ce: f64,
-    pub grad_norm: f64,
-}
-
-impl SegReport {
-    /// Whether an update was made.
-    pub fn is_finite(&self) -> bool {
-        self.grad_norm.is_finite()
-    }
 }
 
 /// Images and labels of a micro-batch, where a captured step reads them.
@@ -155,18 +145,6 @@ impl SegBatch {
     }
 }
 
-/// `[batch, channels, n]` as `[batch, n, channels]`.
-pub fn channels_last<T: Copy>(planar: &[T], channels: usize, n: usize) -> Vec<T> {
-    if channels == 1 {
-        return planar.to_vec();
-    }
-    let mut out = Vec::with_capacity(planar.len());
-    for image in planar.chunks_exact(channels * n) {
-        out.extend((0..n).flat_map(|i| (0..channels).map(move |c| image[c * n + i])));
-    }
-    out
-}
-
 /// See the module. A step is [`SegProgram::micro_batch`] for every micro-batch, then
 /// [`SegProgram::update`], then [`SegProgram::finish`].
 pub struct SegProgram {
@@ -228,10 +206,8 @@ impl SegProgram {
     pub fn micro_batch(&mut self, segmenter: &Segmenter) -> Result<()> {
         let _range = nvtx::range(|| "micro-batch");
         self.sums.begin()?;
-        let (starter, mut pass) = (self.sums.starter(), std::mem::take(&mut self.pass));
-        let run = starter.run(&mut pass, || self.pass(segmenter));
-        self.pass = pass;
-        run?;
+        let starter = self.sums.starter();
+        run_piece(self, &starter, |p| &mut p.pass, |p| p.pass(segmenter))?;
         match self.pass.outputs() {
             Some(values) => self.sums.keep(values),
             None => Ok(()),
@@ -268,44 +244,45 @@ impl SegProgram {
     /// Starts clip and AdamW.
     pub fn update(&mut self, state: &mut SegState, settings: &SegSettings) -> Result<()> {
         let _range = nvtx::range(|| "update");
-        self.sums.schedule(&adamw(settings), &segments(state, state.updates + 1))?;
-        let (starter, mut update) = (self.sums.starter(), std::mem::take(&mut self.update));
-        let run = starter.run(&mut update, || {
-            let _class = class::scope("update");
-            let SegState { segmenter, m, v, .. } = state;
-            let clip = self.sums.clip(segmenter.params.layout(), self.clip_grad)?;
-            self.sums.apply(&clip, &mut segmenter.params, [m, v], None)
-        });
-        self.update = update;
-        run?;
+        let update = state.counters.updates + 1;
+        self.sums.schedule(&adamw(settings), &segments(state, update))?;
+        let starter = self.sums.starter();
+        run_piece(
+            self,
+            &starter,
+            |p| &mut p.update,
+            |p| {
+                let _class = class::scope("update");
+                let SegState { segmenter, m, v, .. } = state;
+                let clip = p.sums.clip(segmenter.params.layout(), p.clip_grad)?;
+                p.sums.apply(&clip, &mut segmenter.params, [m, v], None)
+            },
+        )?;
         self.sums.end();
         Ok(())
     }
 
-    /// Waits for the step that was started, and counts it.
-    pub fn finish(&mut self, state: &mut SegState) -> Result<SegReport> {
+    /// Waits for the step that was started with `settings`, and counts it.
+    pub fn finish(&mut self, state: &mut SegState, settings: &SegSettings) -> Result<StepReport> {
         let (grad_norm, values) = self.sums.read()?;
-        let terms = self.loss.terms();
+        let per_batch = self.loss.values();
         let mean = |i: usize| {
-            values.iter().skip(i).step_by(1 + terms).sum::<f64>() / self.micro_batches as f64
+            values.iter().skip(i).step_by(per_batch).sum::<f64>() / self.micro_batches as f64
         };
-        let dice = if terms == 2 { mean(1) } else { 0.0 };
-        let report = SegReport { total: mean(0), dice, ce: mean(terms), grad_norm };
-        state.step += 1;
-        if report.is_finite() {
-            state.updates += 1;
-            state.bad_in_a_row = 0;
-        } else {
-            state.bad_in_a_row += 1;
-        }
-        Ok(report)
-    }
-
-    /// What was not finite in the step of `report`.
-    pub fn first_not_finite(&self, segmenter: &Segmenter, report: &SegReport) -> Result<String> {
-        let SegReport { total, dice, ce, grad_norm } = *report;
-        let terms = [("dice_loss", dice), ("cross_entropy", ce), ("loss", total)];
-        self.sums.first_not_finite(segmenter.params.layout(), &terms, grad_norm)
+        let names = self.loss.names().iter().enumerate();
+        let losses: Values = names.map(|(i, name)| (*name, mean(i))).collect();
+        let not_finite = match grad_norm.is_finite() {
+            true => None,
+            false => {
+                let layout = state.segmenter.params.layout();
+                Some(self.sums.first_not_finite(layout, &losses, grad_norm)?)
+            }
+        };
+        let step = state.counters.step;
+        let waits = false;
+        state.counters = state.counters.after_step(not_finite.is_none(), waits);
+        let scheduled = vec![("lr", settings.lr)];
+        Ok(StepReport { step, losses, grad_norm, scheduled, not_finite })
     }
 }
 

@@ -1,0 +1,35 @@
+//! What a run is, whatever it trains: its folder, lock and logs, the loop over the steps, checkpoints and
+//! resume, signals, the order of the cases, the capture of a step.
+//!
+//! A kind of training ([`crate::train::pretrain`], [`crate::train::finetune`]) implements [`Training`] and
+//! gives [`Engine`] the rest to do.
+
+mod accumulation;
+mod captured;
+mod describe;
+mod engine;
+mod folder;
+mod journal;
+pub mod lock;
+mod logs;
+mod memory;
+mod options;
+pub mod order;
+mod pool;
+mod resume;
+mod retention;
+pub mod signals;
+mod training;
+
+pub(in crate::train) use accumulation::Accumulation;
+pub use captured::Launches;
+pub(in crate::train) use captured::{Captured, run_piece};
+pub(in crate::train) use engine::{Engine, Opening};
+pub use folder::{IDENTITY, RunFolder, RunKind};
+pub use journal::Journal;
+pub use memory::MemoryPlan;
+pub use options::{Resume, RunOptions, Summary};
+pub(in crate::train) use pool::in_pool;
+pub(in crate::train) use resume::changes;
+pub use resume::{Resumed, resume};
+pub use training::{Pace, StepReport, Training, Values, value};
