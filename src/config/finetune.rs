@@ -1,4 +1,4 @@
-//! The configuration of fine-tuning. Defaults are the author's (gl-mae 2.2).
+//! The configuration of fine-tuning. Defaults are the author's (docs/method.md, 6).
 
 use serde::{Deserialize, Serialize};
 

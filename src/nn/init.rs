@@ -12,7 +12,7 @@ use crate::rng::{Purpose, Rng};
 /// `weight_v` uniform in +-1/sqrt(fan-in); `weight_g` and norm weights 1; biases 0; kernels of
 /// convolutions uniform in +-1/sqrt(fan-in), as PyTorch draws them.
 ///
-/// Source: gl-mae 1.4.
+/// Source: docs/method.md, 3.9.
 pub fn init(params: &mut Params, seed: u64) -> Result<()> {
     let entries = params.layout().entries().to_vec();
     for (index, entry) in entries.iter().enumerate() {
