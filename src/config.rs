@@ -15,7 +15,7 @@ pub(crate) use load::{Settings, parse, text_of};
 use crate::ops::teacher_targets::TargetKind;
 use crate::{Error, Result};
 
-/// All of it.
+/// Every section of a pre-training configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

@@ -5,7 +5,7 @@
 //! unbiased variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
 //!
 //! On a GPU the comparison is the epilogue of the product: the prediction, the largest matrix of the
-//! decoder, is written only where somebody wants to see it.
+//! decoder, is written only for pictures and comparisons.
 
 use rayon::prelude::*;
 
