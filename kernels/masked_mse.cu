@@ -202,7 +202,7 @@ GLMAE_KERNEL(masked_mse_fwd_f32_64x64, 256)
 MASKED_MSE_FWD(masked_mse_fwd_f32_any, float, SimtTile64x64, false, 2)
 GLMAE_KERNEL(masked_mse_fwd_f32_any, 256)
 
-// loss[g] = factor of group g * sum over the blocks; group 1 only where there is one. One block.
+// loss[g] = factor of group g * sum over the blocks; group 1 only where the call has two. One block.
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
     masked_mse_fwd_f32_mean(float* __restrict__ loss, const float2* __restrict__ sums, int blocks,
                             int groups, float factor, float other_factor) {

@@ -1,7 +1,8 @@
 //! The configuration of a run: every value of the method and of its surroundings, with its
 //! default, read from TOML and from `--set section.key=value`. Unknown keys are errors.
 //!
-//! Defaults are the paper's sizes (preset `vit-b`); docs/configuration.md is the table.
+//! Defaults are the paper's sizes (preset `vit-b`); docs/configuration.md is the table, docs/method.md says
+//! where each comes from.
 
 pub mod finetune;
 mod load;
@@ -14,7 +15,7 @@ pub(crate) use load::{Settings, parse, text_of};
 use crate::ops::teacher_targets::TargetKind;
 use crate::{Error, Result};
 
-/// All of it.
+/// Every section of a pre-training configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -269,6 +270,7 @@ pub enum Pairs {
     Same,
     /// i != j.
     Cross,
+    /// Both.
     All,
 }
 

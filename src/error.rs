@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Result of every fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with the place and, where there is one, the remedy.
+/// What went wrong and where, with the remedy if one is known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Two shapes, dtypes or devices do not go together.

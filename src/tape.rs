@@ -266,7 +266,7 @@ pub struct Grads<'p> {
 }
 
 impl Grads<'_> {
-    /// Where the gradient of `var` is to be written, with the mode; `None` when nobody wants it.
+    /// Where the gradient of `var` is to be written, with the mode; `None` when it is not needed.
     pub fn slot(&mut self, var: &Var) -> Result<Option<(TensorMut<'_>, GradMode)>> {
         let Some(id) = var.id else { return Ok(None) };
         let mode = match self.values.get_mut(&id) {

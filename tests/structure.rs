@@ -100,21 +100,41 @@ fn files_stay_small() {
     }
 }
 
+/// The names under which the headings of a document can be linked to, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let mut is_code = false;
+    let headings = text.lines().filter(|line| {
+        is_code ^= line.starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    let kept = |c: &char| c.is_alphanumeric() || "-_ ".contains(*c);
+    headings
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase())
+        .map(|title| title.chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
 #[test]
 fn links_in_documents_resolve() {
     let mut documents = files("docs", ".md");
+    documents.extend(files("benches", ".md"));
     documents.extend(["README.md".to_owned(), "CHANGELOG.md".to_owned()]);
     let mut checked = 0;
     for document in documents {
         let text = read(&document);
         let folder = root().join(&document).parent().unwrap().to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap_or_default();
-            if link.contains("://") || link.contains(char::is_whitespace) || target.is_empty() {
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            if link.contains("://") || link.contains(char::is_whitespace) || link.is_empty() {
                 continue;
             }
             checked += 1;
-            assert!(folder.join(target).exists(), "{document}: link to {target}");
+            let path = if target.is_empty() { root().join(&document) } else { folder.join(target) };
+            assert!(path.exists(), "{document}: link to {target}");
+            if !anchor.is_empty() {
+                let anchors = anchors(&fs::read_to_string(&path).unwrap());
+                assert!(anchors.contains(&anchor.to_owned()), "{document}: no heading for {link}");
+            }
         }
     }
     assert!(checked > 10, "only {checked} links were found");
@@ -130,4 +150,152 @@ fn scripts_say_what_they_are_and_stop_on_errors() {
         assert!(text.contains("set -euo pipefail"), "{path}");
         assert!(Path::new(&root().join(&path)).is_file());
     }
+}
+
+/// Numbers of the headings of a document: `3.2` of `### 3.2 Position tables`, `U1` of `### U1. ...`.
+fn numbered_headings(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .filter_map(|line| line.trim_start_matches('#').split_whitespace().next())
+        .map(|number| number.trim_end_matches('.').to_owned())
+        .filter(|number| is_section(number))
+        .collect()
+}
+
+/// `3`, `3.2` or `U1`.
+fn is_section(word: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    word.strip_prefix('U').map_or_else(|| word.split('.').all(digits), digits)
+}
+
+/// The documents that a text cites, `docs/training.md` or `docs/method.md, 3.2 and U2`, with the sections.
+fn citations(text: &str) -> Vec<(String, Vec<String>)> {
+    // A citation may be broken by the end of a line of a comment.
+    let lines = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!', '#']));
+    let text = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("docs/") {
+        let rest = &text[at..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_/".contains(c);
+        let Some(end) = rest.find(|c| !is_name(c)).filter(|&end| rest[end..].starts_with(".md"))
+        else {
+            continue;
+        };
+        let (name, after) = rest.split_at(end + 3);
+        let mut sections = Vec::new();
+        if let Some(list) = after.strip_prefix(", ") {
+            for word in list.split_whitespace().take(8) {
+                let number = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+                match word {
+                    "and" | "to" => {}
+                    _ if !number.is_empty() && is_section(number) => {
+                        sections.push(number.to_owned());
+                        // `3.2, U2` goes on, `3.2).` and `3.2;` do not.
+                        if word != number && word[number.len()..] != *"," {
+                            break;
+                        }
+                    }
+                    _ => break,
+                }
+            }
+        }
+        found.push((name.to_owned(), sections));
+    }
+    found
+}
+
+/// Everything that people write in this repository, but for what is generated elsewhere.
+fn sources() -> Vec<String> {
+    let mut all = ["README.md", "CHANGELOG.md", "Cargo.toml", "build.rs", ".ci/run"]
+        .map(String::from)
+        .to_vec();
+    for folder in ["src", "kernels", "tests", "scripts", "configs", "benches", "docs"] {
+        for end in [".rs", ".cu", ".cuh", ".h", ".cpp", ".py", ".sh", ".toml", ".txt", ".md"] {
+            all.extend(files(folder, end));
+        }
+    }
+    all
+}
+
+#[test]
+fn citations_are_of_documents_and_sections_that_exist() {
+    let sample = "/// Source: docs/method.md, 3.2, 6.1\n/// and U2. See docs/training.md, which\n// docs/x.md, 1.0";
+    let of = |name: &str, sections: &[&str]| {
+        (format!("docs/{name}.md"), sections.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    };
+    let expected = [of("method", &["3.2", "6.1", "U2"]), of("training", &[]), of("x", &["1.0"])];
+    assert_eq!(citations(sample), expected);
+
+    let mut checked = 0;
+    for path in sources() {
+        // This file holds the sample.
+        if path == "tests/structure.rs" {
+            continue;
+        }
+        for (document, sections) in citations(&read(&path)) {
+            assert!(root().join(&document).is_file(), "{path} cites {document}: no such file");
+            let known = numbered_headings(&read(&document));
+            for section in sections {
+                checked += 1;
+                assert!(
+                    known.contains(&section),
+                    "{path} cites {document}, {section}: no such section"
+                );
+            }
+        }
+    }
+    assert!(checked > 30, "only {checked} citations of sections were found");
+}
+
+/// Documents that readers of this repository do not have.
+#[test]
+fn nothing_outside_of_the_repository_is_cited() {
+    let names =
+        ["UNETR_CASES", "peer README", "check_unetr", "gl-mae-spec", "consistency-collapse"];
+    for path in sources().iter().filter(|path| *path != "tests/structure.rs") {
+        let text = read(path);
+        for name in names {
+            assert!(!text.contains(name), "{path} cites {name}, which is not in the repository");
+        }
+        for (at, found) in text.match_indices("gl-mae ") {
+            // A section such as 2.2; results such as 2.05 or 0.84 are none.
+            let after = &text[at + found.len()..];
+            let end = after.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(after.len());
+            let number = after[..end].trim_end_matches('.');
+            let is_cited = number.len() == 3 && is_section(number);
+            assert!(!is_cited, "{path} cites gl-mae {number}, which is not in the repository");
+        }
+    }
+}
+
+/// The open points that keys are documented with have a section each, and what the method's document calls
+/// a key is one.
+#[test]
+fn open_points_and_keys_of_the_method_exist() {
+    let method = read("docs/method.md");
+    let (known, configuration) = (numbered_headings(&method), read("docs/configuration.md"));
+    for n in 1..=10 {
+        let point = format!("U{n}");
+        assert!(known.contains(&point), "docs/method.md has no section {point}");
+    }
+    for word in configuration.split(|c: char| !c.is_ascii_alphanumeric()) {
+        if word.len() > 1 && word.starts_with('U') && is_section(word) {
+            assert!(known.contains(&word.to_owned()), "{word} has no section in docs/method.md");
+        }
+    }
+    let mut keys = 0;
+    for word in method.split('`').skip(1).step_by(2) {
+        let parts = word.split_once('.').filter(|(section, key)| {
+            let is_name = |s: &str| {
+                !s.is_empty()
+                    && s.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+            };
+            is_name(section) && is_name(key) && configuration.contains(&format!("`[{section}]`"))
+        });
+        if let Some((_, key)) = parts {
+            keys += 1;
+            assert!(configuration.contains(&format!("`{key}`")), "docs/method.md: no key `{word}`");
+        }
+    }
+    assert!(keys > 30, "only {keys} keys were found");
 }

@@ -30,7 +30,7 @@ void glmae_emu_access(const void* at, uint64_t bytes, uint32_t kind);
 GlmaeEmuThread* glmae_emu_this_thread(void);
 void glmae_emu_install(const GlmaeEmuCallbacks* callbacks);
 
-// For AddressSanitizer; nothing where it is not linked. Memory that nobody may touch, and changes of
+// For AddressSanitizer; they do nothing where it is not linked. Memory that is out of bounds, and changes of
 // stack: `leave` just before one (`fake` null when the stack left behind is finished), `arrive` just
 // after, which tells the stack that was left.
 void glmae_emu_poison(const void* at, uint64_t bytes, uint32_t poisoned);

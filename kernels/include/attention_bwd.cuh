@@ -346,7 +346,7 @@ __device__ __forceinline__ void attention_bwd_keys(bf16* __restrict__ dqkv,
                                     keys - warp_row);
 }
 
-// dQ of 128 queries, and delta of theirs, over all keys in steps of 32. Four warps of 32 queries.
+// dQ of 128 queries over all keys in steps of 32, and the delta of these queries. Four warps of 32 queries.
 template <int D>
 __device__ __forceinline__ void attention_bwd_queries(bf16* __restrict__ dqkv, float* __restrict__ delta,
                                                       const bf16* __restrict__ dout,

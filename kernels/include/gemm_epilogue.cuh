@@ -166,7 +166,7 @@ struct WeightGradientEpilogue {
     }
 };
 
-// Parts of a sum that nobody adds row sums of: out [gridDim.y, m, n].
+// Parts of a sum without row sums: out [gridDim.y, m, n].
 struct PartialEpilogue : WeightGradientEpilogue {
     static constexpr bool ROW_SUMS = false;
     using WeightGradientEpilogue::WeightGradientEpilogue;

@@ -176,7 +176,7 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
         let device = args.device.parse()?;
         (device.name(), workers::in_process(&units, &device))
     } else {
-        // Opened once here, so that a device that is not there is one error and not one of each case.
+        // Opened once here, so that a missing device is one error, not an error of every case.
         let device = args.device.parse()?;
         let name = device.name();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -238,8 +238,8 @@ below; a key that does not exist is an error with a suggestion. Any key can be s
 with `--set section.key=value`; lists may be written without brackets (`--set views.local_size=48,48,48`).
 The resolved configuration is stored in the run folder and in every checkpoint.
 
-A comment that covers several keys in a row is repeated for each. \"U1\" to \"U10\" mark the points that
-the paper leaves open; each is a key, the default is our reading. Volume axes are always d, h, w: the
+Keys that share a comment share a row. \"U1\" to \"U10\" mark the [points that the paper leaves
+open](method.md#9-open-points); the default is our reading. Volume axes are always d, h, w: the
 axes of the NIfTI file in its order, after reorientation to RAS.
 
 Below are the keys of `glmae pretrain`, then those of [`glmae finetune`](#fine-tuning).

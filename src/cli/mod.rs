@@ -109,7 +109,7 @@ pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version are results, not errors. A closed pipe is nobody's fault.
+            // Help and version are results, not errors. A closed pipe is not an error either.
             let _ = e.print();
             return if e.use_stderr() { exit::USAGE } else { exit::OK };
         }

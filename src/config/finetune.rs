@@ -1,4 +1,4 @@
-//! The configuration of fine-tuning. Defaults are the author's (gl-mae 2.2).
+//! The configuration of fine-tuning. Defaults are the author's (docs/method.md, 6).
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/finetune/demo.toml")),
 ];
 
-/// All of it.
+/// Every section of a fine-tuning configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneConfig {

@@ -4,7 +4,7 @@
 //!
 //! Blocks are handed out again at once: one stream orders their uses. The same sequence of requests
 //! gives the same addresses, which is what makes a step capturable as a graph. Blocks of a capture
-//! come from segments of their own that nobody else gets while the graph lives.
+//! come from segments of their own, which serve no other request while the graph lives.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -46,7 +46,7 @@ pub struct Usage {
     pub reserved: usize,
 }
 
-/// See the module.
+/// Device memory in segments, from which blocks are handed out.
 #[derive(Default)]
 pub struct Arena {
     /// Every block by address; the blocks of a segment lie one behind the other.

@@ -22,7 +22,7 @@ impl<'d> KernelCall<'d> {
         Self { device, name: name.to_owned(), args: Vec::new() }
     }
 
-    /// A tensor that the kernel writes; nobody else may hold it.
+    /// A tensor that the kernel writes; no other tensor may share its memory.
     pub fn output(mut self, tensor: &mut Tensor) -> Result<Self> {
         self.args.push(Arg::Ptr(tensor.as_mut().ptr_mut()?));
         Ok(self)
@@ -52,7 +52,7 @@ impl<'d> KernelCall<'d> {
         }
     }
 
-    /// A tensor that the kernel writes if there is one: else it gets a null pointer.
+    /// A tensor that the kernel writes, or a null pointer for `None`.
     pub fn optional_output(self, tensor: Option<&mut Tensor>) -> Result<Self> {
         match tensor {
             Some(tensor) => self.output(tensor),

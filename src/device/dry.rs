@@ -9,7 +9,7 @@ use super::arena::{Arena, Owner, Usage};
 use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Shared, check};
 use crate::error::{Error, Result};
 
-/// See the module. Downloads give zeros.
+/// A device without memory that counts what is asked of it. Downloads give zeros.
 #[derive(Default)]
 pub struct Dry {
     books: Mutex<Books>,

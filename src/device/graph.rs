@@ -6,7 +6,7 @@ use super::{Device, dry, emulated};
 use crate::{Error, Result};
 
 /// Launches, copies and fills on one device, recorded once. While it lives, the memory that they use
-/// is given to nobody else.
+/// is not given to other tensors.
 pub enum Graph {
     Emulated(emulated::Graph),
     Dry(dry::Graph),

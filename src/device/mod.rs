@@ -124,7 +124,7 @@ impl Device {
         }
     }
 
-    /// Gives memory that no tensor uses back to the driver, for somebody else to get.
+    /// Gives memory that no tensor uses back to the driver, so that other processes can have it.
     pub fn release_unused(&self) -> Result<()> {
         match self {
             #[cfg(feature = "cuda")]

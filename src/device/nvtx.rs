@@ -14,7 +14,7 @@ unsafe extern "C" {
     fn glmae_nvtx_pop();
 }
 
-/// Opens a range. `name` is only made when somebody could see it.
+/// Opens a range. `name` is only made when ranges are recorded.
 pub fn range<S: AsRef<str>>(name: impl FnOnce() -> S) -> Range {
     #[cfg(feature = "nvtx")]
     {

@@ -156,7 +156,7 @@ impl Tensor {
         }
     }
 
-    /// The elements for writing. Only for CPU tensors of type `T` whose memory nobody else holds.
+    /// The elements for writing. Only for CPU tensors of type `T` whose memory no other tensor shares.
     pub fn host_mut<T: Element>(&mut self) -> Result<&mut [T]> {
         self.expect_dtype::<T>()?;
         Ok(bytemuck::cast_slice_mut(self.host_bytes_mut()?))
@@ -167,7 +167,7 @@ impl Tensor {
         TensorMut { offset: 0, shape: self.shape.clone(), tensor: self }
     }
 
-    /// True when nobody else holds the memory, so that it may be written.
+    /// True when no other tensor shares the memory, so that it may be written.
     pub fn is_unique(&mut self) -> bool {
         Arc::get_mut(&mut self.memory).is_some()
     }

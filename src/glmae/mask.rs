@@ -18,7 +18,7 @@ impl Mask {
     /// Keeps a uniformly random choice of `visible` of `tokens` tokens, in random order: the
     /// first of a random permutation, as MAE does.
     ///
-    /// Source: gl-mae 1.3 (independent for every view, global and local alike).
+    /// Source: docs/method.md, 2.3 (independent for every view, global and local alike).
     pub fn random(rng: &mut Rng, tokens: usize, visible: usize) -> Self {
         let order = rng.permutation(tokens);
         let keep: Vec<usize> = order[..visible.min(tokens)].iter().map(|&t| t as usize).collect();

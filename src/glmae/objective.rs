@@ -174,7 +174,7 @@ pub struct Consistency {
 /// `inv_tau` `[1]` is one over the teacher's temperature. Nothing is downloaded, so that the pass can
 /// be captured.
 ///
-/// Source: gl-mae 1.5 and 1.6; peer README, "Losses".
+/// Source: docs/method.md, 4.1 to 4.5.
 pub fn forward<'a>(
     tape: &mut Tape<'a>,
     config: &Config,

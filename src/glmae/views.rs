@@ -32,7 +32,7 @@ impl ViewKey {
 /// sides are scaled by the cube root of the share.
 ///
 /// Errors: a native view larger than the volume (prepare the volume with padding).
-/// Source: gl-mae 1.2 and U1.
+/// Source: docs/method.md, 2.2 and U1.
 pub fn draw_box(
     config: &ViewConfig,
     kind: ViewKind,

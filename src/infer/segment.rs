@@ -73,7 +73,7 @@ impl<'a> Predictor<'a> {
     /// many windows are done. How many columns there are follows from `infer.memory_mib`; scores do not
     /// depend on it.
     ///
-    /// Source: MONAI's `sliding_window_inference` (`UNETR_CASES.md`, window): raw scores are averaged.
+    /// Source: MONAI's `sliding_window_inference` (docs/method.md, 6.7): raw scores are averaged.
     pub fn scores(
         &self,
         case: &Prepared,

@@ -92,7 +92,7 @@ pub struct Encoder {
     pub config: EncoderConfig,
     /// Grid d h w of `pos_embed`; `None` when the file has none, or neither it nor its size tells.
     pub grid: Option<[usize; 3]>,
-    /// Shape and values under our names (gl-mae 5.1): `patch_embed.proj.weight`
+    /// Shape and values under our names (docs/method.md, 3.8): `patch_embed.proj.weight`
     /// `[dim, in_chans, patch, patch, patch]`, `blocks.{i}.*`, `norm.*`, `pos_embed`
     /// `[1, 1 + tokens, dim]` (row 0 is the cls token's, zero where there was none), and
     /// `cls_token` if the file has it.
@@ -150,7 +150,7 @@ impl Encoder {
     /// Makes it one for images of `in_chans` channels: the patch kernel is repeated, not divided.
     ///
     /// Errors: [`Error::Config`] when `in_chans` is no multiple of what it has.
-    /// Source: gl-mae 5.3.
+    /// Source: docs/method.md, 6.1.
     pub fn adapt_channels(&mut self, in_chans: usize) -> Result<()> {
         let (from, EncoderConfig { dim, .. }) = (self.config.in_chans, self.config.clone());
         if in_chans == from {
@@ -177,7 +177,7 @@ impl Encoder {
     /// interpolated trilinearly, without aligned corners. Without a table it gets the sin-cos table.
     ///
     /// Errors: [`Error::Config`] when the table's own grid is not known and another is asked for.
-    /// Source: gl-mae 2.2.
+    /// Source: docs/method.md, 6.1.
     pub fn adapt_grid(&mut self, grid: [usize; 3]) -> Result<()> {
         let dim = self.config.dim;
         let tokens = grid.iter().try_fold(1usize, |n, &g| n.checked_mul(g));

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Monai(monai::Version),
-    /// The names of timm and of the official code (gl-mae 5.1).
+    /// The names of timm and of the official code (docs/method.md, 3.8).
     Timm,
 }
 

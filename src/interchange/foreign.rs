@@ -327,7 +327,7 @@ fn read_positions(
     Ok(grid)
 }
 
-/// The integer cube root, if there is one.
+/// The cube root, if it is a whole number.
 fn cube(n: usize) -> Option<usize> {
     (1..=n).take_while(|e| e.checked_pow(3).is_some_and(|c| c <= n)).find(|e| e.pow(3) == n)
 }

@@ -51,7 +51,7 @@ impl Version {
 
 /// The name that MONAI's `UNETR` gives to one of our parameters (`vit.` in front for the encoder).
 ///
-/// Source: gl-mae 5.2 and 5.3.
+/// Source: docs/interchange.md.
 pub fn name(ours: &str) -> String {
     match ours.strip_prefix("vit.") {
         Some(inner) => format!("vit.{}", encoder_name(inner)),
@@ -61,7 +61,7 @@ pub fn name(ours: &str) -> String {
 
 /// The name that MONAI's `ViT` gives to one of our encoder's parameters.
 ///
-/// Source: gl-mae 5.2.
+/// Source: docs/interchange.md.
 pub fn encoder_name(ours: &str) -> String {
     if ours == "pos_embed" {
         return "patch_embedding.position_embeddings".into();

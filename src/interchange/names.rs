@@ -50,7 +50,7 @@ pub enum Role {
 
 /// What `name`, without its prefix, is.
 ///
-/// Source: gl-mae 5.1 (official names), 5.2 (MONAI); MONAI 1.0 to 1.6.
+/// Source: docs/formats.md (official names), docs/interchange.md (MONAI 1.0 to 1.6).
 pub fn role(name: &str) -> Role {
     let whole = match name {
         "cls_token" | "pos_embed" => Some(name),

@@ -2,7 +2,7 @@
 
 /// `[dim, (p1 p2 p3 c)]` of MONAI's "perceptron" as `[dim, c, p1, p2, p3]`.
 ///
-/// Source: gl-mae 5.2.
+/// Source: docs/interchange.md, table of names.
 pub fn from_perceptron(weight: &[f32], channels: usize, patch: usize) -> Vec<f32> {
     transpose(weight, patch.pow(3), channels)
 }
@@ -24,7 +24,7 @@ fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// `[dim, from, p1, p2, p3]` with its channels one after another `times` times; nothing is divided.
 ///
-/// Source: gl-mae 5.3, weight transfer in A.
+/// Source: docs/method.md, 6.1.
 pub fn repeat_channels(kernel: &[f32], dim: usize, times: usize) -> Vec<f32> {
     kernel.chunks_exact(kernel.len() / dim).flat_map(|row| row.repeat(times)).collect()
 }

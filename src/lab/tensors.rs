@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use crate::device::Element;
 use crate::{Error, Result};
 
-/// The contents of a case file. It knows what nobody has asked for: see [`CaseTensors::unread`].
+/// The contents of a case file. It remembers which tensors were not read: [`CaseTensors::unread`].
 pub struct CaseTensors {
     path: PathBuf,
     metadata: HashMap<String, String>,
@@ -160,7 +160,7 @@ impl CaseTensors {
         self.tensors.keys().filter_map(move |k| k.strip_prefix(prefix))
     }
 
-    /// Tensors that nobody has asked for so far.
+    /// Tensors that were not read so far.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().filter(|(_, t)| !t.is_read.get()).map(|(name, _)| name.as_str())
     }

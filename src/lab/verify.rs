@@ -47,7 +47,7 @@ impl Bounds {
 }
 
 impl Bounds {
-    /// For the UNETR cases, as `UNETR_CASES.md` judges them.
+    /// For the UNETR cases (docs/verification.md has the table).
     pub fn of_unetr(dtype: DType) -> Self {
         match dtype {
             DType::F64 => Self { values: 1e-9, gradients: 1e-9, parameters: 1e-9, moved: 1e-7 },
@@ -58,7 +58,7 @@ impl Bounds {
 
     /// For a case in which PyTorch's own f32 run is beyond these bounds, too: rounding put an input of a
     /// LeakyReLU on the other side of zero, which changes gradients by up to 1 %, and everything after it
-    /// (`UNETR_CASES.md`). What that can change is then judged by that 1 %, the rest as before.
+    /// (docs/verification.md). What that can change is then judged by that 1 %, the rest as before.
     pub fn beyond_kinks(self, peer: &PeerGap) -> Self {
         let with = |bound: f64, peer: f64, most: f64| if peer > bound { most } else { bound };
         Self {
@@ -69,7 +69,7 @@ impl Bounds {
         }
     }
 
-    /// For results that were stored in f32: what that rounding alone does (`check_unetr.py`).
+    /// For results that were stored in f32: what that rounding alone does (docs/verification.md).
     pub fn of_stored(self, is_f32: bool) -> Self {
         if !is_f32 {
             return self;

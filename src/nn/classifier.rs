@@ -1,5 +1,5 @@
 //! A classifier of whole images: the mean of the encoder's tokens, its last norm, a linear layer
-//! (gl-mae 2.3).
+//! (docs/method.md, 6.3).
 
 use super::params::{ParamId, ParamLayout, Params};
 use super::vit::{Pass, Vit, VitConfig, VitPlan};
@@ -60,7 +60,7 @@ impl Classifier {
     /// Logits `[batch, outputs]`, and the activations `tokens` and `pooled`.
     ///
     /// Shapes: as [`Vit::forward`]. Numerics: the last layer is that of scores, which makes f32 logits of
-    /// bf16 activations. Source: gl-mae 2.3; He et al., arXiv 2111.06377, A.1 (norm after the mean).
+    /// bf16 activations. Source: docs/method.md, 6.3; He et al., arXiv 2111.06377, A.1 (norm after the mean).
     pub fn forward(
         &self,
         tape: &mut Tape<'_>,

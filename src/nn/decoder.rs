@@ -23,7 +23,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Parameters as in the official model (gl-mae 5.1); `prefix` is empty for the shared decoder.
+    /// Parameters as in the official model (docs/method.md, 3.8); `prefix` is empty for the shared decoder.
     pub fn new(layout: &mut ParamLayout, config: &ModelConfig, prefix: &str) -> Self {
         let dim = config.dec_dim;
         let name = |part: &str| format!("{prefix}{part}");

@@ -21,7 +21,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Parameters as in the official encoder (gl-mae 5.1).
+    /// Parameters as in the official encoder (docs/method.md, 3.8).
     pub fn new(layout: &mut ParamLayout, config: &ModelConfig) -> Self {
         let (dim, p) = (config.dim, config.patch);
         let cls_token = layout.add("cls_token", &[1, 1, dim]);

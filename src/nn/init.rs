@@ -4,15 +4,15 @@ use super::params::{ParamEntry, Params};
 use crate::Result;
 use crate::rng::{Purpose, Rng};
 
-/// Draws every parameter from its own stream, so that a parameter's start does not depend on
-/// which others exist.
+/// Draws every parameter from its own stream, named by its place in the layout, so that the order of
+/// drawing does not matter.
 ///
 /// Xavier uniform for linear weights and for the patch kernel seen as `[dim, C p^3]`; cls and
 /// mask tokens N(0, 0.02^2); weights of the head's MLP truncated normal with sigma 0.02;
 /// `weight_v` uniform in +-1/sqrt(fan-in); `weight_g` and norm weights 1; biases 0; kernels of
 /// convolutions uniform in +-1/sqrt(fan-in), as PyTorch draws them.
 ///
-/// Source: gl-mae 1.4.
+/// Source: docs/method.md, 3.9.
 pub fn init(params: &mut Params, seed: u64) -> Result<()> {
     let entries = params.layout().entries().to_vec();
     for (index, entry) in entries.iter().enumerate() {

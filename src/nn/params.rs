@@ -126,8 +126,8 @@ impl Params {
         Ok(Self { layout, flat, half, trains })
     }
 
-    /// Rounds the values into the bf16 copy, if there is one. The optimiser does it by itself
-    /// ([`crate::ops::adamw_ema`]); whoever else writes values calls this afterwards.
+    /// Rounds the values into the bf16 copy, if the parameters have one. The optimiser writes the copy
+    /// itself ([`crate::ops::adamw_ema`]); other code that writes values calls this afterwards.
     pub fn refresh_half(&mut self) -> Result<()> {
         let Some(half) = &mut self.half else { return Ok(()) };
         let rounded: Vec<half::bf16> =
@@ -135,7 +135,7 @@ impl Params {
         half.as_mut().upload(&rounded)
     }
 
-    /// The bf16 copy, when there is one.
+    /// The bf16 copy, if the parameters have one.
     pub fn half(&self) -> Option<&Tensor> {
         self.half.as_ref()
     }

@@ -5,7 +5,7 @@
 /// `[sin(z w) | cos(z w) | sin(y w) | cos(y w) | sin(x w) | cos(x w) | 0 ...]`: the last
 /// `dim - 6 f` channels are zero, so that widths that are no multiple of 6 (512) work too.
 ///
-/// Source: gl-mae 1.3, U8.
+/// Source: docs/method.md, 3.2 and U8.
 pub fn sincos_3d(grid: [usize; 3], dim: usize) -> Vec<f64> {
     let f = dim / 6;
     let omega: Vec<f64> = (0..f).map(|k| libm::pow(10000.0, -(k as f64) / f as f64)).collect();
@@ -27,7 +27,7 @@ pub fn sincos_3d(grid: [usize; 3], dim: usize) -> Vec<f64> {
 /// A table for the grid `to`, trilinearly interpolated from the table of the grid `from` (without
 /// aligned corners, as `torch.nn.functional.interpolate`); the cls row is kept.
 ///
-/// Source: gl-mae 2.2 (position table at another region of interest), U2.
+/// Source: docs/method.md, 3.2, 6.1 and U2.
 pub fn interpolate(table: &[f64], dim: usize, from: [usize; 3], to: [usize; 3]) -> Vec<f64> {
     let taps = [0, 1, 2].map(|a| {
         (0..to[a])

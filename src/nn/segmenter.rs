@@ -14,7 +14,7 @@ use crate::tape::{Tape, Var};
 pub struct Segmenter {
     pub net: Network,
     pub params: Params,
-    /// `[tokens, dim]`, fixed (gl-mae 2.2), in the dtype of activations.
+    /// `[tokens, dim]`, fixed (docs/method.md, 6.1), in the dtype of activations.
     pub positions: Tensor,
 }
 

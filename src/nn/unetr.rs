@@ -1,7 +1,7 @@
 //! UNETR (arXiv 2103.10504): the encoder's tokens at several depths become volumes, are scaled up
 //! and joined with the image in a U-shaped decoder.
 //!
-//! With patch 16 and 12 blocks this is MONAI's network (gl-mae 5.3). Other patch edges, powers of
+//! With patch 16 and 12 blocks this is MONAI's network (docs/method.md, 6.2). Other patch edges, powers of
 //! two, have one level per doubling: with `levels = log2(patch)`, skip connection `k` (2 to `levels`)
 //! comes from the block with index `(k - 1) depth / levels`, counted from 0, before any norm.
 
@@ -97,7 +97,7 @@ pub struct Unetr {
 }
 
 impl Unetr {
-    /// Adds the parameters to `layout`: the encoder's under `vit.` with the names of gl-mae 5.1, the
+    /// Adds the parameters to `layout`: the encoder's under `vit.` with the published names, the
     /// others with MONAI's. Errors: see [`UnetrConfig::check`].
     pub fn new(layout: &mut ParamLayout, config: &UnetrConfig) -> Result<Self> {
         config.check()?;
@@ -131,7 +131,7 @@ impl Unetr {
     /// Shapes: `voxels` `[batch * in_chans * voxels]` (planar), `image` the same as
     /// `[batch * voxels, in_chans]` in the dtype of activations, `positions` `[batch * tokens, dim]`
     /// (not trained; a value on the tape, so that its gradient can be asked for).
-    /// Source: MONAI 1.6 `UNETR`, `UNETR_CASES.md`; gl-mae 5.3.
+    /// Source: MONAI 1.6 `UNETR`; docs/method.md, 6.2.
     pub fn forward(
         &self,
         tape: &mut Tape<'_>,

@@ -86,7 +86,7 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// Adds the parameters under `vit.` with the names of gl-mae 5.1.
+    /// Adds the parameters under `vit.` with the published names (docs/method.md, 3.8).
     pub fn new(layout: &mut ParamLayout, config: &VitConfig) -> Self {
         let VitConfig { in_chans, patch: p, dim, depth, heads, mlp_hidden, norm_eps, .. } = *config;
         let patch_embed = Linear::new(layout, "vit.patch_embed.proj", &[dim, in_chans, p, p, p]);

@@ -111,7 +111,7 @@ impl LayerNormBwd {
         let parts = launch.grid[0] as usize;
         let stat = self.weight.value.dtype();
         let mut partial = Tensor::empty(&device, stat, &[parts, 2, c])?;
-        // A gradient that nobody wants still needs a place.
+        // The kernel always writes dx, so it gets memory even when that gradient is not needed.
         let mut spare;
         let (mut dx, mode) = match grads.slot(&self.x)? {
             Some(slot) => slot,

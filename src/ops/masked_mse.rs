@@ -5,7 +5,7 @@
 //! unbiased variance of the patch. Only masked rows are ever predicted, so there is no mask to multiply.
 //!
 //! On a GPU the comparison is the epilogue of the product: the prediction, the largest matrix of the
-//! decoder, is written only where somebody wants to see it.
+//! decoder, is written only for pictures and comparisons.
 
 use rayon::prelude::*;
 
@@ -43,7 +43,7 @@ impl<'a> Tape<'a> {
     /// Numerics: patch statistics in two passes; value and gradient in one pass, from predictions in
     /// the arithmetic of the product (f32 when `x` is bf16). The losses are f32 then.
     /// Errors: `Shape`; an empty group has no mean and is refused, as are more than two.
-    /// Source: gl-mae 1.6; He et al., arXiv 2111.06377 (`norm_pix_loss`).
+    /// Source: docs/method.md, 4.2; He et al., arXiv 2111.06377 (`norm_pix_loss`).
     pub fn masked_mse(
         &mut self,
         x: &Var,

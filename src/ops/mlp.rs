@@ -4,7 +4,7 @@
 //! the GELU, so the product that makes the gradient of its output multiplies by `gelu'` and writes the
 //! gradient of its *input* at once (`linear_bwd_x_*` with the saved input). The gradient of the GELU's
 //! output never exists: of a `[rows, hidden]` matrix one write, two reads, one write become one read and
-//! one write, and there is one kernel less.
+//! one write, and one kernel is saved.
 
 use super::linear::{Activation, Layer};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
@@ -126,8 +126,8 @@ impl OpSpec for Spec {
         ];
         let mut biases = [case.normal(2, hidden, 0.0, 0.5), case.normal(4, out, 0.0, 0.5)];
         if rows * fan_in * hidden * out == 1 {
-            // Rounding a single value to bf16 may alone exceed a bound on the mean error: numbers
-            // whose products bf16 nearly holds, and a GELU that is the identity.
+            // Rounding one value to bf16 may exceed the bound on the mean error. So these numbers have
+            // products that bf16 stores almost exactly, and the GELU is the identity for them.
             (x, weights, biases) =
                 (vec![1.5], [vec![1.0 / 1024.0], vec![-0.5]], [vec![8.0], vec![0.25]]);
         }

@@ -260,7 +260,7 @@ impl<'a> Tape<'a> {
     /// Numerics: data movement, exact; bf16 rows of f32 voxels (on a GPU) are rounded.
     /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'; bf16 voxels (on a GPU) whose
     /// rows are not bf16, or that a gradient is wanted of.
-    /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
+    /// Source: docs/method.md, 3.1; target order as in MAE (He et al., arXiv 2111.06377).
     pub fn patch_gather(
         &mut self,
         voxels: &Var,

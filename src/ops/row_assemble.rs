@@ -92,8 +92,8 @@ impl<'a> Tape<'a> {
     /// `[plan.rows(), c]`.
     /// Numerics: one addition per element; the gradient of the token sums rows in order.
     /// Errors: `Shape`.
-    /// Source: gl-mae 1.3 and 1.4 (positions are added before masked tokens are dropped, which is
-    /// the same as adding the kept tokens' positions).
+    /// Source: docs/method.md, 3.4 and 3.5 (positions are added before masked tokens are dropped, which
+    /// is the same as adding the kept tokens' positions).
     pub fn row_assemble(
         &mut self,
         x: &Var,

@@ -83,7 +83,7 @@ impl<'a> Tape<'a> {
     /// Shapes: `student` `[rows, K]`; `targets` as documented there; result `[groups]`.
     /// Numerics: log-sum-exp with the maximum taken out; value and gradient in one pass.
     /// Errors: `Shape`.
-    /// Source: gl-mae 1.6; DINO, arXiv 2104.14294.
+    /// Source: docs/method.md, 4.3; DINO, arXiv 2104.14294.
     pub fn soft_cross_entropy(
         &mut self,
         student: &Var,

@@ -15,7 +15,7 @@ pub trait OpSpec: Sync {
     /// Sizes and settings to test: size 1, a prime, a multiple of neither 4 nor 32, a real model
     /// shape cut down, offset data.
     fn cases(&self) -> Vec<Case>;
-    /// The shape at which the op is timed (the peer's `small` preset).
+    /// The shape at which the op is timed (the sizes of the preset `small`).
     fn bench_case(&self) -> Case;
     /// The inputs of a case, drawn from the case's own random stream.
     fn inputs(&self, case: &Case) -> Vec<Input>;

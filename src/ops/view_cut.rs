@@ -52,7 +52,7 @@ impl ViewBox {
 /// Numerics: native crops are exact; weights and sums in the arithmetic of the tensors; a view in bf16
 /// is rounded once, at the end.
 /// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
-/// Source: gl-mae 1.2 and U1.
+/// Source: docs/method.md, 2.2 and U1.
 pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Result<()> {
     let (to, from) = (out.shape().to_vec(), volume.shape().to_vec());
     let (&[oc, d, h, w], &[ic, id, ih, iw]) = (&to[..], &from[..]) else {

@@ -49,7 +49,7 @@ impl LabelledCase {
 pub struct LabelledSet {
     /// In a fixed order: that of the manifest, or of names.
     pub cases: Vec<LabelledCase>,
-    /// What `dataset.json` says, where there is one.
+    /// What `dataset.json` says, if the set has one.
     pub info: Option<DatasetInfo>,
     /// What deserves attention but stops nothing.
     pub warnings: Vec<String>,

@@ -13,7 +13,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/study/demo.toml")),
 ];
 
-/// All of it.
+/// Every section of a study.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StudyConfig {

@@ -74,7 +74,7 @@ impl Scores {
 }
 
 impl CellResult {
-    /// The result in a cell's folder, if there is one. Errors: [`Error::Data`] for a file that is
+    /// The result in a cell's folder, `None` without a file. Errors: [`Error::Data`] for a file that is
     /// none; [`Error::Io`].
     pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(RESULT_FILE);

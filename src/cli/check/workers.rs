@@ -307,7 +307,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // A kernel that hangs keeps its process alive when asked politely.
         let _ = self.child.kill();
-        // Waiting in the driver it may not go even when killed; nobody is held up for it.
+        // A process that waits in the driver may stay even when killed; the others do not wait for it.
         let told = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && told.elapsed() < END {
             std::thread::sleep(Duration::from_millis(2));

@@ -304,7 +304,7 @@ impl<T: Held> Drop for Loader<T> {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread catches its panics, and there is nobody left to tell.
+            // A thread catches its own panics, so the result says nothing.
             let _ = thread.join();
         }
     }

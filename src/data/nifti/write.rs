@@ -288,7 +288,7 @@ fn placement(frame: &Frame) -> Placement {
     let affine = &frame.affine;
     let form = qform(affine);
     let [sd, sh, sw] = spacing_mm(affine);
-    // A space nobody named is "aligned", as in nibabel.
+    // A space without a code counts as "aligned", as in nibabel.
     let code = if (1..=5).contains(&frame.space_code) { frame.space_code } else { 2 };
     let mut placed = Placement {
         qform_code: 0,

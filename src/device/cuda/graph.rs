@@ -14,7 +14,7 @@ use crate::device::arena::Owner;
 use crate::error::Result;
 
 /// A recorded sequence of kernels, copies and fills on one device. While it lives, the memory that
-/// its launches use is given to nobody else.
+/// its launches use is not given to other tensors.
 pub struct Graph {
     // Declared first, so that it is destroyed before its memory is given away.
     graph: Option<CudaGraph>,

@@ -207,8 +207,8 @@ impl Cuda {
         self.arena().reset_peak();
     }
 
-    /// Allocates `bytes`, 512-byte aligned, contents undefined. The memory may have been somebody
-    /// else's a moment ago: the stream orders the uses.
+    /// Allocates `bytes`, 512-byte aligned, contents undefined. The memory may have belonged to another
+    /// tensor a moment ago: the stream orders the uses.
     ///
     /// Errors: `OutOfMemory`, with what was asked for, what is free, and who holds the most.
     pub fn alloc(&self, bytes: usize, name: &'static str) -> Result<DevicePtr> {

@@ -47,7 +47,7 @@ impl Pinned {
         if at.checked_add(from.len()).is_none_or(|end| end > self.bytes) {
             return None;
         }
-        // SAFETY: within the buffer by the check above, and nobody reads it, as the caller promises.
+        // SAFETY: within the buffer by the check above; the device does not read it (caller's promise).
         unsafe {
             let piece = self.host.add(at);
             std::ptr::copy_nonoverlapping(from.as_ptr(), piece, from.len());

@@ -95,7 +95,7 @@ pub struct State {
 }
 
 /// The state that fibres and scheduler share. Only one of them runs at a time, all on one OS thread,
-/// and nobody holds a reference into `state` over a switch.
+/// and no reference into `state` is held over a switch.
 pub struct Block<'a> {
     pub launch: &'a Launch<'a>,
     pub threads: u32,

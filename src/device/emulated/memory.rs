@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// `cudaMalloc` promises at least this.
 const ALIGN: usize = 256;
-/// Bytes before and after every allocation that nobody may touch.
+/// Guarded bytes before and after every allocation; touching them is a fault.
 const GUARD: usize = 256;
 const GUARD_BYTE: u8 = 0xFB;
 /// f32 and bf16 read NaN from it.

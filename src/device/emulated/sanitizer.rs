@@ -1,5 +1,5 @@
-//! What AddressSanitizer has to be told when the kernels run under it (feature `sanitize`): memory that
-//! nobody may touch, and that fibres change the stack. Otherwise all of this is nothing.
+//! What AddressSanitizer has to be told when the kernels run under it (feature `sanitize`): which memory
+//! is out of bounds, and that fibres change the stack. Without the feature these functions do nothing.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;

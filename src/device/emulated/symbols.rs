@@ -40,7 +40,7 @@ impl Symbols {
         let install = ffi::glmae_emu_install as *const () as u64;
         let binary = mapped_file(install).or_else(|| std::env::current_exe().ok())?;
         let file = std::fs::File::open(&binary).ok()?;
-        // SAFETY: nobody rewrites a running program in place (of executables the system refuses it).
+        // SAFETY: the file is not rewritten in place while it runs (the system refuses that for executables).
         let bytes = unsafe { memmap2::Mmap::map(&file).ok()? };
         let object = object::File::parse(&*bytes).ok()?;
         let (mut function, mut anchor) = (None, None);

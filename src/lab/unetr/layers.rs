@@ -18,7 +18,7 @@ use crate::ops::dice_ce::DiceOptions;
 use crate::ops::instance_norm::Shortcut;
 use crate::tape::{ParamGrads, Tape, Var};
 
-/// Relative, f64: layers; the values of a loss; its gradient (`check_unetr.py`).
+/// Relative, f64: layers; the values of a loss; its gradient (docs/verification.md).
 const EXACT: f64 = 1e-10;
 const EXACT_LOSS: f64 = 1e-12;
 const EXACT_LOSS_GRADIENT: f64 = 1e-11;

@@ -50,7 +50,7 @@ fn layer_norm_eps() -> f64 {
     1e-5
 }
 
-/// Parts of a UNETR that there is one kind of here.
+/// Settings of MONAI's UNETR that must have these values, because this network has no others.
 const KINDS: [(&str, &str); 9] = [
     ("proj_type", "\"conv\""),
     ("norm_name", "\"instance\""),

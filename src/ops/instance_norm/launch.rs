@@ -164,7 +164,7 @@ pub(super) fn backward(
     }
 }
 
-/// The place of a gradient as the next argument; null when nobody wants it.
+/// The place of a gradient as the next argument; null when none is needed.
 fn slot<'d>(
     call: KernelCall<'d>,
     grads: &mut Grads<'_>,

@@ -52,7 +52,7 @@ impl<'t> Forward<'t> {
     }
 }
 
-/// `dy gelu'(pre)`, in place when nobody else holds `dy`.
+/// `dy gelu'(pre)`, in place when no other tensor shares the memory of `dy`.
 pub(super) fn gelu_backward(mut dy: Tensor, pre: &Tensor) -> Result<Tensor> {
     if dy.is_empty() {
         return Ok(dy);

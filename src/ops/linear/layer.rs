@@ -54,7 +54,7 @@ impl Layer {
         let (device, dtype) = (x.device(), x.dtype());
         let mut y = Tensor::empty(device, dtype, &[rows, out])?;
         let mut pre = None;
-        // The CPU cannot do without.
+        // On the CPU the activation is computed from its stored input.
         if activation == Activation::GeluKeepingInput
             || (activation == Activation::Gelu && *device == Device::Cpu)
         {
@@ -156,7 +156,7 @@ impl Layer {
     }
 }
 
-/// `dy gelu'(pre)`, in place when nobody else holds `dy`.
+/// `dy gelu'(pre)`, in place when no other tensor shares the memory of `dy`.
 pub(super) fn gelu_backward(mut dy: Tensor, pre: &Tensor) -> Result<Tensor> {
     if *dy.device() != Device::Cpu {
         return launch::gelu_backward(dy, pre);

@@ -1,5 +1,5 @@
 //! Crops for training: around labelled and unlabelled voxels in a given proportion, or anywhere in an
-//! image that has a class as a whole, with random changes (gl-mae 2.2, 2.3). Every draw depends on the
+//! image that has a class as a whole, with random changes (docs/method.md, 6.4). Every draw depends on the
 //! seed, the step and the place in the update only.
 
 use super::cases::{PreparedCase, Truth};

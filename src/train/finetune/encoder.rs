@@ -186,7 +186,7 @@ pub fn read(path: &Path, partial: bool) -> Result<Encoder> {
 /// Makes an encoder one for the images of a network: a patch kernel of fewer channels is repeated (not
 /// divided), the table of positions is resized trilinearly when the token grid is another.
 ///
-/// Errors: as [`Encoder::adapt_channels`] and [`Encoder::adapt_grid`]. Source: gl-mae 2.2.
+/// Errors: as [`Encoder::adapt_channels`] and [`Encoder::adapt_grid`]. Source: docs/method.md, 6.1.
 pub fn fit(mut encoder: Encoder, network: &VitConfig) -> Result<Encoder> {
     encoder.adapt_channels(network.in_chans)?;
     encoder.adapt_grid(network.grid())?;

@@ -137,7 +137,7 @@ impl FinetuneRun<'_> {
                 shown = Some(Shown { case, truth, labels });
             }
         }
-        // Mean over the regions of a case, then over cases (gl-mae 2.2).
+        // Mean over the regions of a case, then over cases (docs/method.md, 6.8).
         let score = case_means.iter().sum::<f64>() / case_means.len().max(1) as f64;
         let regions = self.regions.iter().zip(&sums);
         let parts = regions.map(|(r, (sum, n))| (r.to_string(), sum / *n as f64)).collect();

@@ -38,7 +38,7 @@ fn cosine(start: f64, end: f64, t: f64, total: f64) -> f64 {
 /// falls to `lr_end`; decay and teacher momentum follow half cosines over the whole run, the
 /// teacher temperature a line over its own warm-up.
 ///
-/// Source: gl-mae 1.7; peer README, "A step".
+/// Source: docs/method.md, 5.2.
 pub fn schedule(config: &Config, t: u64) -> Scheduled {
     let (o, l) = (&config.optim, &config.loss);
     let (now, total) = (t as f64, config.train.steps as f64);
