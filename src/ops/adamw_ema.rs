@@ -6,7 +6,6 @@
 //! teacher <- mu teacher + (1 - mu) p
 //! ```
 
-use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
 use crate::device::abi::{ADAM_ACTIVE, ADAM_TEACHER, AdamScalars, AdamSegment};
 use crate::device::launch::LaunchConfig;
@@ -14,6 +13,8 @@ use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::nn::params::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
+
+pub mod fast;
 
 const OP: &str = "adamw_ema";
 
@@ -198,11 +199,11 @@ pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_
         for s in table.segments.iter().filter(|s| s.update > 0) {
             let range = s.offset..s.offset + s.len;
             let (p, g) = (&mut params[range.clone()], &grads[range.clone()]);
-            T::adamw(&settings, s, p, g, &mut m[range.clone()], &mut v[range]);
+            adamw(&settings, s, p, g, &mut m[range.clone()], &mut v[range]);
         }
         if let Some(teacher) = buffers.teacher {
             let teacher = teacher.host_mut::<T>()?;
-            T::ema(teacher, &params[..teacher.len()], settings.ema);
+            ema(teacher, &params[..teacher.len()], settings.ema);
         }
         Ok(())
     })
@@ -293,15 +294,26 @@ fn cover(a: &AdamW, segments: &[Segment], n: usize, teacher: usize) -> Result<Ve
     Ok(rows)
 }
 
-/// Reference update of one segment.
-pub(super) fn reference<T: Real>(
-    a: &AdamW,
-    s: &Segment,
-    p: &mut [T],
-    g: &[T],
-    m: &mut [T],
-    v: &mut [T],
-) {
+/// The update of one segment: the fast path in f32, the plain loop, which is the oracle, in f64.
+fn adamw<T: Real>(a: &AdamW, s: &Segment, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
+    match T::same_as_f32() {
+        Some(f) => fast::adamw(a, s, f.of_mut(p), f.of(g), f.of_mut(m), f.of_mut(v)),
+        None => reference(a, s, p, g, m, v),
+    }
+}
+
+/// `teacher <- momentum teacher + (1 - momentum) student`, chosen as above.
+fn ema<T: Real>(teacher: &mut [T], student: &[T], momentum: f64) {
+    if let Some(f) = T::same_as_f32() {
+        return fast::ema(f.of_mut(teacher), f.of(student), momentum);
+    }
+    let (mu, rest) = (T::of(momentum), T::of(1.0 - momentum));
+    for (t, &s) in teacher.iter_mut().zip(student) {
+        *t = mu * *t + rest * s;
+    }
+}
+
+fn reference<T: Real>(a: &AdamW, s: &Segment, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
     let correction = |beta: f64| 1.0 - libm::pow(beta, s.update as f64);
     let step_size = T::of(a.lr / correction(a.beta1));
     let root = T::of(1.0 / correction(a.beta2).sqrt());

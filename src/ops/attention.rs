@@ -3,12 +3,12 @@
 //! All sequences of a step stand in one `[T, 3 C]` matrix of queries, keys and values; row `t`
 //! attends to the rows of its own sequence. Nothing is padded.
 
+pub mod fast;
 mod launch;
 mod packing;
 
 pub use packing::Packing;
 
-use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -40,7 +40,7 @@ impl<'a> Tape<'a> {
         match self.device() {
             Device::Cpu => with_real!(OP, dtype, T => {
                 let cu = packing.cu_seqlens.host::<i32>()?;
-                T::attention(out.host_mut()?, lse.host_mut()?, qkv.value().host()?, cu, heads)
+                forward::<T>(out.host_mut()?, lse.host_mut()?, qkv.value().host()?, cu, heads)
             })?,
             _ => launch::forward(&mut out, &mut lse, qkv.value(), packing)?,
         }
@@ -69,7 +69,7 @@ impl Backward for AttentionBwd {
         let mut dqkv = Tensor::empty(qkv.device(), qkv.dtype(), qkv.shape())?;
         match qkv.device() {
             Device::Cpu => with_real!(OP, dy.dtype(), T => {
-                T::attention_backward(
+                backward::<T>(
                     dqkv.host_mut()?, dy.host()?, qkv.host()?, self.out.host()?, self.lse.host()?,
                     self.packing.cu_seqlens.host::<i32>()?, self.heads,
                 )
@@ -80,14 +80,43 @@ impl Backward for AttentionBwd {
     }
 }
 
-/// Reference forward: `out` `[T, C]`, `lse` `[heads, T]`.
-pub(super) fn reference<T: Real>(
+/// See [`Tape::attention`]: in f32 the fast path, where the CPU has the instructions for it; else the
+/// plain loops, which in f64 are the oracle.
+fn forward<T: Real>(
     out: &mut [T],
     lse: &mut [T],
     qkv: &[T],
     cu: &[i32],
     heads: usize,
-) {
+) -> Result<()> {
+    let Some(f) = T::same_as_f32().filter(|_| fast::is_supported()) else {
+        reference(out, lse, qkv, cu, heads);
+        return Ok(());
+    };
+    let shape = fast::Shape::new(cu, heads, out.len() / lse.len().max(1));
+    fast::forward(f.of_mut(out), f.of_mut(lse), f.of(qkv), shape)
+}
+
+/// Gradient of queries, keys and values.
+fn backward<T: Real>(
+    dqkv: &mut [T],
+    dout: &[T],
+    qkv: &[T],
+    out: &[T],
+    lse: &[T],
+    cu: &[i32],
+    heads: usize,
+) -> Result<()> {
+    let Some(f) = T::same_as_f32().filter(|_| fast::is_supported()) else {
+        reference_backward(dqkv, dout, qkv, out, lse, cu, heads);
+        return Ok(());
+    };
+    let shape = fast::Shape::new(cu, heads, out.len() / lse.len().max(1));
+    fast::backward(f.of_mut(dqkv), f.of(dout), f.of(qkv), f.of(out), f.of(lse), shape)
+}
+
+/// Reference forward: `out` `[T, C]`, `lse` `[heads, T]`.
+fn reference<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], cu: &[i32], heads: usize) {
     let rows = lse.len() / heads;
     let c = out.len() / rows.max(1);
     let d = c / heads;
@@ -117,7 +146,7 @@ pub(super) fn reference<T: Real>(
 /// `dv_j = sum_i P_ij dout_i`, `dS_ij = P_ij (dout_i . v_j - delta_i)`,
 /// `dq_i = scale sum_j dS_ij k_j`, `dk_j = scale sum_i dS_ij q_i`.
 #[allow(clippy::needless_range_loop)] // four rows are addressed by the same column
-pub(super) fn reference_backward<T: Real>(
+fn reference_backward<T: Real>(
     dqkv: &mut [T],
     dout: &[T],
     qkv: &[T],

@@ -8,6 +8,7 @@
 //! which is not made in memory. A `1 x 1 x 1` convolution is a product of matrices, that of the op
 //! `linear`.
 
+pub mod fast;
 mod launch;
 mod reference;
 #[cfg(test)]
@@ -15,13 +16,13 @@ mod tests;
 
 use std::ops::Range;
 
-pub(super) use reference::{reference, reference_dw, reference_dx};
+use reference::{reference, reference_dw, reference_dx};
 
-use super::cpu::gemm::MatRef;
+use super::cpu::gemm::{Epilogue, MatRef};
 use super::grid::Grid;
-use super::kernels::{After, Kernels};
+use super::linear::{product, sum_rows};
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{DType, Device, Tensor, with_real};
+use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
@@ -154,7 +155,7 @@ impl Conv {
         })
     }
 
-    fn forward<T: Kernels>(
+    fn forward<T: Real>(
         &self,
         y: &mut [T],
         inputs: &[&Tensor],
@@ -163,29 +164,26 @@ impl Conv {
     ) -> Result<()> {
         let inputs = self.host::<T>(inputs)?;
         if self.is_wide {
-            T::conv3d(y, &inputs, weight, bias, self.out, self.grid);
+            forward(y, &inputs, weight, bias, self.out, self.grid);
             return Ok(());
         }
         let rows = self.grid.rows();
         for (range, (x, c)) in self.ranges().zip(&inputs) {
             let x = MatRef::new(x, rows, *c)?;
             let w = self.columns(weight, &range)?;
-            let after = After { bias: bias.filter(|_| range.start == 0), ..After::default() };
-            T::gemm(x, w.t(), range.start > 0, y, after)?;
+            let bias = bias.filter(|_| range.start == 0);
+            let epilogue = Epilogue { bias, ..Epilogue::default() };
+            product(x, w.t(), range.start > 0, y, epilogue)?;
         }
         Ok(())
     }
 
-    fn host<'t, T: Kernels>(&self, inputs: &[&'t Tensor]) -> Result<Vec<(&'t [T], usize)>> {
+    fn host<'t, T: Real>(&self, inputs: &[&'t Tensor]) -> Result<Vec<(&'t [T], usize)>> {
         inputs.iter().zip(&self.channels).map(|(x, &c)| Ok((x.host::<T>()?, c))).collect()
     }
 
     /// The columns of a `[out, all channels]` weight that belong to an input.
-    fn columns<'t, T: Kernels>(
-        &self,
-        weight: &'t [T],
-        range: &Range<usize>,
-    ) -> Result<MatRef<'t, T>> {
+    fn columns<'t, T: Real>(&self, weight: &'t [T], range: &Range<usize>) -> Result<MatRef<'t, T>> {
         let from = weight.get(range.start..).unwrap_or_default();
         MatRef::strided(from, self.out, range.len(), self.all_channels(), 1)
     }
@@ -208,7 +206,7 @@ impl Backward for ConvBwd {
 }
 
 impl ConvBwd {
-    fn run_on_cpu<T: Kernels>(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+    fn run_on_cpu<T: Real>(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let Conv { grid, out, is_wide, .. } = self.conv;
         let (rows, all) = (grid.rows(), self.conv.all_channels());
         let d = dy.host::<T>()?;
@@ -217,10 +215,10 @@ impl ConvBwd {
             let Some((mut dx, mode)) = grads.slot(x)? else { continue };
             let (dx, adds) = (dx.host_mut::<T>()?, mode.accumulates());
             if is_wide {
-                T::conv3d_backward_x(dx, adds, d, weight, range, all, grid);
+                backward_x(dx, adds, d, weight, range, all, grid);
             } else {
                 let w = self.conv.columns(weight, &range)?;
-                T::gemm(MatRef::new(d, rows, out)?, w, adds, dx, After::default())?;
+                product(MatRef::new(d, rows, out)?, w, adds, dx, Epilogue::default())?;
             }
         }
         if let Some((mut dw, mode)) = grads.param(&self.weight)? {
@@ -228,7 +226,7 @@ impl ConvBwd {
             let inputs = self.conv.host::<T>(&values)?;
             let (dw, adds) = (dw.host_mut::<T>()?, mode.accumulates());
             if is_wide {
-                T::conv3d_backward_weight(dw, adds, d, &inputs, out, grid);
+                backward_weight(dw, adds, d, &inputs, out, grid);
             } else {
                 product_of_columns(dw, adds, MatRef::new(d, rows, out)?.t(), &inputs)?;
             }
@@ -236,27 +234,77 @@ impl ConvBwd {
         if let Some(bias) = &self.bias
             && let Some((mut db, mode)) = grads.param(bias)?
         {
-            T::sum_rows(db.host_mut()?, d, mode.accumulates());
+            sum_rows(db.host_mut()?, d, mode.accumulates());
         }
         Ok(())
     }
 }
 
+/// The 3 x 3 x 3 convolution; `inputs` are matrices and their channels. As the two gradients below: the
+/// fast path in f32, the plain loops, which are the oracle, in f64.
+fn forward<T: Real>(
+    y: &mut [T],
+    inputs: &[(&[T], usize)],
+    weight: &[T],
+    bias: Option<&[T]>,
+    out: usize,
+    grid: Grid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference(y, inputs, weight, bias, out, grid);
+    };
+    let inputs: Vec<_> = inputs.iter().map(|&(x, c)| (f.of(x), c)).collect();
+    fast::forward(f.of_mut(y), &inputs, f.of(weight), bias.map(|b| f.of(b)), out, grid);
+}
+
+/// Gradient of the input that has `range` of `channels`.
+fn backward_x<T: Real>(
+    dx: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    weight: &[T],
+    range: Range<usize>,
+    channels: usize,
+    grid: Grid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference_dx(dx, accumulate, dy, weight, range, channels, grid);
+    };
+    let (dx, dy, weight) = (f.of_mut(dx), f.of(dy), f.of(weight));
+    fast::backward_x(dx, accumulate, dy, weight, range, channels, grid);
+}
+
+/// Gradient of the weight.
+fn backward_weight<T: Real>(
+    dw: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    inputs: &[(&[T], usize)],
+    out: usize,
+    grid: Grid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference_dw(dw, accumulate, dy, inputs, out, grid);
+    };
+    let inputs: Vec<_> = inputs.iter().map(|&(x, c)| (f.of(x), c)).collect();
+    fast::backward_weight(f.of_mut(dw), accumulate, f.of(dy), &inputs, out, grid);
+}
+
 /// `dw [out, all] (+)= dy^T [inputs]`.
-fn product_of_columns<T: Kernels>(
+fn product_of_columns<T: Real>(
     dw: &mut [T],
     accumulate: bool,
     dy: MatRef<'_, T>,
     inputs: &[(&[T], usize)],
 ) -> Result<()> {
     if let [(x, c)] = *inputs {
-        return T::gemm(dy, MatRef::new(x, dy.cols(), c)?, accumulate, dw, After::default());
+        return product(dy, MatRef::new(x, dy.cols(), c)?, accumulate, dw, Epilogue::default());
     }
     let all: usize = inputs.iter().map(|x| x.1).sum();
     let mut first = 0;
     for &(x, c) in inputs {
         let mut part = vec![T::default(); dy.rows() * c];
-        T::gemm(dy, MatRef::new(x, dy.cols(), c)?, false, &mut part, After::default())?;
+        product(dy, MatRef::new(x, dy.cols(), c)?, false, &mut part, Epilogue::default())?;
         for (to, from) in dw.chunks_exact_mut(all).zip(part.chunks_exact(c)) {
             for (to, &from) in to[first..first + c].iter_mut().zip(from) {
                 *to = if accumulate { *to + from } else { from };

@@ -8,12 +8,12 @@
 //! No two voxels meet in an output, so it is one product `[rows, in] x [in, 8 out]` whose result is
 //! written to eight places.
 
+pub mod fast;
 mod launch;
 #[cfg(test)]
 mod tests;
 
 use super::grid::Grid;
-use super::kernels::Kernels;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -43,7 +43,7 @@ impl<'a> Tape<'a> {
         let mut y = Tensor::empty(self.device(), dtype, &[grid.doubled().rows(), out])?;
         match self.device() {
             Device::Cpu => with_real!(OP, dtype, T => {
-                T::conv_transpose(
+                forward::<T>(
                     y.host_mut()?, x.value().host()?, weight.value.host()?, [fan_in, out], grid,
                 )
             })?,
@@ -92,26 +92,67 @@ impl Backward for ConvTransposeBwd {
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
                 let weight = self.weight.value.host::<T>()?;
                 let adds = mode.accumulates();
-                T::conv_transpose_backward_x(dx.host_mut()?, adds, d, weight, sizes, self.grid)?;
+                backward_x(dx.host_mut()?, adds, d, weight, sizes, self.grid)?;
             }
             if let Some((mut dw, mode)) = grads.param(&self.weight)? {
                 let x = self.x.value().host::<T>()?;
                 let adds = mode.accumulates();
-                T::conv_transpose_backward_weight(dw.host_mut()?, adds, d, x, sizes, self.grid)?;
+                backward_weight(dw.host_mut()?, adds, d, x, sizes, self.grid)?;
             }
             Ok(())
         })
     }
 }
 
-/// Plain loops: the oracle in f64.
-pub(super) fn reference<T: Real>(
+/// See [`Tape::conv_transpose`]; `sizes`: in and out. As the two gradients below: the fast path in f32,
+/// the plain loops, which are the oracle, in f64.
+fn forward<T: Real>(
     y: &mut [T],
     x: &[T],
     weight: &[T],
-    [fan_in, out]: [usize; 2],
+    sizes: [usize; 2],
     grid: Grid,
-) {
+) -> Result<()> {
+    let Some(f) = T::same_as_f32() else {
+        reference(y, x, weight, sizes, grid);
+        return Ok(());
+    };
+    fast::forward(f.of_mut(y), f.of(x), f.of(weight), sizes, grid)
+}
+
+/// Gradient of x.
+fn backward_x<T: Real>(
+    dx: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    weight: &[T],
+    sizes: [usize; 2],
+    grid: Grid,
+) -> Result<()> {
+    let Some(f) = T::same_as_f32() else {
+        reference_dx(dx, accumulate, dy, weight, sizes, grid);
+        return Ok(());
+    };
+    fast::backward_x(f.of_mut(dx), accumulate, f.of(dy), f.of(weight), sizes, grid)
+}
+
+/// Gradient of the weight.
+fn backward_weight<T: Real>(
+    dw: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    x: &[T],
+    sizes: [usize; 2],
+    grid: Grid,
+) -> Result<()> {
+    let Some(f) = T::same_as_f32() else {
+        reference_dw(dw, accumulate, dy, x, sizes, grid);
+        return Ok(());
+    };
+    fast::backward_weight(f.of_mut(dw), accumulate, f.of(dy), f.of(x), sizes, grid)
+}
+
+fn reference<T: Real>(y: &mut [T], x: &[T], weight: &[T], [fan_in, out]: [usize; 2], grid: Grid) {
     for (row, x) in x.chunks_exact(fan_in).enumerate() {
         for (tap, child) in grid.children(row).into_iter().enumerate() {
             for o in 0..out {
@@ -122,7 +163,7 @@ pub(super) fn reference<T: Real>(
     }
 }
 
-pub(super) fn reference_dx<T: Real>(
+fn reference_dx<T: Real>(
     dx: &mut [T],
     accumulate: bool,
     dy: &[T],
@@ -144,7 +185,7 @@ pub(super) fn reference_dx<T: Real>(
     }
 }
 
-pub(super) fn reference_dw<T: Real>(
+fn reference_dw<T: Real>(
     dw: &mut [T],
     accumulate: bool,
     dy: &[T],

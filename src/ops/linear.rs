@@ -4,17 +4,17 @@
 
 pub(super) mod launch;
 mod layer;
+mod product;
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::layer::Activation;
 pub use self::layer::Layer;
+pub(super) use self::product::{product, sum_rows};
 
-use super::cpu::gemm::MatRef;
-use super::kernels::After;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::Result;
-use crate::device::{Real, Tensor};
+use crate::device::Tensor;
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 
 const OP: &str = "linear";
@@ -95,59 +95,6 @@ impl Backward for LinearBwd {
             None => Ok(()),
         }
     }
-}
-
-/// `c = a b` or `c += a b`, then bias, GELU (saving what it is taken of) and residual.
-pub(super) fn reference<T: Real>(
-    a: MatRef<'_, T>,
-    b: MatRef<'_, T>,
-    accumulate: bool,
-    c: &mut [T],
-    mut after: After<'_, T>,
-) {
-    let (rows, columns, inner) = (a.rows(), b.cols(), a.cols());
-    for i in 0..rows {
-        for j in 0..columns {
-            let at = i * columns + j;
-            let mut sum = T::default();
-            for k in 0..inner {
-                sum += a.at(i, k) * b.at(k, j);
-            }
-            sum += if accumulate { c[at] } else { T::default() };
-            sum += after.bias.map_or(T::default(), |bias| bias[j]);
-            if let Some(pre) = &mut after.gelu {
-                pre[at] = sum;
-                sum = gelu(sum);
-            }
-            c[at] = sum + after.residual.map_or(T::default(), |r| r[at]);
-        }
-    }
-}
-
-/// `out[j] (+)= sum_i x[i, j]`, rows in order.
-pub(super) fn sum_rows<T: Real>(out: &mut [T], x: &[T], accumulate: bool) {
-    if !accumulate {
-        out.fill(T::default());
-    }
-    if out.is_empty() {
-        return;
-    }
-    for row in x.chunks_exact(out.len()) {
-        for (o, &x) in out.iter_mut().zip(row) {
-            *o += x;
-        }
-    }
-}
-
-/// `gelu(u) = u/2 (1 + erf(u / sqrt 2))`.
-pub(super) fn gelu<T: Real>(u: T) -> T {
-    T::of(0.5) * u * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
-}
-
-/// `gelu'(u) = (1 + erf(u / sqrt 2)) / 2 + u phi(u)`.
-pub(super) fn gelu_derivative<T: Real>(u: T) -> T {
-    let phi = (T::of(-0.5) * u * u).exp() * T::of(0.398_942_280_401_432_7);
-    T::of(0.5) * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()) + u * phi
 }
 
 /// The op in the registry. Dims of a case: rows, in, out, epilogue (0 none, 1 GELU, 2 residual),

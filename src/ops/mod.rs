@@ -18,7 +18,6 @@ mod gemm;
 pub mod grad_norm;
 mod grid;
 pub mod instance_norm;
-pub mod kernels;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;

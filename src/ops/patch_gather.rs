@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::kernels::for_each_row;
+use super::cpu::par::for_each_row;
 use super::unpatchify;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;

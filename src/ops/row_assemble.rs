@@ -6,7 +6,7 @@
 //! patches) and the decoder input too (the token is the mask token, the rows are the encoder
 //! outputs put back in raster order).
 
-use super::kernels::for_each_row;
+use super::cpu::par::for_each_row;
 use super::row_gather::rows_launch;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;

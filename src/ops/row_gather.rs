@@ -1,7 +1,7 @@
 //! Row gather: `y[i] = x[index[i]]`. Takes the cls rows for the projection head and the masked
 //! rows for the pixel head.
 
-use super::kernels::for_each_row;
+use super::cpu::par::for_each_row;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Tensor, with_real};

@@ -1,8 +1,8 @@
 //! Weight-normalised linear layer, the prototypes of the projection head:
 //! `y = x W^T` with `W[k] = g[k] v[k] / |v[k]|`, no bias.
 
-use super::cpu::gemm::MatRef;
-use super::kernels::{After, Kernels};
+use super::cpu::gemm::{Epilogue, MatRef};
+use super::linear::product;
 use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -39,7 +39,7 @@ impl<'a> Tape<'a> {
                 );
                 let x = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
                 let w = MatRef::new(weight.host::<T>()?, out, fan_in)?;
-                T::gemm(x, w.t(), false, y.host_mut()?, After::default())
+                product(x, w.t(), false, y.host_mut()?, Epilogue::default())
             })?,
             _ => {
                 launch::normalise(&mut weight, &mut norm, &g.value, &v.value)?;
@@ -75,14 +75,14 @@ impl Backward for WeightNormBwd {
             let d = MatRef::new(dy.host::<T>()?, rows, out)?;
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
                 let w = MatRef::new(self.weight.host::<T>()?, out, fan_in)?;
-                T::gemm(d, w, mode.accumulates(), dx.host_mut()?, After::default())?;
+                product(d, w, mode.accumulates(), dx.host_mut()?, Epilogue::default())?;
             }
             if self.g.slot.is_none() && self.v.slot.is_none() {
                 return Ok(());
             }
             let mut dw = Tensor::empty(dy.device(), dy.dtype(), &[out, fan_in])?;
             let x = MatRef::new(self.x.value().host::<T>()?, rows, fan_in)?;
-            T::gemm(d.t(), x, false, dw.host_mut()?, After::default())?;
+            product(d.t(), x, false, dw.host_mut()?, Epilogue::default())?;
             let (dw, norm) = (dw.host::<T>()?, self.norm.host::<T>()?);
             let (g, v) = (self.g.value.host::<T>()?, self.v.value.host::<T>()?);
             if let Some((mut dg, mode)) = grads.param(&self.g)? {

@@ -1,7 +1,7 @@
 //! Every tile of every pass, also those that the cases of the registry are too small for.
 
 use super::launch::{Forward, InputGradient, ParamGradient, gelu_backward};
-use super::{gelu, gelu_derivative};
+use super::product::{gelu, gelu_derivative};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
 use crate::lab::opcheck::{distance, within, within_bf16};

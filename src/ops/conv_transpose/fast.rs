@@ -1,10 +1,10 @@
 //! The transposed convolution `2 x 2 x 2` with stride 2 as products over blocks of rows, whose
 //! `[rows, 8, out]` side lies in a buffer between the product and the doubled grid.
 
-use super::gemm::{Epilogue, MatRef, gemm};
-use super::par::{Shared, for_each_block};
-use super::scratch::Scratch;
 use crate::Result;
+use crate::ops::cpu::gemm::{Epilogue, MatRef, gemm};
+use crate::ops::cpu::par::{Shared, for_each_block};
+use crate::ops::cpu::scratch::Scratch;
 use crate::ops::grid::Grid;
 
 /// Floats of the buffer (4 MiB), unless a hundred rows need more. Blocks are cut by sizes alone.
@@ -26,7 +26,7 @@ fn by_taps(weight: &[f32], [fan_in, out]: [usize; 2]) -> Scratch {
     packed
 }
 
-/// See [`crate::ops::conv_transpose`]; `sizes`: in and out. The caller has checked all lengths.
+/// See [`super::forward`]; `sizes`: in and out. The caller has checked all lengths.
 pub fn forward(
     y: &mut [f32],
     x: &[f32],

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::kernel::{MOST_COLUMNS, MOST_ROWS};
+use super::tiles::{MOST_COLUMNS, MOST_ROWS};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::grid::Grid;
 
