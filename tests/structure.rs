@@ -91,6 +91,39 @@ fn every_op_has_its_file_and_cases() {
     }
 }
 
+/// The parts that several ops share know no op, and an op asks none of them to choose for it.
+#[test]
+fn the_fast_path_of_an_op_stands_beside_it() {
+    for path in files("src/ops/cpu", ".rs") {
+        let (place, text) = (path.trim_end_matches(".rs").split('/'), read(&path));
+        for name in place {
+            assert!(OPS.iter().all(|op| op.name() != name), "{path} belongs to the op {name}");
+        }
+        for op in OPS {
+            let used = text.contains(&format!("ops::{}::", op.name()));
+            assert!(!used, "{path} uses the op {}", op.name());
+        }
+    }
+    for path in files("src/ops", ".rs") {
+        let central = read(&path).contains("trait Kernels");
+        assert!(!central, "{path}: one trait with a method per op");
+    }
+}
+
+#[test]
+fn ops_and_tape_import_from_below() {
+    let tape = [files("src/tape", ".rs"), vec!["src/tape.rs".to_owned()]].concat();
+    for (paths, above) in
+        [(files("src/ops", ".rs"), &["crate::nn"][..]), (tape, &["crate::nn", "crate::ops"])]
+    {
+        for path in paths {
+            for name in above {
+                assert!(!read(&path).contains(name), "{path} imports {name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn files_stay_small() {
     for path in files("src", ".rs") {

@@ -6,11 +6,11 @@
 //! teacher <- mu teacher + (1 - mu) p
 //! ```
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::abi::{ADAM_ACTIVE, ADAM_TEACHER, AdamScalars, AdamSegment};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
-use crate::nn::params::ParamLayout;
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -341,8 +341,8 @@ impl OpSpec for Spec {
         "clip, AdamW and teacher average over flat memory"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["decayed", "plain", "update"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["decayed", "plain", "update"], &d);
         vec![
             case([1, 1, 1]),
             case([13, 7, 2]),
@@ -352,11 +352,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["decayed", "plain", "update"], &[3_000_000, 20_000, 10])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["decayed", "plain", "update"], &[3_000_000, 20_000, 10])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let n = case.dims[0] + case.dims[1];
         let input = |name, i, mean| {
             Input::new(name, InputKind::Constant, &[n], case.normal(i, n, mean, 1.0)).wide()
@@ -371,7 +371,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let mut state = Vec::new();
         for i in [0, 2, 3, 4] {
             state.push(args.var(i)?.value().duplicate()?);
@@ -412,7 +412,7 @@ impl OpSpec for Spec {
         Ok(state.into_iter().map(Var::constant).collect())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Elementwise
     }
 
@@ -424,12 +424,12 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         // p, g, m, v, teacher in; p, m, v, teacher out.
         (9 * (case.dims[0] + case.dims[1]) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         16 * (case.dims[0] + case.dims[1]) as u64
     }
 }

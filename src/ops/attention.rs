@@ -9,7 +9,7 @@ mod packing;
 
 pub use packing::Packing;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
@@ -202,9 +202,9 @@ impl OpSpec for Spec {
         "multi-head attention over packed sequences (cu_seqlens)"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case = |dims: &[usize]| {
-            let mut case = Case::new(&["heads", "d"], dims);
+            let mut case = OpCase::new(&["heads", "d"], dims);
             case.label += &format!(",lengths={:?}", &dims[2..]);
             case
         };
@@ -230,25 +230,25 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        let mut case = Case::new(&["heads", "d"], &[3, 64, 1001, 1001]);
+    fn bench_case(&self) -> OpCase {
+        let mut case = OpCase::new(&["heads", "d"], &[3, 64, 1001, 1001]);
         case.label += ",lengths=[1001, 1001]";
         case
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let width = 3 * case.dims[0] * case.dims[1];
         let rows: usize = case.dims[2..].iter().sum();
         let qkv = case.normal(0, rows * width, case.offset, 1.0);
         vec![Input::new("qkv", InputKind::Activation, &[rows, width], qkv)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let packing = Packing::new(tape.device(), &case.dims[2..])?;
         Ok(vec![tape.attention(args.var(0)?, &packing, case.dims[0])?])
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         let longest = case.dims[2..].iter().copied().max().unwrap_or(1);
         Tolerance::Products { k: longest.max(case.dims[1]) }
     }
@@ -257,12 +257,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let rows: usize = case.dims[2..].iter().sum();
         (4 * rows * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let squares: usize = case.dims[2..].iter().map(|n| n * n).sum();
         4 * (squares * case.dims[0] * case.dims[1]) as u64
     }

@@ -1,6 +1,6 @@
 //! Centre update: `center <- m center + (1 - m) mean over rows of the teacher's logits`.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -96,16 +96,16 @@ impl OpSpec for Spec {
         "running mean of the teacher's logits"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |rows, k| Case::new(&["rows", "k"], &[rows, k]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |rows, k| OpCase::new(&["rows", "k"], &[rows, k]);
         vec![case(1, 1), case(3, 13), case(8, 50), case(5, 130), case(4, 31).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "k"], &[8, 65536])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "k"], &[8, 65536])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(1, rows * k, case.offset, 1.0);
         vec![
@@ -115,7 +115,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let mut center = args.var(0)?.value().duplicate()?;
         let logits = args.var(1)?.value();
         // In two pieces, as two micro-batches would bring them.
@@ -126,7 +126,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(center)])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -138,11 +138,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         ((case.dims[0] + 2) * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -19,9 +19,9 @@ use std::ops::Range;
 use reference::{reference, reference_dw, reference_dx};
 
 use super::cpu::gemm::{Epilogue, MatRef};
-use super::grid::Grid;
+use super::grid::VoxelGrid;
 use super::linear::{product, sum_rows};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ impl<'a> Tape<'a> {
     pub fn conv3d(
         &mut self,
         inputs: &[&Var],
-        grid: Grid,
+        grid: VoxelGrid,
         weight: &Param,
         bias: Option<&Param>,
     ) -> Result<Var> {
@@ -59,7 +59,7 @@ impl<'a> Tape<'a> {
     pub fn conv3d_scores(
         &mut self,
         x: &Var,
-        grid: Grid,
+        grid: VoxelGrid,
         weight: &Param,
         bias: Option<&Param>,
     ) -> Result<Var> {
@@ -107,7 +107,7 @@ impl<'a> Tape<'a> {
 /// The sizes of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Conv {
-    pub grid: Grid,
+    pub grid: VoxelGrid,
     /// Of each input.
     pub channels: Vec<usize>,
     pub out: usize,
@@ -116,7 +116,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    fn new(inputs: &[&Var], grid: Grid, weight: &Param) -> Result<Self> {
+    fn new(inputs: &[&Var], grid: VoxelGrid, weight: &Param) -> Result<Self> {
         if !matches!(inputs.len(), 1 | 2) {
             return Err(Error::shape(OP, "one or two inputs", inputs.len().to_string()));
         }
@@ -248,7 +248,7 @@ fn forward<T: Real>(
     weight: &[T],
     bias: Option<&[T]>,
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let Some(f) = T::same_as_f32() else {
         return reference(y, inputs, weight, bias, out, grid);
@@ -265,7 +265,7 @@ fn backward_x<T: Real>(
     weight: &[T],
     range: Range<usize>,
     channels: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let Some(f) = T::same_as_f32() else {
         return reference_dx(dx, accumulate, dy, weight, range, channels, grid);
@@ -281,7 +281,7 @@ fn backward_weight<T: Real>(
     dy: &[T],
     inputs: &[(&[T], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let Some(f) = T::same_as_f32() else {
         return reference_dw(dw, accumulate, dy, inputs, out, grid);
@@ -321,12 +321,12 @@ pub struct Spec;
 
 const NAMES: [&str; 10] = ["batch", "d", "h", "w", "c", "c2", "out", "k", "bias", "scores"];
 
-fn grid(case: &Case) -> Grid {
-    Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
+fn grid(case: &OpCase) -> VoxelGrid {
+    VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
 }
 
 /// All channels, output channels and taps of a case.
-fn sizes(case: &Case) -> [usize; 3] {
+fn sizes(case: &OpCase) -> [usize; 3] {
     [case.dims[4] + case.dims[5], case.dims[6], case.dims[7].pow(3)]
 }
 
@@ -339,10 +339,10 @@ impl OpSpec for Spec {
         "3D convolution, 3x3x3 or 1x1x1, of one input or of two side by side"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 9]| OpCase::new(&NAMES, &d);
         let scores = |[b, d, h, w, c, out, bias]: [usize; 7]| {
-            Case::new(&NAMES, &[b, d, h, w, c, 0, out, 1, bias, 1])
+            OpCase::new(&NAMES, &[b, d, h, w, c, 0, out, 1, bias, 1])
         };
         vec![
             case([1, 1, 1, 1, 1, 0, 1, 3, 1]),
@@ -365,11 +365,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 48, 48, 48, 32, 0, 32, 3, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 48, 48, 48, 32, 0, 32, 3, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let rows = grid(case).rows();
         let [channels, out, taps] = sizes(case);
         let k = case.dims[7];
@@ -397,7 +397,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let inputs = [args.var(0)?, args.var(1)?];
         let inputs = if case.dims[5] == 0 { &inputs[..1] } else { &inputs[..] };
         let bias = if case.dims[8] == 1 { Some(args.param(3)?) } else { None };
@@ -411,17 +411,17 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         let [channels, out, taps] = sizes(case);
         Tolerance::Products { k: (channels * taps).max(out * taps).max(grid(case).rows()) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [channels, out, taps] = sizes(case);
         ((grid(case).rows() * (channels + out) + channels * out * taps) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let [channels, out, taps] = sizes(case);
         2 * (grid(case).rows() * channels * out * taps) as u64
     }

@@ -13,8 +13,8 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-use super::grid::Grid;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::grid::VoxelGrid;
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ impl<'a> Tape<'a> {
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32.
     /// Errors: `Shape` when sizes do not match.
     /// Source: `torch.nn.functional.conv_transpose3d` with stride 2.
-    pub fn conv_transpose(&mut self, x: &Var, grid: Grid, weight: &Param) -> Result<Var> {
+    pub fn conv_transpose(&mut self, x: &Var, grid: VoxelGrid, weight: &Param) -> Result<Var> {
         let (rows, fan_in) = x.value().matrix(OP)?;
         let out = match weight.value.shape() {
             &[i, out, 2, 2, 2] if i == fan_in && rows == grid.rows() && i > 0 && out > 0 => out,
@@ -57,13 +57,13 @@ impl<'a> Tape<'a> {
     }
 }
 
-impl Grid {
+impl VoxelGrid {
     /// The grid with two voxels for one along every axis.
     pub fn doubled(self) -> Self {
         Self { dims: self.dims.map(|n| 2 * n), ..self }
     }
 
-    /// The rows of [`Grid::doubled`] that row `row` becomes, in the order of the taps.
+    /// The rows of [`VoxelGrid::doubled`] that row `row` becomes, in the order of the taps.
     pub(super) fn children(self, row: usize) -> [usize; 8] {
         let [d, h, w] = self.dims;
         let (x, y, z) = (row % w, row / w % h, row / (w * h));
@@ -76,7 +76,7 @@ impl Grid {
 struct ConvTransposeBwd {
     x: Var,
     weight: Param,
-    grid: Grid,
+    grid: VoxelGrid,
 }
 
 impl Backward for ConvTransposeBwd {
@@ -111,7 +111,7 @@ fn forward<T: Real>(
     x: &[T],
     weight: &[T],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let Some(f) = T::same_as_f32() else {
         reference(y, x, weight, sizes, grid);
@@ -127,7 +127,7 @@ fn backward_x<T: Real>(
     dy: &[T],
     weight: &[T],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let Some(f) = T::same_as_f32() else {
         reference_dx(dx, accumulate, dy, weight, sizes, grid);
@@ -143,7 +143,7 @@ fn backward_weight<T: Real>(
     dy: &[T],
     x: &[T],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let Some(f) = T::same_as_f32() else {
         reference_dw(dw, accumulate, dy, x, sizes, grid);
@@ -152,7 +152,13 @@ fn backward_weight<T: Real>(
     fast::backward_weight(f.of_mut(dw), accumulate, f.of(dy), f.of(x), sizes, grid)
 }
 
-fn reference<T: Real>(y: &mut [T], x: &[T], weight: &[T], [fan_in, out]: [usize; 2], grid: Grid) {
+fn reference<T: Real>(
+    y: &mut [T],
+    x: &[T],
+    weight: &[T],
+    [fan_in, out]: [usize; 2],
+    grid: VoxelGrid,
+) {
     for (row, x) in x.chunks_exact(fan_in).enumerate() {
         for (tap, child) in grid.children(row).into_iter().enumerate() {
             for o in 0..out {
@@ -169,7 +175,7 @@ fn reference_dx<T: Real>(
     dy: &[T],
     weight: &[T],
     [fan_in, out]: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     for (row, dx) in dx.chunks_exact_mut(fan_in).enumerate() {
         let children = grid.children(row);
@@ -191,7 +197,7 @@ fn reference_dw<T: Real>(
     dy: &[T],
     x: &[T],
     [fan_in, out]: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     if !accumulate {
         dw.fill(T::default());
@@ -212,8 +218,8 @@ pub struct Spec;
 
 const NAMES: [&str; 6] = ["batch", "d", "h", "w", "in", "out"];
 
-fn grid(case: &Case) -> Grid {
-    Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
+fn grid(case: &OpCase) -> VoxelGrid {
+    VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
 }
 
 impl OpSpec for Spec {
@@ -225,8 +231,8 @@ impl OpSpec for Spec {
         "transposed 3D convolution 2x2x2 with stride 2"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 6]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 6]| OpCase::new(&NAMES, &d);
         vec![
             case([1, 1, 1, 1, 1, 1]),
             case([2, 3, 5, 7, 3, 5]),
@@ -238,11 +244,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 24, 24, 24, 64, 32])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 24, 24, 24, 64, 32])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let (rows, fan_in, out) = (grid(case).rows(), case.dims[4], case.dims[5]);
         let scale = 1.0 / (fan_in as f64).sqrt();
         let mut x = case.normal(0, rows * fan_in, case.offset, 1.0);
@@ -259,7 +265,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.conv_transpose(args.var(0)?, grid(case), args.param(1)?)?])
     }
 
@@ -267,17 +273,17 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         let (fan_in, out) = (case.dims[4], case.dims[5]);
         Tolerance::Products { k: fan_in.max(8 * out).max(grid(case).rows()) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let (rows, fan_in, out) = (grid(case).rows(), case.dims[4], case.dims[5]);
         ((rows * (fan_in + 8 * out) + 8 * fan_in * out) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         16 * (grid(case).rows() * case.dims[4] * case.dims[5]) as u64
     }
 }

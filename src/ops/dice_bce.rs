@@ -5,7 +5,7 @@
 
 use super::dice::{DiceOptions, Form, Loss};
 use super::dice_ce::options;
-use super::{Args, Case, Grid, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, VoxelGrid};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::tape::{Tape, Var};
@@ -24,7 +24,7 @@ impl<'a> Tape<'a> {
         &mut self,
         logits: &Var,
         targets: &Tensor,
-        grid: &Grid,
+        grid: &VoxelGrid,
         options: &DiceOptions,
     ) -> Result<Var> {
         Loss::new(Form::Sigmoid, logits, targets, grid, options)?.record(self)
@@ -44,9 +44,9 @@ impl OpSpec for Spec {
         "Dice and cross-entropy of overlapping classes, sigmoid"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case =
-            |d: [usize; 7]| Case::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &d);
+            |d: [usize; 7]| OpCase::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &d);
         vec![
             case([1, 1, 1, 1, 1, 0, 0]),
             case([2, 3, 5, 7, 3, 0, 0]),
@@ -57,21 +57,22 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(
             &["batch", "d", "h", "w", "classes", "options", "i32"],
             &[2, 128, 128, 128, 3, 0, 0],
         )
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[..4].iter().product(), case.dims[4]];
         let logits = case.normal(0, rows * k, case.offset, 1.5);
         vec![Input::new("logits", InputKind::Activation, &[rows, k], logits).wide()]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let grid = Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
+        let grid =
+            VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
         let (mut rng, wide) = (case.rng(1), case.dims[6] == 1);
         let most = if wide { 2f64.powi(31) } else { 256.0 };
         // More bits than classes; those beyond must not matter.
@@ -83,7 +84,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.dice_bce(args.var(0)?, &targets, &grid, &options(case.dims[5]))?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -91,12 +92,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, _: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, _: usize) -> u64 {
         let label = if case.dims[6] == 1 { 4 } else { 1 };
         (case.dims[..4].iter().product::<usize>() * (4 * case.dims[4] + label)) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         14 * case.dims[..5].iter().product::<usize>() as u64
     }
 }

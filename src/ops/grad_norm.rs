@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -88,16 +88,16 @@ impl OpSpec for Spec {
         "Euclidean norm of all gradients"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |n| Case::new(&["n"], &[n]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |n| OpCase::new(&["n"], &[n]);
         vec![case(1), case(13), case(1001), case(200_003), case(777).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["n"], &[3_000_000])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["n"], &[3_000_000])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let n = case.dims[0];
         vec![
             Input::new("flat", InputKind::Constant, &[n], case.normal(0, n, case.offset, 1.0))
@@ -105,7 +105,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let flat = args.var(0)?.value();
         let loss = Tensor::from_f64(tape.device(), flat.dtype(), &[3.0], &[1])?;
         // No clip, one that bites, and one that does not.
@@ -115,7 +115,7 @@ impl OpSpec for Spec {
         Ok([none, hard, loose].map(Var::constant).to_vec())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -127,11 +127,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (case.dims[0] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * case.dims[0] as u64
     }
 }

@@ -6,7 +6,7 @@
 //! the mean of `x - mean` off as well.
 
 use super::linear::sum_rows;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Real, Tensor, with_real};
@@ -275,9 +275,9 @@ impl OpSpec for Spec {
         "layer norm over the last axis, two-pass statistics"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |rows, c| Case::new(&["rows", "c"], &[rows, c]);
-        let quiet = |rows, c| Case::new(&["rows", "c", "quiet"], &[rows, c, 1]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |rows, c| OpCase::new(&["rows", "c"], &[rows, c]);
+        let quiet = |rows, c| OpCase::new(&["rows", "c", "quiet"], &[rows, c, 1]);
         vec![
             case(1, 1),
             case(1, 7),
@@ -294,11 +294,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c"], &[2002, 192])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c"], &[2002, 192])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c] = [case.dims[0], case.dims[1]];
         // A quiet case has so little variance that eps counts.
         let std = if case.dims.len() > 2 { 0.01 } else { 1.0 };
@@ -314,11 +314,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.layer_norm(args.var(0)?, args.param(1)?, args.param(2)?, 1e-6)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -326,11 +326,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (2 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         8 * (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -1,7 +1,7 @@
 //! Mean pooling of packed sequences: `y[s] = mean of the rows of sequence s`, for classification.
 
 use super::attention::Packing;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -144,9 +144,9 @@ impl OpSpec for Spec {
         "mean over the tokens of each packed sequence"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case = |dims: &[usize]| {
-            let mut case = Case::new(&["c", "skip"], dims);
+            let mut case = OpCase::new(&["c", "skip"], dims);
             case.label += &format!(",lengths={:?}", &dims[2..]);
             case
         };
@@ -160,23 +160,23 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["c", "skip"], &[768, 1, 217, 217, 217, 217, 217, 217, 217, 217])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["c", "skip"], &[768, 1, 217, 217, 217, 217, 217, 217, 217, 217])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = [case.dims[2..].iter().sum(), case.dims[0]];
         let x = case.normal(0, shape[0] * shape[1], case.offset, 1.0);
         vec![Input::new("x", InputKind::Activation, &shape, x)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let packing = Packing::new(tape.device(), &case.dims[2..])?;
         let pooled = if case.dims[1] == 1 { Pooled::AllButFirst } else { Pooled::All };
         Ok(vec![tape.mean_pool(args.var(0)?, &packing, pooled)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -184,12 +184,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let (tokens, sequences) = (case.dims[2..].iter().sum::<usize>(), case.dims.len() - 2);
         ((tokens + sequences) * case.dims[0] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[2..].iter().sum::<usize>() * case.dims[0]) as u64
     }
 }

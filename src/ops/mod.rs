@@ -37,8 +37,8 @@ pub mod weight_norm_linear;
 pub mod weighted_sum;
 pub mod window_blend;
 
-pub use grid::Grid;
-pub use spec::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
+pub use grid::VoxelGrid;
+pub use spec::{Input, InputKind, OpArg, OpArgs, OpCase, OpSpec, Tolerance};
 
 use crate::tape::{Param, Var};
 

@@ -8,7 +8,7 @@
 
 use super::cpu::par::for_each_row;
 use super::row_gather::rows_launch;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -252,8 +252,8 @@ impl OpSpec for Spec {
         "tokens, learnable token and positions put together"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "c", "token_every"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "c", "token_every"], &d);
         vec![
             case([1, 1, 1]),
             case([2, 5, 2]),
@@ -265,11 +265,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c", "token_every"], &[2870, 96, 2])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c", "token_every"], &[2870, 96, 2])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c, every] = [case.dims[0], case.dims[1], case.dims[2]];
         // One input row more than is used: its gradient must be zero.
         let inputs = rows - rows.div_ceil(every) + 1;
@@ -291,7 +291,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let [rows, _, every] = [case.dims[0], case.dims[1], case.dims[2]];
         let inputs = args.var(0)?.shape()[0];
         let mut used = 0;
@@ -308,7 +308,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.row_assemble(args.var(0)?, args.param(1)?, args.var(2)?.value(), &plan)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -316,11 +316,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (3 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -11,7 +11,7 @@
 //!   rows, so the result is a softmax of `t / tau + f` with one potential `f_k` per prototype:
 //!   `center = -tau f`.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -204,8 +204,8 @@ impl OpSpec for Spec {
         "centre and temperature of the teacher's soft assignment"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "k", "kind"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "k", "kind"], &d);
         vec![
             case([1, 5, 0]),
             case([1, 7, 2]),
@@ -221,11 +221,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "k", "kind"], &[8, 65536, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "k", "kind"], &[8, 65536, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(0, rows * k, case.offset, 1.0);
         vec![
@@ -236,7 +236,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let kind =
             [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
         let (logits, running, inv_tau) = (args.var(0)?, args.var(1)?, args.var(2)?);
@@ -245,7 +245,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(center), Var::constant(inv_tau)])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -257,11 +257,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         4 * (case.dims[0] * case.dims[1]) as u64
     }
 }
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn sinkhorn_equals_alternating_normalisation() {
         let (rows, k, tau) = (5, 7, 0.3);
-        let case = Case::new(&["sinkhorn"], &[1]);
+        let case = OpCase::new(&["sinkhorn"], &[1]);
         let logits = case.normal(0, rows * k, 0.0, 1.0);
         let mut q: Vec<f64> = logits.iter().map(|t| (t / tau).exp()).collect();
         for _ in 0..SINKHORN_ROUNDS {

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::{Arg, LaunchConfig};
 use crate::device::{DType, Device, Element, KernelCall, Real, Tensor, TensorMut, abi, with_real};
 use crate::tape::{Tape, Var};
@@ -198,8 +198,8 @@ impl OpSpec for Spec {
         "crop and trilinear resize of a volume into a view"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 9]| OpCase::new(&NAMES, &d);
         vec![
             case([1, 1, 1, 1, 1, 1, 1, 1, 0]),
             case([1, 7, 5, 9, 3, 4, 5, 1, 0]),
@@ -218,11 +218,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 128, 128, 128, 80, 80, 80, 0, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 128, 128, 128, 80, 80, 80, 0, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = &case.dims[..4];
         let len = shape.iter().product();
         vec![
@@ -232,7 +232,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let from = [case.dims[1], case.dims[2], case.dims[3]];
         let to = [case.dims[4], case.dims[5], case.dims[6]];
         let mut view = if case.dims[7] % 2 == 1 {
@@ -256,7 +256,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(out)])
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         if case.dims[7] % 2 == 1 { Tolerance::Bitwise } else { Tolerance::Reduction }
     }
 
@@ -268,13 +268,13 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let volume: usize = case.dims[..4].iter().product();
         let view = case.dims[0] * case.dims[4..7].iter().product::<usize>();
         ((volume.min(8 * view) + view) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         21 * (case.dims[0] * case.dims[4..7].iter().product::<usize>()) as u64
     }
 }

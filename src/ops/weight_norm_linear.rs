@@ -3,7 +3,7 @@
 
 use super::cpu::gemm::{Epilogue, MatRef};
 use super::linear::product;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
@@ -133,8 +133,8 @@ impl OpSpec for Spec {
         "products with unit-length weight rows (prototypes)"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "in", "out"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "in", "out"], &d);
         vec![
             // Width 1 has no direction: its gradient is zero and says nothing. A few values in bf16 would
             // be at the mercy of their roundings (two where the gradient of x is added).
@@ -148,11 +148,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "in", "out"], &[6, 128, 1024])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "in", "out"], &[6, 128, 1024])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, fan_in, out] = [case.dims[0], case.dims[1], case.dims[2]];
         let x = case.normal(0, rows * fan_in, case.offset, 1.0);
         vec![
@@ -167,7 +167,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.weight_norm_linear(args.var(0)?, args.param(1)?, args.param(2)?)?])
     }
 
@@ -175,16 +175,16 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         Tolerance::Products { k: case.dims.iter().copied().max().unwrap_or(1) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [m, k, n] = [case.dims[0], case.dims[1], case.dims[2]];
         ((m * k + n * k + m * n) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * case.dims.iter().product::<usize>() as u64
     }
 }

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::ops::cpu::gemm::{Epilogue, MatRef, gemm};
 use crate::ops::cpu::par::{Shared, for_each_block};
 use crate::ops::cpu::scratch::Scratch;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// Floats of the buffer (4 MiB), unless a hundred rows need more. Blocks are cut by sizes alone.
 const BUFFER: usize = 1 << 20;
@@ -32,7 +32,7 @@ pub fn forward(
     x: &[f32],
     weight: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let weight = by_taps(weight, sizes);
@@ -59,7 +59,7 @@ pub fn forward(
 }
 
 /// The rows of dy that belong to `count` rows from `first` on, as `[count, 8 out]`.
-fn gather(dy: &[f32], first: usize, count: usize, out: usize, grid: Grid) -> Scratch {
+fn gather(dy: &[f32], first: usize, count: usize, out: usize, grid: VoxelGrid) -> Scratch {
     let mut blocks = Scratch::new(count * 8 * out);
     let shared = Shared::new(&mut blocks);
     for_each_block(count, 256, |_, range| {
@@ -82,7 +82,7 @@ pub fn backward_x(
     dy: &[f32],
     weight: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let weight = by_taps(weight, sizes);
@@ -105,7 +105,7 @@ pub fn backward_weight(
     dy: &[f32],
     x: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let mut sums = Scratch::zeroed(fan_in * 8 * out);

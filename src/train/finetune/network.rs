@@ -2,10 +2,11 @@
 
 use crate::device::Device;
 use crate::nn::classifier::{self, Classifier, ClassifierConfig};
-use crate::nn::params::{ParamLayout, Params};
+use crate::nn::params::Params;
 use crate::nn::unetr::{Unetr, UnetrConfig};
 use crate::nn::vit::{Pass, Vit, VitConfig, VitPlan};
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -135,10 +136,10 @@ impl Network {
     }
 
     /// Rows of logits of `batch` images, each with a label.
-    pub fn rows(&self, batch: usize) -> Grid {
+    pub fn rows(&self, batch: usize) -> VoxelGrid {
         match self.body {
-            Body::Unetr(_) => Grid { batch, dims: self.config.roi },
-            Body::Classifier(_) => Grid { batch, dims: [1; 3] },
+            Body::Unetr(_) => VoxelGrid { batch, dims: self.config.roi },
+            Body::Classifier(_) => VoxelGrid { batch, dims: [1; 3] },
         }
     }
 

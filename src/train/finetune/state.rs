@@ -6,8 +6,9 @@ use super::network::{Network, NetworkConfig};
 use super::program::channels_last;
 use crate::Result;
 use crate::device::{DType, Device, Tensor, class};
-use crate::nn::params::{ParamLayout, Params};
+use crate::nn::params::Params;
 use crate::nn::vit::{ENCODER, VitPlan};
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 
 /// A network with its parameters and the position rows of its token grid.

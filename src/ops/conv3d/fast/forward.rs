@@ -6,7 +6,7 @@ use super::tiles::{Rows, Tiles};
 use crate::ops::cpu::par::{Shared, for_each_block, for_each_task};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::simd::Level;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// `y [rows, out] = conv(inputs) + bias`.
 ///
@@ -18,7 +18,7 @@ pub fn forward(
     weight: &[f32],
     bias: Option<&[f32]>,
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels: usize = inputs.iter().map(|x| x.1).sum();
     let weight = |n: usize, tap: usize, c: usize| weight[(n * channels + c) * 27 + tap];
@@ -37,7 +37,7 @@ pub fn backward_x(
     weight: &[f32],
     range: std::ops::Range<usize>,
     channels: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let out = weight.len() / (channels * 27).max(1);
     let mirrored =
@@ -59,7 +59,7 @@ pub(super) fn convolve(
     inputs: &[(&[f32], usize)],
     weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     n: usize,
-    grid: Grid,
+    grid: VoxelGrid,
     write: impl Fn(&mut [f32], &[f32]) + Sync,
 ) {
     let channels = inputs.iter().map(|x| x.1).sum();

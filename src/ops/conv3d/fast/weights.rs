@@ -5,7 +5,7 @@ use super::tiles::{Outer, Tiles};
 use crate::ops::cpu::par::{Shared, for_each_block, for_each_task};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::simd::Level;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// Groups of tasks that are summed apart, and the most floats that their sums may take together
 /// (64 MiB) where there are more than two.
@@ -19,7 +19,7 @@ pub fn backward_weight(
     dy: &[f32],
     inputs: &[(&[f32], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     gradient(Level::detected(), dw, accumulate, dy, inputs, out, grid);
 }
@@ -31,7 +31,7 @@ pub(super) fn gradient(
     dy: &[f32],
     inputs: &[(&[f32], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels = inputs.iter().map(|x| x.1).sum();
     if dw.is_empty() {
