@@ -63,6 +63,11 @@ pub struct Param {
 }
 
 impl Param {
+    /// A parameter that is not trained.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, half: None, slot: None }
+    }
+
     /// The value in the dtype of the activations, for matrix products.
     pub fn operand(&self) -> &Tensor {
         self.half.as_ref().unwrap_or(&self.value)

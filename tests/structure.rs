@@ -131,6 +131,10 @@ fn every_op_has_its_file_and_cases() {
         let name = op.name();
         let source = read(&format!("src/ops/{name}.rs"));
         assert!(source.contains("Shapes:"), "src/ops/{name}.rs does not document its shapes");
+        let lower = root().join(format!("src/tape/{name}.rs"));
+        let example = source.contains("/// ```\n")
+            || fs::read_to_string(lower).is_ok_and(|lower| lower.contains("/// ```\n"));
+        assert!(example, "src/ops/{name}.rs has no example");
         assert!(!op.cases().is_empty(), "{name} has no cases");
         assert!(!op.summary().contains('\n') && !op.summary().is_empty(), "{name}: summary");
     }

@@ -169,6 +169,26 @@ impl UpdateTable {
 /// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
 /// and their copies outside of active segments keep their values; the teacher follows everywhere.
 /// Errors: `Shape`; buffers of other sizes than the table's.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
+/// let cpu = Device::Cpu;
+/// let settings = AdamW {
+///     lr: 0.1, weight_decay: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, grad_scale: 1.0, ema: 0.5,
+/// };
+/// let segment = Segment { offset: 0, len: 1, decays: false, update: 1 };
+/// let table = UpdateTable::new(&cpu, &settings, &[segment], 1, 1)?;
+/// let one = |x: f64| Tensor::from_slice(&cpu, &[x], &[1]);
+/// let (mut p, grads, mut m, mut v, mut t) = (one(1.0)?, one(2.0)?, one(0.0)?, one(0.0)?, one(1.0)?);
+/// adamw_ema(&table, None, Buffers {
+///     params: &mut p, grads: &grads, m: &mut m, v: &mut v, teacher: Some(&mut t), half: None,
+///     teacher_half: None,
+/// })?;
+/// // The first step is lr long whatever the gradient; the teacher goes half of the way.
+/// assert!((p.to_f64_vec()?[0] - 0.9).abs() < 1e-6 && (t.to_f64_vec()?[0] - 0.95).abs() < 1e-6);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
     let n = buffers.check()?;
     let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());

@@ -15,6 +15,16 @@ const OP: &str = "argmax";
 /// Shapes: `scores` `[voxels, k]`, k of 1 to 256; result `[voxels]` u8.
 /// Numerics: exact; the first of equal maxima wins, NaN is never chosen unless all scores are NaN (class 0).
 /// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::argmax::argmax;
+/// let cpu = Device::Cpu;
+/// let scores = Tensor::from_slice(&cpu, &[1.0, 3.0, 2.0, 5.0, 5.0, 0.0], &[2, 3])?;
+/// // The first of equal scores wins.
+/// assert_eq!(argmax(&scores)?.to_vec::<u8>()?, [1, 0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn argmax(scores: &Tensor) -> Result<Tensor> {
     let (voxels, k) = scores.matrix(OP)?;
     if !(1..=256).contains(&k) {

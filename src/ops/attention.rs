@@ -27,6 +27,20 @@ impl<'a> Tape<'a> {
     /// probabilities and the gradients of the scores are rounded to bf16 before they are multiplied.
     /// Errors: `Shape`.
     /// Source: Vaswani et al., arXiv 1706.03762; recomputation: Dao et al., arXiv 2205.14135.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::attention::Packing;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// // Two sequences, of two tokens and of one; a row is q, k, v of one head with d = 1.
+    /// let qkv = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0, 2.0, 0.0, 0.0, 4.0, 1.0, 1.0, 7.0], &[3, 3])?);
+    /// let packing = Packing::new(&cpu, &[2, 1])?;
+    /// let y = Tape::new(&cpu).attention(&qkv, &packing, 1)?;
+    /// // Equal scores weigh the values 2 and 4 by a half each; a token alone has its own value.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 3.0, 7.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn attention(&mut self, qkv: &Var, packing: &Packing, heads: usize) -> Result<Var> {
         let (rows, width) = qkv.value().matrix(OP)?;
         if heads == 0 || width % (3 * heads) != 0 || rows != packing.total() {

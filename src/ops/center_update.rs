@@ -16,6 +16,18 @@ const OP: &str = "center_update";
 /// Numerics: rows are summed in order.
 /// Errors: `Shape`; no rows at all.
 /// Source: DINO, arXiv 2104.14294, section 3.1.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::center_update::center_update;
+/// let cpu = Device::Cpu;
+/// let mut center = Tensor::from_slice(&cpu, &[0.0, 10.0], &[2])?;
+/// let logits = Tensor::from_slice(&cpu, &[2.0, 4.0, 4.0, 8.0], &[2, 2])?;
+/// center_update(&mut center, &[logits], 0.5, None)?;
+/// // The means are 3 and 6: 0.5 * 0 + 0.5 * 3 and 0.5 * 10 + 0.5 * 6.
+/// assert_eq!(center.to_f64_vec()?, [1.5, 8.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn center_update(
     center: &mut Tensor,
     logits: &[Tensor],

@@ -36,6 +36,20 @@ impl<'a> Tape<'a> {
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32.
     /// Errors: `Shape` when sizes do not match.
     /// Source: `torch.nn.functional.conv3d` with padding k / 2.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::VoxelGrid;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 3] };
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 3.0], &[3, 1])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[1.0; 27], &[1, 1, 3, 3, 3])?);
+    /// let y = Tape::new(&cpu).conv3d(&[&x], grid, &weight, None)?;
+    /// // A kernel of ones sums the neighbours: 1 + 2, 1 + 2 + 3, 2 + 3.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 6.0, 5.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn conv3d(
         &mut self,
         inputs: &[&Var],

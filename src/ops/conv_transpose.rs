@@ -29,6 +29,20 @@ impl<'a> Tape<'a> {
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32.
     /// Errors: `Shape` when sizes do not match.
     /// Source: `torch.nn.functional.conv_transpose3d` with stride 2.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::VoxelGrid;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 1] };
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[3.0], &[1, 1])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[1, 1, 2, 2, 2])?);
+    /// let y = Tape::new(&cpu).conv_transpose(&x, grid, &weight)?;
+    /// // One voxel becomes eight: 3 times each tap.
+    /// assert_eq!(y.value().to_f64_vec()?, [0.0, 3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn conv_transpose(&mut self, x: &Var, grid: VoxelGrid, weight: &Param) -> Result<Var> {
         let (rows, fan_in) = x.value().matrix(OP)?;
         let out = match weight.value.shape() {

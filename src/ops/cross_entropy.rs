@@ -17,6 +17,18 @@ impl<'a> Tape<'a> {
     /// Numerics: maximum taken out before the exponential; value and gradient in one pass. A label outside
     /// of `0..k`, which the data layer has to refuse, gives its row loss 0 and gradient 0.
     /// Errors: `Shape`; no rows at all.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let logits = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?);
+    /// let labels = Tensor::from_slice(&cpu, &[1i32], &[1])?;
+    /// let loss = Tape::new(&cpu).cross_entropy(&logits, &labels)?;
+    /// // Two classes, equally likely: ln 2.
+    /// assert!((loss.value().to_f64_vec()?[0] - 2f64.ln()).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn cross_entropy(&mut self, logits: &Var, labels: &Tensor) -> Result<Var> {
         let (rows, k) = logits.value().matrix(OP)?;
         labels.expect_shape(OP, &[rows])?;

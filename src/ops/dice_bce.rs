@@ -20,6 +20,22 @@ impl<'a> Tape<'a> {
     /// Numerics: exponentials of negative numbers only on the CPU; bits from `k` on are not looked at.
     /// Errors: `Shape`.
     /// Source: MONAI `DiceLoss(sigmoid=True)`, `BCEWithLogitsLoss`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::{VoxelGrid, dice_ce::DiceOptions};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 1] };
+    /// let logits = Var::constant(Tensor::from_slice(&cpu, &[50.0, 50.0], &[1, 2])?);
+    /// // One voxel of both classes.
+    /// let bits = Tensor::from_slice(&cpu, &[0b11u8], &[1])?;
+    /// let options = DiceOptions::default();
+    /// let terms = Tape::new(&cpu).dice_bce(&logits, &bits, &grid, &options)?.value().to_f64_vec()?;
+    /// // Both classes are right: dice is 1e-6 / (1 + 1 + 1e-6) for each, cross-entropy e^-50.
+    /// assert!((terms[0] - 5e-7).abs() < 1e-11 && terms[1] < 1e-20);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn dice_bce(
         &mut self,
         logits: &Var,

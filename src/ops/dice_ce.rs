@@ -23,6 +23,21 @@ impl<'a> Tape<'a> {
     /// outside of `0..k`, which the data layer has to refuse, counts for no class and has no cross-entropy.
     /// Errors: `Shape`.
     /// Source: Milletari et al., arXiv 1606.04797; MONAI `DiceCELoss(to_onehot_y, softmax, squared_pred)`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::{VoxelGrid, dice_ce::DiceOptions};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 2] };
+    /// let logits = Var::constant(Tensor::from_slice(&cpu, &[50.0, 0.0, 0.0, 50.0], &[2, 2])?);
+    /// let labels = Tensor::from_slice(&cpu, &[0u8, 1], &[2])?;
+    /// let options = DiceOptions::default();
+    /// let terms = Tape::new(&cpu).dice_ce(&logits, &labels, &grid, &options)?.value().to_f64_vec()?;
+    /// // Both voxels are right: dice is 1e-6 / (1 + 1 + 1e-6) for each class, cross-entropy e^-50.
+    /// assert!((terms[0] - 5e-7).abs() < 1e-11 && terms[1] < 1e-20);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn dice_ce(
         &mut self,
         logits: &Var,

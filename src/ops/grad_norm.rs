@@ -23,6 +23,17 @@ const CHUNK: usize = 1 << 16;
 /// Numerics: squares are summed in f64, chunk by chunk in order; on a GPU in f32 by a fixed tree.
 /// Not finite if any element is not.
 /// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::grad_norm::grad_norm;
+/// let cpu = Device::Cpu;
+/// let gradients = Tensor::from_slice(&cpu, &[3.0, 4.0], &[2])?;
+/// let norm = grad_norm(&gradients, None, 1.0, 1.0)?.to_f64_vec()?;
+/// // sqrt(9 + 16), and what makes it 1.
+/// assert!(norm[0] == 5.0 && (norm[1] - 0.2).abs() < 1e-6);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn grad_norm(flat: &Tensor, loss: Option<&Tensor>, scale: f64, clip: f64) -> Result<Tensor> {
     let (device, n) = (flat.device(), flat.len());
     if let Some(loss) = loss {

@@ -47,6 +47,19 @@ impl<'a> Tape<'a> {
     /// f32 for bf16 activations. A volume of one voxel gives 0.
     /// Errors: `Shape`.
     /// Source: Ulyanov et al., arXiv 1607.08022; MONAI's `InstanceNorm3d` (non-affine).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::VoxelGrid;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 2] };
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[2, 1])?);
+    /// let y = Tape::new(&cpu).instance_norm(&x, &grid)?.value().to_f64_vec()?;
+    /// // Mean 2, variance 1: -1 and 1 over sqrt(1 + 1e-5).
+    /// assert!((y[0] + 0.999_995).abs() < 1e-9 && (y[1] - 0.999_995).abs() < 1e-9);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn instance_norm(&mut self, x: &Var, grid: &VoxelGrid) -> Result<Var> {
         self.norm_and(x, None, grid, 1.0)
     }

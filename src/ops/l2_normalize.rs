@@ -17,6 +17,17 @@ impl<'a> Tape<'a> {
     /// Numerics: a row shorter than 1e-12 is divided by 1e-12 and its gradient is that of a
     /// constant divisor, as `torch.nn.functional.normalize`.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[3.0, 4.0], &[1, 2])?);
+    /// let y = Tape::new(&cpu).l2_normalize(&x)?.value().to_f64_vec()?;
+    /// // The row is 5 long.
+    /// assert!((y[0] - 0.6).abs() < 1e-12 && (y[1] - 0.8).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn l2_normalize(&mut self, x: &Var) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         let dtype = x.value().dtype();

@@ -24,6 +24,19 @@ impl<'a> Tape<'a> {
     /// added to the variance (1e-6 throughout GL-MAE).
     /// Errors: `Shape`.
     /// Source: Ba et al., arXiv 1607.06450; timm 0.3.2 `Block` for eps.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[2.0, 2.0], &[2])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[10.0, 10.0], &[2])?);
+    /// let y = Tape::new(&cpu).layer_norm(&x, &weight, &bias, 0.0)?;
+    /// // Mean 2, variance 1: -1 * 2 + 10 and 1 * 2 + 10.
+    /// assert_eq!(y.value().to_f64_vec()?, [8.0, 12.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn layer_norm(&mut self, x: &Var, weight: &Param, bias: &Param, eps: f64) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         weight.value.expect_shape(OP, &[c])?;

@@ -38,6 +38,20 @@ impl<'a> Tape<'a> {
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32. What
     /// the backward of a GELU needs, its input, is kept in the dtype of the activations.
     /// Errors: `Shape` when sizes do not match.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::PostOp;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[3.0, 4.0, 5.0, 6.0], &[2, 2])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[0.5, 0.0], &[2])?);
+    /// let y = Tape::new(&cpu).linear(&x, &weight, Some(&bias), PostOp::None)?;
+    /// // 1 * 3 + 2 * 4 + 0.5 and 1 * 5 + 2 * 6.
+    /// assert_eq!(y.value().to_f64_vec()?, [11.5, 17.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn linear(
         &mut self,
         x: &Var,

@@ -43,6 +43,24 @@ impl<'a> Tape<'a> {
     /// the arithmetic of the product (f32 when `x` is bf16). The losses are f32 then.
     /// Errors: `Shape`; an empty group has no mean and is refused, as are more than two.
     /// Source: gl-mae 1.6; He et al., arXiv 2111.06377 (`norm_pix_loss`).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::Layer;
+    /// use glmae::ops::masked_mse::Comparison;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[1.0, 0.0, 0.0, 1.0], &[2, 2])?);
+    /// let head = Layer { weight, bias: None };
+    /// let target = Tensor::from_slice(&cpu, &[1.0, 4.0], &[1, 2])?;
+    /// let with =
+    ///     Comparison { target: &target, group_rows: &[1], norm_pix: false, wants_prediction: false };
+    /// let (loss, _) = Tape::new(&cpu).masked_mse(&x, &head, &with)?;
+    /// // The head predicts x itself: (0^2 + 2^2) / 2.
+    /// assert_eq!(loss.value().to_f64_vec()?, [2.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn masked_mse(
         &mut self,
         x: &Var,

@@ -30,6 +30,19 @@ impl<'a> Tape<'a> {
     /// Numerics: f32 sums for bf16 activations, in an order that sizes decide.
     /// Errors: `Shape`; a sequence of which no token counts.
     /// Source: He et al., arXiv 2111.06377, A.1 (global pooling).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::{attention::Packing, mean_pool::Pooled};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 6.0], &[3, 1])?);
+    /// let packing = Packing::new(&cpu, &[1, 2])?;
+    /// let y = Tape::new(&cpu).mean_pool(&x, &packing, Pooled::All)?;
+    /// // The sequences are [1] and [2, 6].
+    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 4.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn mean_pool(&mut self, x: &Var, packing: &Packing, pooled: Pooled) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         let skip = pooled.skipped();

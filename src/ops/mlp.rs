@@ -23,6 +23,23 @@ impl<'a> Tape<'a> {
     /// hidden layer is rounded once instead of twice.
     /// Errors: `Shape` when sizes do not match.
     /// Source: timm 0.3.2 `Mlp`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::Layer;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[10.0, 10.0], &[1, 2])?);
+    /// let first = Layer { weight, bias: None };
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[2.0], &[1, 1])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[1.0], &[1])?);
+    /// let second = Layer { weight, bias: Some(bias) };
+    /// let y = Tape::new(&cpu).mlp(&x, &first, &second, None)?;
+    /// // gelu(10 + 20) is 30 to the last bit; 2 * 30 + 1.
+    /// assert_eq!(y.value().to_f64_vec()?, [61.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn mlp(
         &mut self,
         x: &Var,

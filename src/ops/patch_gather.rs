@@ -261,6 +261,22 @@ impl<'a> Tape<'a> {
     /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'; bf16 voxels (on a GPU) whose
     /// rows are not bf16, or that a gradient is wanted of.
     /// Source: gl-mae 1.3; target order as in MAE (He et al., arXiv 2111.06377).
+    ///
+    /// ```
+    /// use glmae::device::{DType, Device, Tensor};
+    /// use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let volume = VolumeAt { offset: 0, channels: 1, dims: [2, 2, 4] };
+    /// let plan = PatchPlan::new(&cpu, 2, &[volume], &[(0, 1)])?;
+    /// let numbers: Vec<f64> = (0..16).map(f64::from).collect();
+    /// let voxels = Var::constant(Tensor::from_slice(&cpu, &numbers, &[16])?);
+    /// let order = VoxelOrder::ChannelsFirst;
+    /// let rows = Tape::new(&cpu).patch_gather(&voxels, &plan, order, DType::F64)?;
+    /// // Patch 1 begins at w = 2: voxel (z, y, x) is 8 z + 4 y + 2 + x.
+    /// assert_eq!(rows.value().to_f64_vec()?, [2., 3., 6., 7., 10., 11., 14., 15.]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn patch_gather(
         &mut self,
         voxels: &Var,

@@ -36,6 +36,18 @@ pub type AffineMap = [[f64; 4]; 3];
 /// Numerics: outside of the volume its nearest voxel (border); weights and sums in the result's arithmetic.
 /// Errors: `Shape`: an empty volume, a map that is not finite or leaves +-2^22 voxels.
 /// Source: MONAI `Spacing` (`padding_mode="border"`, `align_corners=False` with voxel on voxel).
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::resample::{Interpolation, resample};
+/// let cpu = Device::Cpu;
+/// let volume = Tensor::from_slice(&cpu, &[0.0, 10.0, 20.0], &[1, 1, 1, 3])?;
+/// // Steps of half a voxel along w.
+/// let map = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0]];
+/// let y = resample(&volume, [1, 1, 5], &map, Interpolation::Linear)?;
+/// assert_eq!(y.to_f64_vec()?, [0.0, 5.0, 10.0, 15.0, 20.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn resample(
     volume: &Tensor,
     to: [usize; 3],

@@ -94,6 +94,22 @@ impl<'a> Tape<'a> {
     /// Errors: `Shape`.
     /// Source: gl-mae 1.3 and 1.4 (positions are added before masked tokens are dropped, which is
     /// the same as adding the kept tokens' positions).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::row_assemble::{AssemblePlan, RowSource};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[10.0, 20.0], &[1, 2])?);
+    /// let token = Param::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 1, 2])?);
+    /// let table = Tensor::from_slice(&cpu, &[0.0, 0.0, 5.0, 5.0], &[2, 2])?;
+    /// let rows = [RowSource { row: None, position: 0 }, RowSource { row: Some(0), position: 1 }];
+    /// let plan = AssemblePlan::new(&cpu, 1, 2, &rows)?;
+    /// let y = Tape::new(&cpu).row_assemble(&x, &token, &table, &plan)?;
+    /// // The token with position 0, then the row with position 1.
+    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 2.0, 15.0, 25.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn row_assemble(
         &mut self,
         x: &Var,

@@ -60,6 +60,19 @@ impl<'a> Tape<'a> {
     /// Shapes: `x` `[rows, c]`, result `[plan.taken(), c]`.
     /// Numerics: data movement, exact.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::row_gather::GatherPlan;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 3.0], &[3, 1])?);
+    /// let plan = GatherPlan::new(&cpu, 3, &[2, 0])?;
+    /// let y = Tape::new(&cpu).row_gather(&x, &plan)?;
+    /// // Row 2, then row 0.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 1.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn row_gather(&mut self, x: &Var, plan: &GatherPlan) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         if rows != plan.taken.len() {

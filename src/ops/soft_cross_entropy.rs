@@ -84,6 +84,23 @@ impl<'a> Tape<'a> {
     /// Numerics: log-sum-exp with the maximum taken out; value and gradient in one pass.
     /// Errors: `Shape`.
     /// Source: gl-mae 1.6; DINO, arXiv 2104.14294.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::soft_cross_entropy::{Anchors, PairPlan, Targets};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let logits = Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?;
+    /// let center = Tensor::from_slice(&cpu, &[0.0, 0.0], &[2])?;
+    /// let inv_tau = Tensor::from_slice(&cpu, &[1.0], &[1])?;
+    /// let targets = Targets { logits: &logits, center: &center, inv_tau: &inv_tau };
+    /// let pairs = PairPlan::new(&cpu, 1, 1, &[Anchors { group: 0, teacher_rows: vec![0] }])?;
+    /// let student = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?);
+    /// let loss = Tape::new(&cpu).soft_cross_entropy(&student, &targets, 1.0, &pairs)?;
+    /// // Both are uniform over two prototypes: ln 2.
+    /// assert!((loss.value().to_f64_vec()?[0] - 2f64.ln()).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn soft_cross_entropy(
         &mut self,
         student: &Var,

@@ -43,6 +43,21 @@ pub enum TargetKind {
 /// at all (`s` = 0) keeps uniform targets.
 /// Errors: `Shape`; Sinkhorn on a GPU: more rows than fit its shared memory.
 /// Source: DINO, arXiv 2104.14294; SwAV, arXiv 2006.09882; `standardise`: docs/training.md.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::teacher_targets::{TargetKind, teacher_targets};
+/// let cpu = Device::Cpu;
+/// let logits = Tensor::from_slice(&cpu, &[1.0, 3.0, 3.0, 1.0], &[2, 2])?;
+/// let running = Tensor::from_slice(&cpu, &[0.0, 0.0], &[2])?;
+/// let inv_tau = Tensor::from_slice(&cpu, &[10.0], &[1])?;
+/// let kind = TargetKind::Standardise;
+/// let (center, inv_tau) = teacher_targets(kind, &logits, &running, &inv_tau)?;
+/// // Every column has mean 2; what is left is +-1, whose deviation is 1.
+/// assert_eq!(center.to_f64_vec()?, [2.0, 2.0]);
+/// assert_eq!(inv_tau.to_f64_vec()?, [10.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn teacher_targets(
     kind: TargetKind,
     logits: &Tensor,

@@ -15,6 +15,20 @@ impl<'a> Tape<'a> {
     /// Shapes: `rows` `[plan.rows(), p^3 C]`, result `[voxels]` with `voxels >= plan.voxels()`.
     /// Numerics: exact where every patch has one row.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let volume = VolumeAt { offset: 0, channels: 1, dims: [1, 1, 3] };
+    /// let plan = PatchPlan::new(&cpu, 1, &[volume], &[(0, 2), (0, 0)])?;
+    /// let rows = Var::constant(Tensor::from_slice(&cpu, &[5.0, 7.0], &[2, 1])?);
+    /// let voxels = Tape::new(&cpu).unpatchify(&rows, &plan, VoxelOrder::ChannelsLast, 3)?;
+    /// // The first row is patch 2, the second patch 0; patch 1 has none.
+    /// assert_eq!(voxels.value().to_f64_vec()?, [7.0, 0.0, 5.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn unpatchify(
         &mut self,
         rows: &Var,

@@ -53,6 +53,18 @@ impl ViewBox {
 /// is rounded once, at the end.
 /// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
 /// Source: gl-mae 1.2 and U1.
+///
+/// ```
+/// use glmae::device::{DType, Device, Tensor};
+/// use glmae::ops::view_cut::{ViewBox, view_cut};
+/// let cpu = Device::Cpu;
+/// let volume = Tensor::from_slice(&cpu, &[0.0, 1.0, 2.0, 3.0], &[1, 1, 1, 4])?;
+/// let mut view = Tensor::zeros(&cpu, DType::F64, &[1, 1, 1, 2])?;
+/// view_cut(&mut view.as_mut(), &volume, &ViewBox::native([0, 0, 0], [1, 1, 4]))?;
+/// // Four voxels in two: voxel i reads position (i + 0.5) 4 / 2 - 0.5, which is 0.5 and 2.5.
+/// assert_eq!(view.to_f64_vec()?, [0.5, 2.5]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Result<()> {
     let (to, from) = (out.shape().to_vec(), volume.shape().to_vec());
     let (&[oc, d, h, w], &[ic, id, ih, iw]) = (&to[..], &from[..]) else {

@@ -21,6 +21,19 @@ impl<'a> Tape<'a> {
     /// result and all sums are f32.
     /// Errors: `Shape`.
     /// Source: Salimans and Kingma, arXiv 1602.07868; DINO's last layer (g frozen at 1).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 1.0], &[1, 2])?);
+    /// let g = Param::constant(Tensor::from_slice(&cpu, &[10.0], &[1, 1])?);
+    /// let v = Param::constant(Tensor::from_slice(&cpu, &[3.0, 4.0], &[1, 2])?);
+    /// let y = Tape::new(&cpu).weight_norm_linear(&x, &g, &v)?;
+    /// // |v| = 5, so W is [6, 8].
+    /// assert_eq!(y.value().to_f64_vec()?, [14.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn weight_norm_linear(&mut self, x: &Var, g: &Param, v: &Param) -> Result<Var> {
         let (rows, fan_in) = x.value().matrix(OP)?;
         let (out, width) = v.value.matrix(OP)?;

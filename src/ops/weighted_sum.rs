@@ -15,6 +15,18 @@ impl<'a> Tape<'a> {
     /// Shapes: every part `[n]` with n weights, f32 on a GPU; result `[1]`.
     /// Numerics: terms are added in order.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let a = Var::constant(Tensor::from_slice(&cpu, &[2.0], &[1])?);
+    /// let b = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[2])?);
+    /// let total = Tape::new(&cpu).weighted_sum(&[(&a, &[0.5]), (&b, &[1.0, 2.0])])?;
+    /// // 0.5 * 2 + 1 * 1 + 2 * 3.
+    /// assert_eq!(total.value().to_f64_vec()?, [8.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn weighted_sum(&mut self, parts: &[(&Var, &[f64])]) -> Result<Var> {
         let Some((first, _)) = parts.first() else {
             return Err(Error::shape(OP, "at least one term", "none"));

@@ -12,6 +12,20 @@ use crate::{Error, Result};
 const OP: &str = "window_blend";
 
 /// Weighted sums of the windows of one volume.
+///
+/// ```
+/// use glmae::device::{DType, Device, Tensor};
+/// use glmae::ops::window_blend::WindowBlend;
+/// let cpu = Device::Cpu;
+/// let mut blend = WindowBlend::new(&cpu, DType::F64, [1, 1, 3], 1)?;
+/// for (start, score) in [(0, 1.0), (1, 3.0)] {
+///     let scores = Tensor::from_slice(&cpu, &[score, score], &[2, 1])?;
+///     blend.add(&scores, [1, 1, 2], [0, 0, start], None)?;
+/// }
+/// // The windows meet in the middle voxel: (1 + 3) / 2.
+/// assert_eq!(blend.finish()?.to_f64_vec()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub struct WindowBlend {
     dims: [usize; 3],
     classes: usize,

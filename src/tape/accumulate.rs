@@ -12,6 +12,18 @@ const OP: &str = "accumulate";
 /// Shapes: as many elements in both.
 /// Numerics: one addition per element, rounded to the dtype.
 /// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::tape::accumulate;
+/// let cpu = Device::Cpu;
+/// let mut sum = Tensor::from_slice(&cpu, &[1.0, 2.0], &[2])?;
+/// let other = Tensor::from_slice(&cpu, &[10.0, 20.0], &[2])?;
+/// accumulate(&mut sum.as_mut(), &other)?;
+/// // 1 + 10 and 2 + 20.
+/// assert_eq!(sum.to_f64_vec()?, [11.0, 22.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn accumulate(target: &mut TensorMut<'_>, source: &Tensor) -> Result<()> {
     if target.len() != source.len() || target.dtype() != source.dtype() {
         let got = format!("{:?} and {source:?}", target.shape());
