@@ -1,6 +1,8 @@
 //! Floor 2: one file per op. Each holds, top to bottom, what the op computes, its shape checks,
 //! the differentiable call on [`crate::tape::Tape`], the CPU reference and its backward, and its
-//! cases. [`OPS`] is the only list; tests, gradient checks and benchmarks are made from it.
+//! cases. An op whose plain reference is too slow for the CPU has a fast path beside it (`fast`) and
+//! chooses between the two; [`cpu`] is what fast paths are built from. [`OPS`] is the only list; tests,
+//! gradient checks and benchmarks are made from it.
 
 pub mod accumulate;
 pub mod adamw_ema;
