@@ -26,7 +26,7 @@ fn by_taps(weight: &[f32], [fan_in, out]: [usize; 2]) -> Scratch {
     packed
 }
 
-/// See [`super::forward`]; `sizes`: in and out. The caller has checked all lengths.
+/// The volume at twice the size; `sizes`: in and out. The caller has checked all lengths.
 pub fn forward(
     y: &mut [f32],
     x: &[f32],
