@@ -314,14 +314,21 @@ fn find_nvcc() -> PathBuf {
     })
 }
 
+/// The names that a line of a kernel file exports (`kernels/include/export.cuh`).
+fn exported(line: &str) -> Vec<&str> {
+    let macros = [("GLMAE_KERNEL(", 1), ("GLMAE_INSTANCE(", 1), ("GLMAE_TWINS(", 2)];
+    let found = macros.iter().find_map(|(start, names)| Some((line.strip_prefix(start)?, *names)));
+    let Some((rest, names)) = found else { return Vec::new() };
+    rest.split([',', ')']).take(names).map(str::trim).collect()
+}
+
 /// The table of kernels that `src/device/launch.rs` includes.
 fn table(files: &[PathBuf], fatbins: &[(String, PathBuf)]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {
         let text = fs::read_to_string(file).expect("read a moment ago");
         let stem = stem(file);
-        for line in text.lines().filter_map(|l| l.strip_prefix("GLMAE_KERNEL(")) {
-            let name = line.split([',', ')']).next().unwrap_or_default().trim();
+        for name in text.lines().flat_map(exported) {
             let mut info = |build| {
                 _ = writeln!(externs, "    static glmae_{build}_info_{name}: KernelInfo;");
                 format!("&raw const glmae_{build}_info_{name}")

@@ -2,9 +2,11 @@
 //!
 //!     cargo bench --bench cpu [-- FILTER]
 
-use glmae::ops::cpu::attention::{self, Shape};
+use glmae::ops::adamw_ema::{AdamW, Segment, fast as optimiser};
+use glmae::ops::attention::fast::{self as attention, Shape};
 use glmae::ops::cpu::gemm::{Epilogue, MatRef, gemm};
-use glmae::ops::cpu::{math, norm, optim};
+use glmae::ops::cpu::math;
+use glmae::ops::layer_norm::fast as layer_norm;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -89,7 +91,7 @@ fn attentions(filter: &str) {
             cu.push(cu[cu.len() - 1] + len);
         }
         let t = cu[lens.len()] as usize;
-        let shape = Shape { cu_seqlens: &cu, heads, head_dim: d, scale: 1.0 / (d as f32).sqrt() };
+        let shape = Shape::new(&cu, heads, d);
         let (qkv, dout) = (data(t * 3 * c), data(t * c));
         let (mut out, mut lse) = (vec![0.0; t * c], vec![0.0; t * heads]);
         let mut dqkv = vec![0.0; t * 3 * c];
@@ -123,25 +125,26 @@ fn elementwise(filter: &str) {
     let (mut y, mut mean, mut rstd) = (x.clone(), vec![0.0; rows], vec![0.0; rows]);
     let bytes = (rows * c * 4) as f64;
     time(filter, "layer_norm fwd 2870x192", 2.0 * bytes, "GB/s", || {
-        norm::layer_norm_fwd(&mut y, &mut mean, &mut rstd, &x, &w, &b, rows, c, 1e-6);
+        layer_norm::forward(&mut y, &mut mean, &mut rstd, &x, &w, &b, 1e-6);
     });
     let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
     time(filter, "layer_norm bwd 2870x192", 3.0 * bytes, "GB/s", || {
-        norm::layer_norm_bwd(&mut y, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, false);
+        layer_norm::backward(&mut y, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, false);
     });
     let n = 6_000_000;
     let (mut p, g, mut m, mut v) = (data(n), data(n), vec![0.0; n], vec![0.0; n]);
-    let scalars = optim::AdamW {
+    let settings = AdamW {
         lr: 1e-4,
+        weight_decay: 0.05,
         beta1: 0.9,
         beta2: 0.95,
         eps: 1e-8,
-        weight_decay: 0.05,
-        step: 10,
         grad_scale: 1.0,
+        ema: 0.99,
     };
+    let segment = Segment { offset: 0, len: n, decays: true, update: 10 };
     time(filter, "adamw 6M", 28.0 * n as f64, "GB/s", || {
-        optim::adamw(&mut p, &g, &mut m, &mut v, scalars);
+        optimiser::adamw(&settings, &segment, &mut p, &g, &mut m, &mut v);
     });
 }
 

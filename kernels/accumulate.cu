@@ -42,16 +42,8 @@ __device__ __forceinline__ void accumulate(T* target, const T* source, int64_t n
         target[i] = from_float<T>(to_float(target[i]) + to_float(source[i]));
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    accumulate_update_f32(float* __restrict__ target, const float* __restrict__ source, int64_t n) {
-    accumulate(target, source, n);
-}
-GLMAE_KERNEL(accumulate_update_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    accumulate_update_bf16(bf16* __restrict__ target, const bf16* __restrict__ source, int64_t n) {
-    accumulate(target, source, n);
-}
-GLMAE_KERNEL(accumulate_update_bf16, 256)
+GLMAE_TWINS(accumulate_update_f32, accumulate_update_bf16, (256),
+    (T* __restrict__ target, const T* __restrict__ source, int64_t n),
+    accumulate(target, source, n))
 
 }  // namespace GLMAE_NS

@@ -32,20 +32,10 @@ __device__ __forceinline__ void argmax(uint8_t* label, const T* scores, int64_t 
     label[first + threadIdx.x] = static_cast<uint8_t>(at == k ? 0 : at);
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    argmax_fwd_f32(uint8_t* __restrict__ label, const float* __restrict__ scores, int64_t voxels, int k,
-                   int rows) {
+GLMAE_TWINS(argmax_fwd_f32, argmax_fwd_bf16, (128),
+    (uint8_t* __restrict__ label, const T* __restrict__ scores, int64_t voxels, int k,
+     int rows),
     GLMAE_DYNAMIC_SHARED(float, tile);
-    argmax(label, scores, voxels, k, rows, tile);
-}
-GLMAE_KERNEL(argmax_fwd_f32, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    argmax_fwd_bf16(uint8_t* __restrict__ label, const bf16* __restrict__ scores, int64_t voxels, int k,
-                    int rows) {
-    GLMAE_DYNAMIC_SHARED(float, tile);
-    argmax(label, scores, voxels, k, rows, tile);
-}
-GLMAE_KERNEL(argmax_fwd_bf16, 128)
+    argmax(label, scores, voxels, k, rows, tile))
 
 }  // namespace GLMAE_NS

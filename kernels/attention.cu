@@ -45,120 +45,83 @@
 
 namespace GLMAE_NS {
 
-// Every kernel that runs on tensor cores exists for three head dims. The registration of a kernel stays
-// on a line of its own: the build finds kernels by it.
-#define ATTENTION_FWD(d)                                                                             \
-    GLMAE_EXPORT __global__ void __launch_bounds__(128, 2) attention_fwd_bf16_d##d(                  \
-        bf16* __restrict__ out, float* __restrict__ lse, const bf16* __restrict__ qkv,               \
-        const int* __restrict__ tiles, int64_t total, int heads, float scale) {                      \
-        GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
-        attention_fwd<d>(out, lse, qkv, AttentionTile(tiles, total, heads, d), scale, shared);       \
-    }
-#define ATTENTION_BWD(d, n, warps, mt, blocks)                                                       \
-    GLMAE_EXPORT __global__ void __launch_bounds__(32 * warps, blocks) attention_bwd_bf16_d##d##_s##n( \
-        bf16* __restrict__ dqkv, const float* __restrict__ lse, const bf16* __restrict__ dout,       \
-        const bf16* __restrict__ qkv, const int* __restrict__ tiles,                                 \
-        int64_t total, int heads, float scale) {                                                     \
-        GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, lse, nullptr, w, scale,              \
-                                               shared);                                              \
-    }
-#define ATTENTION_BWD_Q(d)                                                                           \
-    GLMAE_EXPORT __global__ void __launch_bounds__(128, 2) attention_bwd_q_bf16_d##d(                \
-        bf16* __restrict__ dqkv, float* __restrict__ delta, const bf16* __restrict__ out,            \
-        const float* __restrict__ lse, const bf16* __restrict__ dout, const bf16* __restrict__ qkv,  \
-        const int* __restrict__ tiles, int64_t total, int heads, float scale) {                      \
-        GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_queries<d>(dqkv, delta, dout, qkv, out, lse, w, scale, shared);                \
-    }
-#define ATTENTION_BWD_KV(d)                                                                          \
-    GLMAE_EXPORT __global__ void __launch_bounds__(128, 2) attention_bwd_kv_bf16_d##d(               \
-        bf16* __restrict__ dqkv, const float* __restrict__ lse, const float* __restrict__ delta,     \
-        const bf16* __restrict__ dout, const bf16* __restrict__ qkv,                                 \
-        const int* __restrict__ tiles, int64_t total, int heads, float scale) {                      \
-        GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, lse, delta, w, scale,                    \
-                                           shared);                                                  \
-    }
+// Every kernel that runs on tensor cores exists for three head dims.
+#define ATTENTION_FWD(d)                                                                  \
+    (bf16* __restrict__ out, float* __restrict__ lse, const bf16* __restrict__ qkv,       \
+     const int* __restrict__ tiles, int64_t total, int heads, float scale),               \
+    GLMAE_DYNAMIC_SHARED(bf16, shared);                                                   \
+    attention_fwd<d>(out, lse, qkv, AttentionTile(tiles, total, heads, d), scale, shared)
+GLMAE_INSTANCE(attention_fwd_bf16_d32, bf16, (128, 2), ATTENTION_FWD(32))
+GLMAE_INSTANCE(attention_fwd_bf16_d48, bf16, (128, 2), ATTENTION_FWD(48))
+GLMAE_INSTANCE(attention_fwd_bf16_d64, bf16, (128, 2), ATTENTION_FWD(64))
 
-ATTENTION_FWD(32)
-GLMAE_KERNEL(attention_fwd_bf16_d32, 128)
-ATTENTION_FWD(48)
-GLMAE_KERNEL(attention_fwd_bf16_d48, 128)
-ATTENTION_FWD(64)
-GLMAE_KERNEL(attention_fwd_bf16_d64, 128)
+#define ATTENTION_BWD(d, mt, warps)                                                         \
+    (bf16* __restrict__ dqkv, const float* __restrict__ lse, const bf16* __restrict__ dout, \
+     const bf16* __restrict__ qkv, const int* __restrict__ tiles, int64_t total, int heads, \
+     float scale),                                                                          \
+    GLMAE_DYNAMIC_SHARED(bf16, shared);                                                     \
+    const AttentionTile w(tiles, total, heads, d);                                          \
+    attention_bwd_keys<d, mt, warps, true>(dqkv, dout, qkv, lse, nullptr, w, scale, shared)
+GLMAE_INSTANCE(attention_bwd_bf16_d32_s64, bf16, (128, 3), ATTENTION_BWD(32, 1, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d48_s64, bf16, (128, 3), ATTENTION_BWD(48, 1, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d64_s64, bf16, (128, 3), ATTENTION_BWD(64, 1, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d32_s128, bf16, (128, 2), ATTENTION_BWD(32, 2, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d48_s128, bf16, (128, 2), ATTENTION_BWD(48, 2, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d64_s128, bf16, (128, 2), ATTENTION_BWD(64, 2, 4))
+GLMAE_INSTANCE(attention_bwd_bf16_d32_s256, bf16, (256, 1), ATTENTION_BWD(32, 2, 8))
+GLMAE_INSTANCE(attention_bwd_bf16_d48_s256, bf16, (256, 1), ATTENTION_BWD(48, 2, 8))
+GLMAE_INSTANCE(attention_bwd_bf16_d64_s256, bf16, (256, 1), ATTENTION_BWD(64, 2, 8))
 
-ATTENTION_BWD(32, 64, 4, 1, 3)
-GLMAE_KERNEL(attention_bwd_bf16_d32_s64, 128)
-ATTENTION_BWD(48, 64, 4, 1, 3)
-GLMAE_KERNEL(attention_bwd_bf16_d48_s64, 128)
-ATTENTION_BWD(64, 64, 4, 1, 3)
-GLMAE_KERNEL(attention_bwd_bf16_d64_s64, 128)
+#define ATTENTION_BWD_Q(d)                                                                       \
+    (bf16* __restrict__ dqkv, float* __restrict__ delta, const bf16* __restrict__ out,           \
+     const float* __restrict__ lse, const bf16* __restrict__ dout, const bf16* __restrict__ qkv, \
+     const int* __restrict__ tiles, int64_t total, int heads, float scale),                      \
+    GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
+    const AttentionTile w(tiles, total, heads, d);                                               \
+    attention_bwd_queries<d>(dqkv, delta, dout, qkv, out, lse, w, scale, shared)
+GLMAE_INSTANCE(attention_bwd_q_bf16_d32, bf16, (128, 2), ATTENTION_BWD_Q(32))
+GLMAE_INSTANCE(attention_bwd_q_bf16_d48, bf16, (128, 2), ATTENTION_BWD_Q(48))
+GLMAE_INSTANCE(attention_bwd_q_bf16_d64, bf16, (128, 2), ATTENTION_BWD_Q(64))
 
-ATTENTION_BWD(32, 128, 4, 2, 2)
-GLMAE_KERNEL(attention_bwd_bf16_d32_s128, 128)
-ATTENTION_BWD(48, 128, 4, 2, 2)
-GLMAE_KERNEL(attention_bwd_bf16_d48_s128, 128)
-ATTENTION_BWD(64, 128, 4, 2, 2)
-GLMAE_KERNEL(attention_bwd_bf16_d64_s128, 128)
+#define ATTENTION_BWD_KV(d)                                                                      \
+    (bf16* __restrict__ dqkv, const float* __restrict__ lse, const float* __restrict__ delta,    \
+     const bf16* __restrict__ dout, const bf16* __restrict__ qkv, const int* __restrict__ tiles, \
+     int64_t total, int heads, float scale),                                                     \
+    GLMAE_DYNAMIC_SHARED(bf16, shared);                                                          \
+    const AttentionTile w(tiles, total, heads, d);                                               \
+    attention_bwd_keys<d, 2, 4, false>(dqkv, dout, qkv, lse, delta, w, scale, shared)
+GLMAE_INSTANCE(attention_bwd_kv_bf16_d32, bf16, (128, 2), ATTENTION_BWD_KV(32))
+GLMAE_INSTANCE(attention_bwd_kv_bf16_d48, bf16, (128, 2), ATTENTION_BWD_KV(48))
+GLMAE_INSTANCE(attention_bwd_kv_bf16_d64, bf16, (128, 2), ATTENTION_BWD_KV(64))
 
-ATTENTION_BWD(32, 256, 8, 2, 1)
-GLMAE_KERNEL(attention_bwd_bf16_d32_s256, 256)
-ATTENTION_BWD(48, 256, 8, 2, 1)
-GLMAE_KERNEL(attention_bwd_bf16_d48_s256, 256)
-ATTENTION_BWD(64, 256, 8, 2, 1)
-GLMAE_KERNEL(attention_bwd_bf16_d64_s256, 256)
+// Without tensor cores. bf16 has one block per SM: the sweep for delta does not fit 128 registers on sm_80.
+#define ATTENTION_FWD_SIMT                                                         \
+    (T* __restrict__ out, float* __restrict__ lse, const T* __restrict__ qkv,      \
+     const int* __restrict__ tiles, int64_t total, int heads, int d, float scale), \
+    GLMAE_DYNAMIC_SHARED(float, shared);                                           \
+    const AttentionTile w(tiles, total, heads, d);                                 \
+    attention_fwd_simt(out, lse, qkv, w, d, scale, shared)
+GLMAE_INSTANCE(attention_fwd_f32, float, (SIMT_THREADS), ATTENTION_FWD_SIMT)
+GLMAE_INSTANCE(attention_fwd_bf16, bf16, (SIMT_THREADS, 1), ATTENTION_FWD_SIMT)
 
-ATTENTION_BWD_Q(32)
-GLMAE_KERNEL(attention_bwd_q_bf16_d32, 128)
-ATTENTION_BWD_Q(48)
-GLMAE_KERNEL(attention_bwd_q_bf16_d48, 128)
-ATTENTION_BWD_Q(64)
-GLMAE_KERNEL(attention_bwd_q_bf16_d64, 128)
+#define ATTENTION_BWD_Q_SIMT                                                               \
+    (T* __restrict__ dqkv, float* __restrict__ delta, const T* __restrict__ out,           \
+     const float* __restrict__ lse, const T* __restrict__ dout, const T* __restrict__ qkv, \
+     const int* __restrict__ tiles, int64_t total, int heads, int d, float scale),         \
+    GLMAE_DYNAMIC_SHARED(float, shared);                                                   \
+    const AttentionTile w(tiles, total, heads, d);                                         \
+    attention_bwd_q_simt(dqkv, delta, dout, qkv, out, lse, w, d, scale, shared)
+GLMAE_INSTANCE(attention_bwd_q_f32, float, (SIMT_THREADS), ATTENTION_BWD_Q_SIMT)
+GLMAE_INSTANCE(attention_bwd_q_bf16, bf16, (SIMT_THREADS, 1), ATTENTION_BWD_Q_SIMT)
 
-ATTENTION_BWD_KV(32)
-GLMAE_KERNEL(attention_bwd_kv_bf16_d32, 128)
-ATTENTION_BWD_KV(48)
-GLMAE_KERNEL(attention_bwd_kv_bf16_d48, 128)
-ATTENTION_BWD_KV(64)
-GLMAE_KERNEL(attention_bwd_kv_bf16_d64, 128)
-
-#define ATTENTION_SIMT(T, dtype, ...)                                                                \
-    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_fwd_##dtype(               \
-        T* __restrict__ out, float* __restrict__ lse, const T* __restrict__ qkv,                     \
-        const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
-        GLMAE_DYNAMIC_SHARED(float, shared);                                                         \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_fwd_simt(out, lse, qkv, w, d, scale, shared);                                      \
-    }                                                                                                \
-    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_bwd_q_##dtype(             \
-        T* __restrict__ dqkv, float* __restrict__ delta, const T* __restrict__ out,                  \
-        const float* __restrict__ lse, const T* __restrict__ dout, const T* __restrict__ qkv,        \
-        const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
-        GLMAE_DYNAMIC_SHARED(float, shared);                                                         \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_q_simt(dqkv, delta, dout, qkv, out, lse, w, d, scale, shared);                 \
-    }                                                                                                \
-    GLMAE_EXPORT __global__ void __launch_bounds__(__VA_ARGS__) attention_bwd_kv_##dtype(            \
-        T* __restrict__ dqkv, const float* __restrict__ lse, const float* __restrict__ delta,        \
-        const T* __restrict__ dout, const T* __restrict__ qkv,                                       \
-        const int* __restrict__ tiles, int64_t total, int heads, int d, float scale) {               \
-        GLMAE_DYNAMIC_SHARED(float, shared);                                                         \
-        const AttentionTile w(tiles, total, heads, d);                                               \
-        attention_bwd_kv_simt(dqkv, dout, qkv, lse, delta, w, d, scale, shared);                     \
-    }
-
-ATTENTION_SIMT(float, f32, SIMT_THREADS)
-GLMAE_KERNEL(attention_fwd_f32, SIMT_THREADS)
-GLMAE_KERNEL(attention_bwd_q_f32, SIMT_THREADS)
-GLMAE_KERNEL(attention_bwd_kv_f32, SIMT_THREADS)
-// One block per SM: the sweep for delta does not fit 128 registers on sm_80.
-ATTENTION_SIMT(bf16, bf16, SIMT_THREADS, 1)
-GLMAE_KERNEL(attention_fwd_bf16, SIMT_THREADS)
-GLMAE_KERNEL(attention_bwd_q_bf16, SIMT_THREADS)
-GLMAE_KERNEL(attention_bwd_kv_bf16, SIMT_THREADS)
+#define ATTENTION_BWD_KV_SIMT                                                              \
+    (T* __restrict__ dqkv, const float* __restrict__ lse, const float* __restrict__ delta, \
+     const T* __restrict__ dout, const T* __restrict__ qkv, const int* __restrict__ tiles, \
+     int64_t total, int heads, int d, float scale),                                        \
+    GLMAE_DYNAMIC_SHARED(float, shared);                                                   \
+    const AttentionTile w(tiles, total, heads, d);                                         \
+    attention_bwd_kv_simt(dqkv, dout, qkv, lse, delta, w, d, scale, shared)
+GLMAE_INSTANCE(attention_bwd_kv_f32, float, (SIMT_THREADS), ATTENTION_BWD_KV_SIMT)
+GLMAE_INSTANCE(attention_bwd_kv_bf16, bf16, (SIMT_THREADS, 1), ATTENTION_BWD_KV_SIMT)
 
 }  // namespace GLMAE_NS

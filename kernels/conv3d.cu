@@ -30,66 +30,40 @@
 
 namespace GLMAE_NS {
 
-// `per_sm` blocks must fit the register file and the shared memory of an SM.
-#define CONV3D_FWD(name, T, N, FEW, per_sm)                                                     \
-    GLMAE_EXPORT __global__ void __launch_bounds__(128, per_sm)                                 \
-        name(T* __restrict__ y, const T* __restrict__ a, const T* __restrict__ b,               \
-             const T* __restrict__ weights, const float* __restrict__ bias, int d, int h, int w, \
-             int width_a, int width_b, int out, int mode) {                                     \
-        conv3d_fwd<T, N, FEW>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out, \
-                         mode);                                                                 \
-    }
-#define CONV3D_BWD_PARAMS(name, T, FEW)                                                         \
-    GLMAE_EXPORT __global__ void __launch_bounds__(288, 2)                                      \
-        name(float* __restrict__ weight_parts, float* __restrict__ bias_parts,                  \
-             const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d, \
-             int h, int w, int width_a, int width_b, int out, int bricks, int bricks_part) {    \
-        conv3d_bwd_params<T, FEW>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a, \
-                             width_b, out, bricks, bricks_part);                                \
-    }
-#define CONV3D_INIT(name, T)                                                                    \
-    GLMAE_EXPORT __global__ void __launch_bounds__(256)                                         \
-        name(T* __restrict__ packed, const float* __restrict__ weight, int64_t count, int tile, \
-             int n, int width_a, int width_b, int64_t first, int64_t n_stride,                  \
-             int64_t c_stride, int mirrored, int few) {                                         \
-        conv3d_init(packed, weight, count, tile, n, width_a, width_b, first, n_stride,          \
-                    c_stride, mirrored, few);                                                   \
-    }
+// As many blocks as the bounds say must fit the register file and the shared memory of an SM.
+#define CONV3D_FWD(...)                                                                              \
+    (T* __restrict__ y, const T* __restrict__ a, const T* __restrict__ b,                            \
+     const T* __restrict__ weights, const float* __restrict__ bias, int d, int h, int w,             \
+     int width_a, int width_b, int out, int mode),                                                   \
+    conv3d_fwd<__VA_ARGS__>(y, a, b, weights, bias, BrickGrid{d, h, w}, width_a, width_b, out, mode)
+GLMAE_INSTANCE(conv3d_fwd_bf16_n16, bf16, (128, 4), CONV3D_FWD(T, 16, false))
+GLMAE_INSTANCE(conv3d_fwd_bf16_n32, bf16, (128, 3), CONV3D_FWD(T, 32, false))
+GLMAE_INSTANCE(conv3d_fwd_bf16_n64, bf16, (128, 2), CONV3D_FWD(T, 64, false))
+GLMAE_INSTANCE(conv3d_fwd_f32_n16, float, (128, 4), CONV3D_FWD(T, 16, false))
+GLMAE_INSTANCE(conv3d_fwd_f32_n32, float, (128, 3), CONV3D_FWD(T, 32, false))
+GLMAE_INSTANCE(conv3d_fwd_f32_n64, float, (128, 2), CONV3D_FWD(T, 64, false))
+GLMAE_INSTANCE(conv3d_fwd_bf16_few_n16, bf16, (128, 6), CONV3D_FWD(T, 16, true))
+GLMAE_INSTANCE(conv3d_fwd_bf16_few_n32, bf16, (128, 6), CONV3D_FWD(T, 32, true))
+GLMAE_INSTANCE(conv3d_fwd_f32_few_n16, float, (128, 4), CONV3D_FWD(T, 16, true))
+GLMAE_INSTANCE(conv3d_fwd_f32_few_n32, float, (128, 4), CONV3D_FWD(T, 32, true))
 
-CONV3D_FWD(conv3d_fwd_bf16_n16, bf16, 16, false, 4)
-GLMAE_KERNEL(conv3d_fwd_bf16_n16, 128)
-CONV3D_FWD(conv3d_fwd_bf16_n32, bf16, 32, false, 3)
-GLMAE_KERNEL(conv3d_fwd_bf16_n32, 128)
-CONV3D_FWD(conv3d_fwd_bf16_n64, bf16, 64, false, 2)
-GLMAE_KERNEL(conv3d_fwd_bf16_n64, 128)
-CONV3D_FWD(conv3d_fwd_f32_n16, float, 16, false, 4)
-GLMAE_KERNEL(conv3d_fwd_f32_n16, 128)
-CONV3D_FWD(conv3d_fwd_f32_n32, float, 32, false, 3)
-GLMAE_KERNEL(conv3d_fwd_f32_n32, 128)
-CONV3D_FWD(conv3d_fwd_f32_n64, float, 64, false, 2)
-GLMAE_KERNEL(conv3d_fwd_f32_n64, 128)
-CONV3D_FWD(conv3d_fwd_bf16_few_n16, bf16, 16, true, 6)
-GLMAE_KERNEL(conv3d_fwd_bf16_few_n16, 128)
-CONV3D_FWD(conv3d_fwd_bf16_few_n32, bf16, 32, true, 6)
-GLMAE_KERNEL(conv3d_fwd_bf16_few_n32, 128)
-CONV3D_FWD(conv3d_fwd_f32_few_n16, float, 16, true, 4)
-GLMAE_KERNEL(conv3d_fwd_f32_few_n16, 128)
-CONV3D_FWD(conv3d_fwd_f32_few_n32, float, 32, true, 4)
-GLMAE_KERNEL(conv3d_fwd_f32_few_n32, 128)
+#define CONV3D_BWD_PARAMS(few)                                                                 \
+    (float* __restrict__ weight_parts, float* __restrict__ bias_parts,                         \
+     const T* __restrict__ dy, const T* __restrict__ a, const T* __restrict__ b, int d, int h, \
+     int w, int width_a, int width_b, int out, int bricks, int bricks_part),                   \
+    conv3d_bwd_params<T, few>(weight_parts, bias_parts, dy, a, b, BrickGrid{d, h, w}, width_a, \
+                              width_b, out, bricks, bricks_part)
+GLMAE_TWINS(conv3d_bwd_params_f32, conv3d_bwd_params_bf16, (288, 2),
+    CONV3D_BWD_PARAMS(false))
+GLMAE_TWINS(conv3d_bwd_params_f32_few, conv3d_bwd_params_bf16_few, (288, 2),
+    CONV3D_BWD_PARAMS(true))
 
-CONV3D_BWD_PARAMS(conv3d_bwd_params_bf16, bf16, false)
-GLMAE_KERNEL(conv3d_bwd_params_bf16, 288)
-CONV3D_BWD_PARAMS(conv3d_bwd_params_f32, float, false)
-GLMAE_KERNEL(conv3d_bwd_params_f32, 288)
-CONV3D_BWD_PARAMS(conv3d_bwd_params_bf16_few, bf16, true)
-GLMAE_KERNEL(conv3d_bwd_params_bf16_few, 288)
-CONV3D_BWD_PARAMS(conv3d_bwd_params_f32_few, float, true)
-GLMAE_KERNEL(conv3d_bwd_params_f32_few, 288)
-
-CONV3D_INIT(conv3d_init_bf16, bf16)
-GLMAE_KERNEL(conv3d_init_bf16, 256)
-CONV3D_INIT(conv3d_init_f32, float)
-GLMAE_KERNEL(conv3d_init_f32, 256)
+GLMAE_TWINS(conv3d_init_f32, conv3d_init_bf16, (256),
+    (T* __restrict__ packed, const float* __restrict__ weight, int64_t count, int tile, int n,
+     int width_a, int width_b, int64_t first, int64_t n_stride, int64_t c_stride, int mirrored,
+     int few),
+    conv3d_init(packed, weight, count, tile, n, width_a, width_b, first, n_stride, c_stride,
+                mirrored, few))
 
 // Blocks of 32 neighbouring elements of [taps, out, channels], then those of [out] (dbias may be null).
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
@@ -124,18 +98,10 @@ __device__ __forceinline__ void conv3d_init_columns(T* packed, const float* weig
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) packed[i] = from_float<T>(weight[i / width * channels + first + i % width]);
 }
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    conv3d_init_columns_bf16(bf16* __restrict__ packed, const float* __restrict__ weight,
-                             int count, int width, int channels, int first) {
-    conv3d_init_columns(packed, weight, count, width, channels, first);
-}
-GLMAE_KERNEL(conv3d_init_columns_bf16, 256)
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    conv3d_init_columns_f32(float* __restrict__ packed, const float* __restrict__ weight,
-                            int count, int width, int channels, int first) {
-    conv3d_init_columns(packed, weight, count, width, channels, first);
-}
-GLMAE_KERNEL(conv3d_init_columns_f32, 256)
+GLMAE_TWINS(conv3d_init_columns_f32, conv3d_init_columns_bf16, (256),
+    (T* __restrict__ packed, const float* __restrict__ weight, int count, int width,
+     int channels, int first),
+    conv3d_init_columns(packed, weight, count, width, channels, first))
 
 // The way back: those columns of dweight (+)= part [rows, width].
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
@@ -151,17 +117,19 @@ GLMAE_KERNEL(conv3d_bwd_columns_f32, 256)
 // y [rows, out] = x [rows, in] w [out, in]^T + bias. Tiles of 64 x 64 as linear's, here with f32 results:
 // classes are few, so one column of tiles reads x once. Bytes: rows (2 in + 4 out); 8 volumes of 96^3,
 // 48 channels, 14 classes: 1.08 GB, 250 us.
-#define CONV3D_SCORES(name, VECTOR)                                                             \
-    GLMAE_EXPORT __global__ void __launch_bounds__(128, 4)                                      \
-        name(float* __restrict__ y, const bf16* __restrict__ x, const bf16* __restrict__ weight, \
-             const float* __restrict__ bias, int rows, int out, int in) {                       \
-        const ForwardEpilogue<float> epilogue(y, nullptr, bias, nullptr, rows, out, false);     \
-        gemm<MmaTile64x64, true, true, VECTOR>(epilogue, x, in, weight, in, rows, out, in, in); \
-    }
-CONV3D_SCORES(conv3d_scores_bf16_64x64, true)
-GLMAE_KERNEL(conv3d_scores_bf16_64x64, 128)
-CONV3D_SCORES(conv3d_scores_bf16_any, false)
-GLMAE_KERNEL(conv3d_scores_bf16_any, 128)
+template <bool VECTOR>
+__device__ __forceinline__ void conv3d_scores(float* y, const bf16* x, const bf16* weight,
+                                              const float* bias, int rows, int out, int in) {
+    const ForwardEpilogue<float> epilogue(y, nullptr, bias, nullptr, rows, out, false);
+    gemm<MmaTile64x64, true, true, VECTOR>(epilogue, x, in, weight, in, rows, out, in, in);
+}
+
+#define CONV3D_SCORES(vectors)                                                     \
+    (float* __restrict__ y, const T* __restrict__ x, const T* __restrict__ weight, \
+     const float* __restrict__ bias, int rows, int out, int in),                   \
+    conv3d_scores<vectors>(y, x, weight, bias, rows, out, in)
+GLMAE_INSTANCE(conv3d_scores_bf16_64x64, bf16, (128, 4), CONV3D_SCORES(true))
+GLMAE_INSTANCE(conv3d_scores_bf16_any, bf16, (128, 4), CONV3D_SCORES(false))
 
 // Eight neighbours a thread.
 GLMAE_EXPORT __global__ void __launch_bounds__(256)

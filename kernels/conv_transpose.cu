@@ -47,43 +47,32 @@ __device__ __forceinline__ void conv_transpose_bwd_params(float* parts, const T*
     block_gemm<Tile, false, VECTOR>(epilogue, dy, blocks, x, in, m, in, rows, rows_part);
 }
 
-#define CONV_TRANSPOSE(suffix, T, Tile, vector, per_sm)                                           \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                         \
-        conv_transpose_fwd_##suffix(T* __restrict__ y, const T* __restrict__ x,                   \
-                                    const T* __restrict__ weight, int rows, int in, int h, int w, \
-                                    int out) {                                                    \
-        conv_transpose_fwd<Tile, vector>(y, x, weight, rows, in, Blocks{h, w, out});              \
-    }                                                                                             \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                         \
-        conv_transpose_bwd_x_##suffix(T* __restrict__ dx, const T* __restrict__ dy,               \
-                                      const T* __restrict__ weight, int rows, int in, int h,      \
-                                      int w, int out, int mode) {                                 \
-        conv_transpose_bwd_x<Tile, vector>(dx, dy, weight, rows, in, Blocks{h, w, out}, mode);    \
-    }                                                                                             \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                         \
-        conv_transpose_bwd_params_##suffix(float* __restrict__ parts, const T* __restrict__ dy,   \
-                                           const T* __restrict__ x, int rows, int in, int h,      \
-                                           int w, int out, int rows_part) {                       \
-        conv_transpose_bwd_params<Tile, vector>(parts, dy, x, rows, in, Blocks{h, w, out},        \
-                                                rows_part);                                       \
-    }
+#define CONV_TRANSPOSE_FWD(...)                                                                  \
+    (T* __restrict__ y, const T* __restrict__ x, const T* __restrict__ weight, int rows, int in, \
+     int h, int w, int out),                                                                     \
+    conv_transpose_fwd<__VA_ARGS__>(y, x, weight, rows, in, Blocks{h, w, out})
+GLMAE_INSTANCE(conv_transpose_fwd_bf16_64x64, bf16, (128, 4), CONV_TRANSPOSE_FWD(MmaTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_fwd_bf16_any, bf16, (128, 4), CONV_TRANSPOSE_FWD(MmaTile64x64, false))
+GLMAE_INSTANCE(conv_transpose_fwd_f32_64x64, float, (256, 3), CONV_TRANSPOSE_FWD(SimtTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_fwd_f32_any, float, (256, 2), CONV_TRANSPOSE_FWD(SimtTile64x64, false))
 
-CONV_TRANSPOSE(bf16_64x64, bf16, MmaTile64x64, true, 4)
-GLMAE_KERNEL(conv_transpose_fwd_bf16_64x64, 128)
-GLMAE_KERNEL(conv_transpose_bwd_x_bf16_64x64, 128)
-GLMAE_KERNEL(conv_transpose_bwd_params_bf16_64x64, 128)
-CONV_TRANSPOSE(bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(conv_transpose_fwd_bf16_any, 128)
-GLMAE_KERNEL(conv_transpose_bwd_x_bf16_any, 128)
-GLMAE_KERNEL(conv_transpose_bwd_params_bf16_any, 128)
-CONV_TRANSPOSE(f32_64x64, float, SimtTile64x64, true, 3)
-GLMAE_KERNEL(conv_transpose_fwd_f32_64x64, 256)
-GLMAE_KERNEL(conv_transpose_bwd_x_f32_64x64, 256)
-GLMAE_KERNEL(conv_transpose_bwd_params_f32_64x64, 256)
-CONV_TRANSPOSE(f32_any, float, SimtTile64x64, false, 2)
-GLMAE_KERNEL(conv_transpose_fwd_f32_any, 256)
-GLMAE_KERNEL(conv_transpose_bwd_x_f32_any, 256)
-GLMAE_KERNEL(conv_transpose_bwd_params_f32_any, 256)
+#define CONV_TRANSPOSE_BWD_X(...)                                                                  \
+    (T* __restrict__ dx, const T* __restrict__ dy, const T* __restrict__ weight, int rows, int in, \
+     int h, int w, int out, int mode),                                                             \
+    conv_transpose_bwd_x<__VA_ARGS__>(dx, dy, weight, rows, in, Blocks{h, w, out}, mode)
+GLMAE_INSTANCE(conv_transpose_bwd_x_bf16_64x64, bf16, (128, 4), CONV_TRANSPOSE_BWD_X(MmaTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_bwd_x_bf16_any, bf16, (128, 4), CONV_TRANSPOSE_BWD_X(MmaTile64x64, false))
+GLMAE_INSTANCE(conv_transpose_bwd_x_f32_64x64, float, (256, 3), CONV_TRANSPOSE_BWD_X(SimtTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_bwd_x_f32_any, float, (256, 2), CONV_TRANSPOSE_BWD_X(SimtTile64x64, false))
+
+#define CONV_TRANSPOSE_BWD_PARAMS(...)                                                           \
+    (float* __restrict__ parts, const T* __restrict__ dy, const T* __restrict__ x, int rows,     \
+     int in, int h, int w, int out, int rows_part),                                              \
+    conv_transpose_bwd_params<__VA_ARGS__>(parts, dy, x, rows, in, Blocks{h, w, out}, rows_part)
+GLMAE_INSTANCE(conv_transpose_bwd_params_bf16_64x64, bf16, (128, 4), CONV_TRANSPOSE_BWD_PARAMS(MmaTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_bwd_params_bf16_any, bf16, (128, 4), CONV_TRANSPOSE_BWD_PARAMS(MmaTile64x64, false))
+GLMAE_INSTANCE(conv_transpose_bwd_params_f32_64x64, float, (256, 3), CONV_TRANSPOSE_BWD_PARAMS(SimtTile64x64, true))
+GLMAE_INSTANCE(conv_transpose_bwd_params_f32_any, float, (256, 2), CONV_TRANSPOSE_BWD_PARAMS(SimtTile64x64, false))
 
 // Blocks of 32 neighbouring elements of [taps, out, in].
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
@@ -108,17 +97,8 @@ __device__ __forceinline__ void conv_transpose_init(T* packed, const float* weig
     const int column = i / in;
     packed[i] = from_float<T>(weight[(i % in * out + column % out) * 8 + column / out]);
 }
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    conv_transpose_init_bf16(bf16* __restrict__ packed, const float* __restrict__ weight, int in,
-                             int out) {
-    conv_transpose_init(packed, weight, in, out);
-}
-GLMAE_KERNEL(conv_transpose_init_bf16, 256)
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    conv_transpose_init_f32(float* __restrict__ packed, const float* __restrict__ weight, int in,
-                            int out) {
-    conv_transpose_init(packed, weight, in, out);
-}
-GLMAE_KERNEL(conv_transpose_init_f32, 256)
+GLMAE_TWINS(conv_transpose_init_f32, conv_transpose_init_bf16, (256),
+    (T* __restrict__ packed, const float* __restrict__ weight, int in, int out),
+    conv_transpose_init(packed, weight, in, out))
 
 }  // namespace GLMAE_NS

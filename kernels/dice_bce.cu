@@ -25,23 +25,13 @@ namespace GLMAE_NS {
     const DiceShared name{tile_, scale_, truth_, room_}
 
 // partial [batch, gridDim.x, 4 k + 1]: see dice_fwd. A block takes `tiles` tiles of `rows` rows.
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    dice_bce_fwd_f32_u8(float* __restrict__ partial, const float* __restrict__ logits,
-                   const uint8_t* __restrict__ labels, int64_t voxels, int k, int rows, int tiles,
-                   int squared) {
-    DICE_SHARED(shared);
-    dice_fwd<true>(partial, logits, labels, voxels, k, rows, tiles, squared, shared);
-}
-GLMAE_KERNEL(dice_bce_fwd_f32_u8, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    dice_bce_fwd_f32_i32(float* __restrict__ partial, const float* __restrict__ logits,
-                   const int* __restrict__ labels, int64_t voxels, int k, int rows, int tiles,
-                   int squared) {
-    DICE_SHARED(shared);
-    dice_fwd<true>(partial, logits, labels, voxels, k, rows, tiles, squared, shared);
-}
-GLMAE_KERNEL(dice_bce_fwd_f32_i32, 128)
+#define DICE_BCE_FWD                                                                         \
+    (float* __restrict__ partial, const float* __restrict__ logits,                          \
+     const T* __restrict__ labels, int64_t voxels, int k, int rows, int tiles, int squared), \
+    DICE_SHARED(shared);                                                                     \
+    dice_fwd<true>(partial, logits, labels, voxels, k, rows, tiles, squared, shared)
+GLMAE_INSTANCE(dice_bce_fwd_f32_u8, uint8_t, (128), DICE_BCE_FWD)
+GLMAE_INSTANCE(dice_bce_fwd_f32_i32, int, (128), DICE_BCE_FWD)
 
 // Grid (k + 1, batch); see dice_merge.
 GLMAE_EXPORT __global__ void __launch_bounds__(128)
@@ -63,24 +53,14 @@ GLMAE_EXPORT __global__ void __launch_bounds__(128)
 }
 GLMAE_KERNEL(dice_bce_fwd_f32_terms, 128)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    dice_bce_bwd_f32_u8(float* dlogits, const float* __restrict__ dterms, const float* __restrict__ table,
-                   const float* __restrict__ logits, const uint8_t* __restrict__ labels, int64_t voxels,
-                   int k, int rows, float entropy_weight, int squared, int mode) {
-    DICE_SHARED(shared);
-    dice_bwd<true>(dlogits, dterms, table, logits, labels, voxels, k, rows, entropy_weight, squared, mode,
-                shared);
-}
-GLMAE_KERNEL(dice_bce_bwd_f32_u8, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    dice_bce_bwd_f32_i32(float* dlogits, const float* __restrict__ dterms, const float* __restrict__ table,
-                   const float* __restrict__ logits, const int* __restrict__ labels, int64_t voxels,
-                   int k, int rows, float entropy_weight, int squared, int mode) {
-    DICE_SHARED(shared);
-    dice_bwd<true>(dlogits, dterms, table, logits, labels, voxels, k, rows, entropy_weight, squared, mode,
-                shared);
-}
-GLMAE_KERNEL(dice_bce_bwd_f32_i32, 128)
+#define DICE_BCE_BWD                                                                                 \
+    (float* dlogits, const float* __restrict__ dterms, const float* __restrict__ table,              \
+     const float* __restrict__ logits, const T* __restrict__ labels, int64_t voxels, int k,          \
+     int rows, float entropy_weight, int squared, int mode),                                         \
+    DICE_SHARED(shared);                                                                             \
+    dice_bwd<true>(dlogits, dterms, table, logits, labels, voxels, k, rows, entropy_weight, squared, \
+                   mode, shared)
+GLMAE_INSTANCE(dice_bce_bwd_f32_u8, uint8_t, (128), DICE_BCE_BWD)
+GLMAE_INSTANCE(dice_bce_bwd_f32_i32, int, (128), DICE_BCE_BWD)
 
 }  // namespace GLMAE_NS

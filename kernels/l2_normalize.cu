@@ -97,34 +97,13 @@ __device__ __forceinline__ void l2_normalize_bwd(T* dx, const float* norm, const
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    l2_normalize_fwd_f32(float* __restrict__ y, float* __restrict__ norm,
-                         const float* __restrict__ x, int64_t rows, int c) {
-    l2_normalize_fwd(y, norm, x, rows, c);
-}
-GLMAE_KERNEL(l2_normalize_fwd_f32, 128)
+GLMAE_TWINS(l2_normalize_fwd_f32, l2_normalize_fwd_bf16, (128),
+    (T* __restrict__ y, float* __restrict__ norm, const T* __restrict__ x, int64_t rows, int c),
+    l2_normalize_fwd(y, norm, x, rows, c))
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    l2_normalize_fwd_bf16(bf16* __restrict__ y, float* __restrict__ norm,
-                          const bf16* __restrict__ x, int64_t rows, int c) {
-    l2_normalize_fwd(y, norm, x, rows, c);
-}
-GLMAE_KERNEL(l2_normalize_fwd_bf16, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    l2_normalize_bwd_f32(float* __restrict__ dx, const float* __restrict__ norm,
-                         const float* __restrict__ dy, const float* __restrict__ x, int64_t rows,
-                         int c, int mode) {
-    l2_normalize_bwd(dx, norm, dy, x, rows, c, mode);
-}
-GLMAE_KERNEL(l2_normalize_bwd_f32, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    l2_normalize_bwd_bf16(bf16* __restrict__ dx, const float* __restrict__ norm,
-                          const bf16* __restrict__ dy, const bf16* __restrict__ x, int64_t rows,
-                          int c, int mode) {
-    l2_normalize_bwd(dx, norm, dy, x, rows, c, mode);
-}
-GLMAE_KERNEL(l2_normalize_bwd_bf16, 128)
+GLMAE_TWINS(l2_normalize_bwd_f32, l2_normalize_bwd_bf16, (128),
+    (T* __restrict__ dx, const float* __restrict__ norm, const T* __restrict__ dy,
+     const T* __restrict__ x, int64_t rows, int c, int mode),
+    l2_normalize_bwd(dx, norm, dy, x, rows, c, mode))
 
 }  // namespace GLMAE_NS

@@ -332,40 +332,18 @@ __device__ __forceinline__ void layer_norm_bwd(T* dx, float* partial, const floa
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256, 4)
-    layer_norm_fwd_f32(float* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd,
-                       const float* __restrict__ x, const float* __restrict__ gamma,
-                       const float* __restrict__ beta, int64_t rows, int c, float eps) {
-    layer_norm_fwd(y, mean, rstd, x, gamma, beta, rows, c, eps);
-}
-GLMAE_KERNEL(layer_norm_fwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256, 4)
-    layer_norm_fwd_bf16(bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd,
-                        const bf16* __restrict__ x, const float* __restrict__ gamma,
-                        const float* __restrict__ beta, int64_t rows, int c, float eps) {
-    layer_norm_fwd(y, mean, rstd, x, gamma, beta, rows, c, eps);
-}
-GLMAE_KERNEL(layer_norm_fwd_bf16, 256)
+GLMAE_TWINS(layer_norm_fwd_f32, layer_norm_fwd_bf16, (256, 4),
+    (T* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd,
+     const T* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+     int64_t rows, int c, float eps),
+    layer_norm_fwd(y, mean, rstd, x, gamma, beta, rows, c, eps))
 
 // partial [gridDim.x, 2, c]: this block's share of dgamma, then of dbeta. dx_mode: GLMAE_GRAD_*.
-GLMAE_EXPORT __global__ void __launch_bounds__(256, 4)
-    layer_norm_bwd_f32(float* dx, float* __restrict__ partial, const float* __restrict__ mean,
-                       const float* __restrict__ rstd, const float* __restrict__ dy,
-                       const float* __restrict__ x, const float* __restrict__ gamma, int64_t rows,
-                       int c, int dx_mode) {
-    layer_norm_bwd(dx, partial, mean, rstd, dy, x, gamma, rows, c, dx_mode);
-}
-GLMAE_KERNEL(layer_norm_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256, 4)
-    layer_norm_bwd_bf16(bf16* dx, float* __restrict__ partial, const float* __restrict__ mean,
-                        const float* __restrict__ rstd, const bf16* __restrict__ dy,
-                        const bf16* __restrict__ x, const float* __restrict__ gamma, int64_t rows,
-                        int c, int dx_mode) {
-    layer_norm_bwd(dx, partial, mean, rstd, dy, x, gamma, rows, c, dx_mode);
-}
-GLMAE_KERNEL(layer_norm_bwd_bf16, 256)
+GLMAE_TWINS(layer_norm_bwd_f32, layer_norm_bwd_bf16, (256, 4),
+    (T* dx, float* __restrict__ partial, const float* __restrict__ mean,
+     const float* __restrict__ rstd, const T* __restrict__ dy, const T* __restrict__ x,
+     const float* __restrict__ gamma, int64_t rows, int c, int dx_mode),
+    layer_norm_bwd(dx, partial, mean, rstd, dy, x, gamma, rows, c, dx_mode))
 
 // out [c] = columns first .. first + c of partial [parts, 2 c]: dgamma (first = 0) or dbeta (c). Block
 // (32, 8), grid ceil(c / 32): thread (i, k) adds parts k, k + 8, ... of column i, then row 0 adds the

@@ -65,17 +65,9 @@ __device__ __forceinline__ void linear_bwd_gelu(T* du, const T* dy, const T* pre
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    linear_bwd_gelu_f32(float* du, const float* dy, const float* pre, int64_t count) {
-    linear_bwd_gelu(du, dy, pre, count);
-}
-GLMAE_KERNEL(linear_bwd_gelu_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    linear_bwd_gelu_bf16(bf16* du, const bf16* dy, const bf16* pre, int64_t count) {
-    linear_bwd_gelu(du, dy, pre, count);
-}
-GLMAE_KERNEL(linear_bwd_gelu_bf16, 256)
+GLMAE_TWINS(linear_bwd_gelu_f32, linear_bwd_gelu_bf16, (256),
+    (T* du, const T* dy, const T* pre, int64_t count),
+    linear_bwd_gelu(du, dy, pre, count))
 
 // Thread i adds elements 4 i .. 4 i + 3 of dweight [weights]; the threads after those of dbias
 // [biases], where wanted.
@@ -95,73 +87,45 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
 }
 GLMAE_KERNEL(linear_bwd_reduce_f32, 256)
 
-// The same three signatures for every tile; `per_sm` blocks must fit the register file of an SM.
-#define LINEAR_FWD(name, T, Tile, vector, per_sm)                                               \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                       \
-        name(T* __restrict__ y, T* __restrict__ pre, const T* __restrict__ x,                   \
-             const T* __restrict__ weight, const float* __restrict__ bias,                      \
-             const T* __restrict__ residual, int rows, int out, int in, int applies_gelu) {     \
-        linear_fwd<Tile, vector>(y, pre, x, weight, bias, residual, rows, out, in,              \
-                                 applies_gelu);                                                 \
-    }
-#define LINEAR_BWD_X(name, T, Tile, vector, per_sm)                                             \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                       \
-        name(T* __restrict__ dx, const T* __restrict__ pre, const T* __restrict__ dy,           \
-             const T* __restrict__ weight, int rows, int out, int in, int mode) {               \
-        linear_bwd_x<Tile, vector>(dx, pre, dy, weight, rows, out, in, mode);                   \
-    }
-#define LINEAR_BWD_PARAMS(name, T, Tile, vector, per_sm)                                        \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                       \
-        name(float* __restrict__ dweight, float* __restrict__ dbias, const T* __restrict__ dy,  \
-             const T* __restrict__ x, int rows, int out, int in, int rows_part,                 \
-             int weight_mode, int bias_mode) {                                                  \
-        linear_bwd_params<Tile, vector>(dweight, dbias, dy, x, rows, out, in, rows_part,        \
-                                        weight_mode, bias_mode);                                \
-    }
+// The same three signatures for every tile, whose threads are the first of the bounds; as many blocks as
+// the second says must fit the register file of an SM.
+#define LINEAR_FWD(...)                                                                             \
+    (T* __restrict__ y, T* __restrict__ pre, const T* __restrict__ x, const T* __restrict__ weight, \
+     const float* __restrict__ bias, const T* __restrict__ residual, int rows, int out, int in,     \
+     int applies_gelu),                                                                             \
+    linear_fwd<__VA_ARGS__>(y, pre, x, weight, bias, residual, rows, out, in, applies_gelu)
+GLMAE_INSTANCE(linear_fwd_bf16_128x192, bf16, (256, 1), LINEAR_FWD(MmaTile128x192, true))
+GLMAE_INSTANCE(linear_fwd_bf16_128x128, bf16, (128, 2), LINEAR_FWD(MmaTile128x128, true))
+GLMAE_INSTANCE(linear_fwd_bf16_64x64, bf16, (128, 4), LINEAR_FWD(MmaTile64x64, true))
+GLMAE_INSTANCE(linear_fwd_bf16_any, bf16, (128, 4), LINEAR_FWD(MmaTile64x64, false))
+GLMAE_INSTANCE(linear_fwd_f32_128x128, float, (256, 2), LINEAR_FWD(SimtTile128x128, true))
+GLMAE_INSTANCE(linear_fwd_f32_64x64, float, (256, 4), LINEAR_FWD(SimtTile64x64, true))
+GLMAE_INSTANCE(linear_fwd_f32_any, float, (256, 2), LINEAR_FWD(SimtTile64x64, false))
 
-LINEAR_FWD(linear_fwd_bf16_128x192, bf16, MmaTile128x192, true, 1)
-GLMAE_KERNEL(linear_fwd_bf16_128x192, 256)
-LINEAR_FWD(linear_fwd_bf16_128x128, bf16, MmaTile128x128, true, 2)
-GLMAE_KERNEL(linear_fwd_bf16_128x128, 128)
-LINEAR_FWD(linear_fwd_bf16_64x64, bf16, MmaTile64x64, true, 4)
-GLMAE_KERNEL(linear_fwd_bf16_64x64, 128)
-LINEAR_FWD(linear_fwd_bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(linear_fwd_bf16_any, 128)
-LINEAR_FWD(linear_fwd_f32_128x128, float, SimtTile128x128, true, 2)
-GLMAE_KERNEL(linear_fwd_f32_128x128, 256)
-LINEAR_FWD(linear_fwd_f32_64x64, float, SimtTile64x64, true, 4)
-GLMAE_KERNEL(linear_fwd_f32_64x64, 256)
-LINEAR_FWD(linear_fwd_f32_any, float, SimtTile64x64, false, 2)
-GLMAE_KERNEL(linear_fwd_f32_any, 256)
+#define LINEAR_BWD_X(...)                                                     \
+    (T* __restrict__ dx, const T* __restrict__ pre, const T* __restrict__ dy, \
+     const T* __restrict__ weight, int rows, int out, int in, int mode),      \
+    linear_bwd_x<__VA_ARGS__>(dx, pre, dy, weight, rows, out, in, mode)
+GLMAE_INSTANCE(linear_bwd_x_bf16_128x192, bf16, (256, 1), LINEAR_BWD_X(MmaTile128x192, true))
+GLMAE_INSTANCE(linear_bwd_x_bf16_128x128, bf16, (128, 2), LINEAR_BWD_X(MmaTile128x128, true))
+GLMAE_INSTANCE(linear_bwd_x_bf16_64x64, bf16, (128, 4), LINEAR_BWD_X(MmaTile64x64, true))
+GLMAE_INSTANCE(linear_bwd_x_bf16_any, bf16, (128, 4), LINEAR_BWD_X(MmaTile64x64, false))
+GLMAE_INSTANCE(linear_bwd_x_f32_128x128, float, (256, 2), LINEAR_BWD_X(SimtTile128x128, true))
+GLMAE_INSTANCE(linear_bwd_x_f32_64x64, float, (256, 4), LINEAR_BWD_X(SimtTile64x64, true))
+GLMAE_INSTANCE(linear_bwd_x_f32_any, float, (256, 2), LINEAR_BWD_X(SimtTile64x64, false))
 
-LINEAR_BWD_X(linear_bwd_x_bf16_128x192, bf16, MmaTile128x192, true, 1)
-GLMAE_KERNEL(linear_bwd_x_bf16_128x192, 256)
-LINEAR_BWD_X(linear_bwd_x_bf16_128x128, bf16, MmaTile128x128, true, 2)
-GLMAE_KERNEL(linear_bwd_x_bf16_128x128, 128)
-LINEAR_BWD_X(linear_bwd_x_bf16_64x64, bf16, MmaTile64x64, true, 4)
-GLMAE_KERNEL(linear_bwd_x_bf16_64x64, 128)
-LINEAR_BWD_X(linear_bwd_x_bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(linear_bwd_x_bf16_any, 128)
-LINEAR_BWD_X(linear_bwd_x_f32_128x128, float, SimtTile128x128, true, 2)
-GLMAE_KERNEL(linear_bwd_x_f32_128x128, 256)
-LINEAR_BWD_X(linear_bwd_x_f32_64x64, float, SimtTile64x64, true, 4)
-GLMAE_KERNEL(linear_bwd_x_f32_64x64, 256)
-LINEAR_BWD_X(linear_bwd_x_f32_any, float, SimtTile64x64, false, 2)
-GLMAE_KERNEL(linear_bwd_x_f32_any, 256)
-
-LINEAR_BWD_PARAMS(linear_bwd_params_bf16_128x192, bf16, MmaTile128x192, true, 1)
-GLMAE_KERNEL(linear_bwd_params_bf16_128x192, 256)
-LINEAR_BWD_PARAMS(linear_bwd_params_bf16_128x128, bf16, MmaTile128x128, true, 2)
-GLMAE_KERNEL(linear_bwd_params_bf16_128x128, 128)
-LINEAR_BWD_PARAMS(linear_bwd_params_bf16_64x64, bf16, MmaTile64x64, true, 4)
-GLMAE_KERNEL(linear_bwd_params_bf16_64x64, 128)
-LINEAR_BWD_PARAMS(linear_bwd_params_bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(linear_bwd_params_bf16_any, 128)
-LINEAR_BWD_PARAMS(linear_bwd_params_f32_128x128, float, SimtTile128x128, true, 2)
-GLMAE_KERNEL(linear_bwd_params_f32_128x128, 256)
-LINEAR_BWD_PARAMS(linear_bwd_params_f32_64x64, float, SimtTile64x64, true, 4)
-GLMAE_KERNEL(linear_bwd_params_f32_64x64, 256)
-LINEAR_BWD_PARAMS(linear_bwd_params_f32_any, float, SimtTile64x64, false, 2)
-GLMAE_KERNEL(linear_bwd_params_f32_any, 256)
+#define LINEAR_BWD_PARAMS(...)                                                                   \
+    (float* __restrict__ dweight, float* __restrict__ dbias, const T* __restrict__ dy,           \
+     const T* __restrict__ x, int rows, int out, int in, int rows_part, int weight_mode,         \
+     int bias_mode),                                                                             \
+    linear_bwd_params<__VA_ARGS__>(dweight, dbias, dy, x, rows, out, in, rows_part, weight_mode, \
+                                   bias_mode)
+GLMAE_INSTANCE(linear_bwd_params_bf16_128x192, bf16, (256, 1), LINEAR_BWD_PARAMS(MmaTile128x192, true))
+GLMAE_INSTANCE(linear_bwd_params_bf16_128x128, bf16, (128, 2), LINEAR_BWD_PARAMS(MmaTile128x128, true))
+GLMAE_INSTANCE(linear_bwd_params_bf16_64x64, bf16, (128, 4), LINEAR_BWD_PARAMS(MmaTile64x64, true))
+GLMAE_INSTANCE(linear_bwd_params_bf16_any, bf16, (128, 4), LINEAR_BWD_PARAMS(MmaTile64x64, false))
+GLMAE_INSTANCE(linear_bwd_params_f32_128x128, float, (256, 2), LINEAR_BWD_PARAMS(SimtTile128x128, true))
+GLMAE_INSTANCE(linear_bwd_params_f32_64x64, float, (256, 4), LINEAR_BWD_PARAMS(SimtTile64x64, true))
+GLMAE_INSTANCE(linear_bwd_params_f32_any, float, (256, 2), LINEAR_BWD_PARAMS(SimtTile64x64, false))
 
 }  // namespace GLMAE_NS

@@ -101,19 +101,9 @@ __device__ __forceinline__ void masked_mse_init(float4* statistics, const T* tar
     if (threadIdx.x == 0) statistics[blockIdx.x] = s;
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    masked_mse_init_f32(float4* __restrict__ statistics, const float* __restrict__ target,
-                        int width) {
-    masked_mse_init(statistics, target, width);
-}
-GLMAE_KERNEL(masked_mse_init_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    masked_mse_init_bf16(float4* __restrict__ statistics, const bf16* __restrict__ target,
-                         int width) {
-    masked_mse_init(statistics, target, width);
-}
-GLMAE_KERNEL(masked_mse_init_bf16, 256)
+GLMAE_TWINS(masked_mse_init_f32, masked_mse_init_bf16, (256),
+    (float4* __restrict__ statistics, const T* __restrict__ target, int width),
+    masked_mse_init(statistics, target, width))
 
 // Compares the sums, with their bias, to the target.
 template <typename T>
@@ -176,31 +166,20 @@ __device__ __forceinline__ void masked_mse_fwd(T* gradient, T* pred, float2* sum
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-#define MASKED_MSE_FWD(name, T, Tile, vector, per_sm)                                           \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                       \
-        name(T* __restrict__ gradient, T* __restrict__ pred, float2* __restrict__ sums,         \
-             const T* __restrict__ x, const T* __restrict__ weight,                             \
-             const float* __restrict__ bias, const T* __restrict__ target,                      \
-             const float4* __restrict__ statistics, int rows, int width, int in,                \
-             int first_rows, float scale, float other_scale) {                                  \
-        masked_mse_fwd<Tile, vector>(gradient, pred, sums, x, weight, bias, target, statistics, \
-                                     rows, width, in, first_rows, scale, other_scale);          \
-    }
-
-MASKED_MSE_FWD(masked_mse_fwd_bf16_128x192, bf16, MmaTile128x192, true, 1)
-GLMAE_KERNEL(masked_mse_fwd_bf16_128x192, 256)
-MASKED_MSE_FWD(masked_mse_fwd_bf16_128x128, bf16, MmaTile128x128, true, 2)
-GLMAE_KERNEL(masked_mse_fwd_bf16_128x128, 128)
-MASKED_MSE_FWD(masked_mse_fwd_bf16_64x64, bf16, MmaTile64x64, true, 4)
-GLMAE_KERNEL(masked_mse_fwd_bf16_64x64, 128)
-MASKED_MSE_FWD(masked_mse_fwd_bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(masked_mse_fwd_bf16_any, 128)
-MASKED_MSE_FWD(masked_mse_fwd_f32_128x128, float, SimtTile128x128, true, 2)
-GLMAE_KERNEL(masked_mse_fwd_f32_128x128, 256)
-MASKED_MSE_FWD(masked_mse_fwd_f32_64x64, float, SimtTile64x64, true, 4)
-GLMAE_KERNEL(masked_mse_fwd_f32_64x64, 256)
-MASKED_MSE_FWD(masked_mse_fwd_f32_any, float, SimtTile64x64, false, 2)
-GLMAE_KERNEL(masked_mse_fwd_f32_any, 256)
+#define MASKED_MSE_FWD(...)                                                                      \
+    (T* __restrict__ gradient, T* __restrict__ pred, float2* __restrict__ sums,                  \
+     const T* __restrict__ x, const T* __restrict__ weight, const float* __restrict__ bias,      \
+     const T* __restrict__ target, const float4* __restrict__ statistics, int rows, int width,   \
+     int in, int first_rows, float scale, float other_scale),                                    \
+    masked_mse_fwd<__VA_ARGS__>(gradient, pred, sums, x, weight, bias, target, statistics, rows, \
+                                width, in, first_rows, scale, other_scale)
+GLMAE_INSTANCE(masked_mse_fwd_bf16_128x192, bf16, (256, 1), MASKED_MSE_FWD(MmaTile128x192, true))
+GLMAE_INSTANCE(masked_mse_fwd_bf16_128x128, bf16, (128, 2), MASKED_MSE_FWD(MmaTile128x128, true))
+GLMAE_INSTANCE(masked_mse_fwd_bf16_64x64, bf16, (128, 4), MASKED_MSE_FWD(MmaTile64x64, true))
+GLMAE_INSTANCE(masked_mse_fwd_bf16_any, bf16, (128, 4), MASKED_MSE_FWD(MmaTile64x64, false))
+GLMAE_INSTANCE(masked_mse_fwd_f32_128x128, float, (256, 2), MASKED_MSE_FWD(SimtTile128x128, true))
+GLMAE_INSTANCE(masked_mse_fwd_f32_64x64, float, (256, 4), MASKED_MSE_FWD(SimtTile64x64, true))
+GLMAE_INSTANCE(masked_mse_fwd_f32_any, float, (256, 2), MASKED_MSE_FWD(SimtTile64x64, false))
 
 // loss[g] = factor of group g * sum over the blocks; group 1 only where the call has two. One block.
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
@@ -229,16 +208,8 @@ __device__ __forceinline__ void masked_mse_bwd(T* gradient, const float* dloss, 
     if (factor != 1.0f) scale_tile(gradient, factor, n);
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    masked_mse_bwd_f32(float* __restrict__ gradient, const float* __restrict__ dloss, int64_t n) {
-    masked_mse_bwd(gradient, dloss, n);
-}
-GLMAE_KERNEL(masked_mse_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    masked_mse_bwd_bf16(bf16* __restrict__ gradient, const float* __restrict__ dloss, int64_t n) {
-    masked_mse_bwd(gradient, dloss, n);
-}
-GLMAE_KERNEL(masked_mse_bwd_bf16, 256)
+GLMAE_TWINS(masked_mse_bwd_f32, masked_mse_bwd_bf16, (256),
+    (T* __restrict__ gradient, const float* __restrict__ dloss, int64_t n),
+    masked_mse_bwd(gradient, dloss, n))
 
 }  // namespace GLMAE_NS

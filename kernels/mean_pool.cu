@@ -104,34 +104,14 @@ __device__ __forceinline__ void mean_pool_bwd(T* dx, const T* dy, const int* cu,
 }
 
 // n: channels per lane, 1 or as many as make 16 bytes (then c is a multiple and x and y are aligned).
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    mean_pool_fwd_f32(float* __restrict__ y, const float* __restrict__ x, const int* __restrict__ cu,
-                      int skip, int c, int n) {
-    __shared__ float room[4 * POOL_THREADS];
-    mean_pool_fwd(y, x, cu, skip, c, n, room);
-}
-GLMAE_KERNEL(mean_pool_fwd_f32, 256)
+GLMAE_TWINS(mean_pool_fwd_f32, mean_pool_fwd_bf16, (256),
+    (T* __restrict__ y, const T* __restrict__ x, const int* __restrict__ cu, int skip, int c,
+     int n),
+    __shared__ float room[Vec<T>::N * POOL_THREADS];
+    mean_pool_fwd(y, x, cu, skip, c, n, room))
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    mean_pool_fwd_bf16(bf16* __restrict__ y, const bf16* __restrict__ x, const int* __restrict__ cu,
-                       int skip, int c, int n) {
-    __shared__ float room[8 * POOL_THREADS];
-    mean_pool_fwd(y, x, cu, skip, c, n, room);
-}
-GLMAE_KERNEL(mean_pool_fwd_bf16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    mean_pool_bwd_f32(float* dx, const float* __restrict__ dy, const int* __restrict__ cu, int skip, int c,
-                      int mode) {
-    mean_pool_bwd(dx, dy, cu, skip, c, mode);
-}
-GLMAE_KERNEL(mean_pool_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    mean_pool_bwd_bf16(bf16* dx, const bf16* __restrict__ dy, const int* __restrict__ cu, int skip, int c,
-                       int mode) {
-    mean_pool_bwd(dx, dy, cu, skip, c, mode);
-}
-GLMAE_KERNEL(mean_pool_bwd_bf16, 256)
+GLMAE_TWINS(mean_pool_bwd_f32, mean_pool_bwd_bf16, (256),
+    (T* dx, const T* __restrict__ dy, const int* __restrict__ cu, int skip, int c, int mode),
+    mean_pool_bwd(dx, dy, cu, skip, c, mode))
 
 }  // namespace GLMAE_NS

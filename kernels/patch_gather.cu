@@ -19,20 +19,10 @@
 
 namespace GLMAE_NS {
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    patch_gather_fwd_f32(float* __restrict__ rows, const float* __restrict__ voxels,
-                         const int64_t* __restrict__ table, int p, int channels, int channels_last) {
-    gather_patches(rows, voxels, table, p, channels, channels_last);
-}
-GLMAE_KERNEL(patch_gather_fwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    patch_gather_fwd_bf16(bf16* __restrict__ rows, const float* __restrict__ voxels,
-                          const int64_t* __restrict__ table, int p, int channels,
-                          int channels_last) {
-    gather_patches(rows, voxels, table, p, channels, channels_last);
-}
-GLMAE_KERNEL(patch_gather_fwd_bf16, 256)
+GLMAE_TWINS(patch_gather_fwd_f32, patch_gather_fwd_bf16, (256),
+    (T* __restrict__ rows, const float* __restrict__ voxels,
+     const int64_t* __restrict__ table, int p, int channels, int channels_last),
+    gather_patches(rows, voxels, table, p, channels, channels_last))
 
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
     patch_gather_fwd_bf16_half(bf16* __restrict__ rows, const bf16* __restrict__ voxels,
@@ -42,22 +32,10 @@ GLMAE_EXPORT __global__ void __launch_bounds__(256)
 }
 GLMAE_KERNEL(patch_gather_fwd_bf16_half, 256)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    patch_gather_bwd_f32(float* __restrict__ dvoxels, const float* __restrict__ drows,
-                         const int64_t* __restrict__ table, const int* __restrict__ starts,
-                         const int* __restrict__ members, int p, int channels, int channels_last,
-                         int mode) {
-    scatter_patches(dvoxels, drows, table, starts, members, p, channels, channels_last, mode);
-}
-GLMAE_KERNEL(patch_gather_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    patch_gather_bwd_bf16(float* __restrict__ dvoxels, const bf16* __restrict__ drows,
-                          const int64_t* __restrict__ table, const int* __restrict__ starts,
-                          const int* __restrict__ members, int p, int channels, int channels_last,
-                          int mode) {
-    scatter_patches(dvoxels, drows, table, starts, members, p, channels, channels_last, mode);
-}
-GLMAE_KERNEL(patch_gather_bwd_bf16, 256)
+GLMAE_TWINS(patch_gather_bwd_f32, patch_gather_bwd_bf16, (256),
+    (float* __restrict__ dvoxels, const T* __restrict__ drows,
+     const int64_t* __restrict__ table, const int* __restrict__ starts,
+     const int* __restrict__ members, int p, int channels, int channels_last, int mode),
+    scatter_patches(dvoxels, drows, table, starts, members, p, channels, channels_last, mode))
 
 }  // namespace GLMAE_NS

@@ -106,39 +106,19 @@ __device__ __forceinline__ void resample_nearest(X* y, const X* volume, const Gl
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    resample_fwd_f32(float* __restrict__ y, const float* __restrict__ volume, GlmaeAffineMap map, int d,
-                     int h, int w, int to_d, int to_h, int to_w) {
-    resample_linear(y, volume, map, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(resample_fwd_f32, 256)
+#define RESAMPLE_LINEAR                                                                        \
+    (float* __restrict__ y, const T* __restrict__ volume, GlmaeAffineMap map, int d, int h, \
+     int w, int to_d, int to_h, int to_w),                                                  \
+    resample_linear(y, volume, map, d, h, w, to_d, to_h, to_w)
+GLMAE_INSTANCE(resample_fwd_f32, float, (256), RESAMPLE_LINEAR)
+GLMAE_INSTANCE(resample_fwd_i16, int16_t, (256), RESAMPLE_LINEAR)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    resample_fwd_i16(float* __restrict__ y, const int16_t* __restrict__ volume, GlmaeAffineMap map, int d,
-                     int h, int w, int to_d, int to_h, int to_w) {
-    resample_linear(y, volume, map, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(resample_fwd_i16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    resample_fwd_f32_nearest(float* __restrict__ y, const float* __restrict__ volume, GlmaeAffineMap map,
-                             int d, int h, int w, int to_d, int to_h, int to_w) {
-    resample_nearest(y, volume, map, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(resample_fwd_f32_nearest, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    resample_fwd_i16_nearest(int16_t* __restrict__ y, const int16_t* __restrict__ volume,
-                             GlmaeAffineMap map, int d, int h, int w, int to_d, int to_h, int to_w) {
-    resample_nearest(y, volume, map, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(resample_fwd_i16_nearest, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    resample_fwd_u8_nearest(uint8_t* __restrict__ y, const uint8_t* __restrict__ volume,
-                            GlmaeAffineMap map, int d, int h, int w, int to_d, int to_h, int to_w) {
-    resample_nearest(y, volume, map, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(resample_fwd_u8_nearest, 256)
+#define RESAMPLE_NEAREST                                                                   \
+    (T* __restrict__ y, const T* __restrict__ volume, GlmaeAffineMap map, int d, int h, int w, \
+     int to_d, int to_h, int to_w),                                                            \
+    resample_nearest(y, volume, map, d, h, w, to_d, to_h, to_w)
+GLMAE_INSTANCE(resample_fwd_f32_nearest, float, (256), RESAMPLE_NEAREST)
+GLMAE_INSTANCE(resample_fwd_i16_nearest, int16_t, (256), RESAMPLE_NEAREST)
+GLMAE_INSTANCE(resample_fwd_u8_nearest, uint8_t, (256), RESAMPLE_NEAREST)
 
 }  // namespace GLMAE_NS

@@ -110,52 +110,22 @@ __device__ __forceinline__ void row_assemble_bwd_params(float* partial, const T*
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_fwd_f32(float* __restrict__ y, const float* __restrict__ x,
-                         const float* __restrict__ token, const float* __restrict__ table,
-                         const int* __restrict__ source, const int* __restrict__ position,
-                         int64_t rows, int c) {
-    row_assemble_fwd(y, x, token, table, source, position, rows, c);
-}
-GLMAE_KERNEL(row_assemble_fwd_f32, 256)
+GLMAE_TWINS(row_assemble_fwd_f32, row_assemble_fwd_bf16, (256),
+    (T* __restrict__ y, const T* __restrict__ x, const float* __restrict__ token,
+     const float* __restrict__ table, const int* __restrict__ source,
+     const int* __restrict__ position, int64_t rows, int c),
+    row_assemble_fwd(y, x, token, table, source, position, rows, c))
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_fwd_bf16(bf16* __restrict__ y, const bf16* __restrict__ x,
-                          const float* __restrict__ token, const float* __restrict__ table,
-                          const int* __restrict__ source, const int* __restrict__ position,
-                          int64_t rows, int c) {
-    row_assemble_fwd(y, x, token, table, source, position, rows, c);
-}
-GLMAE_KERNEL(row_assemble_fwd_bf16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_bwd_x_f32(float* __restrict__ dx, const float* __restrict__ dy,
-                           const int* __restrict__ target, int64_t inputs, int c, int mode) {
-    give_rows_back(dx, dy, target, inputs, c, mode == GLMAE_GRAD_ACCUMULATE);
-}
-GLMAE_KERNEL(row_assemble_bwd_x_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_bwd_x_bf16(bf16* __restrict__ dx, const bf16* __restrict__ dy,
-                            const int* __restrict__ target, int64_t inputs, int c, int mode) {
-    give_rows_back(dx, dy, target, inputs, c, mode == GLMAE_GRAD_ACCUMULATE);
-}
-GLMAE_KERNEL(row_assemble_bwd_x_bf16, 256)
+GLMAE_TWINS(row_assemble_bwd_x_f32, row_assemble_bwd_x_bf16, (256),
+    (T* __restrict__ dx, const T* __restrict__ dy, const int* __restrict__ target,
+     int64_t inputs, int c, int mode),
+    give_rows_back(dx, dy, target, inputs, c, mode == GLMAE_GRAD_ACCUMULATE))
 
 // partial [gridDim.y, c].
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_bwd_params_f32(float* __restrict__ partial, const float* __restrict__ dy,
-                                const int* __restrict__ token_rows, int count, int c) {
-    row_assemble_bwd_params(partial, dy, token_rows, count, c);
-}
-GLMAE_KERNEL(row_assemble_bwd_params_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_assemble_bwd_params_bf16(float* __restrict__ partial, const bf16* __restrict__ dy,
-                                 const int* __restrict__ token_rows, int count, int c) {
-    row_assemble_bwd_params(partial, dy, token_rows, count, c);
-}
-GLMAE_KERNEL(row_assemble_bwd_params_bf16, 256)
+GLMAE_TWINS(row_assemble_bwd_params_f32, row_assemble_bwd_params_bf16, (256),
+    (float* __restrict__ partial, const T* __restrict__ dy,
+     const int* __restrict__ token_rows, int count, int c),
+    row_assemble_bwd_params(partial, dy, token_rows, count, c))
 
 // dtoken (+)= the parts in order; one thread per column.
 GLMAE_EXPORT __global__ void __launch_bounds__(256)

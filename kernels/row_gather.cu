@@ -23,32 +23,14 @@ __device__ __forceinline__ void row_gather_fwd(T* y, const T* x, const int* inde
     copy_row(y + row * c, x + static_cast<int64_t>(index[row]) * c, c, vectors);
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_gather_fwd_f32(float* __restrict__ y, const float* __restrict__ x,
-                       const int* __restrict__ index, int64_t taken, int c) {
-    row_gather_fwd(y, x, index, taken, c);
-}
-GLMAE_KERNEL(row_gather_fwd_f32, 256)
+GLMAE_TWINS(row_gather_fwd_f32, row_gather_fwd_bf16, (256),
+    (T* __restrict__ y, const T* __restrict__ x, const int* __restrict__ index, int64_t taken,
+     int c),
+    row_gather_fwd(y, x, index, taken, c))
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_gather_fwd_bf16(bf16* __restrict__ y, const bf16* __restrict__ x,
-                        const int* __restrict__ index, int64_t taken, int c) {
-    row_gather_fwd(y, x, index, taken, c);
-}
-GLMAE_KERNEL(row_gather_fwd_bf16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_gather_bwd_f32(float* __restrict__ dx, const float* __restrict__ dy,
-                       const int* __restrict__ taken, int64_t rows, int c, int mode) {
-    give_rows_back(dx, dy, taken, rows, c, mode == GLMAE_GRAD_ACCUMULATE);
-}
-GLMAE_KERNEL(row_gather_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    row_gather_bwd_bf16(bf16* __restrict__ dx, const bf16* __restrict__ dy,
-                        const int* __restrict__ taken, int64_t rows, int c, int mode) {
-    give_rows_back(dx, dy, taken, rows, c, mode == GLMAE_GRAD_ACCUMULATE);
-}
-GLMAE_KERNEL(row_gather_bwd_bf16, 256)
+GLMAE_TWINS(row_gather_bwd_f32, row_gather_bwd_bf16, (256),
+    (T* __restrict__ dx, const T* __restrict__ dy, const int* __restrict__ taken,
+     int64_t rows, int c, int mode),
+    give_rows_back(dx, dy, taken, rows, c, mode == GLMAE_GRAD_ACCUMULATE))
 
 }  // namespace GLMAE_NS

@@ -15,36 +15,16 @@
 
 namespace GLMAE_NS {
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    unpatchify_fwd_f32(float* __restrict__ voxels, const float* __restrict__ rows,
-                       const int64_t* __restrict__ table, const int* __restrict__ starts,
-                       const int* __restrict__ members, int p, int channels, int channels_last) {
+GLMAE_TWINS(unpatchify_fwd_f32, unpatchify_fwd_bf16, (256),
+    (T* __restrict__ voxels, const T* __restrict__ rows, const int64_t* __restrict__ table,
+     const int* __restrict__ starts, const int* __restrict__ members, int p, int channels,
+     int channels_last),
     scatter_patches(voxels, rows, table, starts, members, p, channels, channels_last,
-                    GLMAE_GRAD_OVERWRITE);
-}
-GLMAE_KERNEL(unpatchify_fwd_f32, 256)
+                    GLMAE_GRAD_OVERWRITE))
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    unpatchify_fwd_bf16(bf16* __restrict__ voxels, const bf16* __restrict__ rows,
-                        const int64_t* __restrict__ table, const int* __restrict__ starts,
-                        const int* __restrict__ members, int p, int channels, int channels_last) {
-    scatter_patches(voxels, rows, table, starts, members, p, channels, channels_last,
-                    GLMAE_GRAD_OVERWRITE);
-}
-GLMAE_KERNEL(unpatchify_fwd_bf16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    unpatchify_bwd_f32(float* __restrict__ drows, const float* __restrict__ dvoxels,
-                       const int64_t* __restrict__ table, int p, int channels, int channels_last) {
-    gather_patches(drows, dvoxels, table, p, channels, channels_last);
-}
-GLMAE_KERNEL(unpatchify_bwd_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    unpatchify_bwd_bf16(bf16* __restrict__ drows, const bf16* __restrict__ dvoxels,
-                        const int64_t* __restrict__ table, int p, int channels, int channels_last) {
-    gather_patches(drows, dvoxels, table, p, channels, channels_last);
-}
-GLMAE_KERNEL(unpatchify_bwd_bf16, 256)
+GLMAE_TWINS(unpatchify_bwd_f32, unpatchify_bwd_bf16, (256),
+    (T* __restrict__ drows, const T* __restrict__ dvoxels, const int64_t* __restrict__ table,
+     int p, int channels, int channels_last),
+    gather_patches(drows, dvoxels, table, p, channels, channels_last))
 
 }  // namespace GLMAE_NS

@@ -76,32 +76,18 @@ __device__ __forceinline__ void view_cut_fwd(Y* y, const X* volume, const GlmaeV
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    view_cut_fwd_f32(float* __restrict__ y, const float* __restrict__ volume, GlmaeViewBox box,
-                     int d, int h, int w, int to_d, int to_h, int to_w) {
-    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(view_cut_fwd_f32, 256)
+#define VIEW_CUT_FWD                                                                      \
+    (float* __restrict__ y, const T* __restrict__ volume, GlmaeViewBox box, int d, int h, \
+     int w, int to_d, int to_h, int to_w),                                                \
+    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w)
+GLMAE_INSTANCE(view_cut_fwd_f32, float, (256), VIEW_CUT_FWD)
+GLMAE_INSTANCE(view_cut_fwd_i16, int16_t, (256), VIEW_CUT_FWD)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    view_cut_fwd_i16(float* __restrict__ y, const int16_t* __restrict__ volume, GlmaeViewBox box,
-                     int d, int h, int w, int to_d, int to_h, int to_w) {
-    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(view_cut_fwd_i16, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    view_cut_fwd_f32_half(bf16* __restrict__ y, const float* __restrict__ volume, GlmaeViewBox box,
-                     int d, int h, int w, int to_d, int to_h, int to_w) {
-    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(view_cut_fwd_f32_half, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    view_cut_fwd_i16_half(bf16* __restrict__ y, const int16_t* __restrict__ volume, GlmaeViewBox box,
-                     int d, int h, int w, int to_d, int to_h, int to_w) {
-    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w);
-}
-GLMAE_KERNEL(view_cut_fwd_i16_half, 256)
+#define VIEW_CUT_FWD_HALF                                                                \
+    (bf16* __restrict__ y, const T* __restrict__ volume, GlmaeViewBox box, int d, int h, \
+     int w, int to_d, int to_h, int to_w),                                               \
+    view_cut_fwd(y, volume, box, d, h, w, to_d, to_h, to_w)
+GLMAE_INSTANCE(view_cut_fwd_f32_half, float, (256), VIEW_CUT_FWD_HALF)
+GLMAE_INSTANCE(view_cut_fwd_i16_half, int16_t, (256), VIEW_CUT_FWD_HALF)
 
 }  // namespace GLMAE_NS

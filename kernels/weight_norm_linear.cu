@@ -71,21 +71,10 @@ __device__ __forceinline__ void weight_norm_init(T* weight, float* norm, const f
     }
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    weight_norm_linear_init_f32(float* __restrict__ weight, float* __restrict__ norm,
-                                const float* __restrict__ g, const float* __restrict__ v, int out,
-                                int in) {
-    weight_norm_init(weight, norm, g, v, out, in);
-}
-GLMAE_KERNEL(weight_norm_linear_init_f32, 128)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(128)
-    weight_norm_linear_init_bf16(bf16* __restrict__ weight, float* __restrict__ norm,
-                                 const float* __restrict__ g, const float* __restrict__ v, int out,
-                                 int in) {
-    weight_norm_init(weight, norm, g, v, out, in);
-}
-GLMAE_KERNEL(weight_norm_linear_init_bf16, 128)
+GLMAE_TWINS(weight_norm_linear_init_f32, weight_norm_linear_init_bf16, (128),
+    (T* __restrict__ weight, float* __restrict__ norm, const float* __restrict__ g,
+     const float* __restrict__ v, int out, int in),
+    weight_norm_init(weight, norm, g, v, out, in))
 
 // d = dy in bf16.
 GLMAE_EXPORT __global__ void __launch_bounds__(256)
@@ -159,64 +148,66 @@ GLMAE_EXPORT __global__ void __launch_bounds__(128)
 GLMAE_KERNEL(weight_norm_linear_bwd_norm_f32, 128)
 
 // dx [count] (+)= the sum of `parts` [parts, count], in order; four neighbours per thread.
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    weight_norm_linear_bwd_reduce_f32(float* dx, const float* __restrict__ partial, int parts,
-                                      int64_t count, int mode) {
+template <typename T>
+__device__ __forceinline__ void weight_norm_reduce(T* dx, const float* partial, int parts,
+                                                   int64_t count, int mode) {
     const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 4;
     if (i < count) reduce_partials(dx, partial, parts, count, i, mode == GLMAE_GRAD_ACCUMULATE);
 }
-GLMAE_KERNEL(weight_norm_linear_bwd_reduce_f32, 256)
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    weight_norm_linear_bwd_reduce_bf16(bf16* dx, const float* __restrict__ partial, int parts,
-                                       int64_t count, int mode) {
-    const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 4;
-    if (i < count) reduce_partials(dx, partial, parts, count, i, mode == GLMAE_GRAD_ACCUMULATE);
+GLMAE_TWINS(weight_norm_linear_bwd_reduce_f32, weight_norm_linear_bwd_reduce_bf16, (256),
+    (T* dx, const float* __restrict__ partial, int parts, int64_t count, int mode),
+    weight_norm_reduce(dx, partial, parts, count, mode))
+
+template <typename Tile, bool VECTOR, typename T = typename Tile::Element>
+__device__ __forceinline__ void weight_norm_fwd(float* y, const T* x, const T* weight, int rows,
+                                                int out, int in) {
+    const ForwardEpilogue<float> epilogue(y, nullptr, nullptr, nullptr, rows, out, false);
+    gemm<Tile, true, true, VECTOR>(epilogue, x, in, weight, in, rows, out, in, in);
 }
-GLMAE_KERNEL(weight_norm_linear_bwd_reduce_bf16, 256)
 
-// `per_sm` blocks must fit the register file of an SM.
-#define WEIGHT_NORM_PRODUCTS(suffix, T, Tile, vector, per_sm)                                    \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
-        weight_norm_linear_fwd_##suffix(float* __restrict__ y, const T* __restrict__ x,          \
-                                        const T* __restrict__ weight, int rows, int out,         \
-                                        int in) {                                                \
-        const ForwardEpilogue<float> epilogue(y, nullptr, nullptr, nullptr, rows, out, false);  \
-        gemm<Tile, true, true, vector>(epilogue, x, in, weight, in, rows, out, in, in);          \
-    }                                                                                            \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
-        weight_norm_linear_bwd_x_##suffix(float* __restrict__ partial, const T* __restrict__ dy, \
-                                          const T* __restrict__ weight, int rows, int out,       \
-                                          int in, int out_part) {                                \
-        const PartialEpilogue epilogue(partial, nullptr, rows, in, GLMAE_GRAD_OVERWRITE,         \
-                                       GLMAE_GRAD_OVERWRITE);                                    \
-        gemm<Tile, true, false, vector>(epilogue, dy, out, weight, in, rows, in, out, out_part); \
-    }                                                                                            \
-    GLMAE_EXPORT __global__ void __launch_bounds__(Tile::THREADS, per_sm)                        \
-        weight_norm_linear_bwd_params_##suffix(float* __restrict__ dweight,                      \
-                                               const T* __restrict__ dy,                         \
-                                               const T* __restrict__ x, int rows, int out,       \
-                                               int in) {                                         \
-        const PartialEpilogue epilogue(dweight, nullptr, out, in, GLMAE_GRAD_OVERWRITE,          \
-                                       GLMAE_GRAD_OVERWRITE);                                    \
-        gemm<Tile, false, false, vector>(epilogue, dy, out, x, in, out, in, rows, rows);         \
-    }
+template <typename Tile, bool VECTOR, typename T = typename Tile::Element>
+__device__ __forceinline__ void weight_norm_bwd_x(float* partial, const T* dy, const T* weight,
+                                                  int rows, int out, int in, int out_part) {
+    const PartialEpilogue epilogue(partial, nullptr, rows, in, GLMAE_GRAD_OVERWRITE,
+                                   GLMAE_GRAD_OVERWRITE);
+    gemm<Tile, true, false, VECTOR>(epilogue, dy, out, weight, in, rows, in, out, out_part);
+}
 
-WEIGHT_NORM_PRODUCTS(f32_64x64, float, SimtTile64x64, true, 4)
-WEIGHT_NORM_PRODUCTS(f32_any, float, SimtTile64x64, false, 2)
-WEIGHT_NORM_PRODUCTS(bf16_64x64, bf16, MmaTile64x64, true, 4)
-WEIGHT_NORM_PRODUCTS(bf16_any, bf16, MmaTile64x64, false, 4)
-GLMAE_KERNEL(weight_norm_linear_fwd_f32_64x64, 256)
-GLMAE_KERNEL(weight_norm_linear_fwd_f32_any, 256)
-GLMAE_KERNEL(weight_norm_linear_fwd_bf16_64x64, 128)
-GLMAE_KERNEL(weight_norm_linear_fwd_bf16_any, 128)
-GLMAE_KERNEL(weight_norm_linear_bwd_x_f32_64x64, 256)
-GLMAE_KERNEL(weight_norm_linear_bwd_x_f32_any, 256)
-GLMAE_KERNEL(weight_norm_linear_bwd_x_bf16_64x64, 128)
-GLMAE_KERNEL(weight_norm_linear_bwd_x_bf16_any, 128)
-GLMAE_KERNEL(weight_norm_linear_bwd_params_f32_64x64, 256)
-GLMAE_KERNEL(weight_norm_linear_bwd_params_f32_any, 256)
-GLMAE_KERNEL(weight_norm_linear_bwd_params_bf16_64x64, 128)
-GLMAE_KERNEL(weight_norm_linear_bwd_params_bf16_any, 128)
+template <typename Tile, bool VECTOR, typename T = typename Tile::Element>
+__device__ __forceinline__ void weight_norm_bwd_params(float* dweight, const T* dy, const T* x,
+                                                       int rows, int out, int in) {
+    const PartialEpilogue epilogue(dweight, nullptr, out, in, GLMAE_GRAD_OVERWRITE,
+                                   GLMAE_GRAD_OVERWRITE);
+    gemm<Tile, false, false, VECTOR>(epilogue, dy, out, x, in, out, in, rows, rows);
+}
+
+// As many blocks as the bounds say must fit the register file of an SM.
+#define WEIGHT_NORM_FWD(...)                                                                          \
+    (float* __restrict__ y, const T* __restrict__ x, const T* __restrict__ weight, int rows, int out, \
+     int in),                                                                                         \
+    weight_norm_fwd<__VA_ARGS__>(y, x, weight, rows, out, in)
+GLMAE_INSTANCE(weight_norm_linear_fwd_bf16_64x64, bf16, (128, 4), WEIGHT_NORM_FWD(MmaTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_fwd_bf16_any, bf16, (128, 4), WEIGHT_NORM_FWD(MmaTile64x64, false))
+GLMAE_INSTANCE(weight_norm_linear_fwd_f32_64x64, float, (256, 4), WEIGHT_NORM_FWD(SimtTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_fwd_f32_any, float, (256, 2), WEIGHT_NORM_FWD(SimtTile64x64, false))
+
+#define WEIGHT_NORM_BWD_X(...)                                                                      \
+    (float* __restrict__ partial, const T* __restrict__ dy, const T* __restrict__ weight, int rows, \
+     int out, int in, int out_part),                                                                \
+    weight_norm_bwd_x<__VA_ARGS__>(partial, dy, weight, rows, out, in, out_part)
+GLMAE_INSTANCE(weight_norm_linear_bwd_x_bf16_64x64, bf16, (128, 4), WEIGHT_NORM_BWD_X(MmaTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_bwd_x_bf16_any, bf16, (128, 4), WEIGHT_NORM_BWD_X(MmaTile64x64, false))
+GLMAE_INSTANCE(weight_norm_linear_bwd_x_f32_64x64, float, (256, 4), WEIGHT_NORM_BWD_X(SimtTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_bwd_x_f32_any, float, (256, 2), WEIGHT_NORM_BWD_X(SimtTile64x64, false))
+
+#define WEIGHT_NORM_BWD_PARAMS(...)                                                            \
+    (float* __restrict__ dweight, const T* __restrict__ dy, const T* __restrict__ x, int rows, \
+     int out, int in),                                                                         \
+    weight_norm_bwd_params<__VA_ARGS__>(dweight, dy, x, rows, out, in)
+GLMAE_INSTANCE(weight_norm_linear_bwd_params_bf16_64x64, bf16, (128, 4), WEIGHT_NORM_BWD_PARAMS(MmaTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_bwd_params_bf16_any, bf16, (128, 4), WEIGHT_NORM_BWD_PARAMS(MmaTile64x64, false))
+GLMAE_INSTANCE(weight_norm_linear_bwd_params_f32_64x64, float, (256, 4), WEIGHT_NORM_BWD_PARAMS(SimtTile64x64, true))
+GLMAE_INSTANCE(weight_norm_linear_bwd_params_f32_any, float, (256, 2), WEIGHT_NORM_BWD_PARAMS(SimtTile64x64, false))
 
 }  // namespace GLMAE_NS

@@ -63,21 +63,12 @@ __device__ __forceinline__ void window_blend_update(float* sums, float* weights,
         weights[voxel + u] += weight ? __ldg(weight + u) : 1.0f;
 }
 
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    window_blend_update_f32(float* sums, float* __restrict__ weights, const float* __restrict__ scores,
-                            const float* __restrict__ importance, int h, int w, int k,
-                            int start_d, int start_h, int start_w, int width) {
-    window_blend_update(sums, weights, scores, importance, h, w, k, start_d, start_h, start_w, width);
-}
-GLMAE_KERNEL(window_blend_update_f32, 256)
-
-GLMAE_EXPORT __global__ void __launch_bounds__(256)
-    window_blend_update_bf16(float* sums, float* __restrict__ weights, const bf16* __restrict__ scores,
-                             const float* __restrict__ importance, int h, int w, int k,
-                             int start_d, int start_h, int start_w, int width) {
-    window_blend_update(sums, weights, scores, importance, h, w, k, start_d, start_h, start_w, width);
-}
-GLMAE_KERNEL(window_blend_update_bf16, 256)
+GLMAE_TWINS(window_blend_update_f32, window_blend_update_bf16, (256),
+    (float* sums, float* __restrict__ weights, const T* __restrict__ scores,
+     const float* __restrict__ importance, int h, int w, int k, int start_d, int start_h,
+     int start_w, int width),
+    window_blend_update(sums, weights, scores, importance, h, w, k, start_d, start_h, start_w,
+                        width))
 
 // sums [voxels, k] /= weights [voxels], in place. A block has 256 voxels. A voxel that no window covered
 // becomes NaN.

@@ -76,7 +76,11 @@ def read_budget(path):
 
 def exported(source):
     """The exported kernels of a file and their threads per block, a number or a constant."""
-    found = re.findall(r"^GLMAE_KERNEL\((\w+), *(\w+)\)", source.read_text(), re.M)
+    text = source.read_text()
+    found = re.findall(r"^GLMAE_KERNEL\((\w+), *(\w+)\)", text, re.M)
+    found += re.findall(r"^GLMAE_INSTANCE\((\w+), *\w+, *\((\w+)", text, re.M)
+    for f32, bf16, threads in re.findall(r"^GLMAE_TWINS\((\w+), *(\w+), *\((\w+)", text, re.M):
+        found += [(f32, threads), (bf16, threads)]
     texts = [source, *sorted(source.parent.glob("include/*.cuh"))]
     named = re.findall(r"constexpr int (\w+) = (\d+);", "".join(p.read_text() for p in texts))
     named = {name: int(value) for name, value in named}

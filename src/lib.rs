@@ -14,6 +14,7 @@ pub mod lab;
 pub mod nn;
 pub mod ops;
 pub mod parallel;
+pub mod param_layout;
 pub mod report;
 pub mod rng;
 pub mod seg;

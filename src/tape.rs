@@ -10,12 +10,15 @@
 //! does not record ([`Tape::inference`]) serves the teacher and evaluation: stop-gradient is that
 //! tape, not a flag.
 
+mod accumulate;
+
+pub use self::accumulate::accumulate;
+
 use std::collections::BTreeMap;
 
 use crate::device::abi::{GRAD_ACCUMULATE, GRAD_OVERWRITE};
 use crate::device::{DType, Device, Tensor, TensorMut, nvtx};
-use crate::nn::params::ParamLayout;
-use crate::ops::accumulate::accumulate;
+use crate::param_layout::{ParamLayout, ParamSlot};
 use crate::{Error, Result};
 
 /// A value on the tape: a tensor, and the identity under which its gradient is collected.
@@ -60,17 +63,15 @@ pub struct Param {
 }
 
 impl Param {
+    /// A parameter that is not trained.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, half: None, slot: None }
+    }
+
     /// The value in the dtype of the activations, for matrix products.
     pub fn operand(&self) -> &Tensor {
         self.half.as_ref().unwrap_or(&self.value)
     }
-}
-
-/// The place of a parameter in the flat gradient buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct ParamSlot {
-    pub(crate) index: usize,
-    pub(crate) offset: usize,
 }
 
 /// Whether a gradient is the first that arrives at its destination.

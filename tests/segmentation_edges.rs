@@ -3,14 +3,14 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device, Tensor};
-use glmae::nn::params::ParamLayout;
-use glmae::ops::Grid;
+use glmae::ops::VoxelGrid;
 use glmae::ops::argmax::argmax;
 use glmae::ops::attention::Packing;
 use glmae::ops::instance_norm::Shortcut;
 use glmae::ops::mean_pool::Pooled;
 use glmae::ops::resample::{AffineMap, Interpolation, resample};
 use glmae::ops::window_blend::WindowBlend;
+use glmae::param_layout::ParamLayout;
 use glmae::rng::{Purpose, Rng};
 use glmae::tape::{ParamGrads, Tape, Var};
 
@@ -35,7 +35,7 @@ fn close(a: &[f64], b: &[f64], bound: f64, what: &str) {
     }
 }
 
-const GRID: Grid = Grid { batch: 2, dims: [3, 5, 4] };
+const GRID: VoxelGrid = VoxelGrid { batch: 2, dims: [3, 5, 4] };
 const C: usize = 8;
 
 /// y, dx and ds of a residual norm whose inputs begin `offset` elements into their memory.
@@ -191,6 +191,6 @@ fn maps_and_sizes_that_cannot_be_are_refused() {
     assert!(tape.mean_pool(&x, &packing, Pooled::All).is_ok());
     assert!(tape.mean_pool(&x, &packing, Pooled::AllButFirst).is_err());
     // Rows that are not those of the grid.
-    assert!(tape.instance_norm(&x, &Grid { batch: 1, dims: [1, 1, 3] }).is_err());
-    assert!(tape.instance_norm(&x, &Grid { batch: 0, dims: [1, 1, 3] }).is_err());
+    assert!(tape.instance_norm(&x, &VoxelGrid { batch: 1, dims: [1, 1, 3] }).is_err());
+    assert!(tape.instance_norm(&x, &VoxelGrid { batch: 0, dims: [1, 1, 3] }).is_err());
 }

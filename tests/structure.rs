@@ -72,12 +72,57 @@ fn every_kernel_has_its_op() {
     for name in kernels {
         assert!(OPS.iter().any(|op| op.name() == name), "kernels/{name}.cu is no op of OPS");
         // Every exported kernel begins with the name of its op.
+        let mut exports = 0;
         for line in read(&format!("kernels/{name}.cu")).lines() {
-            if let Some(kernel) = line.strip_prefix("GLMAE_KERNEL(") {
-                assert!(kernel.starts_with(&format!("{name}_")), "{name}.cu exports {line}");
+            let macros = [("GLMAE_KERNEL(", 1), ("GLMAE_INSTANCE(", 1), ("GLMAE_TWINS(", 2)];
+            for (start, names) in macros {
+                let Some(rest) = line.strip_prefix(start) else { continue };
+                for kernel in rest.split([',', ')']).take(names).map(str::trim) {
+                    assert!(kernel.starts_with(&format!("{name}_")), "{name}.cu exports {line}");
+                    exports += 1;
+                }
             }
         }
+        assert!(exports > 0, "kernels/{name}.cu exports nothing");
     }
+}
+
+/// Kernels that differ in their type alone come from one template through one macro.
+#[test]
+fn twins_are_not_written_by_hand() {
+    for path in files("kernels", ".cu") {
+        let text = read(&path);
+        let written: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("GLMAE_KERNEL(")?.split(',').next())
+            .collect();
+        for name in &written {
+            let twin = name.replace("_f32", "_bf16");
+            assert!(
+                twin == *name || !written.contains(&twin.as_str()),
+                "{path}: {name} and {twin}"
+            );
+        }
+    }
+}
+
+/// A fault whose text is gone would be reported only by the long run of scripts/mutate-kernels.py.
+#[test]
+fn every_fault_of_the_mutation_tables_can_be_made() {
+    let mut faults = 0;
+    for table in files("tests/mutation", ".txt") {
+        let op = Path::new(&table).file_stem().unwrap().to_string_lossy().into_owned();
+        for fault in read(&table).split("\n== ").skip(1) {
+            let (head, change) = fault.split_once("\n---\n").unwrap();
+            let file = head.lines().find_map(|line| line.strip_prefix("file "));
+            let file = file.map_or(format!("{op}.cu"), |file| file.trim().to_owned());
+            let old = change.split("\n+++").next().unwrap().trim_matches('\n');
+            let found = read(&format!("kernels/{file}")).matches(old).count();
+            assert_eq!(found, 1, "{table}: {head}\nthe old text occurs {found} times in {file}");
+            faults += 1;
+        }
+    }
+    assert!(faults > 200, "only {faults} faults were found");
 }
 
 #[test]
@@ -86,8 +131,45 @@ fn every_op_has_its_file_and_cases() {
         let name = op.name();
         let source = read(&format!("src/ops/{name}.rs"));
         assert!(source.contains("Shapes:"), "src/ops/{name}.rs does not document its shapes");
+        let lower = root().join(format!("src/tape/{name}.rs"));
+        let example = source.contains("/// ```\n")
+            || fs::read_to_string(lower).is_ok_and(|lower| lower.contains("/// ```\n"));
+        assert!(example, "src/ops/{name}.rs has no example");
         assert!(!op.cases().is_empty(), "{name} has no cases");
         assert!(!op.summary().contains('\n') && !op.summary().is_empty(), "{name}: summary");
+    }
+}
+
+/// The parts that several ops share know no op, and an op asks none of them to choose for it.
+#[test]
+fn the_fast_path_of_an_op_stands_beside_it() {
+    for path in files("src/ops/cpu", ".rs") {
+        let (place, text) = (path.trim_end_matches(".rs").split('/'), read(&path));
+        for name in place {
+            assert!(OPS.iter().all(|op| op.name() != name), "{path} belongs to the op {name}");
+        }
+        for op in OPS {
+            let used = text.contains(&format!("ops::{}::", op.name()));
+            assert!(!used, "{path} uses the op {}", op.name());
+        }
+    }
+    for path in files("src/ops", ".rs") {
+        let central = read(&path).contains("trait Kernels");
+        assert!(!central, "{path}: one trait with a method per op");
+    }
+}
+
+#[test]
+fn ops_and_tape_import_from_below() {
+    let tape = [files("src/tape", ".rs"), vec!["src/tape.rs".to_owned()]].concat();
+    for (paths, above) in
+        [(files("src/ops", ".rs"), &["crate::nn"][..]), (tape, &["crate::nn", "crate::ops"])]
+    {
+        for path in paths {
+            for name in above {
+                assert!(!read(&path).contains(name), "{path} imports {name}");
+            }
+        }
     }
 }
 

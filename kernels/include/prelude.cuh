@@ -6,10 +6,12 @@
 //
 //     #include "prelude.cuh"
 //     namespace GLMAE_NS {
-//     template <typename T> __device__ void body(...) { ... }
-//     GLMAE_EXPORT __global__ void __launch_bounds__(128) op_fwd_f32(...) { body<float>(...); }
-//     GLMAE_KERNEL(op_fwd_f32, 128)
+//     template <typename T> __device__ void op_fwd(T* y, const T* x, int n) { ... }
+//     GLMAE_TWINS(op_fwd_f32, op_fwd_bf16, (128),
+//         (T* __restrict__ y, const T* __restrict__ x, int n), op_fwd(y, x, n))
 //     }  // namespace GLMAE_NS
+//
+// export.cuh has the other ways to export a kernel.
 //
 // Plain CUDA C++ goes through unchanged: threadIdx, __shared__, __syncthreads, shuffles, votes,
 // integer atomics, bfloat16, vector types. What has no C++ form is behind a wrapper with a device and
@@ -24,5 +26,6 @@
 #include "../emulate/shim.h"
 #endif
 
+#include "export.cuh"
 #include "vector.cuh"
 #include "reduce.cuh"

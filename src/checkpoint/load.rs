@@ -11,7 +11,8 @@ use super::{
 use crate::config::Config;
 use crate::device::{DType, Device, Tensor, TensorMut};
 use crate::glmae::model::{Networks, Weights};
-use crate::nn::params::{ParamLayout, Params};
+use crate::nn::params::Params;
+use crate::param_layout::ParamLayout;
 use crate::{Error, Result};
 
 /// A student for inference.

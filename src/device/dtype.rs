@@ -1,6 +1,7 @@
 //! Element types of tensors.
 
 use std::iter::Sum;
+use std::marker::PhantomData;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 /// Element type of a tensor.
@@ -119,9 +120,29 @@ pub trait Real:
     fn ln(self) -> Self;
     fn erf(self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// How an op asks whether it may take its f32 fast path; `None` for other arithmetic.
+    fn same_as_f32() -> Option<SameAsF32<Self>> {
+        None
+    }
     /// Shorthand for constants in generic code.
     fn of(x: f64) -> Self {
         Self::from_f64(x)
+    }
+}
+
+/// Exists only where `T` is f32, and hands slices of `T` to code that is written for f32.
+#[derive(Clone, Copy, Debug)]
+pub struct SameAsF32<T>(PhantomData<T>);
+
+impl<T: Real> SameAsF32<T> {
+    /// The slice as what it is.
+    pub fn of(self, x: &[T]) -> &[f32] {
+        bytemuck::cast_slice(x)
+    }
+
+    /// As [`SameAsF32::of`], to write.
+    pub fn of_mut(self, x: &mut [T]) -> &mut [f32] {
+        bytemuck::cast_slice_mut(x)
     }
 }
 
@@ -140,6 +161,9 @@ impl Real for f32 {
     }
     fn max(self, other: Self) -> Self {
         f32::max(self, other)
+    }
+    fn same_as_f32() -> Option<SameAsF32<Self>> {
+        Some(SameAsF32(PhantomData))
     }
 }
 

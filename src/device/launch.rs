@@ -3,6 +3,7 @@
 
 use std::ffi::c_void;
 
+use super::DType;
 use super::abi::{ArgKind, KernelInfo};
 use crate::error::{Error, Result};
 
@@ -33,6 +34,12 @@ impl LaunchConfig {
     /// A one-dimensional launch without dynamic shared memory.
     pub fn linear(blocks: u32, threads: u32) -> Self {
         Self { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+    }
+
+    /// The launch of kernels that cover a flat array (`FLAT_TILE` of `kernels/include/rows.cuh`): 256
+    /// threads with four units of 16 bytes each.
+    pub fn flat(n: usize, dtype: DType) -> Self {
+        Self::linear(n.div_ceil(256 * 4 * (16 / dtype.size())).max(1) as u32, 256)
     }
 
     /// The same launch with `bytes` of dynamic shared memory per block.

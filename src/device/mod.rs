@@ -26,7 +26,7 @@ pub use arena::Usage;
 pub(crate) use call::KernelCall;
 pub use dry::Dry;
 pub(crate) use dtype::with_real;
-pub use dtype::{DType, Element, Real};
+pub use dtype::{DType, Element, Real, SameAsF32};
 pub use graph::Graph;
 pub use tensor::{Tensor, TensorMut};
 

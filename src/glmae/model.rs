@@ -9,7 +9,8 @@ use crate::nn::decoder::Decoder;
 use crate::nn::encoder::Encoder;
 use crate::nn::head::ProjectionHead;
 use crate::nn::init;
-use crate::nn::params::{ParamLayout, Params};
+use crate::nn::params::Params;
+use crate::param_layout::ParamLayout;
 
 use super::plan::{EncodePlan, PositionTables};
 use crate::ops::patch_gather::VoxelOrder;

@@ -11,9 +11,9 @@ use super::file::{TensorSource, Values, write};
 use super::{monai, patch};
 use crate::device::{DType, Device};
 use crate::nn::network::NetworkConfig;
-use crate::nn::params::ParamLayout;
 use crate::nn::segmenter::Segmenter;
 use crate::nn::unetr::{Unetr, UnetrConfig};
+use crate::param_layout::ParamLayout;
 use crate::{Error, Result};
 
 /// `format` of the metadata.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::clock::Moment;
 use super::opcheck::{Placed, output_weights, rounded};
 use crate::device::{DType, Device, Tensor};
-use crate::ops::{Args, Case, OPS, OpSpec};
+use crate::ops::{OPS, OpArgs, OpCase, OpSpec};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result};
@@ -169,7 +169,7 @@ pub fn bench_kernels(
     Ok(bench)
 }
 
-fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, Case)> {
+fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, OpCase)> {
     let Some(op) = OPS.iter().copied().find(|op| op.name() == target.op) else {
         let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
         let known = known.join(", ");
@@ -191,7 +191,7 @@ fn shares(row: Row, ceilings: &Ceilings) -> Row {
 }
 
 /// The bench case of an op with other sizes.
-fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<Case> {
+fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<OpCase> {
     let own = op.bench_case();
     let names: Vec<&str> =
         own.label.split(',').filter_map(|p| p.split_once('=')).map(|p| p.0).collect();
@@ -213,7 +213,7 @@ fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<Case> 
         )));
     }
     let dims: Vec<usize> = shape.iter().map(|&(_, n)| n).collect();
-    let mut case = Case::new(&names[..fixed], &dims);
+    let mut case = OpCase::new(&names[..fixed], &dims);
     if is_list {
         case.label += &format!(",{}={:?}", names[fixed], &dims[fixed..]);
     }
@@ -227,7 +227,7 @@ struct Set {
     grads: Option<ParamGrads>,
     /// Of the forward pass, for the backward pass to use up.
     done: Option<(Tape<'static>, Vec<Var>)>,
-    args: Option<(Tape<'static>, Args)>,
+    args: Option<(Tape<'static>, OpArgs)>,
 }
 
 impl Set {
@@ -243,7 +243,7 @@ impl Set {
         Ok(())
     }
 
-    fn forward(&mut self, op: &dyn OpSpec, case: &Case) -> Result<()> {
+    fn forward(&mut self, op: &dyn OpSpec, case: &OpCase) -> Result<()> {
         if let Some((mut tape, args)) = self.args.take() {
             let outputs = op.run(&mut tape, case, &args)?;
             self.done = Some((tape, outputs));
@@ -277,7 +277,7 @@ fn rotation(device: &Device) -> (usize, usize) {
     }
 }
 
-fn sets(op: &dyn OpSpec, case: &Case, options: &KernelBenchOptions) -> Result<Vec<Set>> {
+fn sets(op: &dyn OpSpec, case: &OpCase, options: &KernelBenchOptions) -> Result<Vec<Set>> {
     let device = &options.device;
     // Cases are written by the op's author; sizes from outside may not go together.
     let inputs = catch_unwind(AssertUnwindSafe(|| op.inputs(case))).map_err(|_| {
@@ -310,7 +310,7 @@ fn sets(op: &dyn OpSpec, case: &Case, options: &KernelBenchOptions) -> Result<Ve
 
 fn bench_op(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     options: &KernelBenchOptions,
     warmup: usize,
     repeats: usize,
@@ -367,7 +367,7 @@ type Times = (Vec<f64>, Vec<f64>);
 #[cfg(not(feature = "cuda"))]
 fn replayed(
     _: &dyn OpSpec,
-    _: &Case,
+    _: &OpCase,
     _: &mut [Set],
     _: &KernelBenchOptions,
 ) -> Result<Option<Times>> {
@@ -378,7 +378,7 @@ fn replayed(
 #[cfg(feature = "cuda")]
 fn replayed(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     sets: &mut [Set],
     options: &KernelBenchOptions,
 ) -> Result<Option<Times>> {
@@ -413,7 +413,7 @@ fn replayed(
 
 fn row(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     pass: &'static str,
     mut times: Vec<f64>,
     (bytes, flops): (u64, u64),
@@ -474,7 +474,7 @@ fn ceilings(options: &KernelBenchOptions) -> Result<Ceilings> {
     if let Some(op) = linear.filter(|op| *device == Device::Cpu || op.has_kernels()) {
         let [m, k, n] = product;
         let names = ["rows", "in", "out", "epilogue", "bias"];
-        let case = Case::new(&names, &[m, k, n, 0, 0]);
+        let case = OpCase::new(&names, &[m, k, n, 0, 0]);
         let rows = bench_op(*op, &case, options, 1, 5)?;
         gemm_gflop_s = rows.first().map(|row| row.flops as f64 / (row.us_min * 1e3));
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use crate::device::{DType, Device, Tensor};
-use crate::nn::params::{ParamId, ParamLayout, Params};
-use crate::ops::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
+use crate::nn::params::Params;
+use crate::ops::{Input, InputKind, OpArg, OpArgs, OpCase, OpSpec, Tolerance};
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result, parallel};
@@ -31,7 +32,7 @@ pub enum Before {
 /// Runs a case: forward, and backward when the op has a gradient.
 pub fn run(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     inputs: &[Input],
     device: &Device,
     dtype: DType,
@@ -42,7 +43,7 @@ pub fn run(
 /// The outputs alone.
 fn forward(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     inputs: &[Input],
     device: &Device,
     dtype: DType,
@@ -57,7 +58,7 @@ fn forward(
 /// As [`run`], onto what is there already.
 pub fn run_onto(
     op: &dyn OpSpec,
-    case: &Case,
+    case: &OpCase,
     inputs: &[Input],
     device: &Device,
     dtype: DType,
@@ -81,7 +82,7 @@ pub fn run_onto(
     }
     if before == Before::Gradients {
         for (i, arg) in args.0.iter().enumerate() {
-            if let Arg::Var(v) = arg
+            if let OpArg::Var(v) = arg
                 && v.id().is_some()
             {
                 let w = weights(case, 3, i, v.value().len());
@@ -102,7 +103,7 @@ pub fn run_onto(
     for ((input, place), arg) in inputs.iter().zip(&placed.inputs).zip(&args.0) {
         let gradient = match (place, arg) {
             (Place::Param(id), _) => flat[layout.entry(*id).range()].to_vec(),
-            (_, Arg::Var(v)) if v.id().is_some() => match values.take(v) {
+            (_, OpArg::Var(v)) if v.id().is_some() => match values.take(v) {
                 Some(g) => g.to_f64_vec()?,
                 None => vec![0.0; input.data.len()],
             },
@@ -175,15 +176,15 @@ impl Placed {
     }
 
     /// The inputs as the op takes them, in their order.
-    pub fn args(&self, tape: &mut Tape<'_>) -> Result<Args> {
+    pub fn args(&self, tape: &mut Tape<'_>) -> Result<OpArgs> {
         let arg = |place: &Place| {
             Ok(match place {
-                Place::Param(id) => Arg::Param(self.params.get(*id)?),
-                Place::Leaf(tensor) => Arg::Var(tape.leaf(tensor.clone())),
-                Place::Constant(tensor) => Arg::Var(Var::constant(tensor.clone())),
+                Place::Param(id) => OpArg::Param(self.params.get(*id)?),
+                Place::Leaf(tensor) => OpArg::Var(tape.leaf(tensor.clone())),
+                Place::Constant(tensor) => OpArg::Var(Var::constant(tensor.clone())),
             })
         };
-        Ok(Args(self.inputs.iter().map(arg).collect::<Result<_>>()?))
+        Ok(OpArgs(self.inputs.iter().map(arg).collect::<Result<_>>()?))
     }
 
     /// A buffer for the gradients of the parameters.
@@ -193,7 +194,7 @@ impl Placed {
     }
 
     /// The same, filled for a check, the gaps with NaN.
-    fn grads_onto(&self, case: &Case, before: Before) -> Result<ParamGrads> {
+    fn grads_onto(&self, case: &OpCase, before: Before) -> Result<ParamGrads> {
         let layout = self.params.layout();
         let mut data = vec![f64::NAN; layout.len()];
         if before == Before::Gradients {
@@ -221,11 +222,11 @@ impl Placed {
 }
 
 /// The fixed random weights of output `i`.
-pub(super) fn output_weights(case: &Case, i: usize, len: usize) -> Vec<f64> {
+pub(super) fn output_weights(case: &OpCase, i: usize, len: usize) -> Vec<f64> {
     weights(case, 1, i, len)
 }
 
-fn weights(case: &Case, stream: u64, i: usize, len: usize) -> Vec<f64> {
+fn weights(case: &OpCase, stream: u64, i: usize, len: usize) -> Vec<f64> {
     let mut rng = Rng::new(case.seed, Purpose::Test, stream, i as u32, 0);
     // Representable in every dtype, so that all devices start from the same numbers.
     let mut drawn = rng.normals(len);
@@ -249,7 +250,7 @@ pub const GRAD_ATOL: f64 = 1e-7;
 /// Compares the backward pass in f64 with central differences. Inputs of up to `limit` entries
 /// are checked entry by entry, larger ones at `limit` entries spread over them by a fixed stride
 /// and along one random direction that touches every entry.
-pub fn gradcheck(op: &dyn OpSpec, case: &Case, limit: usize) -> Result<GradCheck> {
+pub fn gradcheck(op: &dyn OpSpec, case: &OpCase, limit: usize) -> Result<GradCheck> {
     let device = Device::Cpu;
     let inputs = op.inputs(case);
     let analytic = run(op, case, &inputs, &device, DType::F64)?;

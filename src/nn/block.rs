@@ -2,10 +2,11 @@
 //! `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
 
 use super::NORM_EPS;
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use crate::Result;
 use crate::ops::attention::Packing;
-use crate::ops::linear::{Epilogue, Layer};
+use crate::ops::linear::{Layer, PostOp};
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
 /// Weight and bias of a layer norm.
@@ -55,9 +56,9 @@ impl Linear {
         tape: &mut Tape<'_>,
         params: &Params,
         x: &Var,
-        epilogue: Epilogue<'_>,
+        post_op: PostOp<'_>,
     ) -> Result<Var> {
-        tape.linear(x, &params.get(self.weight)?, Some(&params.get(self.bias)?), epilogue)
+        tape.linear(x, &params.get(self.weight)?, Some(&params.get(self.bias)?), post_op)
     }
 
     /// Weight and bias, for an op that the layer is part of.
@@ -112,9 +113,9 @@ impl Block {
         packing: &Packing,
     ) -> Result<Var> {
         let normed = self.norm1.forward(tape, params, x)?;
-        let qkv = self.qkv.forward(tape, params, &normed, Epilogue::None)?;
+        let qkv = self.qkv.forward(tape, params, &normed, PostOp::None)?;
         let mixed = tape.attention(&qkv, packing, self.heads)?;
-        let x = self.proj.forward(tape, params, &mixed, Epilogue::Add(x))?;
+        let x = self.proj.forward(tape, params, &mixed, PostOp::Add(x))?;
         let normed = self.norm2.forward(tape, params, &x)?;
         tape.mlp(&normed, &self.fc1.layer(params)?, &self.fc2.layer(params)?, Some(&x))
     }

@@ -1,11 +1,12 @@
 //! A classifier of whole images: the mean of the encoder's tokens, its last norm, a linear layer
 //! (docs/method.md, 6.3).
 
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use super::vit::{Pass, Vit, VitConfig, VitPlan};
 use crate::device::nvtx;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 use crate::ops::mean_pool::Pooled;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -75,12 +76,12 @@ impl Classifier {
         if self.pooled_norm {
             pooled = self.vit.norm.forward(tape, params, &pooled)?;
         }
-        let rows = Grid { batch: plan.batch, dims: [1; 3] };
+        let rows = VoxelGrid { batch: plan.batch, dims: [1; 3] };
         let (weight, bias) = (params.get(self.head.0)?, params.get(self.head.1)?);
         let logits = tape.conv3d_scores(&pooled, rows, &weight, Some(&bias))?;
         let activations = match keeps_activations {
             true => vec![
-                ("tokens".into(), tokens, Grid { batch: plan.batch, dims: self.grid }),
+                ("tokens".into(), tokens, VoxelGrid { batch: plan.batch, dims: self.grid }),
                 ("pooled".into(), pooled, rows),
             ],
             false => Vec::new(),

@@ -1,9 +1,10 @@
 //! The blocks of UNETR's convolutional side, over channels-last volumes.
 
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use crate::Result;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 use crate::ops::instance_norm::Shortcut;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
 /// `leaky(norm(conv2(leaky(norm(conv1(x))))) + shortcut)`, where the shortcut is `x`, or
@@ -33,7 +34,7 @@ impl ResBlock {
         tape: &mut Tape<'_>,
         params: &Params,
         inputs: &[&Var],
-        grid: Grid,
+        grid: VoxelGrid,
     ) -> Result<Var> {
         let y = tape.conv3d(inputs, grid, &params.get(self.conv1)?, None)?;
         let y = tape.instance_norm_leaky(&y, &grid)?;
@@ -80,8 +81,8 @@ impl ProjectionBlock {
         tape: &mut Tape<'_>,
         params: &Params,
         x: &Var,
-        grid: Grid,
-    ) -> Result<(Var, Grid)> {
+        grid: VoxelGrid,
+    ) -> Result<(Var, VoxelGrid)> {
         let mut y = tape.conv_transpose(x, grid, &params.get(self.first)?)?;
         let mut grid = grid.doubled();
         for (up, block) in &self.rounds {
@@ -116,7 +117,7 @@ impl UpBlock {
         params: &Params,
         x: &Var,
         skip: &Var,
-        grid: Grid,
+        grid: VoxelGrid,
     ) -> Result<Var> {
         let up = tape.conv_transpose(x, grid, &params.get(self.up)?)?;
         self.block.forward(tape, params, &[&up, skip], grid.doubled())

@@ -1,14 +1,15 @@
 //! The MAE decoder: embeds the encoder's outputs, fills in the mask token, predicts voxels.
 
 use super::block::{Block, Linear, Norm, run_blocks};
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
-use crate::ops::linear::{Epilogue, Layer};
+use crate::ops::linear::{Layer, PostOp};
 use crate::ops::row_assemble::AssemblePlan;
 use crate::ops::row_gather::GatherPlan;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
 /// MAE decoder over packed sequences.
@@ -62,7 +63,7 @@ impl Decoder {
         wanted: &GatherPlan,
     ) -> Result<Var> {
         let _range = nvtx::range(|| "decoder");
-        let tokens = self.embed.forward(tape, params, latent, Epilogue::None)?;
+        let tokens = self.embed.forward(tape, params, latent, PostOp::None)?;
         let x = tape.row_assemble(&tokens, &params.get(self.mask_token)?, table, assemble)?;
         drop(tokens);
         let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;
@@ -89,6 +90,6 @@ impl Decoder {
         wanted: &GatherPlan,
     ) -> Result<Var> {
         let x = self.features(tape, params, latent, table, assemble, packing, wanted)?;
-        self.pred.forward(tape, params, &x, Epilogue::None)
+        self.pred.forward(tape, params, &x, PostOp::None)
     }
 }

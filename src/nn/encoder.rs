@@ -1,13 +1,14 @@
 //! The ViT encoder: patch embedding, cls token, blocks, final norm.
 
 use super::block::{Block, Linear, Norm, run_blocks};
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::PostOp;
 use crate::ops::row_assemble::AssemblePlan;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
 /// ViT encoder over packed sequences of patches.
@@ -49,7 +50,7 @@ impl Encoder {
         packing: &'a Packing,
     ) -> Result<Var> {
         let _range = nvtx::range(|| "encoder");
-        let tokens = self.patch_embed.forward(tape, params, patches, Epilogue::None)?;
+        let tokens = self.patch_embed.forward(tape, params, patches, PostOp::None)?;
         let x = tape.row_assemble(&tokens, &params.get(self.cls_token)?, table, assemble)?;
         drop(tokens);
         let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;

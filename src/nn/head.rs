@@ -2,10 +2,11 @@
 //! L2 normalisation, and unit-length prototypes.
 
 use super::block::Linear;
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 use crate::Result;
 use crate::config::{HeadConfig, ModelConfig};
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::PostOp;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
 /// Projection head.
@@ -38,9 +39,9 @@ impl ProjectionHead {
     /// cls outputs `[views, dim]` in, logits over the prototypes `[views, K]` out.
     pub fn forward(&self, tape: &mut Tape<'_>, params: &Params, cls: &Var) -> Result<Var> {
         let [first, second, third] = &self.mlp;
-        let x = first.forward(tape, params, cls, Epilogue::Gelu)?;
-        let x = second.forward(tape, params, &x, Epilogue::Gelu)?;
-        let x = third.forward(tape, params, &x, Epilogue::None)?;
+        let x = first.forward(tape, params, cls, PostOp::Gelu)?;
+        let x = second.forward(tape, params, &x, PostOp::Gelu)?;
+        let x = third.forward(tape, params, &x, PostOp::None)?;
         let x = tape.l2_normalize(&x)?;
         tape.weight_norm_linear(&x, &params.get(self.weight_g)?, &params.get(self.weight_v)?)
     }

@@ -1,7 +1,8 @@
 //! Initial parameters.
 
-use super::params::{ParamEntry, Params};
+use super::params::Params;
 use crate::Result;
+use crate::param_layout::ParamEntry;
 use crate::rng::{Purpose, Rng};
 
 /// Draws every parameter from its own stream, named by its place in the layout, so that the order of

@@ -1,11 +1,12 @@
 //! The networks that are fine-tuned: UNETR for label maps, a classifier for classes of images.
 
 use super::classifier::{self, Classifier, ClassifierConfig};
-use super::params::{ParamLayout, Params};
+use super::params::Params;
 use super::unetr::{Unetr, UnetrConfig};
 use super::vit::{Pass, Vit, VitConfig, VitPlan};
 use crate::device::Device;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -135,10 +136,10 @@ impl Network {
     }
 
     /// Rows of logits of `batch` images, each with a label.
-    pub fn rows(&self, batch: usize) -> Grid {
+    pub fn rows(&self, batch: usize) -> VoxelGrid {
         match self.body {
-            Body::Unetr(_) => Grid { batch, dims: self.config.roi },
-            Body::Classifier(_) => Grid { batch, dims: [1; 3] },
+            Body::Unetr(_) => VoxelGrid { batch, dims: self.config.roi },
+            Body::Classifier(_) => VoxelGrid { batch, dims: [1; 3] },
         }
     }
 

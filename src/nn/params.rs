@@ -1,102 +1,15 @@
-//! Flat parameters: all parameters of a branch in one contiguous buffer, with a layout table.
+//! Flat parameters: all parameters of a branch in one contiguous buffer, with a layout table
+//! ([`ParamLayout`]).
 //!
 //! Names are the official PyTorch ones, so that a checkpoint loads in PyTorch as it is. The
 //! teacher's layout is a prefix of the student's, so EMA is one operation over flat memory.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::device::{DType, Device, Tensor, TensorMut};
-use crate::tape::{Param, ParamSlot};
+use crate::param_layout::{ParamEntry, ParamId, ParamLayout};
+use crate::tape::Param;
 use crate::{Error, Result};
-
-/// One parameter in the flat buffer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParamEntry {
-    /// Checkpoint name, e.g. `blocks.0.attn.qkv.weight`.
-    pub name: String,
-    /// First element in the flat buffer.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    /// Weight decay applies (not for biases and 1-D parameters).
-    pub decays: bool,
-    /// A gradient is wanted.
-    pub trains: bool,
-}
-
-impl ParamEntry {
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub fn range(&self) -> std::ops::Range<usize> {
-        self.offset..self.offset + self.len()
-    }
-}
-
-/// Index of a parameter in its layout. Modules hold these, never tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParamId(usize);
-
-/// The layout table of a branch: names, offsets, shapes.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ParamLayout {
-    entries: Vec<ParamEntry>,
-    by_name: HashMap<String, usize>,
-    len: usize,
-}
-
-impl ParamLayout {
-    /// Appends a parameter. Offsets are multiples of 64 elements, so that every parameter can be
-    /// read with the widest vector loads; the gaps stay zero.
-    pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
-        let name = name.into();
-        let decays = shape.len() > 1 && !name.ends_with(".bias");
-        let index = self.entries.len();
-        let entry =
-            ParamEntry { offset: self.len, shape: shape.to_vec(), decays, trains: true, name };
-        self.len = (self.len + entry.len()).next_multiple_of(64);
-        self.by_name.insert(entry.name.clone(), index);
-        self.entries.push(entry);
-        ParamId(index)
-    }
-
-    /// Excludes a parameter from training; it keeps its value.
-    pub fn freeze(&mut self, id: ParamId) {
-        self.entries[id.0].trains = false;
-    }
-
-    /// In order of their offsets.
-    pub fn entries(&self) -> &[ParamEntry] {
-        &self.entries
-    }
-
-    pub fn entry(&self, id: ParamId) -> &ParamEntry {
-        &self.entries[id.0]
-    }
-
-    pub fn find(&self, name: &str) -> Option<&ParamEntry> {
-        self.by_name.get(name).map(|&i| &self.entries[i])
-    }
-
-    /// Elements of the flat buffer, padding included.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Elements of all parameters, without padding.
-    pub fn count(&self) -> usize {
-        self.entries.iter().map(ParamEntry::len).sum()
-    }
-}
 
 /// The parameters of a branch: layout and flat buffer.
 #[derive(Clone, Debug)]
@@ -157,17 +70,14 @@ impl Params {
     /// Excludes parameters from training; they keep their values.
     pub fn freeze(&mut self, which: impl Fn(&str) -> bool) {
         let mut layout = (*self.layout).clone();
-        for entry in layout.entries.iter_mut().filter(|e| which(&e.name)) {
-            entry.trains = false;
-        }
+        layout.freeze_all(which);
         self.layout = Arc::new(layout);
     }
 
     /// The parameter as an op takes it.
     pub fn get(&self, id: ParamId) -> Result<Param> {
-        let entry = &self.layout.entries[id.0];
-        let slot = (self.trains && entry.trains)
-            .then_some(ParamSlot { index: id.0, offset: entry.offset });
+        let entry = self.layout.entry(id);
+        let slot = (self.trains && entry.trains).then(|| self.layout.slot(id));
         let half = match &self.half {
             Some(half) => Some(half.view(entry.offset, &entry.shape)?),
             None => None,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::network::{Network, NetworkConfig};
-use super::params::{ParamLayout, Params};
+use super::params::Params;
 use super::vit::{ENCODER, VitPlan};
 use crate::Result;
 use crate::device::{DType, Device, Tensor, TensorMut, class};
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 
 /// A network with its parameters and the position rows of its token grid.

@@ -6,11 +6,12 @@
 //! comes from the block with index `(k - 1) depth / levels`, counted from 0, before any norm.
 
 use super::conv_block::{ProjectionBlock, ResBlock, UpBlock};
-use super::params::{ParamId, ParamLayout, Params};
+use super::params::Params;
 pub use super::vit::ENCODER;
 use super::vit::{Pass, Vit, VitConfig, VitPlan};
 use crate::device::nvtx;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -141,9 +142,9 @@ impl Unetr {
         keeps_activations: bool,
     ) -> Result<Pass> {
         let batch = plan.batch;
-        let (grid, levels) = (Grid { batch, dims: self.config.grid() }, self.config.levels());
+        let (grid, levels) = (VoxelGrid { batch, dims: self.config.grid() }, self.config.levels());
         let mut activations = Vec::new();
-        let mut keep = |name: String, value: &Var, grid: Grid| {
+        let mut keep = |name: String, value: &Var, grid: VoxelGrid| {
             if keeps_activations {
                 activations.push((name, value.clone(), grid));
             }
@@ -165,7 +166,7 @@ impl Unetr {
         for (up, level) in self.ups.iter().zip((1..=levels).rev()) {
             let skip = match level {
                 1 => {
-                    let full = Grid { batch, dims: self.config.roi };
+                    let full = VoxelGrid { batch, dims: self.config.roi };
                     self.image.forward(tape, params, &[image], full)?
                 }
                 _ => {

@@ -1,12 +1,13 @@
 //! The ViT under a fine-tuned network: patches of whole images, fixed positions, blocks. No cls token.
 
 use super::block::{Block, Linear, Norm};
-use super::params::{ParamLayout, Params};
+use super::params::Params;
 use crate::device::Device;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 use crate::ops::attention::Packing;
-use crate::ops::linear::Epilogue;
+use crate::ops::linear::PostOp;
 use crate::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
@@ -71,7 +72,7 @@ pub struct Pass {
     pub logits: Var,
     /// Outputs of the modules by name: `tokens3`, `tokens`, `encoder4`, `decoder5`, ... with their
     /// grids; only when asked for.
-    pub activations: Vec<(String, Var, Grid)>,
+    pub activations: Vec<(String, Var, VoxelGrid)>,
 }
 
 /// Prefix of the encoder's parameters.
@@ -130,7 +131,7 @@ impl Vit {
     ) -> Result<Var> {
         let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
         let patches = tape.patch_gather(voxels, &plan.patches, order, dtype)?;
-        let mut x = self.patch_embed.forward(tape, params, &patches, Epilogue::Add(positions))?;
+        let mut x = self.patch_embed.forward(tape, params, &patches, PostOp::Add(positions))?;
         drop(patches);
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(tape, params, &x, &plan.packing)?;

@@ -6,14 +6,15 @@
 //! teacher <- mu teacher + (1 - mu) p
 //! ```
 
-use super::kernels::Kernels;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::abi::{ADAM_ACTIVE, ADAM_TEACHER, AdamScalars, AdamSegment};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
-use crate::nn::params::ParamLayout;
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
+
+pub mod fast;
 
 const OP: &str = "adamw_ema";
 
@@ -168,6 +169,26 @@ impl UpdateTable {
 /// Numerics: in the arithmetic of the buffers (f32 masters); scalars are prepared in f64. Parameters
 /// and their copies outside of active segments keep their values; the teacher follows everywhere.
 /// Errors: `Shape`; buffers of other sizes than the table's.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
+/// let cpu = Device::Cpu;
+/// let settings = AdamW {
+///     lr: 0.1, weight_decay: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, grad_scale: 1.0, ema: 0.5,
+/// };
+/// let segment = Segment { offset: 0, len: 1, decays: false, update: 1 };
+/// let table = UpdateTable::new(&cpu, &settings, &[segment], 1, 1)?;
+/// let one = |x: f64| Tensor::from_slice(&cpu, &[x], &[1]);
+/// let (mut p, grads, mut m, mut v, mut t) = (one(1.0)?, one(2.0)?, one(0.0)?, one(0.0)?, one(1.0)?);
+/// adamw_ema(&table, None, Buffers {
+///     params: &mut p, grads: &grads, m: &mut m, v: &mut v, teacher: Some(&mut t), half: None,
+///     teacher_half: None,
+/// })?;
+/// // The first step is lr long whatever the gradient; the teacher goes half of the way.
+/// assert!((p.to_f64_vec()?[0] - 0.9).abs() < 1e-6 && (t.to_f64_vec()?[0] - 0.95).abs() < 1e-6);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
     let n = buffers.check()?;
     let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
@@ -198,11 +219,11 @@ pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_
         for s in table.segments.iter().filter(|s| s.update > 0) {
             let range = s.offset..s.offset + s.len;
             let (p, g) = (&mut params[range.clone()], &grads[range.clone()]);
-            T::adamw(&settings, s, p, g, &mut m[range.clone()], &mut v[range]);
+            adamw(&settings, s, p, g, &mut m[range.clone()], &mut v[range]);
         }
         if let Some(teacher) = buffers.teacher {
             let teacher = teacher.host_mut::<T>()?;
-            T::ema(teacher, &params[..teacher.len()], settings.ema);
+            ema(teacher, &params[..teacher.len()], settings.ema);
         }
         Ok(())
     })
@@ -293,15 +314,26 @@ fn cover(a: &AdamW, segments: &[Segment], n: usize, teacher: usize) -> Result<Ve
     Ok(rows)
 }
 
-/// Reference update of one segment.
-pub(super) fn reference<T: Real>(
-    a: &AdamW,
-    s: &Segment,
-    p: &mut [T],
-    g: &[T],
-    m: &mut [T],
-    v: &mut [T],
-) {
+/// The update of one segment: the fast path in f32, the plain loop, which is the oracle, in f64.
+fn adamw<T: Real>(a: &AdamW, s: &Segment, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
+    match T::same_as_f32() {
+        Some(f) => fast::adamw(a, s, f.of_mut(p), f.of(g), f.of_mut(m), f.of_mut(v)),
+        None => reference(a, s, p, g, m, v),
+    }
+}
+
+/// `teacher <- momentum teacher + (1 - momentum) student`, chosen as above.
+fn ema<T: Real>(teacher: &mut [T], student: &[T], momentum: f64) {
+    if let Some(f) = T::same_as_f32() {
+        return fast::ema(f.of_mut(teacher), f.of(student), momentum);
+    }
+    let (mu, rest) = (T::of(momentum), T::of(1.0 - momentum));
+    for (t, &s) in teacher.iter_mut().zip(student) {
+        *t = mu * *t + rest * s;
+    }
+}
+
+fn reference<T: Real>(a: &AdamW, s: &Segment, p: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
     let correction = |beta: f64| 1.0 - libm::pow(beta, s.update as f64);
     let step_size = T::of(a.lr / correction(a.beta1));
     let root = T::of(1.0 / correction(a.beta2).sqrt());
@@ -329,8 +361,8 @@ impl OpSpec for Spec {
         "clip, AdamW and teacher average over flat memory"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["decayed", "plain", "update"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["decayed", "plain", "update"], &d);
         vec![
             case([1, 1, 1]),
             case([13, 7, 2]),
@@ -340,11 +372,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["decayed", "plain", "update"], &[3_000_000, 20_000, 10])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["decayed", "plain", "update"], &[3_000_000, 20_000, 10])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let n = case.dims[0] + case.dims[1];
         let input = |name, i, mean| {
             Input::new(name, InputKind::Constant, &[n], case.normal(i, n, mean, 1.0)).wide()
@@ -359,7 +391,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let mut state = Vec::new();
         for i in [0, 2, 3, 4] {
             state.push(args.var(i)?.value().duplicate()?);
@@ -400,7 +432,7 @@ impl OpSpec for Spec {
         Ok(state.into_iter().map(Var::constant).collect())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Elementwise
     }
 
@@ -412,12 +444,12 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         // p, g, m, v, teacher in; p, m, v, teacher out.
         (9 * (case.dims[0] + case.dims[1]) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         16 * (case.dims[0] + case.dims[1]) as u64
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -15,6 +15,16 @@ const OP: &str = "argmax";
 /// Shapes: `scores` `[voxels, k]`, k of 1 to 256; result `[voxels]` u8.
 /// Numerics: exact; the first of equal maxima wins, NaN is never chosen unless all scores are NaN (class 0).
 /// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::argmax::argmax;
+/// let cpu = Device::Cpu;
+/// let scores = Tensor::from_slice(&cpu, &[1.0, 3.0, 2.0, 5.0, 5.0, 0.0], &[2, 3])?;
+/// // The first of equal scores wins.
+/// assert_eq!(argmax(&scores)?.to_vec::<u8>()?, [1, 0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn argmax(scores: &Tensor) -> Result<Tensor> {
     let (voxels, k) = scores.matrix(OP)?;
     if !(1..=256).contains(&k) {
@@ -72,8 +82,8 @@ impl OpSpec for Spec {
         "label map: the class with the largest score"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["voxels", "classes", "odd"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["voxels", "classes", "odd"], &d);
         vec![
             case([1, 1, 0]),
             case([131, 3, 1]),
@@ -85,11 +95,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["voxels", "classes", "odd"], &[2 << 20, 14, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["voxels", "classes", "odd"], &[2 << 20, 14, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = [case.dims[0], case.dims[1]];
         let len = shape[0] * shape[1];
         let mut scores = case.normal(0, len, case.offset, 1.0);
@@ -111,11 +121,11 @@ impl OpSpec for Spec {
         vec![Input::new("scores", InputKind::Constant, &shape, scores)]
     }
 
-    fn run(&self, _: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![Var::constant(argmax(args.var(0)?.value())?)])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Bitwise
     }
 
@@ -127,11 +137,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (case.dims[0] * (case.dims[1] * size + 1)) as u64
     }
 
-    fn flops(&self, _: &Case) -> u64 {
+    fn flops(&self, _: &OpCase) -> u64 {
         0
     }
 }

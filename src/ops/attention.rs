@@ -3,13 +3,13 @@
 //! All sequences of a step stand in one `[T, 3 C]` matrix of queries, keys and values; row `t`
 //! attends to the rows of its own sequence. Nothing is padded.
 
+pub mod fast;
 mod launch;
 mod packing;
 
 pub use packing::Packing;
 
-use super::kernels::Kernels;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
@@ -27,6 +27,20 @@ impl<'a> Tape<'a> {
     /// probabilities and the gradients of the scores are rounded to bf16 before they are multiplied.
     /// Errors: `Shape`.
     /// Source: Vaswani et al., arXiv 1706.03762; recomputation: Dao et al., arXiv 2205.14135.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::attention::Packing;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// // Two sequences, of two tokens and of one; a row is q, k, v of one head with d = 1.
+    /// let qkv = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0, 2.0, 0.0, 0.0, 4.0, 1.0, 1.0, 7.0], &[3, 3])?);
+    /// let packing = Packing::new(&cpu, &[2, 1])?;
+    /// let y = Tape::new(&cpu).attention(&qkv, &packing, 1)?;
+    /// // Equal scores weigh the values 2 and 4 by a half each; a token alone has its own value.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 3.0, 7.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn attention(&mut self, qkv: &Var, packing: &Packing, heads: usize) -> Result<Var> {
         let (rows, width) = qkv.value().matrix(OP)?;
         if heads == 0 || width % (3 * heads) != 0 || rows != packing.total() {
@@ -40,7 +54,7 @@ impl<'a> Tape<'a> {
         match self.device() {
             Device::Cpu => with_real!(OP, dtype, T => {
                 let cu = packing.cu_seqlens.host::<i32>()?;
-                T::attention(out.host_mut()?, lse.host_mut()?, qkv.value().host()?, cu, heads)
+                forward::<T>(out.host_mut()?, lse.host_mut()?, qkv.value().host()?, cu, heads)
             })?,
             _ => launch::forward(&mut out, &mut lse, qkv.value(), packing)?,
         }
@@ -69,7 +83,7 @@ impl Backward for AttentionBwd {
         let mut dqkv = Tensor::empty(qkv.device(), qkv.dtype(), qkv.shape())?;
         match qkv.device() {
             Device::Cpu => with_real!(OP, dy.dtype(), T => {
-                T::attention_backward(
+                backward::<T>(
                     dqkv.host_mut()?, dy.host()?, qkv.host()?, self.out.host()?, self.lse.host()?,
                     self.packing.cu_seqlens.host::<i32>()?, self.heads,
                 )
@@ -80,14 +94,43 @@ impl Backward for AttentionBwd {
     }
 }
 
-/// Reference forward: `out` `[T, C]`, `lse` `[heads, T]`.
-pub(super) fn reference<T: Real>(
+/// See [`Tape::attention`]: in f32 the fast path, where the CPU has the instructions for it; else the
+/// plain loops, which in f64 are the oracle.
+fn forward<T: Real>(
     out: &mut [T],
     lse: &mut [T],
     qkv: &[T],
     cu: &[i32],
     heads: usize,
-) {
+) -> Result<()> {
+    let Some(f) = T::same_as_f32().filter(|_| fast::is_supported()) else {
+        reference(out, lse, qkv, cu, heads);
+        return Ok(());
+    };
+    let shape = fast::Shape::new(cu, heads, out.len() / lse.len().max(1));
+    fast::forward(f.of_mut(out), f.of_mut(lse), f.of(qkv), shape)
+}
+
+/// Gradient of queries, keys and values.
+fn backward<T: Real>(
+    dqkv: &mut [T],
+    dout: &[T],
+    qkv: &[T],
+    out: &[T],
+    lse: &[T],
+    cu: &[i32],
+    heads: usize,
+) -> Result<()> {
+    let Some(f) = T::same_as_f32().filter(|_| fast::is_supported()) else {
+        reference_backward(dqkv, dout, qkv, out, lse, cu, heads);
+        return Ok(());
+    };
+    let shape = fast::Shape::new(cu, heads, out.len() / lse.len().max(1));
+    fast::backward(f.of_mut(dqkv), f.of(dout), f.of(qkv), f.of(out), f.of(lse), shape)
+}
+
+/// Reference forward: `out` `[T, C]`, `lse` `[heads, T]`.
+fn reference<T: Real>(out: &mut [T], lse: &mut [T], qkv: &[T], cu: &[i32], heads: usize) {
     let rows = lse.len() / heads;
     let c = out.len() / rows.max(1);
     let d = c / heads;
@@ -117,7 +160,7 @@ pub(super) fn reference<T: Real>(
 /// `dv_j = sum_i P_ij dout_i`, `dS_ij = P_ij (dout_i . v_j - delta_i)`,
 /// `dq_i = scale sum_j dS_ij k_j`, `dk_j = scale sum_i dS_ij q_i`.
 #[allow(clippy::needless_range_loop)] // four rows are addressed by the same column
-pub(super) fn reference_backward<T: Real>(
+fn reference_backward<T: Real>(
     dqkv: &mut [T],
     dout: &[T],
     qkv: &[T],
@@ -173,9 +216,9 @@ impl OpSpec for Spec {
         "multi-head attention over packed sequences (cu_seqlens)"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case = |dims: &[usize]| {
-            let mut case = Case::new(&["heads", "d"], dims);
+            let mut case = OpCase::new(&["heads", "d"], dims);
             case.label += &format!(",lengths={:?}", &dims[2..]);
             case
         };
@@ -201,25 +244,25 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        let mut case = Case::new(&["heads", "d"], &[3, 64, 1001, 1001]);
+    fn bench_case(&self) -> OpCase {
+        let mut case = OpCase::new(&["heads", "d"], &[3, 64, 1001, 1001]);
         case.label += ",lengths=[1001, 1001]";
         case
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let width = 3 * case.dims[0] * case.dims[1];
         let rows: usize = case.dims[2..].iter().sum();
         let qkv = case.normal(0, rows * width, case.offset, 1.0);
         vec![Input::new("qkv", InputKind::Activation, &[rows, width], qkv)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let packing = Packing::new(tape.device(), &case.dims[2..])?;
         Ok(vec![tape.attention(args.var(0)?, &packing, case.dims[0])?])
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         let longest = case.dims[2..].iter().copied().max().unwrap_or(1);
         Tolerance::Products { k: longest.max(case.dims[1]) }
     }
@@ -228,12 +271,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let rows: usize = case.dims[2..].iter().sum();
         (4 * rows * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let squares: usize = case.dims[2..].iter().map(|n| n * n).sum();
         4 * (squares * case.dims[0] * case.dims[1]) as u64
     }

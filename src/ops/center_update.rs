@@ -1,6 +1,6 @@
 //! Centre update: `center <- m center + (1 - m) mean over rows of the teacher's logits`.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -16,6 +16,18 @@ const OP: &str = "center_update";
 /// Numerics: rows are summed in order.
 /// Errors: `Shape`; no rows at all.
 /// Source: DINO, arXiv 2104.14294, section 3.1.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::center_update::center_update;
+/// let cpu = Device::Cpu;
+/// let mut center = Tensor::from_slice(&cpu, &[0.0, 10.0], &[2])?;
+/// let logits = Tensor::from_slice(&cpu, &[2.0, 4.0, 4.0, 8.0], &[2, 2])?;
+/// center_update(&mut center, &[logits], 0.5, None)?;
+/// // The means are 3 and 6: 0.5 * 0 + 0.5 * 3 and 0.5 * 10 + 0.5 * 6.
+/// assert_eq!(center.to_f64_vec()?, [1.5, 8.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn center_update(
     center: &mut Tensor,
     logits: &[Tensor],
@@ -96,16 +108,16 @@ impl OpSpec for Spec {
         "running mean of the teacher's logits"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |rows, k| Case::new(&["rows", "k"], &[rows, k]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |rows, k| OpCase::new(&["rows", "k"], &[rows, k]);
         vec![case(1, 1), case(3, 13), case(8, 50), case(5, 130), case(4, 31).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "k"], &[8, 65536])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "k"], &[8, 65536])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(1, rows * k, case.offset, 1.0);
         vec![
@@ -115,7 +127,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let mut center = args.var(0)?.value().duplicate()?;
         let logits = args.var(1)?.value();
         // In two pieces, as two micro-batches would bring them.
@@ -126,7 +138,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(center)])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -138,11 +150,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         ((case.dims[0] + 2) * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[0] * case.dims[1]) as u64
     }
 }

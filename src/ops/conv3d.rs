@@ -8,6 +8,7 @@
 //! which is not made in memory. A `1 x 1 x 1` convolution is a product of matrices, that of the op
 //! `linear`.
 
+pub mod fast;
 mod launch;
 mod reference;
 #[cfg(test)]
@@ -15,13 +16,13 @@ mod tests;
 
 use std::ops::Range;
 
-pub(super) use reference::{reference, reference_dw, reference_dx};
+use reference::{reference, reference_dw, reference_dx};
 
-use super::cpu::gemm::MatRef;
-use super::grid::Grid;
-use super::kernels::{After, Kernels};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
-use crate::device::{DType, Device, Tensor, with_real};
+use super::cpu::gemm::{Epilogue, MatRef};
+use super::grid::VoxelGrid;
+use super::linear::{product, sum_rows};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
+use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
@@ -35,10 +36,24 @@ impl<'a> Tape<'a> {
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32.
     /// Errors: `Shape` when sizes do not match.
     /// Source: `torch.nn.functional.conv3d` with padding k / 2.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::VoxelGrid;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 3] };
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 3.0], &[3, 1])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[1.0; 27], &[1, 1, 3, 3, 3])?);
+    /// let y = Tape::new(&cpu).conv3d(&[&x], grid, &weight, None)?;
+    /// // A kernel of ones sums the neighbours: 1 + 2, 1 + 2 + 3, 2 + 3.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 6.0, 5.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn conv3d(
         &mut self,
         inputs: &[&Var],
-        grid: Grid,
+        grid: VoxelGrid,
         weight: &Param,
         bias: Option<&Param>,
     ) -> Result<Var> {
@@ -58,7 +73,7 @@ impl<'a> Tape<'a> {
     pub fn conv3d_scores(
         &mut self,
         x: &Var,
-        grid: Grid,
+        grid: VoxelGrid,
         weight: &Param,
         bias: Option<&Param>,
     ) -> Result<Var> {
@@ -106,7 +121,7 @@ impl<'a> Tape<'a> {
 /// The sizes of a call.
 #[derive(Clone, Debug)]
 pub(super) struct Conv {
-    pub grid: Grid,
+    pub grid: VoxelGrid,
     /// Of each input.
     pub channels: Vec<usize>,
     pub out: usize,
@@ -115,7 +130,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    fn new(inputs: &[&Var], grid: Grid, weight: &Param) -> Result<Self> {
+    fn new(inputs: &[&Var], grid: VoxelGrid, weight: &Param) -> Result<Self> {
         if !matches!(inputs.len(), 1 | 2) {
             return Err(Error::shape(OP, "one or two inputs", inputs.len().to_string()));
         }
@@ -154,7 +169,7 @@ impl Conv {
         })
     }
 
-    fn forward<T: Kernels>(
+    fn forward<T: Real>(
         &self,
         y: &mut [T],
         inputs: &[&Tensor],
@@ -163,29 +178,26 @@ impl Conv {
     ) -> Result<()> {
         let inputs = self.host::<T>(inputs)?;
         if self.is_wide {
-            T::conv3d(y, &inputs, weight, bias, self.out, self.grid);
+            forward(y, &inputs, weight, bias, self.out, self.grid);
             return Ok(());
         }
         let rows = self.grid.rows();
         for (range, (x, c)) in self.ranges().zip(&inputs) {
             let x = MatRef::new(x, rows, *c)?;
             let w = self.columns(weight, &range)?;
-            let after = After { bias: bias.filter(|_| range.start == 0), ..After::default() };
-            T::gemm(x, w.t(), range.start > 0, y, after)?;
+            let bias = bias.filter(|_| range.start == 0);
+            let epilogue = Epilogue { bias, ..Epilogue::default() };
+            product(x, w.t(), range.start > 0, y, epilogue)?;
         }
         Ok(())
     }
 
-    fn host<'t, T: Kernels>(&self, inputs: &[&'t Tensor]) -> Result<Vec<(&'t [T], usize)>> {
+    fn host<'t, T: Real>(&self, inputs: &[&'t Tensor]) -> Result<Vec<(&'t [T], usize)>> {
         inputs.iter().zip(&self.channels).map(|(x, &c)| Ok((x.host::<T>()?, c))).collect()
     }
 
     /// The columns of a `[out, all channels]` weight that belong to an input.
-    fn columns<'t, T: Kernels>(
-        &self,
-        weight: &'t [T],
-        range: &Range<usize>,
-    ) -> Result<MatRef<'t, T>> {
+    fn columns<'t, T: Real>(&self, weight: &'t [T], range: &Range<usize>) -> Result<MatRef<'t, T>> {
         let from = weight.get(range.start..).unwrap_or_default();
         MatRef::strided(from, self.out, range.len(), self.all_channels(), 1)
     }
@@ -208,7 +220,7 @@ impl Backward for ConvBwd {
 }
 
 impl ConvBwd {
-    fn run_on_cpu<T: Kernels>(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
+    fn run_on_cpu<T: Real>(&self, dy: &Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let Conv { grid, out, is_wide, .. } = self.conv;
         let (rows, all) = (grid.rows(), self.conv.all_channels());
         let d = dy.host::<T>()?;
@@ -217,10 +229,10 @@ impl ConvBwd {
             let Some((mut dx, mode)) = grads.slot(x)? else { continue };
             let (dx, adds) = (dx.host_mut::<T>()?, mode.accumulates());
             if is_wide {
-                T::conv3d_backward_x(dx, adds, d, weight, range, all, grid);
+                backward_x(dx, adds, d, weight, range, all, grid);
             } else {
                 let w = self.conv.columns(weight, &range)?;
-                T::gemm(MatRef::new(d, rows, out)?, w, adds, dx, After::default())?;
+                product(MatRef::new(d, rows, out)?, w, adds, dx, Epilogue::default())?;
             }
         }
         if let Some((mut dw, mode)) = grads.param(&self.weight)? {
@@ -228,7 +240,7 @@ impl ConvBwd {
             let inputs = self.conv.host::<T>(&values)?;
             let (dw, adds) = (dw.host_mut::<T>()?, mode.accumulates());
             if is_wide {
-                T::conv3d_backward_weight(dw, adds, d, &inputs, out, grid);
+                backward_weight(dw, adds, d, &inputs, out, grid);
             } else {
                 product_of_columns(dw, adds, MatRef::new(d, rows, out)?.t(), &inputs)?;
             }
@@ -236,27 +248,77 @@ impl ConvBwd {
         if let Some(bias) = &self.bias
             && let Some((mut db, mode)) = grads.param(bias)?
         {
-            T::sum_rows(db.host_mut()?, d, mode.accumulates());
+            sum_rows(db.host_mut()?, d, mode.accumulates());
         }
         Ok(())
     }
 }
 
+/// The 3 x 3 x 3 convolution; `inputs` are matrices and their channels. As the two gradients below: the
+/// fast path in f32, the plain loops, which are the oracle, in f64.
+fn forward<T: Real>(
+    y: &mut [T],
+    inputs: &[(&[T], usize)],
+    weight: &[T],
+    bias: Option<&[T]>,
+    out: usize,
+    grid: VoxelGrid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference(y, inputs, weight, bias, out, grid);
+    };
+    let inputs: Vec<_> = inputs.iter().map(|&(x, c)| (f.of(x), c)).collect();
+    fast::forward(f.of_mut(y), &inputs, f.of(weight), bias.map(|b| f.of(b)), out, grid);
+}
+
+/// Gradient of the input that has `range` of `channels`.
+fn backward_x<T: Real>(
+    dx: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    weight: &[T],
+    range: Range<usize>,
+    channels: usize,
+    grid: VoxelGrid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference_dx(dx, accumulate, dy, weight, range, channels, grid);
+    };
+    let (dx, dy, weight) = (f.of_mut(dx), f.of(dy), f.of(weight));
+    fast::backward_x(dx, accumulate, dy, weight, range, channels, grid);
+}
+
+/// Gradient of the weight.
+fn backward_weight<T: Real>(
+    dw: &mut [T],
+    accumulate: bool,
+    dy: &[T],
+    inputs: &[(&[T], usize)],
+    out: usize,
+    grid: VoxelGrid,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference_dw(dw, accumulate, dy, inputs, out, grid);
+    };
+    let inputs: Vec<_> = inputs.iter().map(|&(x, c)| (f.of(x), c)).collect();
+    fast::backward_weight(f.of_mut(dw), accumulate, f.of(dy), &inputs, out, grid);
+}
+
 /// `dw [out, all] (+)= dy^T [inputs]`.
-fn product_of_columns<T: Kernels>(
+fn product_of_columns<T: Real>(
     dw: &mut [T],
     accumulate: bool,
     dy: MatRef<'_, T>,
     inputs: &[(&[T], usize)],
 ) -> Result<()> {
     if let [(x, c)] = *inputs {
-        return T::gemm(dy, MatRef::new(x, dy.cols(), c)?, accumulate, dw, After::default());
+        return product(dy, MatRef::new(x, dy.cols(), c)?, accumulate, dw, Epilogue::default());
     }
     let all: usize = inputs.iter().map(|x| x.1).sum();
     let mut first = 0;
     for &(x, c) in inputs {
         let mut part = vec![T::default(); dy.rows() * c];
-        T::gemm(dy, MatRef::new(x, dy.cols(), c)?, false, &mut part, After::default())?;
+        product(dy, MatRef::new(x, dy.cols(), c)?, false, &mut part, Epilogue::default())?;
         for (to, from) in dw.chunks_exact_mut(all).zip(part.chunks_exact(c)) {
             for (to, &from) in to[first..first + c].iter_mut().zip(from) {
                 *to = if accumulate { *to + from } else { from };
@@ -273,12 +335,12 @@ pub struct Spec;
 
 const NAMES: [&str; 10] = ["batch", "d", "h", "w", "c", "c2", "out", "k", "bias", "scores"];
 
-fn grid(case: &Case) -> Grid {
-    Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
+fn grid(case: &OpCase) -> VoxelGrid {
+    VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] }
 }
 
 /// All channels, output channels and taps of a case.
-fn sizes(case: &Case) -> [usize; 3] {
+fn sizes(case: &OpCase) -> [usize; 3] {
     [case.dims[4] + case.dims[5], case.dims[6], case.dims[7].pow(3)]
 }
 
@@ -291,10 +353,10 @@ impl OpSpec for Spec {
         "3D convolution, 3x3x3 or 1x1x1, of one input or of two side by side"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 9]| OpCase::new(&NAMES, &d);
         let scores = |[b, d, h, w, c, out, bias]: [usize; 7]| {
-            Case::new(&NAMES, &[b, d, h, w, c, 0, out, 1, bias, 1])
+            OpCase::new(&NAMES, &[b, d, h, w, c, 0, out, 1, bias, 1])
         };
         vec![
             case([1, 1, 1, 1, 1, 0, 1, 3, 1]),
@@ -317,11 +379,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 48, 48, 48, 32, 0, 32, 3, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 48, 48, 48, 32, 0, 32, 3, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let rows = grid(case).rows();
         let [channels, out, taps] = sizes(case);
         let k = case.dims[7];
@@ -349,7 +411,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let inputs = [args.var(0)?, args.var(1)?];
         let inputs = if case.dims[5] == 0 { &inputs[..1] } else { &inputs[..] };
         let bias = if case.dims[8] == 1 { Some(args.param(3)?) } else { None };
@@ -363,17 +425,17 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         let [channels, out, taps] = sizes(case);
         Tolerance::Products { k: (channels * taps).max(out * taps).max(grid(case).rows()) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [channels, out, taps] = sizes(case);
         ((grid(case).rows() * (channels + out) + channels * out * taps) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let [channels, out, taps] = sizes(case);
         2 * (grid(case).rows() * channels * out * taps) as u64
     }

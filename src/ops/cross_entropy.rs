@@ -1,9 +1,8 @@
 //! Softmax cross-entropy of rows with integer labels, for classification:
 //! `loss = mean over rows of -log softmax(z)[label]`.
 
-use super::accumulate::flat_launch;
 use super::soft_cross_entropy::softmax;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -18,6 +17,18 @@ impl<'a> Tape<'a> {
     /// Numerics: maximum taken out before the exponential; value and gradient in one pass. A label outside
     /// of `0..k`, which the data layer has to refuse, gives its row loss 0 and gradient 0.
     /// Errors: `Shape`; no rows at all.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let logits = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?);
+    /// let labels = Tensor::from_slice(&cpu, &[1i32], &[1])?;
+    /// let loss = Tape::new(&cpu).cross_entropy(&logits, &labels)?;
+    /// // Two classes, equally likely: ln 2.
+    /// assert!((loss.value().to_f64_vec()?[0] - 2f64.ln()).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn cross_entropy(&mut self, logits: &Var, labels: &Tensor) -> Result<Var> {
         let (rows, k) = logits.value().matrix(OP)?;
         labels.expect_shape(OP, &[rows])?;
@@ -99,7 +110,7 @@ impl Backward for CrossEntropyBwd {
                 .output(&mut self.gradient)?
                 .input(&dy)?
                 .value(n as i64)
-                .launch(flat_launch(n, DType::F32))?,
+                .launch(LaunchConfig::flat(n, DType::F32))?,
         }
         grads.add(&self.logits, self.gradient)
     }
@@ -117,8 +128,8 @@ impl OpSpec for Spec {
         "softmax cross-entropy of rows with integer labels"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "k", "strays"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "k", "strays"], &d);
         vec![
             case([1, 1, 0]),
             case([7, 3, 1]),
@@ -130,17 +141,17 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "k", "strays"], &[1024, 1000, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "k", "strays"], &[1024, 1000, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = [case.dims[0], case.dims[1]];
         let logits = case.normal(0, shape[0] * shape[1], case.offset, 1.5);
         vec![Input::new("logits", InputKind::Activation, &shape, logits).wide()]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let [rows, k, strays] = [0, 1, 2].map(|i| case.dims[i]);
         let mut rng = case.rng(1);
         let label = |i: usize| match rng.below(k as u64) as i32 {
@@ -152,7 +163,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.cross_entropy(args.var(0)?, &labels)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -160,11 +171,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (2 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         6 * (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Grid;
+use super::VoxelGrid;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -86,7 +86,7 @@ pub(super) struct Loss {
     form: Form,
     logits: Var,
     labels: Tensor,
-    grid: Grid,
+    grid: VoxelGrid,
     classes: usize,
     options: DiceOptions,
     /// `[batch, 2, k]`: weighted `a` and `q` of `d dice / dP = -a T + q P` (`+ q` when not squared).
@@ -98,7 +98,7 @@ impl Loss {
         form: Form,
         logits: &Var,
         labels: &Tensor,
-        grid: &Grid,
+        grid: &VoxelGrid,
         options: &DiceOptions,
     ) -> Result<Self> {
         let op = form.op();

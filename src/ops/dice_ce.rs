@@ -5,7 +5,7 @@
 //! each; probabilities are never stored.
 
 use super::dice::{Form, Loss};
-use super::{Args, Case, Grid, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, VoxelGrid};
 use crate::Result;
 use crate::device::{DType, Tensor};
 use crate::tape::{Tape, Var};
@@ -23,11 +23,26 @@ impl<'a> Tape<'a> {
     /// outside of `0..k`, which the data layer has to refuse, counts for no class and has no cross-entropy.
     /// Errors: `Shape`.
     /// Source: Milletari et al., arXiv 1606.04797; MONAI `DiceCELoss(to_onehot_y, softmax, squared_pred)`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::{VoxelGrid, dice_ce::DiceOptions};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 2] };
+    /// let logits = Var::constant(Tensor::from_slice(&cpu, &[50.0, 0.0, 0.0, 50.0], &[2, 2])?);
+    /// let labels = Tensor::from_slice(&cpu, &[0u8, 1], &[2])?;
+    /// let options = DiceOptions::default();
+    /// let terms = Tape::new(&cpu).dice_ce(&logits, &labels, &grid, &options)?.value().to_f64_vec()?;
+    /// // Both voxels are right: dice is 1e-6 / (1 + 1 + 1e-6) for each class, cross-entropy e^-50.
+    /// assert!((terms[0] - 5e-7).abs() < 1e-11 && terms[1] < 1e-20);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn dice_ce(
         &mut self,
         logits: &Var,
         labels: &Tensor,
-        grid: &Grid,
+        grid: &VoxelGrid,
         options: &DiceOptions,
     ) -> Result<Var> {
         Loss::new(Form::Softmax, logits, labels, grid, options)?.record(self)
@@ -56,9 +71,9 @@ impl OpSpec for Spec {
         "Dice and cross-entropy of a segmentation, softmax"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case =
-            |d: [usize; 7]| Case::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &d);
+            |d: [usize; 7]| OpCase::new(&["batch", "d", "h", "w", "classes", "options", "i32"], &d);
         vec![
             case([1, 1, 1, 1, 1, 0, 0]),
             case([2, 3, 5, 7, 3, 0, 0]),
@@ -73,21 +88,22 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(
             &["batch", "d", "h", "w", "classes", "options", "i32"],
             &[2, 96, 96, 96, 14, 0, 0],
         )
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[..4].iter().product(), case.dims[4]];
         let logits = case.normal(0, rows * k, case.offset, 1.5);
         vec![Input::new("logits", InputKind::Activation, &[rows, k], logits).wide()]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let grid = Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
+        let grid =
+            VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
         let (k, has_strays) = (case.dims[4], case.dims[6] == 1);
         let mut rng = case.rng(1);
         // The last class is absent from the last sample.
@@ -104,7 +120,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.dice_ce(args.var(0)?, &labels, &grid, &options(case.dims[5]))?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -112,12 +128,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, _: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, _: usize) -> u64 {
         let label = if case.dims[6] == 1 { 4 } else { 1 };
         (case.dims[..4].iter().product::<usize>() * (4 * case.dims[4] + label)) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         12 * case.dims[..5].iter().product::<usize>() as u64
     }
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -23,6 +23,17 @@ const CHUNK: usize = 1 << 16;
 /// Numerics: squares are summed in f64, chunk by chunk in order; on a GPU in f32 by a fixed tree.
 /// Not finite if any element is not.
 /// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::grad_norm::grad_norm;
+/// let cpu = Device::Cpu;
+/// let gradients = Tensor::from_slice(&cpu, &[3.0, 4.0], &[2])?;
+/// let norm = grad_norm(&gradients, None, 1.0, 1.0)?.to_f64_vec()?;
+/// // sqrt(9 + 16), and what makes it 1.
+/// assert!(norm[0] == 5.0 && (norm[1] - 0.2).abs() < 1e-6);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn grad_norm(flat: &Tensor, loss: Option<&Tensor>, scale: f64, clip: f64) -> Result<Tensor> {
     let (device, n) = (flat.device(), flat.len());
     if let Some(loss) = loss {
@@ -88,16 +99,16 @@ impl OpSpec for Spec {
         "Euclidean norm of all gradients"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |n| Case::new(&["n"], &[n]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |n| OpCase::new(&["n"], &[n]);
         vec![case(1), case(13), case(1001), case(200_003), case(777).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["n"], &[3_000_000])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["n"], &[3_000_000])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let n = case.dims[0];
         vec![
             Input::new("flat", InputKind::Constant, &[n], case.normal(0, n, case.offset, 1.0))
@@ -105,7 +116,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let flat = args.var(0)?.value();
         let loss = Tensor::from_f64(tape.device(), flat.dtype(), &[3.0], &[1])?;
         // No clip, one that bites, and one that does not.
@@ -115,7 +126,7 @@ impl OpSpec for Spec {
         Ok([none, hard, loose].map(Var::constant).to_vec())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -127,11 +138,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (case.dims[0] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * case.dims[0] as u64
     }
 }

@@ -2,13 +2,13 @@
 
 /// A batch of volumes as the rows of a matrix `[batch * d * h * w, channels]`, the last axis fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
+pub struct VoxelGrid {
     pub batch: usize,
     /// Voxels along d, h and w.
     pub dims: [usize; 3],
 }
 
-impl Grid {
+impl VoxelGrid {
     /// Rows of the matrix.
     pub fn rows(&self) -> usize {
         self.batch * self.voxels()

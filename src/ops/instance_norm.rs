@@ -10,7 +10,7 @@ mod reference;
 
 use self::launch::{Inputs, Shares};
 use self::reference::{Before, Side, Stats};
-use super::{Args, Case, Grid, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, VoxelGrid, needs_grad};
 use crate::device::{DType, Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
@@ -47,12 +47,25 @@ impl<'a> Tape<'a> {
     /// f32 for bf16 activations. A volume of one voxel gives 0.
     /// Errors: `Shape`.
     /// Source: Ulyanov et al., arXiv 1607.08022; MONAI's `InstanceNorm3d` (non-affine).
-    pub fn instance_norm(&mut self, x: &Var, grid: &Grid) -> Result<Var> {
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::VoxelGrid;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let grid = VoxelGrid { batch: 1, dims: [1, 1, 2] };
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[2, 1])?);
+    /// let y = Tape::new(&cpu).instance_norm(&x, &grid)?.value().to_f64_vec()?;
+    /// // Mean 2, variance 1: -1 and 1 over sqrt(1 + 1e-5).
+    /// assert!((y[0] + 0.999_995).abs() < 1e-9 && (y[1] - 0.999_995).abs() < 1e-9);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
+    pub fn instance_norm(&mut self, x: &Var, grid: &VoxelGrid) -> Result<Var> {
         self.norm_and(x, None, grid, 1.0)
     }
 
     /// `leaky(norm(x))` with slope [`LEAKY_SLOPE`]; otherwise as [`Tape::instance_norm`].
-    pub fn instance_norm_leaky(&mut self, x: &Var, grid: &Grid) -> Result<Var> {
+    pub fn instance_norm_leaky(&mut self, x: &Var, grid: &VoxelGrid) -> Result<Var> {
         self.norm_and(x, None, grid, LEAKY_SLOPE)
     }
 
@@ -65,7 +78,7 @@ impl<'a> Tape<'a> {
         &mut self,
         x: &Var,
         shortcut: Shortcut<'_>,
-        grid: &Grid,
+        grid: &VoxelGrid,
     ) -> Result<Var> {
         self.norm_and(x, Some(shortcut), grid, LEAKY_SLOPE)
     }
@@ -74,7 +87,7 @@ impl<'a> Tape<'a> {
         &mut self,
         x: &Var,
         shortcut: Option<Shortcut<'_>>,
-        grid: &Grid,
+        grid: &VoxelGrid,
         slope: f64,
     ) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
@@ -116,7 +129,7 @@ impl<'a> Tape<'a> {
 }
 
 /// `[3, batch, c]`: mean, what its rounding left, `1 / sqrt(var + eps)`.
-fn statistics(x: &Tensor, grid: &Grid) -> Result<Tensor> {
+fn statistics(x: &Tensor, grid: &VoxelGrid) -> Result<Tensor> {
     let (_, c) = x.matrix(OP)?;
     let wide = if x.dtype() == DType::Bf16 { DType::F32 } else { x.dtype() };
     let mut stats = Tensor::empty(x.device(), wide, &[3, grid.batch, c])?;
@@ -135,7 +148,7 @@ struct Saved {
     stats: Tensor,
     /// The shortcut, and its statistics when it is normalised.
     shortcut: Option<(Var, Option<Tensor>)>,
-    grid: Grid,
+    grid: VoxelGrid,
     slope: f64,
 }
 
@@ -204,8 +217,8 @@ impl OpSpec for Spec {
         "instance norm over voxels, with leaky ReLU and shortcut"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: &[usize]| Case::new(&["batch", "d", "h", "w", "c", "form", "data"], d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: &[usize]| OpCase::new(&["batch", "d", "h", "w", "c", "form", "data"], d);
         vec![
             case(&[1, 1, 1, 1, 1, 0]),
             case(&[2, 3, 5, 7, 3, 1]),
@@ -226,11 +239,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["batch", "d", "h", "w", "c", "form"], &[1, 96, 96, 96, 16, 3])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["batch", "d", "h", "w", "c", "form"], &[1, 96, 96, 96, 16, 3])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [batch, d, h, w, c, form] = [0, 1, 2, 3, 4, 5].map(|i| case.dims[i]);
         let shape = [batch * d * h * w, c];
         let data = case.dims.get(6).copied().unwrap_or(0);
@@ -247,8 +260,9 @@ impl OpSpec for Spec {
         inputs
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let grid = Grid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
+        let grid =
+            VoxelGrid { batch: case.dims[0], dims: [case.dims[1], case.dims[2], case.dims[3]] };
         let x = args.var(0)?;
         Ok(vec![match case.dims[5] {
             0 => tape.instance_norm(x, &grid)?,
@@ -258,7 +272,7 @@ impl OpSpec for Spec {
         }])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -266,13 +280,13 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         // Statistics, then read and write; a shortcut is read once, or twice when it is normalised.
         let passes = [3, 3, 4, 5][case.dims[5].min(3)];
         (passes * case.dims[..5].iter().product::<usize>() * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let each = [8, 9, 10, 18][case.dims[5].min(3)];
         (each * case.dims[..5].iter().product::<usize>()) as u64
     }
@@ -280,7 +294,7 @@ impl OpSpec for Spec {
 
 /// Values with mean about 0 and deviation about 1: near +-1 for input 0, near +-0.5 and +-1.8 for input 1,
 /// so that neither they nor their sums come near 0.
-fn apart(case: &Case, input: u32, rows: usize, c: usize) -> Vec<f64> {
+fn apart(case: &OpCase, input: u32, rows: usize, c: usize) -> Vec<f64> {
     let mut rng = case.rng(input);
     let value = |i: usize| {
         let (row, noise) = (i / c, rng.range(-0.1, 0.1));

@@ -1,7 +1,7 @@
 //! L2 normalise: `y = x / max(|x|, 1e-12)` per row, as in front of the prototypes of the
 //! projection head.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
@@ -17,6 +17,17 @@ impl<'a> Tape<'a> {
     /// Numerics: a row shorter than 1e-12 is divided by 1e-12 and its gradient is that of a
     /// constant divisor, as `torch.nn.functional.normalize`.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[3.0, 4.0], &[1, 2])?);
+    /// let y = Tape::new(&cpu).l2_normalize(&x)?.value().to_f64_vec()?;
+    /// // The row is 5 long.
+    /// assert!((y[0] - 0.6).abs() < 1e-12 && (y[1] - 0.8).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn l2_normalize(&mut self, x: &Var) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         let dtype = x.value().dtype();
@@ -117,26 +128,26 @@ impl OpSpec for Spec {
         "rows divided by their Euclidean length"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |rows, c| Case::new(&["rows", "c"], &[rows, c]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |rows, c| OpCase::new(&["rows", "c"], &[rows, c]);
         vec![case(1, 2), case(5, 13), case(11, 50), case(6, 256), case(7, 31).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c"], &[40, 256])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c"], &[40, 256])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c] = [case.dims[0], case.dims[1]];
         let x = case.normal(0, rows * c, case.offset, 1.0);
         vec![Input::new("x", InputKind::Activation, &[rows, c], x)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.l2_normalize(args.var(0)?)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -144,11 +155,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (2 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         3 * (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -5,12 +5,14 @@
 //! itself, rounded to f32, is off by 3e-5 at 1000, so every pass centres a second time: it takes
 //! the mean of `x - mean` off as well.
 
-use super::kernels::Kernels;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::linear::sum_rows;
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, GradMode, Grads, Param, Tape, Var};
+
+pub mod fast;
 
 const OP: &str = "layer_norm";
 
@@ -22,6 +24,19 @@ impl<'a> Tape<'a> {
     /// added to the variance (1e-6 throughout GL-MAE).
     /// Errors: `Shape`.
     /// Source: Ba et al., arXiv 1607.06450; timm 0.3.2 `Block` for eps.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[2.0, 2.0], &[2])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[10.0, 10.0], &[2])?);
+    /// let y = Tape::new(&cpu).layer_norm(&x, &weight, &bias, 0.0)?;
+    /// // Mean 2, variance 1: -1 * 2 + 10 and 1 * 2 + 10.
+    /// assert_eq!(y.value().to_f64_vec()?, [8.0, 12.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn layer_norm(&mut self, x: &Var, weight: &Param, bias: &Param, eps: f64) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         weight.value.expect_shape(OP, &[c])?;
@@ -32,9 +47,9 @@ impl<'a> Tape<'a> {
         let mut rstd = Tensor::empty(self.device(), weight.value.dtype(), &[rows])?;
         match self.device() {
             Device::Cpu => with_real!(OP, dtype, T => {
-                T::layer_norm(
+                forward::<T>(
                     y.host_mut()?, mean.host_mut()?, rstd.host_mut()?,
-                    x.value().host()?, weight.value.host()?, bias.value.host()?, T::of(eps),
+                    x.value().host()?, weight.value.host()?, bias.value.host()?, eps,
                 );
                 Ok(())
             })?,
@@ -80,7 +95,7 @@ impl Backward for LayerNormBwd {
             let weight = self.weight.value.host::<T>()?;
             let mut dx = Tensor::empty(dy.device(), dy.dtype(), dy.shape())?;
             let (mut dw, mut db) = (self.weight.value.duplicate()?, self.bias.value.duplicate()?);
-            T::layer_norm_backward(
+            backward::<T>(
                 dx.host_mut()?,
                 dw.host_mut()?,
                 db.host_mut()?,
@@ -162,8 +177,46 @@ fn bwd_launch(rows: usize, c: usize) -> LaunchConfig {
     LaunchConfig::linear(blocks as u32, 32 * warps as u32).shared((warps * bytes) as u32)
 }
 
-/// Reference forward; see [`Tape::layer_norm`].
-pub(super) fn reference<T: Real>(
+/// See [`Tape::layer_norm`]: the fast path in f32, the plain loops, which are the oracle, in f64.
+fn forward<T: Real>(
+    y: &mut [T],
+    mean: &mut [T],
+    rstd: &mut [T],
+    x: &[T],
+    weight: &[T],
+    bias: &[T],
+    eps: f64,
+) {
+    let Some(f) = T::same_as_f32() else {
+        return reference(y, mean, rstd, x, weight, bias, T::of(eps));
+    };
+    let (y, mean, rstd) = (f.of_mut(y), f.of_mut(mean), f.of_mut(rstd));
+    fast::forward(y, mean, rstd, f.of(x), f.of(weight), f.of(bias), eps as f32);
+}
+
+/// Gradients of the input, the weight and the bias; all three are overwritten.
+#[allow(clippy::too_many_arguments)] // three outputs and what the formula needs
+fn backward<T: Real>(
+    dx: &mut [T],
+    dweight: &mut [T],
+    dbias: &mut [T],
+    dy: &[T],
+    x: &[T],
+    mean: &[T],
+    rstd: &[T],
+    weight: &[T],
+) {
+    let Some(f) = T::same_as_f32() else {
+        reference_dx(dx, dy, x, mean, rstd, weight);
+        reference_dweight(dweight, dy, x, mean, rstd);
+        return sum_rows(dbias, dy, false);
+    };
+    let (dx, dweight, dbias) = (f.of_mut(dx), f.of_mut(dweight), f.of_mut(dbias));
+    let (dy, x, mean, rstd) = (f.of(dy), f.of(x), f.of(mean), f.of(rstd));
+    fast::backward(dx, dweight, dbias, dy, x, mean, rstd, f.of(weight), false);
+}
+
+fn reference<T: Real>(
     y: &mut [T],
     mean: &mut [T],
     rstd: &mut [T],
@@ -192,13 +245,7 @@ fn remainder<T: Real>(row: &[T], mean: T) -> T {
 }
 
 /// `dweight[j] = sum_r dy[r, j] (x[r, j] - mean[r]) rstd[r]`, rows in order.
-pub(super) fn reference_dweight<T: Real>(
-    dweight: &mut [T],
-    dy: &[T],
-    x: &[T],
-    mean: &[T],
-    rstd: &[T],
-) {
+fn reference_dweight<T: Real>(dweight: &mut [T], dy: &[T], x: &[T], mean: &[T], rstd: &[T]) {
     let c = dweight.len();
     dweight.fill(T::default());
     for (r, (dy, x)) in dy.chunks_exact(c).zip(x.chunks_exact(c)).enumerate() {
@@ -210,14 +257,7 @@ pub(super) fn reference_dweight<T: Real>(
 }
 
 /// `dx = rstd (g - mean(g) - xhat mean(g xhat))` with `g = dy weight`.
-pub(super) fn reference_dx<T: Real>(
-    dx: &mut [T],
-    dy: &[T],
-    x: &[T],
-    mean: &[T],
-    rstd: &[T],
-    weight: &[T],
-) {
+fn reference_dx<T: Real>(dx: &mut [T], dy: &[T], x: &[T], mean: &[T], rstd: &[T], weight: &[T]) {
     let c = weight.len();
     let n = T::of(c as f64);
     for (r, dst) in dx.chunks_exact_mut(c).enumerate() {
@@ -248,9 +288,9 @@ impl OpSpec for Spec {
         "layer norm over the last axis, two-pass statistics"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |rows, c| Case::new(&["rows", "c"], &[rows, c]);
-        let quiet = |rows, c| Case::new(&["rows", "c", "quiet"], &[rows, c, 1]);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |rows, c| OpCase::new(&["rows", "c"], &[rows, c]);
+        let quiet = |rows, c| OpCase::new(&["rows", "c", "quiet"], &[rows, c, 1]);
         vec![
             case(1, 1),
             case(1, 7),
@@ -267,11 +307,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c"], &[2002, 192])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c"], &[2002, 192])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c] = [case.dims[0], case.dims[1]];
         // A quiet case has so little variance that eps counts.
         let std = if case.dims.len() > 2 { 0.01 } else { 1.0 };
@@ -287,11 +327,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.layer_norm(args.var(0)?, args.param(1)?, args.param(2)?, 1e-6)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -299,11 +339,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (2 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         8 * (case.dims[0] * case.dims[1]) as u64
     }
 }

@@ -4,24 +4,24 @@
 
 pub(super) mod launch;
 mod layer;
+mod product;
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::layer::Activation;
 pub use self::layer::Layer;
+pub(super) use self::product::{product, sum_rows};
 
-use super::cpu::gemm::MatRef;
-use super::kernels::After;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::Result;
-use crate::device::{Real, Tensor};
+use crate::device::Tensor;
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 
 const OP: &str = "linear";
 
 /// What follows the product and the bias.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Epilogue<'v> {
+pub enum PostOp<'v> {
     #[default]
     None,
     /// `y = gelu(x W^T + b)`, `gelu(u) = u Phi(u)` with the exact normal distribution function.
@@ -31,25 +31,39 @@ pub enum Epilogue<'v> {
 }
 
 impl<'a> Tape<'a> {
-    /// `y = epilogue(x W^T + b)`.
+    /// `y = post_op(x W^T + b)`.
     ///
     /// Shapes: `x` `[rows, in]`, `weight` `[out, ...]` of `out * in` elements, `bias` `[out]`,
     /// residual and result `[rows, out]`.
     /// Numerics: products are summed in the arithmetic of the tensors, those of bf16 in f32. What
     /// the backward of a GELU needs, its input, is kept in the dtype of the activations.
     /// Errors: `Shape` when sizes do not match.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::PostOp;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[3.0, 4.0, 5.0, 6.0], &[2, 2])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[0.5, 0.0], &[2])?);
+    /// let y = Tape::new(&cpu).linear(&x, &weight, Some(&bias), PostOp::None)?;
+    /// // 1 * 3 + 2 * 4 + 0.5 and 1 * 5 + 2 * 6.
+    /// assert_eq!(y.value().to_f64_vec()?, [11.5, 17.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn linear(
         &mut self,
         x: &Var,
         weight: &Param,
         bias: Option<&Param>,
-        epilogue: Epilogue<'_>,
+        post_op: PostOp<'_>,
     ) -> Result<Var> {
         let layer = Layer { weight: weight.clone(), bias: bias.cloned() };
         let (rows, fan_in) = x.value().matrix(OP)?;
         let out = layer.out(OP, fan_in)?;
-        let residual = match epilogue {
-            Epilogue::Add(r) => Some(r),
+        let residual = match post_op {
+            PostOp::Add(r) => Some(r),
             _ => None,
         };
         if let Some(r) = residual {
@@ -58,9 +72,9 @@ impl<'a> Tape<'a> {
         let mut vars = vec![x];
         vars.extend(residual);
         let keeps = self.records() && needs_grad(&vars, &layer.params());
-        let applies = match (epilogue, keeps) {
-            (Epilogue::Gelu, true) => Activation::GeluKeepingInput,
-            (Epilogue::Gelu, false) => Activation::Gelu,
+        let applies = match (post_op, keeps) {
+            (PostOp::Gelu, true) => Activation::GeluKeepingInput,
+            (PostOp::Gelu, false) => Activation::Gelu,
             _ => Activation::None,
         };
         let (y, pre) = layer.apply(x.value(), applies, residual.map(Var::value))?;
@@ -97,60 +111,7 @@ impl Backward for LinearBwd {
     }
 }
 
-/// `c = a b` or `c += a b`, then bias, GELU (saving what it is taken of) and residual.
-pub(super) fn reference<T: Real>(
-    a: MatRef<'_, T>,
-    b: MatRef<'_, T>,
-    accumulate: bool,
-    c: &mut [T],
-    mut after: After<'_, T>,
-) {
-    let (rows, columns, inner) = (a.rows(), b.cols(), a.cols());
-    for i in 0..rows {
-        for j in 0..columns {
-            let at = i * columns + j;
-            let mut sum = T::default();
-            for k in 0..inner {
-                sum += a.at(i, k) * b.at(k, j);
-            }
-            sum += if accumulate { c[at] } else { T::default() };
-            sum += after.bias.map_or(T::default(), |bias| bias[j]);
-            if let Some(pre) = &mut after.gelu {
-                pre[at] = sum;
-                sum = gelu(sum);
-            }
-            c[at] = sum + after.residual.map_or(T::default(), |r| r[at]);
-        }
-    }
-}
-
-/// `out[j] (+)= sum_i x[i, j]`, rows in order.
-pub(super) fn sum_rows<T: Real>(out: &mut [T], x: &[T], accumulate: bool) {
-    if !accumulate {
-        out.fill(T::default());
-    }
-    if out.is_empty() {
-        return;
-    }
-    for row in x.chunks_exact(out.len()) {
-        for (o, &x) in out.iter_mut().zip(row) {
-            *o += x;
-        }
-    }
-}
-
-/// `gelu(u) = u/2 (1 + erf(u / sqrt 2))`.
-pub(super) fn gelu<T: Real>(u: T) -> T {
-    T::of(0.5) * u * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
-}
-
-/// `gelu'(u) = (1 + erf(u / sqrt 2)) / 2 + u phi(u)`.
-pub(super) fn gelu_derivative<T: Real>(u: T) -> T {
-    let phi = (T::of(-0.5) * u * u).exp() * T::of(0.398_942_280_401_432_7);
-    T::of(0.5) * (T::of(1.0) + (u * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()) + u * phi
-}
-
-/// The op in the registry. Dims of a case: rows, in, out, epilogue (0 none, 1 GELU, 2 residual),
+/// The op in the registry. Dims of a case: rows, in, out, post-op (0 none, 1 GELU, 2 residual),
 /// bias (0 or 1).
 pub struct Spec;
 
@@ -163,8 +124,8 @@ impl OpSpec for Spec {
         "y = x W^T + b, with erf-GELU or residual addition"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 5]| Case::new(&["rows", "in", "out", "epilogue", "bias"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 5]| OpCase::new(&["rows", "in", "out", "epilogue", "bias"], &d);
         vec![
             case([1, 1, 1, 0, 1]),
             case([7, 13, 5, 0, 0]),
@@ -180,11 +141,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "in", "out", "epilogue", "bias"], &[2002, 192, 768, 1, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "in", "out", "epilogue", "bias"], &[2002, 192, 768, 1, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, fan_in, out] = [case.dims[0], case.dims[1], case.dims[2]];
         let scale = 1.0 / (fan_in as f64).sqrt();
         let mut x = case.normal(0, rows * fan_in, case.offset, 1.0);
@@ -208,31 +169,31 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
-        let epilogue = match case.dims[3] {
-            0 => Epilogue::None,
-            1 => Epilogue::Gelu,
-            _ => Epilogue::Add(args.var(3)?),
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
+        let post_op = match case.dims[3] {
+            0 => PostOp::None,
+            1 => PostOp::Gelu,
+            _ => PostOp::Add(args.var(3)?),
         };
         let bias = if case.dims[4] == 1 { Some(args.param(2)?) } else { None };
-        Ok(vec![tape.linear(args.var(0)?, args.param(1)?, bias, epilogue)?])
+        Ok(vec![tape.linear(args.var(0)?, args.param(1)?, bias, post_op)?])
     }
 
     fn has_kernels(&self) -> bool {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         Tolerance::Products { k: case.dims[1].max(case.dims[0]).max(case.dims[2]) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [m, k, n] = [case.dims[0], case.dims[1], case.dims[2]];
         let extra = if case.dims[3] == 0 { 0 } else { m * n };
         ((m * k + n * k + m * n + extra) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * (case.dims[0] * case.dims[1] * case.dims[2]) as u64
     }
 }

@@ -9,11 +9,10 @@
 
 use rayon::prelude::*;
 
-use super::accumulate::flat_launch;
 use super::gemm;
 use super::linear::launch::Forward;
 use super::linear::{Activation, Layer};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -44,6 +43,24 @@ impl<'a> Tape<'a> {
     /// the arithmetic of the product (f32 when `x` is bf16). The losses are f32 then.
     /// Errors: `Shape`; an empty group has no mean and is refused, as are more than two.
     /// Source: docs/method.md, 4.2; He et al., arXiv 2111.06377 (`norm_pix_loss`).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::Layer;
+    /// use glmae::ops::masked_mse::Comparison;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[1.0, 0.0, 0.0, 1.0], &[2, 2])?);
+    /// let head = Layer { weight, bias: None };
+    /// let target = Tensor::from_slice(&cpu, &[1.0, 4.0], &[1, 2])?;
+    /// let with =
+    ///     Comparison { target: &target, group_rows: &[1], norm_pix: false, wants_prediction: false };
+    /// let (loss, _) = Tape::new(&cpu).masked_mse(&x, &head, &with)?;
+    /// // The head predicts x itself: (0^2 + 2^2) / 2.
+    /// assert_eq!(loss.value().to_f64_vec()?, [2.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn masked_mse(
         &mut self,
         x: &Var,
@@ -135,7 +152,7 @@ impl Backward for MaskedMseBwd {
                     .output_mut(&mut TensorMut::new(&mut gradient, first, &[n])?)?
                     .input(&dy.view(g, &[1])?)?
                     .value(n as i64)
-                    .launch(flat_launch(n, dtype))?;
+                    .launch(LaunchConfig::flat(n, dtype))?;
                 first += n;
             }
         }
@@ -288,8 +305,8 @@ impl OpSpec for Spec {
         "pixel head and mean square error of masked patches, raw or per-patch normalised"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 7]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 7]| OpCase::new(&NAMES, &d);
         vec![
             // Many rows of size 1: half an ulp of bf16 is 2^-8, so the error of a few values is at the
             // mercy of their roundings (two here: the gradient is saved, then scaled).
@@ -310,11 +327,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[512, 128, 1500, 648, 1, 1, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[512, 128, 1500, 648, 1, 1, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [width, fan_in] = [case.dims[0], case.dims[1]];
         let rows = case.dims[2] + case.dims[3];
         let x = case.normal(0, rows * fan_in, 0.0, 1.0);
@@ -328,7 +345,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let bias = (case.dims[5] == 1).then(|| args.param(2).cloned()).transpose()?;
         let head = Layer { weight: args.param(1)?.clone(), bias };
         let group_rows: Vec<usize> = case.dims[2..4].iter().copied().filter(|&n| n > 0).collect();
@@ -342,11 +359,11 @@ impl OpSpec for Spec {
         Ok(std::iter::once(losses).chain(pred.map(Var::constant)).collect())
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         Tolerance::Products { k: case.dims[0].max(case.dims[1]).max(case.dims[2]) }
     }
 
-    fn detached(&self, case: &Case) -> usize {
+    fn detached(&self, case: &OpCase) -> usize {
         case.dims[6]
     }
 
@@ -354,7 +371,7 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [width, fan_in] = [case.dims[0], case.dims[1]];
         let rows = case.dims[2] + case.dims[3];
         // Target and gradient; the target once more for its statistics; the prediction where wanted.
@@ -362,7 +379,7 @@ impl OpSpec for Spec {
         ((rows * fan_in + width * fan_in + matrices * rows * width) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * (case.dims[0] * case.dims[1] * (case.dims[2] + case.dims[3])) as u64
     }
 }

@@ -1,7 +1,7 @@
 //! Mean pooling of packed sequences: `y[s] = mean of the rows of sequence s`, for classification.
 
 use super::attention::Packing;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -30,6 +30,19 @@ impl<'a> Tape<'a> {
     /// Numerics: f32 sums for bf16 activations, in an order that sizes decide.
     /// Errors: `Shape`; a sequence of which no token counts.
     /// Source: He et al., arXiv 2111.06377, A.1 (global pooling).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::{attention::Packing, mean_pool::Pooled};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 6.0], &[3, 1])?);
+    /// let packing = Packing::new(&cpu, &[1, 2])?;
+    /// let y = Tape::new(&cpu).mean_pool(&x, &packing, Pooled::All)?;
+    /// // The sequences are [1] and [2, 6].
+    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 4.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn mean_pool(&mut self, x: &Var, packing: &Packing, pooled: Pooled) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         let skip = pooled.skipped();
@@ -144,9 +157,9 @@ impl OpSpec for Spec {
         "mean over the tokens of each packed sequence"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case = |dims: &[usize]| {
-            let mut case = Case::new(&["c", "skip"], dims);
+            let mut case = OpCase::new(&["c", "skip"], dims);
             case.label += &format!(",lengths={:?}", &dims[2..]);
             case
         };
@@ -160,23 +173,23 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["c", "skip"], &[768, 1, 217, 217, 217, 217, 217, 217, 217, 217])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["c", "skip"], &[768, 1, 217, 217, 217, 217, 217, 217, 217, 217])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = [case.dims[2..].iter().sum(), case.dims[0]];
         let x = case.normal(0, shape[0] * shape[1], case.offset, 1.0);
         vec![Input::new("x", InputKind::Activation, &shape, x)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let packing = Packing::new(tape.device(), &case.dims[2..])?;
         let pooled = if case.dims[1] == 1 { Pooled::AllButFirst } else { Pooled::All };
         Ok(vec![tape.mean_pool(args.var(0)?, &packing, pooled)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -184,12 +197,12 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let (tokens, sequences) = (case.dims[2..].iter().sum::<usize>(), case.dims.len() - 2);
         ((tokens + sequences) * case.dims[0] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[2..].iter().sum::<usize>() * case.dims[0]) as u64
     }
 }

@@ -7,7 +7,7 @@
 //! one write, and one kernel is saved.
 
 use super::linear::{Activation, Layer};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::Result;
 use crate::device::Tensor;
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -23,6 +23,23 @@ impl<'a> Tape<'a> {
     /// hidden layer is rounded once instead of twice.
     /// Errors: `Shape` when sizes do not match.
     /// Source: timm 0.3.2 `Mlp`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::linear::Layer;
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 2])?);
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[10.0, 10.0], &[1, 2])?);
+    /// let first = Layer { weight, bias: None };
+    /// let weight = Param::constant(Tensor::from_slice(&cpu, &[2.0], &[1, 1])?);
+    /// let bias = Param::constant(Tensor::from_slice(&cpu, &[1.0], &[1])?);
+    /// let second = Layer { weight, bias: Some(bias) };
+    /// let y = Tape::new(&cpu).mlp(&x, &first, &second, None)?;
+    /// // gelu(10 + 20) is 30 to the last bit; 2 * 30 + 1.
+    /// assert_eq!(y.value().to_f64_vec()?, [61.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn mlp(
         &mut self,
         x: &Var,
@@ -98,8 +115,8 @@ impl OpSpec for Spec {
         "y = gelu(x W1^T + b1) W2^T + b2, with residual addition"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 6]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 6]| OpCase::new(&NAMES, &d);
         vec![
             case([1, 1, 1, 1, 0, 1]),
             case([7, 13, 5, 9, 0, 0]),
@@ -112,11 +129,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[2002, 192, 768, 192, 1, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[2002, 192, 768, 192, 1, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, fan_in, hidden, out] = [0, 1, 2, 3].map(|i| case.dims[i]);
         let scale = |n: usize| 1.0 / (n as f64).sqrt();
         let mut x = case.normal(0, rows * fan_in, case.offset, 1.0);
@@ -143,7 +160,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let layer = |at: usize| -> Result<Layer> {
             let bias = (case.dims[5] == 1).then(|| args.param(at + 1).cloned()).transpose()?;
             Ok(Layer { weight: args.param(at)?.clone(), bias })
@@ -156,17 +173,17 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         Tolerance::Products { k: case.dims[..4].iter().copied().max().unwrap_or(1) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [m, k, h, n, residual] = [0, 1, 2, 3, 4].map(|i| case.dims[i]);
         // The hidden layer: its input is saved, its output written and read.
         ((m * k + h * k + 3 * m * h + n * h + (1 + residual) * m * n) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         let [m, k, h, n] = [0, 1, 2, 3].map(|i| case.dims[i]);
         2 * (m * h * (k + n)) as u64
     }

@@ -1,6 +1,8 @@
 //! Floor 2: one file per op. Each holds, top to bottom, what the op computes, its shape checks,
 //! the differentiable call on [`crate::tape::Tape`], the CPU reference and its backward, and its
-//! cases. [`OPS`] is the only list; tests, gradient checks and benchmarks are made from it.
+//! cases. An op whose plain reference is too slow for the CPU has a fast path beside it (`fast`) and
+//! chooses between the two; [`cpu`] is what fast paths are built from. [`OPS`] is the only list; tests,
+//! gradient checks and benchmarks are made from it.
 
 pub mod accumulate;
 pub mod adamw_ema;
@@ -18,7 +20,6 @@ mod gemm;
 pub mod grad_norm;
 mod grid;
 pub mod instance_norm;
-pub mod kernels;
 pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
@@ -38,8 +39,8 @@ pub mod weight_norm_linear;
 pub mod weighted_sum;
 pub mod window_blend;
 
-pub use grid::Grid;
-pub use spec::{Arg, Args, Case, Input, InputKind, OpSpec, Tolerance};
+pub use grid::VoxelGrid;
+pub use spec::{Input, InputKind, OpArg, OpArgs, OpCase, OpSpec, Tolerance};
 
 use crate::tape::{Param, Var};
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::kernels::for_each_row;
+use super::cpu::par::for_each_row;
 use super::unpatchify;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -261,6 +261,22 @@ impl<'a> Tape<'a> {
     /// Errors: `Shape`; on the CPU, rows of another dtype than the voxels'; bf16 voxels (on a GPU) whose
     /// rows are not bf16, or that a gradient is wanted of.
     /// Source: docs/method.md, 3.1; target order as in MAE (He et al., arXiv 2111.06377).
+    ///
+    /// ```
+    /// use glmae::device::{DType, Device, Tensor};
+    /// use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let volume = VolumeAt { offset: 0, channels: 1, dims: [2, 2, 4] };
+    /// let plan = PatchPlan::new(&cpu, 2, &[volume], &[(0, 1)])?;
+    /// let numbers: Vec<f64> = (0..16).map(f64::from).collect();
+    /// let voxels = Var::constant(Tensor::from_slice(&cpu, &numbers, &[16])?);
+    /// let order = VoxelOrder::ChannelsFirst;
+    /// let rows = Tape::new(&cpu).patch_gather(&voxels, &plan, order, DType::F64)?;
+    /// // Patch 1 begins at w = 2: voxel (z, y, x) is 8 z + 4 y + 2 + x.
+    /// assert_eq!(rows.value().to_f64_vec()?, [2., 3., 6., 7., 10., 11., 14., 15.]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn patch_gather(
         &mut self,
         voxels: &Var,
@@ -329,7 +345,7 @@ impl Backward for PatchGatherBwd {
 pub struct Spec;
 
 /// The volumes and rows of a case, shared with [`unpatchify`].
-pub(super) fn case_plan(device: &Device, case: &Case) -> Result<PatchPlan> {
+pub(super) fn case_plan(device: &Device, case: &OpCase) -> Result<PatchPlan> {
     let [patch, channels, d, h, w, step] = [0, 1, 2, 3, 4, 5].map(|i| case.dims[i]);
     let first = VolumeAt { offset: 0, channels, dims: [d, h, w] };
     let second = VolumeAt { offset: first.len(), channels, dims: [w, h, d] };
@@ -342,8 +358,8 @@ pub(super) fn case_plan(device: &Device, case: &Case) -> Result<PatchPlan> {
 
 const NAMES: [&str; 7] = ["patch", "channels", "d", "h", "w", "step", "half"];
 
-pub(super) fn case_list() -> Vec<Case> {
-    let case = |d: [usize; 6]| Case::new(&NAMES, &[&d[..], &[0]].concat());
+pub(super) fn case_list() -> Vec<OpCase> {
+    let case = |d: [usize; 6]| OpCase::new(&NAMES, &[&d[..], &[0]].concat());
     vec![
         case([1, 1, 1, 1, 1, 1]),
         case([2, 1, 4, 2, 6, 1]),
@@ -365,17 +381,17 @@ impl OpSpec for Spec {
         "chosen patches of volumes as packed rows"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let half = [[16, 1, 16, 32, 16, 2, 1], [8, 2, 8, 16, 8, 1, 1], [3, 2, 6, 3, 9, 1, 1]];
-        let half = half.map(|d| Case::new(&NAMES, &d));
+        let half = half.map(|d| OpCase::new(&NAMES, &d));
         case_list().into_iter().chain(half).collect()
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[8, 1, 80, 80, 80, 1, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[8, 1, 80, 80, 80, 1, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let len = 2 * case.dims[1..5].iter().product::<usize>();
         let voxels = case.normal(0, len, case.offset, 1.0);
         let views = case.normal(1, len, case.offset, 1.0);
@@ -385,7 +401,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let plan = case_plan(tape.device(), case)?;
         // Rows in the dtype of activations, which the second input has, and in f32.
         let (voxels, like) = (args.var(0)?, args.var(1)?.value().dtype());
@@ -401,7 +417,7 @@ impl OpSpec for Spec {
         Ok(rows)
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Bitwise
     }
 
@@ -409,11 +425,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         unpatchify::case_bytes(case, size)
     }
 
-    fn flops(&self, _: &Case) -> u64 {
+    fn flops(&self, _: &OpCase) -> u64 {
         0
     }
 }

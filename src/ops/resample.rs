@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::{Arg, LaunchConfig};
 use crate::device::{DType, Device, Element, KernelCall, Real, Tensor, abi, with_real};
 use crate::tape::{Tape, Var};
@@ -36,6 +36,18 @@ pub type AffineMap = [[f64; 4]; 3];
 /// Numerics: outside of the volume its nearest voxel (border); weights and sums in the result's arithmetic.
 /// Errors: `Shape`: an empty volume, a map that is not finite or leaves +-2^22 voxels.
 /// Source: MONAI `Spacing` (`padding_mode="border"`, `align_corners=False` with voxel on voxel).
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::resample::{Interpolation, resample};
+/// let cpu = Device::Cpu;
+/// let volume = Tensor::from_slice(&cpu, &[0.0, 10.0, 20.0], &[1, 1, 1, 3])?;
+/// // Steps of half a voxel along w.
+/// let map = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0]];
+/// let y = resample(&volume, [1, 1, 5], &map, Interpolation::Linear)?;
+/// assert_eq!(y.to_f64_vec()?, [0.0, 5.0, 10.0, 15.0, 20.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn resample(
     volume: &Tensor,
     to: [usize; 3],
@@ -223,8 +235,8 @@ impl OpSpec for Spec {
         "a volume on another grid, trilinear or nearest"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 8]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 8]| OpCase::new(&NAMES, &d);
         vec![
             case([1, 1, 1, 1, 1, 1, 1, 0]),
             case([2, 7, 5, 11, 6, 9, 35, 0]),
@@ -238,17 +250,17 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 160, 160, 160, 128, 128, 128, 0])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 160, 160, 160, 128, 128, 128, 0])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = &case.dims[..4];
         let data = case.normal(0, shape.iter().product(), case.offset, 1.0);
         vec![Input::new("volume", InputKind::Constant, shape, data).wide()]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let at = |i: usize| [case.dims[i], case.dims[i + 1], case.dims[i + 2]];
         let (from, to, kind) = (at(1), at(4), case.dims[7]);
         let as_dtype = |dtype: DType, scale: f64| {
@@ -278,7 +290,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(resample(&volume, to, &map, how)?)])
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         if [0, 3].contains(&case.dims[7]) { Tolerance::Reduction } else { Tolerance::Bitwise }
     }
 
@@ -290,12 +302,12 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, _: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, _: usize) -> u64 {
         let of = |dims: &[usize]| case.dims[0] * dims.iter().product::<usize>();
         4 * (of(&case.dims[1..4]) + of(&case.dims[4..7])) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         14 * (case.dims[0] * case.dims[4..7].iter().product::<usize>()) as u64
     }
 }

@@ -6,9 +6,9 @@
 //! patches) and the decoder input too (the token is the mask token, the rows are the encoder
 //! outputs put back in raster order).
 
-use super::kernels::for_each_row;
+use super::cpu::par::for_each_row;
 use super::row_gather::rows_launch;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
@@ -94,6 +94,22 @@ impl<'a> Tape<'a> {
     /// Errors: `Shape`.
     /// Source: docs/method.md, 3.4 and 3.5 (positions are added before masked tokens are dropped, which
     /// is the same as adding the kept tokens' positions).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::row_assemble::{AssemblePlan, RowSource};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[10.0, 20.0], &[1, 2])?);
+    /// let token = Param::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 1, 2])?);
+    /// let table = Tensor::from_slice(&cpu, &[0.0, 0.0, 5.0, 5.0], &[2, 2])?;
+    /// let rows = [RowSource { row: None, position: 0 }, RowSource { row: Some(0), position: 1 }];
+    /// let plan = AssemblePlan::new(&cpu, 1, 2, &rows)?;
+    /// let y = Tape::new(&cpu).row_assemble(&x, &token, &table, &plan)?;
+    /// // The token with position 0, then the row with position 1.
+    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 2.0, 15.0, 25.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn row_assemble(
         &mut self,
         x: &Var,
@@ -252,8 +268,8 @@ impl OpSpec for Spec {
         "tokens, learnable token and positions put together"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "c", "token_every"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "c", "token_every"], &d);
         vec![
             case([1, 1, 1]),
             case([2, 5, 2]),
@@ -265,11 +281,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c", "token_every"], &[2870, 96, 2])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c", "token_every"], &[2870, 96, 2])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c, every] = [case.dims[0], case.dims[1], case.dims[2]];
         // One input row more than is used: its gradient must be zero.
         let inputs = rows - rows.div_ceil(every) + 1;
@@ -291,7 +307,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let [rows, _, every] = [case.dims[0], case.dims[1], case.dims[2]];
         let inputs = args.var(0)?.shape()[0];
         let mut used = 0;
@@ -308,7 +324,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.row_assemble(args.var(0)?, args.param(1)?, args.var(2)?.value(), &plan)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -316,11 +332,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (3 * case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         (case.dims[0] * case.dims[1]) as u64
     }
 }

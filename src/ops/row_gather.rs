@@ -1,8 +1,8 @@
 //! Row gather: `y[i] = x[index[i]]`. Takes the cls rows for the projection head and the masked
 //! rows for the pixel head.
 
-use super::kernels::for_each_row;
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::cpu::par::for_each_row;
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{Device, KernelCall, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -60,6 +60,19 @@ impl<'a> Tape<'a> {
     /// Shapes: `x` `[rows, c]`, result `[plan.taken(), c]`.
     /// Numerics: data movement, exact.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::row_gather::GatherPlan;
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 2.0, 3.0], &[3, 1])?);
+    /// let plan = GatherPlan::new(&cpu, 3, &[2, 0])?;
+    /// let y = Tape::new(&cpu).row_gather(&x, &plan)?;
+    /// // Row 2, then row 0.
+    /// assert_eq!(y.value().to_f64_vec()?, [3.0, 1.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn row_gather(&mut self, x: &Var, plan: &GatherPlan) -> Result<Var> {
         let (rows, c) = x.value().matrix(OP)?;
         if rows != plan.taken.len() {
@@ -143,8 +156,8 @@ impl OpSpec for Spec {
         "chosen rows of a matrix (cls rows, masked rows)"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "c", "step"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "c", "step"], &d);
         vec![
             case([1, 1, 1]),
             case([13, 7, 3]),
@@ -154,23 +167,23 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "c", "step"], &[2870, 96, 2])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "c", "step"], &[2870, 96, 2])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c] = [case.dims[0], case.dims[1]];
         let x = case.normal(0, rows * c, case.offset, 1.0);
         vec![Input::new("x", InputKind::Activation, &[rows, c], x)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let index: Vec<usize> = (0..case.dims[0]).rev().step_by(case.dims[2]).collect();
         let plan = GatherPlan::new(tape.device(), case.dims[0], &index)?;
         Ok(vec![tape.row_gather(args.var(0)?, &plan)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Bitwise
     }
 
@@ -178,11 +191,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (2 * case.dims[0].div_ceil(case.dims[2]) * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, _: &Case) -> u64 {
+    fn flops(&self, _: &OpCase) -> u64 {
         0
     }
 }

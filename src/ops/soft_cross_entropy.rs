@@ -3,7 +3,7 @@
 //! `loss_g = mean over the pairs (i, j) of group g of -sum_k P_i[k] log softmax(s_j / tau_s)[k]`,
 //! `P_i = softmax((t_i - center) * inv_tau)`; no gradient flows to the teacher.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
@@ -84,6 +84,23 @@ impl<'a> Tape<'a> {
     /// Numerics: log-sum-exp with the maximum taken out; value and gradient in one pass.
     /// Errors: `Shape`.
     /// Source: docs/method.md, 4.3; DINO, arXiv 2104.14294.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::soft_cross_entropy::{Anchors, PairPlan, Targets};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let logits = Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?;
+    /// let center = Tensor::from_slice(&cpu, &[0.0, 0.0], &[2])?;
+    /// let inv_tau = Tensor::from_slice(&cpu, &[1.0], &[1])?;
+    /// let targets = Targets { logits: &logits, center: &center, inv_tau: &inv_tau };
+    /// let pairs = PairPlan::new(&cpu, 1, 1, &[Anchors { group: 0, teacher_rows: vec![0] }])?;
+    /// let student = Var::constant(Tensor::from_slice(&cpu, &[0.0, 0.0], &[1, 2])?);
+    /// let loss = Tape::new(&cpu).soft_cross_entropy(&student, &targets, 1.0, &pairs)?;
+    /// // Both are uniform over two prototypes: ln 2.
+    /// assert!((loss.value().to_f64_vec()?[0] - 2f64.ln()).abs() < 1e-12);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn soft_cross_entropy(
         &mut self,
         student: &Var,
@@ -305,8 +322,8 @@ impl OpSpec for Spec {
         "consistency loss between teacher and student assignments"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["teachers", "students", "k"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["teachers", "students", "k"], &d);
         vec![
             case([1, 2, 3]),
             case([2, 6, 13]),
@@ -319,11 +336,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["teachers", "students", "k"], &[8, 40, 65536])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["teachers", "students", "k"], &[8, 40, 65536])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [teachers, students, k] = [case.dims[0], case.dims[1], case.dims[2]];
         let normal = |i, rows: usize| case.normal(i, rows * k, case.offset, 0.3);
         vec![
@@ -336,7 +353,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let [teachers, students] = [case.dims[0], case.dims[1]];
         // The first rows have one anchor each, the others all; the last group 0 row has none.
         let rows: Vec<Anchors> = (0..students)
@@ -357,7 +374,7 @@ impl OpSpec for Spec {
         Ok(vec![tape.soft_cross_entropy(args.var(0)?, &targets, 0.1, &pairs)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -365,11 +382,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         ((case.dims[0] + 2 * case.dims[1]) * case.dims[2] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         10 * (case.dims[1] * case.dims[2]) as u64
     }
 }

@@ -14,15 +14,15 @@ pub trait OpSpec: Sync {
     fn summary(&self) -> &'static str;
     /// Sizes and settings to test: size 1, a prime, a multiple of neither 4 nor 32, a real model
     /// shape cut down, offset data.
-    fn cases(&self) -> Vec<Case>;
+    fn cases(&self) -> Vec<OpCase>;
     /// The shape at which the op is timed (the sizes of the preset `small`).
-    fn bench_case(&self) -> Case;
+    fn bench_case(&self) -> OpCase;
     /// The inputs of a case, drawn from the case's own random stream.
-    fn inputs(&self, case: &Case) -> Vec<Input>;
+    fn inputs(&self, case: &OpCase) -> Vec<Input>;
     /// Runs the op. Outputs of ops that update state are the new state.
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>>;
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>>;
     /// How closely f32 must follow the f64 reference.
-    fn tolerance(&self, case: &Case) -> Tolerance;
+    fn tolerance(&self, case: &OpCase) -> Tolerance;
     /// Whether CUDA kernels of the op exist (then the emulated device must follow the reference).
     fn has_kernels(&self) -> bool {
         false
@@ -32,18 +32,18 @@ pub trait OpSpec: Sync {
         true
     }
     /// How many of the last outputs no gradient flows through, though the op has one.
-    fn detached(&self, _: &Case) -> usize {
+    fn detached(&self, _: &OpCase) -> usize {
         0
     }
     /// Bytes that a forward pass has to move once, with elements of `size` bytes.
-    fn bytes(&self, case: &Case, size: usize) -> u64;
+    fn bytes(&self, case: &OpCase, size: usize) -> u64;
     /// Floating-point operations of a forward pass.
-    fn flops(&self, case: &Case) -> u64;
+    fn flops(&self, case: &OpCase) -> u64;
 }
 
 /// One size of an op.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct OpCase {
     /// Shown in test and benchmark names, e.g. `rows=7,c=13`.
     pub label: String,
     /// What the op reads its sizes and settings from, in an order it fixes itself.
@@ -54,7 +54,7 @@ pub struct Case {
     pub seed: u64,
 }
 
-impl Case {
+impl OpCase {
     /// A case; the label lists `names` with `dims`.
     pub fn new(names: &[&str], dims: &[usize]) -> Self {
         let label: Vec<String> = names.iter().zip(dims).map(|(n, d)| format!("{n}={d}")).collect();
@@ -118,19 +118,19 @@ impl Input {
 }
 
 /// The inputs of a case on a device, in the order of [`OpSpec::inputs`].
-pub enum Arg {
+pub enum OpArg {
     Var(Var),
     Param(Param),
 }
 
-/// See [`Arg`].
-pub struct Args(pub Vec<Arg>);
+/// See [`OpArg`].
+pub struct OpArgs(pub Vec<OpArg>);
 
-impl Args {
+impl OpArgs {
     /// Input `i`, which must be an activation or a constant.
     pub fn var(&self, i: usize) -> Result<&Var> {
         match self.0.get(i) {
-            Some(Arg::Var(v)) => Ok(v),
+            Some(OpArg::Var(v)) => Ok(v),
             _ => Err(crate::Error::shape("op case", "a value", format!("input {i}"))),
         }
     }
@@ -138,13 +138,13 @@ impl Args {
     /// Input `i`, which must be a parameter.
     pub fn param(&self, i: usize) -> Result<&Param> {
         match self.0.get(i) {
-            Some(Arg::Param(p)) => Ok(p),
+            Some(OpArg::Param(p)) => Ok(p),
             _ => Err(crate::Error::shape("op case", "a parameter", format!("input {i}"))),
         }
     }
 }
 
-/// Classes of the tolerance table (docs/numerics.md).
+/// Rows of the tolerance table (docs/numerics.md).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tolerance {
     /// Data movement: the same bits.

@@ -11,7 +11,7 @@
 //!   rows, so the result is a softmax of `t / tau + f` with one potential `f_k` per prototype:
 //!   `center = -tau f`.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -43,6 +43,21 @@ pub enum TargetKind {
 /// at all (`s` = 0) keeps uniform targets.
 /// Errors: `Shape`; Sinkhorn on a GPU: more rows than fit its shared memory.
 /// Source: DINO, arXiv 2104.14294; SwAV, arXiv 2006.09882; `standardise`: docs/training.md.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::teacher_targets::{TargetKind, teacher_targets};
+/// let cpu = Device::Cpu;
+/// let logits = Tensor::from_slice(&cpu, &[1.0, 3.0, 3.0, 1.0], &[2, 2])?;
+/// let running = Tensor::from_slice(&cpu, &[0.0, 0.0], &[2])?;
+/// let inv_tau = Tensor::from_slice(&cpu, &[10.0], &[1])?;
+/// let kind = TargetKind::Standardise;
+/// let (center, inv_tau) = teacher_targets(kind, &logits, &running, &inv_tau)?;
+/// // Every column has mean 2; what is left is +-1, whose deviation is 1.
+/// assert_eq!(center.to_f64_vec()?, [2.0, 2.0]);
+/// assert_eq!(inv_tau.to_f64_vec()?, [10.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn teacher_targets(
     kind: TargetKind,
     logits: &Tensor,
@@ -204,8 +219,8 @@ impl OpSpec for Spec {
         "centre and temperature of the teacher's soft assignment"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "k", "kind"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "k", "kind"], &d);
         vec![
             case([1, 5, 0]),
             case([1, 7, 2]),
@@ -221,11 +236,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "k", "kind"], &[8, 65536, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "k", "kind"], &[8, 65536, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, k] = [case.dims[0], case.dims[1]];
         let logits = case.normal(0, rows * k, case.offset, 1.0);
         vec![
@@ -236,7 +251,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, _: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, _: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let kind =
             [TargetKind::Center, TargetKind::Standardise, TargetKind::Sinkhorn][case.dims[2]];
         let (logits, running, inv_tau) = (args.var(0)?, args.var(1)?, args.var(2)?);
@@ -245,7 +260,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(center), Var::constant(inv_tau)])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -257,11 +272,11 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         (case.dims[0] * case.dims[1] * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         4 * (case.dims[0] * case.dims[1]) as u64
     }
 }
@@ -274,7 +289,7 @@ mod tests {
     #[test]
     fn sinkhorn_equals_alternating_normalisation() {
         let (rows, k, tau) = (5, 7, 0.3);
-        let case = Case::new(&["sinkhorn"], &[1]);
+        let case = OpCase::new(&["sinkhorn"], &[1]);
         let logits = case.normal(0, rows * k, 0.0, 1.0);
         let mut q: Vec<f64> = logits.iter().map(|t| (t / tau).exp()).collect();
         for _ in 0..SINKHORN_ROUNDS {

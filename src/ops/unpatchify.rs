@@ -2,7 +2,7 @@
 //! row brings are zero. The transpose of [`super::patch_gather`], and its gradient.
 
 use super::patch_gather::{PatchPlan, VoxelOrder, case_list, case_plan};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Tensor, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
@@ -15,6 +15,20 @@ impl<'a> Tape<'a> {
     /// Shapes: `rows` `[plan.rows(), p^3 C]`, result `[voxels]` with `voxels >= plan.voxels()`.
     /// Numerics: exact where every patch has one row.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let volume = VolumeAt { offset: 0, channels: 1, dims: [1, 1, 3] };
+    /// let plan = PatchPlan::new(&cpu, 1, &[volume], &[(0, 2), (0, 0)])?;
+    /// let rows = Var::constant(Tensor::from_slice(&cpu, &[5.0, 7.0], &[2, 1])?);
+    /// let voxels = Tape::new(&cpu).unpatchify(&rows, &plan, VoxelOrder::ChannelsLast, 3)?;
+    /// // The first row is patch 2, the second patch 0; patch 1 has none.
+    /// assert_eq!(voxels.value().to_f64_vec()?, [7.0, 0.0, 5.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn unpatchify(
         &mut self,
         rows: &Var,
@@ -67,7 +81,7 @@ impl Backward for UnpatchifyBwd {
     }
 }
 
-pub(super) fn case_bytes(case: &Case, size: usize) -> u64 {
+pub(super) fn case_bytes(case: &OpCase, size: usize) -> u64 {
     let voxels = 2 * case.dims[1..5].iter().product::<usize>();
     (2 * voxels / case.dims[5] * size) as u64
 }
@@ -84,15 +98,15 @@ impl OpSpec for Spec {
         "rows of patches back into volumes"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         case_list()
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["patch", "channels", "d", "h", "w", "step"], &[8, 1, 80, 80, 80, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["patch", "channels", "d", "h", "w", "step"], &[8, 1, 80, 80, 80, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let width = case.dims[0].pow(3) * case.dims[1];
         let patches = 2 * case.dims[1..5].iter().product::<usize>() / width;
         let rows = patches.div_ceil(case.dims[5]);
@@ -100,7 +114,7 @@ impl OpSpec for Spec {
         vec![Input::new("rows", InputKind::Activation, &[rows, width], data)]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let plan = case_plan(tape.device(), case)?;
         let voxels = 2 * case.dims[1..5].iter().product::<usize>();
         let rows = args.var(0)?;
@@ -110,7 +124,7 @@ impl OpSpec for Spec {
         ])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Bitwise
     }
 
@@ -118,11 +132,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         case_bytes(case, size)
     }
 
-    fn flops(&self, _: &Case) -> u64 {
+    fn flops(&self, _: &OpCase) -> u64 {
         0
     }
 }

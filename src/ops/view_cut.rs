@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::{Arg, LaunchConfig};
 use crate::device::{DType, Device, Element, KernelCall, Real, Tensor, TensorMut, abi, with_real};
 use crate::tape::{Tape, Var};
@@ -53,6 +53,18 @@ impl ViewBox {
 /// is rounded once, at the end.
 /// Errors: `Shape`: other channel counts, a box that is empty or not within the volume.
 /// Source: docs/method.md, 2.2 and U1.
+///
+/// ```
+/// use glmae::device::{DType, Device, Tensor};
+/// use glmae::ops::view_cut::{ViewBox, view_cut};
+/// let cpu = Device::Cpu;
+/// let volume = Tensor::from_slice(&cpu, &[0.0, 1.0, 2.0, 3.0], &[1, 1, 1, 4])?;
+/// let mut view = Tensor::zeros(&cpu, DType::F64, &[1, 1, 1, 2])?;
+/// view_cut(&mut view.as_mut(), &volume, &ViewBox::native([0, 0, 0], [1, 1, 4]))?;
+/// // Four voxels in two: voxel i reads position (i + 0.5) 4 / 2 - 0.5, which is 0.5 and 2.5.
+/// assert_eq!(view.to_f64_vec()?, [0.5, 2.5]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub fn view_cut(out: &mut TensorMut<'_>, volume: &Tensor, view: &ViewBox) -> Result<()> {
     let (to, from) = (out.shape().to_vec(), volume.shape().to_vec());
     let (&[oc, d, h, w], &[ic, id, ih, iw]) = (&to[..], &from[..]) else {
@@ -198,8 +210,8 @@ impl OpSpec for Spec {
         "crop and trilinear resize of a volume into a view"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 9]| Case::new(&NAMES, &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 9]| OpCase::new(&NAMES, &d);
         vec![
             case([1, 1, 1, 1, 1, 1, 1, 1, 0]),
             case([1, 7, 5, 9, 3, 4, 5, 1, 0]),
@@ -218,11 +230,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&NAMES, &[1, 128, 128, 128, 80, 80, 80, 0, 1])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&NAMES, &[1, 128, 128, 128, 80, 80, 80, 0, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let shape = &case.dims[..4];
         let len = shape.iter().product();
         vec![
@@ -232,7 +244,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let from = [case.dims[1], case.dims[2], case.dims[3]];
         let to = [case.dims[4], case.dims[5], case.dims[6]];
         let mut view = if case.dims[7] % 2 == 1 {
@@ -256,7 +268,7 @@ impl OpSpec for Spec {
         Ok(vec![Var::constant(out)])
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         if case.dims[7] % 2 == 1 { Tolerance::Bitwise } else { Tolerance::Reduction }
     }
 
@@ -268,13 +280,13 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let volume: usize = case.dims[..4].iter().product();
         let view = case.dims[0] * case.dims[4..7].iter().product::<usize>();
         ((volume.min(8 * view) + view) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         21 * (case.dims[0] * case.dims[4..7].iter().product::<usize>()) as u64
     }
 }

@@ -1,9 +1,9 @@
 //! Weight-normalised linear layer, the prototypes of the projection head:
 //! `y = x W^T` with `W[k] = g[k] v[k] / |v[k]|`, no bias.
 
-use super::cpu::gemm::MatRef;
-use super::kernels::{After, Kernels};
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::cpu::gemm::{Epilogue, MatRef};
+use super::linear::product;
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
@@ -21,6 +21,19 @@ impl<'a> Tape<'a> {
     /// result and all sums are f32.
     /// Errors: `Shape`.
     /// Source: Salimans and Kingma, arXiv 1602.07868; DINO's last layer (g frozen at 1).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[1.0, 1.0], &[1, 2])?);
+    /// let g = Param::constant(Tensor::from_slice(&cpu, &[10.0], &[1, 1])?);
+    /// let v = Param::constant(Tensor::from_slice(&cpu, &[3.0, 4.0], &[1, 2])?);
+    /// let y = Tape::new(&cpu).weight_norm_linear(&x, &g, &v)?;
+    /// // |v| = 5, so W is [6, 8].
+    /// assert_eq!(y.value().to_f64_vec()?, [14.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn weight_norm_linear(&mut self, x: &Var, g: &Param, v: &Param) -> Result<Var> {
         let (rows, fan_in) = x.value().matrix(OP)?;
         let (out, width) = v.value.matrix(OP)?;
@@ -39,7 +52,7 @@ impl<'a> Tape<'a> {
                 );
                 let x = MatRef::new(x.value().host::<T>()?, rows, fan_in)?;
                 let w = MatRef::new(weight.host::<T>()?, out, fan_in)?;
-                T::gemm(x, w.t(), false, y.host_mut()?, After::default())
+                product(x, w.t(), false, y.host_mut()?, Epilogue::default())
             })?,
             _ => {
                 launch::normalise(&mut weight, &mut norm, &g.value, &v.value)?;
@@ -75,14 +88,14 @@ impl Backward for WeightNormBwd {
             let d = MatRef::new(dy.host::<T>()?, rows, out)?;
             if let Some((mut dx, mode)) = grads.slot(&self.x)? {
                 let w = MatRef::new(self.weight.host::<T>()?, out, fan_in)?;
-                T::gemm(d, w, mode.accumulates(), dx.host_mut()?, After::default())?;
+                product(d, w, mode.accumulates(), dx.host_mut()?, Epilogue::default())?;
             }
             if self.g.slot.is_none() && self.v.slot.is_none() {
                 return Ok(());
             }
             let mut dw = Tensor::empty(dy.device(), dy.dtype(), &[out, fan_in])?;
             let x = MatRef::new(self.x.value().host::<T>()?, rows, fan_in)?;
-            T::gemm(d.t(), x, false, dw.host_mut()?, After::default())?;
+            product(d.t(), x, false, dw.host_mut()?, Epilogue::default())?;
             let (dw, norm) = (dw.host::<T>()?, self.norm.host::<T>()?);
             let (g, v) = (self.g.value.host::<T>()?, self.v.value.host::<T>()?);
             if let Some((mut dg, mode)) = grads.param(&self.g)? {
@@ -133,8 +146,8 @@ impl OpSpec for Spec {
         "products with unit-length weight rows (prototypes)"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 3]| Case::new(&["rows", "in", "out"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 3]| OpCase::new(&["rows", "in", "out"], &d);
         vec![
             // Width 1 has no direction: its gradient is zero and says nothing. A few values in bf16 would
             // be at the mercy of their roundings (two where the gradient of x is added).
@@ -148,11 +161,11 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["rows", "in", "out"], &[6, 128, 1024])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["rows", "in", "out"], &[6, 128, 1024])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, fan_in, out] = [case.dims[0], case.dims[1], case.dims[2]];
         let x = case.normal(0, rows * fan_in, case.offset, 1.0);
         vec![
@@ -167,7 +180,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, _: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         Ok(vec![tape.weight_norm_linear(args.var(0)?, args.param(1)?, args.param(2)?)?])
     }
 
@@ -175,16 +188,16 @@ impl OpSpec for Spec {
         true
     }
 
-    fn tolerance(&self, case: &Case) -> Tolerance {
+    fn tolerance(&self, case: &OpCase) -> Tolerance {
         Tolerance::Products { k: case.dims.iter().copied().max().unwrap_or(1) }
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let [m, k, n] = [case.dims[0], case.dims[1], case.dims[2]];
         ((m * k + n * k + m * n) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * case.dims.iter().product::<usize>() as u64
     }
 }

@@ -1,6 +1,6 @@
 //! Weighted sum of losses: `total = sum_i weight_i loss_i`, over the elements of several vectors.
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance, needs_grad};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::abi::{WEIGHTS, Weights};
 use crate::device::launch::{Arg, LaunchConfig};
 use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
@@ -15,6 +15,18 @@ impl<'a> Tape<'a> {
     /// Shapes: every part `[n]` with n weights, f32 on a GPU; result `[1]`.
     /// Numerics: terms are added in order.
     /// Errors: `Shape`.
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::tape::{Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let a = Var::constant(Tensor::from_slice(&cpu, &[2.0], &[1])?);
+    /// let b = Var::constant(Tensor::from_slice(&cpu, &[1.0, 3.0], &[2])?);
+    /// let total = Tape::new(&cpu).weighted_sum(&[(&a, &[0.5]), (&b, &[1.0, 2.0])])?;
+    /// // 0.5 * 2 + 1 * 1 + 2 * 3.
+    /// assert_eq!(total.value().to_f64_vec()?, [8.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
     pub fn weighted_sum(&mut self, parts: &[(&Var, &[f64])]) -> Result<Var> {
         let Some((first, _)) = parts.first() else {
             return Err(Error::shape(OP, "at least one term", "none"));
@@ -128,16 +140,16 @@ impl OpSpec for Spec {
         "total loss from its weighted terms"
     }
 
-    fn cases(&self) -> Vec<Case> {
-        let case = |d: [usize; 2]| Case::new(&["first", "second"], &d);
+    fn cases(&self) -> Vec<OpCase> {
+        let case = |d: [usize; 2]| OpCase::new(&["first", "second"], &d);
         vec![case([1, 1]), case([2, 2]), case([7, 13]), case([3, 50]).with_offset(1000.0)]
     }
 
-    fn bench_case(&self) -> Case {
-        Case::new(&["first", "second"], &[2, 2])
+    fn bench_case(&self) -> OpCase {
+        OpCase::new(&["first", "second"], &[2, 2])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [a, b] = [case.dims[0], case.dims[1]];
         vec![
             Input::new("first", InputKind::Activation, &[a], case.normal(0, a, case.offset, 1.0))
@@ -147,14 +159,14 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let weights: Vec<Vec<f64>> =
             case.dims.iter().map(|&n| (0..n).map(|i| 0.1 + i as f64).collect()).collect();
         let parts = [(args.var(0)?, &weights[0][..]), (args.var(1)?, &weights[1][..])];
         Ok(vec![tape.weighted_sum(&parts)?])
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Reduction
     }
 
@@ -162,11 +174,11 @@ impl OpSpec for Spec {
         true
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         ((case.dims[0] + case.dims[1] + 1) * size) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         2 * (case.dims[0] + case.dims[1]) as u64
     }
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Args, Case, Input, InputKind, OpSpec, Tolerance};
+use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
 use crate::tape::{Tape, Var};
@@ -12,6 +12,20 @@ use crate::{Error, Result};
 const OP: &str = "window_blend";
 
 /// Weighted sums of the windows of one volume.
+///
+/// ```
+/// use glmae::device::{DType, Device, Tensor};
+/// use glmae::ops::window_blend::WindowBlend;
+/// let cpu = Device::Cpu;
+/// let mut blend = WindowBlend::new(&cpu, DType::F64, [1, 1, 3], 1)?;
+/// for (start, score) in [(0, 1.0), (1, 3.0)] {
+///     let scores = Tensor::from_slice(&cpu, &[score, score], &[2, 1])?;
+///     blend.add(&scores, [1, 1, 2], [0, 0, start], None)?;
+/// }
+/// // The windows meet in the middle voxel: (1 + 3) / 2.
+/// assert_eq!(blend.finish()?.to_f64_vec()?, [1.0, 2.0, 3.0]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
 pub struct WindowBlend {
     dims: [usize; 3],
     classes: usize,
@@ -197,9 +211,9 @@ impl OpSpec for Spec {
         "importance-weighted mean of overlapping windows"
     }
 
-    fn cases(&self) -> Vec<Case> {
+    fn cases(&self) -> Vec<OpCase> {
         let case = |d: [usize; 8]| {
-            Case::new(&["d", "h", "w", "size_d", "size_h", "size_w", "classes", "map"], &d)
+            OpCase::new(&["d", "h", "w", "size_d", "size_h", "size_w", "classes", "map"], &d)
         };
         vec![
             case([1, 1, 1, 1, 1, 1, 1, 0]),
@@ -211,12 +225,12 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn bench_case(&self) -> Case {
+    fn bench_case(&self) -> OpCase {
         let names = ["d", "h", "w", "size_d", "size_h", "size_w", "classes", "map"];
-        Case::new(&names, &[128, 128, 128, 96, 96, 96, 14, 1])
+        OpCase::new(&names, &[128, 128, 128, 96, 96, 96, 14, 1])
     }
 
-    fn inputs(&self, case: &Case) -> Vec<Input> {
+    fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let voxels: usize = case.dims[3..6].iter().product();
         let (shape, mut rng) = ([voxels, case.dims[6]], case.rng(2));
         let scores = |i| case.normal(i, shape[0] * shape[1], case.offset, 1.0);
@@ -228,7 +242,7 @@ impl OpSpec for Spec {
         ]
     }
 
-    fn run(&self, tape: &mut Tape<'_>, case: &Case, args: &Args) -> Result<Vec<Var>> {
+    fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
         let at = |i: usize| [case.dims[i], case.dims[i + 1], case.dims[i + 2]];
         let (dims, size, classes) = (at(0), at(3), case.dims[6]);
         let importance = args.var(2)?.value();
@@ -248,7 +262,7 @@ impl OpSpec for Spec {
         Ok([sums, mean, first, last].map(Var::constant).into())
     }
 
-    fn tolerance(&self, _: &Case) -> Tolerance {
+    fn tolerance(&self, _: &OpCase) -> Tolerance {
         Tolerance::Elementwise
     }
 
@@ -260,14 +274,14 @@ impl OpSpec for Spec {
         false
     }
 
-    fn bytes(&self, case: &Case, size: usize) -> u64 {
+    fn bytes(&self, case: &OpCase, size: usize) -> u64 {
         let window: usize = case.dims[3..6].iter().product();
         let volume: usize = case.dims[..3].iter().product();
         let k = case.dims[6];
         (2 * window * (k * (8 + size) + 8 + 4 * case.dims[7]) + volume * (8 * k + 4)) as u64
     }
 
-    fn flops(&self, case: &Case) -> u64 {
+    fn flops(&self, case: &OpCase) -> u64 {
         4 * case.dims[3..7].iter().product::<usize>() as u64
     }
 }

@@ -189,7 +189,7 @@ fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
     program.micro_batch(&state.segmenter).unwrap();
     program.update(&mut state, &settings).unwrap();
     assert!(program.finish(&mut state, &settings).unwrap().not_finite.is_none());
-    let of = |e: &glmae::nn::params::ParamEntry| {
+    let of = |e: &glmae::param_layout::ParamEntry| {
         let gradient = program.grads().flat().view(e.offset, &e.shape).unwrap();
         let value = state.segmenter.params.value(&e.name).unwrap();
         (e.name.clone(), [gradient, value].map(|t| t.to_f64_vec().unwrap()))

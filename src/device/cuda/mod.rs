@@ -417,7 +417,7 @@ impl Cuda {
             .module(kernel.file)?
             .load_function(kernel.name)
             .map_err(driver(&format!("kernel {} in {}.cu", kernel.name, kernel.file)))?;
-        // GLMAE_KERNEL repeats what __launch_bounds__ says: the two must not drift apart.
+        // What a kernel's export says must not drift apart from what was compiled.
         let attribute = |which| {
             let value = function.get_attribute(which).map_err(driver("function attribute"))?;
             u32::try_from(value)
@@ -427,7 +427,7 @@ impl Cuda {
         let stated = kernel.signature().max_threads;
         if most < stated {
             return Err(Error::Device(format!(
-                "kernel {}: compiled for {most} threads, GLMAE_KERNEL says {stated}",
+                "kernel {}: compiled for {most} threads, its export says {stated}",
                 kernel.name
             )));
         }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::{Finding, primitives};
 use crate::device::{DType, Device, Tensor};
 use crate::lab::clock::Moment;
-use crate::ops::accumulate::accumulate;
 use crate::rng::{Purpose, Rng};
+use crate::tape::accumulate;
 use crate::{Error, Result};
 
 /// Elements of the uploads: none, one, odd, around a page of pinned memory, and beyond what is in flight on

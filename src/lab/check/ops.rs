@@ -7,14 +7,14 @@ use crate::device::{DType, Device};
 use crate::lab::opcheck::{
     Before, Outcome, distance, rounded, run_onto, share_of_bf16, share_of_bound,
 };
-use crate::ops::{Case, Input, OPS, OpSpec, Tolerance};
+use crate::ops::{Input, OPS, OpCase, OpSpec, Tolerance};
 use crate::{Error, Result};
 
 /// One case of one op in one precision.
 #[derive(Clone)]
 pub struct Unit {
     pub op: &'static dyn OpSpec,
-    pub case: Case,
+    pub case: OpCase,
     pub dtype: DType,
     /// Gradients are written in some units and added to what is there in others.
     before: Before,

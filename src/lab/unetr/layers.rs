@@ -12,10 +12,11 @@ use crate::device::{DType, Device, Tensor};
 use crate::lab::judge::Judge;
 use crate::lab::tensors::CaseTensors;
 use crate::nn::conv_block::{ProjectionBlock, ResBlock, UpBlock};
-use crate::nn::params::{ParamId, ParamLayout, Params};
-use crate::ops::Grid;
+use crate::nn::params::Params;
+use crate::ops::VoxelGrid;
 use crate::ops::dice_ce::DiceOptions;
 use crate::ops::instance_norm::Shortcut;
+use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{ParamGrads, Tape, Var};
 
 /// Relative, f64: layers; the values of a loss; its gradient (docs/verification.md).
@@ -99,8 +100,8 @@ struct Numbers {
 impl Numbers {
     fn read(case: &CaseTensors, layer: &Layer) -> Result<Self> {
         let Layer { name, grid, channels, .. } = layer;
-        let shape = |grid: &Grid, c: usize| [&[grid.batch, c], &grid.dims[..]].concat();
-        let read = |part: &str, grid: &Grid, c: usize| -> Result<Vec<f64>> {
+        let shape = |grid: &VoxelGrid, c: usize| [&[grid.batch, c], &grid.dims[..]].concat();
+        let read = |part: &str, grid: &VoxelGrid, c: usize| -> Result<Vec<f64>> {
             Ok(case.shaped(&format!("{name}.{part}"), &shape(grid, c))?.to_vec())
         };
         let out = &layer.out_grid;
@@ -142,8 +143,8 @@ struct Layer {
     name: String,
     kind: Kind,
     layout: Arc<ParamLayout>,
-    grid: Grid,
-    out_grid: Grid,
+    grid: VoxelGrid,
+    out_grid: VoxelGrid,
     /// Of `x` and of `y`.
     channels: [usize; 2],
 }
@@ -152,7 +153,7 @@ impl Layer {
     fn read(case: &CaseTensors, name: &str, kind: &str) -> Result<Self> {
         let ([batch, inputs, d, h, w], _) = case.axes(&format!("{name}.x"))?;
         let ([_, outputs, ..], _) = case.axes::<5>(&format!("{name}.y"))?;
-        let grid = Grid { batch, dims: [d, h, w] };
+        let grid = VoxelGrid { batch, dims: [d, h, w] };
         let prefix = format!("{name}.param");
         let mut layout = ParamLayout::default();
         let mut out_grid = grid;
@@ -284,7 +285,7 @@ impl Layer {
     }
 
     fn forward(&self, tape: &mut Tape<'_>, params: &Params, inputs: &[Var]) -> Result<Var> {
-        let (refs, grid): (Vec<&Var>, Grid) = (inputs.iter().collect(), self.grid);
+        let (refs, grid): (Vec<&Var>, VoxelGrid) = (inputs.iter().collect(), self.grid);
         match &self.kind {
             Kind::Conv { weight, bias } => {
                 let bias = bias.map(|b| params.get(b)).transpose()?;
@@ -315,7 +316,7 @@ fn loss(
     judge: &mut Judge,
 ) -> Result<()> {
     let ([batch, classes, d, h, w], x) = case.axes::<5>(&format!("{name}.x"))?;
-    let grid = Grid { batch, dims: [d, h, w] };
+    let grid = VoxelGrid { batch, dims: [d, h, w] };
     let labels = case.labels(&format!("{name}.label"), &[batch, 1, d, h, w])?;
     if let Some(label) = labels.iter().find(|l| usize::from(**l) >= classes) {
         return Err(case.bad(format!("{name}.label holds {label} of {classes} classes")));

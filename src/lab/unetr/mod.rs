@@ -15,7 +15,7 @@ use super::tensors::CaseTensors;
 use super::verify::{Bounds, compare};
 use crate::Result;
 use crate::device::{DType, Device};
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 
 /// `format` of the metadata.
 pub const FORMAT: &str = "glmae-unetr-1";
@@ -65,7 +65,7 @@ fn bound_of(dtype: DType, exact: f64) -> f64 {
 }
 
 /// `[batch, channels, voxels]` as the rows of voxels `[batch, voxels, channels]`.
-fn channels_last(data: &[f64], channels: usize, grid: Grid) -> Vec<f64> {
+fn channels_last(data: &[f64], channels: usize, grid: VoxelGrid) -> Vec<f64> {
     let n = grid.voxels();
     let image = |image: &[f64]| -> Vec<f64> {
         (0..n).flat_map(|i| (0..channels).map(move |c| c * n + i)).map(|i| image[i]).collect()
@@ -74,7 +74,7 @@ fn channels_last(data: &[f64], channels: usize, grid: Grid) -> Vec<f64> {
 }
 
 /// `[batch, voxels, channels]` as `[batch, channels, voxels]`.
-fn channels_first(rows: &[f64], grid: Grid) -> Vec<f64> {
+fn channels_first(rows: &[f64], grid: VoxelGrid) -> Vec<f64> {
     let n = grid.voxels();
     let channels = rows.len() / grid.rows().max(1);
     let mut out = Vec::with_capacity(rows.len());

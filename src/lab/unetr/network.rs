@@ -8,7 +8,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::interchange::monai;
 use crate::lab::judge::Results;
 use crate::nn::segmenter::Segmenter;
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 use crate::ops::dice_ce::DiceOptions;
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::train::finetune::program::{SegBatch, SegLoss, SegProgram};
@@ -79,8 +79,8 @@ fn activations(
     let inputs = [&batch.voxels, &batch.image].map(|t| Var::constant(t.clone()));
     let inputs = [&inputs[0], &inputs[1], &positions];
     let pass = net.forward(&mut tape, &segmenter.params, &plan, inputs, true)?;
-    let grid = Grid { batch: count, dims: net.config.roi };
-    let mut keep = |name: &str, value: &Var, grid: Grid| -> Result<()> {
+    let grid = VoxelGrid { batch: count, dims: net.config.roi };
+    let mut keep = |name: &str, value: &Var, grid: VoxelGrid| -> Result<()> {
         let values = value.value().to_f64_vec()?;
         let values = match name.starts_with("tokens") {
             true => values,

@@ -8,9 +8,9 @@ use super::layers;
 use crate::Result;
 use crate::interchange::monai;
 use crate::lab::tensors::CaseTensors;
-use crate::nn::params::ParamLayout;
 use crate::nn::unetr::{Unetr, UnetrConfig};
 use crate::ops::dice_ce::DiceOptions;
+use crate::param_layout::ParamLayout;
 use crate::train::finetune::program::SegSettings;
 
 /// A case in memory.

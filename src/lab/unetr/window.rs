@@ -6,9 +6,10 @@ use crate::infer::segment::{Slab, place};
 use crate::infer::window::{Blender, Blending, Column, Scalar, WindowGrid};
 use crate::lab::judge::Judge;
 use crate::lab::tensors::CaseTensors;
-use crate::nn::params::{ParamLayout, Params};
-use crate::ops::Grid;
+use crate::nn::params::Params;
+use crate::ops::VoxelGrid;
 use crate::ops::window_blend::WindowBlend;
+use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -114,7 +115,7 @@ fn predictions(
     for e in layout.entries() {
         params.value_mut(&e.name)?.upload_f64(case.shaped(&e.name, &e.shape)?)?;
     }
-    let at = Grid { batch: 1, dims: grid.roi };
+    let at = VoxelGrid { batch: 1, dims: grid.roi };
     let mut window = vec![0.0; channels * at.voxels()];
     let sample = x.len() / batch;
     x.chunks_exact(sample)
@@ -189,8 +190,8 @@ fn on_device(
 ) -> Result<Vec<f64>> {
     let sums = dtype.master();
     let importance = Tensor::from_f64(device, sums, map, &[map.len()])?;
-    let of_window = Grid { batch: 1, dims: grid.roi };
-    let padded = Grid { batch: 1, dims: grid.padded };
+    let of_window = VoxelGrid { batch: 1, dims: grid.roi };
+    let padded = VoxelGrid { batch: 1, dims: grid.padded };
     // A map of ones is the op's own default.
     let importance = map.iter().any(|&v| v != 1.0).then_some(&importance);
     let mut all = Vec::new();

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
 use crate::ops::gemm::{self, size};
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 use crate::ops::linear::launch as linear;
 use crate::tape::{GradMode, Grads, Param, Var};
 
@@ -20,7 +20,7 @@ const PART_BYTES: usize = 64 << 20;
 /// Least bricks of a part: its sums, written, read and added, cost as many bytes as two bricks.
 const LEAST_BRICKS: usize = 4;
 
-fn bricks(grid: Grid) -> usize {
+fn bricks(grid: VoxelGrid) -> usize {
     let along = grid.dims.iter().zip(BRICK).map(|(n, b)| n.div_ceil(b));
     grid.batch * along.product::<usize>()
 }
@@ -36,7 +36,7 @@ fn is_few(channels: &[usize], dtype: DType) -> bool {
 }
 
 /// Output channels per block: as many as there are, up to 64; fewer where blocks would be few.
-pub(super) fn tile(out: usize, grid: Grid) -> usize {
+pub(super) fn tile(out: usize, grid: VoxelGrid) -> usize {
     match out {
         0..=16 => 16,
         17..=32 => 32,
@@ -105,7 +105,7 @@ impl Packed {
         y: &mut TensorMut<'_>,
         inputs: &[&Tensor],
         bias: Option<&Tensor>,
-        grid: Grid,
+        grid: VoxelGrid,
         mode: GradMode,
     ) -> Result<()> {
         if y.is_empty() {
@@ -132,7 +132,7 @@ fn input_pair<'d>(call: KernelCall<'d>, inputs: &[&Tensor]) -> Result<KernelCall
 }
 
 /// d, h, w and the channels of both inputs.
-fn sizes<'d>(call: KernelCall<'d>, grid: Grid, channels: &[usize]) -> Result<KernelCall<'d>> {
+fn sizes<'d>(call: KernelCall<'d>, grid: VoxelGrid, channels: &[usize]) -> Result<KernelCall<'d>> {
     let mut call = call;
     for n in grid.dims {
         call = call.value(size(OP, n)?);

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::device::Real;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// Calls `f(tap, row)` for every tap of the voxel `row` that lies within its volume, in order.
-fn for_each_neighbour(grid: Grid, row: usize, mut f: impl FnMut(usize, usize)) {
+fn for_each_neighbour(grid: VoxelGrid, row: usize, mut f: impl FnMut(usize, usize)) {
     let [d, h, w] = grid.dims;
     let (x, y, z) = (row % w, row / w % h, row / (w * h) % d);
     for tap in 0..27 {
@@ -25,7 +25,7 @@ pub fn reference<T: Real>(
     weight: &[T],
     bias: Option<&[T]>,
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels: usize = inputs.iter().map(|x| x.1).sum();
     for (row, y) in y.chunks_exact_mut(out).enumerate() {
@@ -53,7 +53,7 @@ pub fn reference_dx<T: Real>(
     weight: &[T],
     range: Range<usize>,
     channels: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let (width, out) = (range.len(), weight.len() / (channels * 27));
     if !accumulate {
@@ -77,7 +77,7 @@ pub fn reference_dw<T: Real>(
     dy: &[T],
     inputs: &[(&[T], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels: usize = inputs.iter().map(|x| x.1).sum();
     if !accumulate {

@@ -5,13 +5,13 @@ use super::{Conv, reference, reference_dw};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
 use crate::lab::opcheck::{distance, within, within_bf16};
-use crate::ops::grid::Grid;
-use crate::ops::{Case, Tolerance};
+use crate::ops::grid::VoxelGrid;
+use crate::ops::{OpCase, Tolerance};
 use crate::tape::{GradMode, Param, Tape, Var};
 
 /// Several bricks, none of them full; chunks of channels that are
 /// not full, and channels whose taps along w share a chunk (5: in bf16 only).
-const GRID: Grid = Grid { batch: 2, dims: [5, 3, 11] };
+const GRID: VoxelGrid = VoxelGrid { batch: 2, dims: [5, 3, 11] };
 const CHANNELS: [&[usize]; 3] = [&[24, 8], &[2], &[5]];
 /// Output channels of the gradients: a whole block and a part of one.
 const OUT: usize = 40;
@@ -23,7 +23,7 @@ struct Operand {
 }
 
 fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64) -> Operand {
-    let case = Case::new(&["bricks"], &[7]);
+    let case = OpCase::new(&["bricks"], &[7]);
     let values = case.normal(index, shape.iter().product(), 0.0, std);
     let host: Vec<f64> = values.into_iter().map(|x| half::bf16::from_f64(x).to_f64()).collect();
     Operand { device: Tensor::from_f64(device, dtype, &host, shape).unwrap(), host }

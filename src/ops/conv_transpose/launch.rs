@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelCall, Tensor};
 use crate::ops::gemm::{self, size};
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 use crate::tape::{Grads, Param};
 
 /// The weight `[in, out, 8]` as `[8 out, in]` in the dtype of the activations.
@@ -23,14 +23,14 @@ fn pack(weight: &Param, dtype: DType, [fan_in, out]: [usize; 2]) -> Result<Tenso
 }
 
 /// rows, in, h, w, out, as every kernel takes them. Voxels of the doubled grid are counted in i32, too.
-fn sizes<'d>(call: KernelCall<'d>, grid: Grid, sides: [usize; 2]) -> Result<KernelCall<'d>> {
+fn sizes<'d>(call: KernelCall<'d>, grid: VoxelGrid, sides: [usize; 2]) -> Result<KernelCall<'d>> {
     let [fan_in, out] = sides;
     size(OP, grid.doubled().rows())?;
     let sizes = [grid.rows(), fan_in, grid.dims[1], grid.dims[2], out];
     sizes.into_iter().try_fold(call, |call, n| Ok(call.value(size(OP, n)?)))
 }
 
-pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Param, grid: Grid) -> Result<()> {
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Param, grid: VoxelGrid) -> Result<()> {
     if y.is_empty() {
         return Ok(());
     }

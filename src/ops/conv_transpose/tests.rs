@@ -5,13 +5,13 @@ use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device};
 use crate::lab::opcheck::{distance, rounded, run, within, within_bf16};
 use crate::ops::gemm::plan_small;
-use crate::ops::{Case, OpSpec, Tolerance};
+use crate::ops::{OpCase, OpSpec, Tolerance};
 
 #[test]
 fn a_weight_gradient_in_several_parts() {
     // 16-byte loads, and sides that do not allow them.
     for (fan_in, out) in [(8, 16), (5, 6)] {
-        let case = Case::new(&NAMES, &[2, 5, 6, 13, fan_in, out]);
+        let case = OpCase::new(&NAMES, &[2, 5, 6, 13, fan_in, out]);
         for dtype in [DType::F32, DType::Bf16] {
             let vectors = out == 16;
             let plan = plan_small(dtype, [8 * out, fan_in, 780], vectors, true);

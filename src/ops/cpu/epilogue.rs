@@ -1,5 +1,6 @@
 //! What a matrix product does to its result while that is in cache.
 
+use crate::device::{Real, SameAsF32};
 use crate::error::{Error, Result};
 use crate::ops::cpu::math::{gelu_grad1, gelu1};
 use crate::ops::cpu::par::Shared;
@@ -8,15 +9,27 @@ use crate::ops::cpu::simd::{Arith, Level, multiversion_at};
 /// What is done to a row of C while it is still in cache, in this order. Matrices are `[m, n]`
 /// row-major without gaps.
 #[derive(Default)]
-pub struct Epilogue<'a> {
+pub struct Epilogue<'a, T = f32> {
     /// Adds this row `[n]` to every row.
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<&'a [T]>,
     /// Saves the value so far here and continues with its exact GELU.
-    pub gelu: Option<&'a mut [f32]>,
-    /// Multiplies by the derivative of GELU at this saved pre-activation.
-    pub gelu_grad: Option<&'a [f32]>,
+    pub gelu: Option<&'a mut [T]>,
     /// Adds this matrix.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [T]>,
+    /// Multiplies by the derivative of GELU at this saved pre-activation.
+    pub gelu_grad: Option<&'a [T]>,
+}
+
+impl<'a, T: Real> Epilogue<'a, T> {
+    /// The epilogue for code that is written for f32.
+    pub(in crate::ops) fn of_f32(self, same: SameAsF32<T>) -> Epilogue<'a> {
+        Epilogue {
+            bias: self.bias.map(|x| same.of(x)),
+            gelu: self.gelu.map(|x| same.of_mut(x)),
+            residual: self.residual.map(|x| same.of(x)),
+            gelu_grad: self.gelu_grad.map(|x| same.of(x)),
+        }
+    }
 }
 
 impl Epilogue<'_> {
@@ -95,11 +108,11 @@ fn finish_body<A: Arith>(
         pre.copy_from_slice(c);
         c.iter_mut().zip(pre.iter()).for_each(|(c, x)| *c = gelu1::<A>(*x));
     }
-    if let Some(pre) = gelu_grad {
-        c.iter_mut().zip(pre).for_each(|(c, x)| *c *= gelu_grad1::<A>(*x));
-    }
     if let Some(residual) = residual {
         c.iter_mut().zip(residual).for_each(|(c, r)| *c += r);
+    }
+    if let Some(pre) = gelu_grad {
+        c.iter_mut().zip(pre).for_each(|(c, x)| *c *= gelu_grad1::<A>(*x));
     }
 }
 

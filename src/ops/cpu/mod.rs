@@ -1,27 +1,23 @@
-//! The f32 fast paths of the CPU device: matrix products, attention, normalisation and the
-//! elementwise loops of a training step, vectorised at run time for the CPU at hand.
+//! What the f32 fast paths of the ops are built from: matrix products, row reductions, elementary
+//! functions and work sharing, vectorised at run time for the CPU at hand. The fast path of an op
+//! stands beside the op (`src/ops/<op>/fast.rs`), and the op itself chooses it.
 //!
 //! Every function is deterministic: the bits of a result depend on the inputs and on the
 //! instruction set, never on the number of threads. Parallel functions use rayon's current pool;
 //! a whole step should run inside one `ThreadPool::install`, because entering the pool from outside
 //! costs a thread wake-up per call.
 
-pub mod attention;
-pub mod conv;
-pub mod conv_transpose;
 pub mod gemm;
 pub mod math;
-pub mod norm;
-pub mod optim;
 pub mod par;
 pub mod reduce;
 pub mod simd;
 
 mod epilogue;
-mod kernel;
+pub(super) mod kernel;
 mod pack;
-mod scratch;
+pub(super) mod scratch;
 mod view;
 
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;

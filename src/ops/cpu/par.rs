@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
+
 /// Runs `task(0..tasks)` over the threads of rayon's current pool, each thread taking the next
 /// unclaimed number: put the longest tasks first. The caller takes part.
 pub fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
@@ -32,6 +34,24 @@ pub fn for_each_task(tasks: usize, task: impl Fn(usize) + Sync) {
 pub fn for_each_block(rows: usize, block: usize, task: impl Fn(usize, Range<usize>) + Sync) {
     let block = block.max(1);
     for_each_task(rows.div_ceil(block), |i| task(i, i * block..rows.min((i + 1) * block)));
+}
+
+/// Elements per task of elementwise loops.
+pub(in crate::ops) const ELEMENTS: usize = 1 << 14;
+
+/// Calls `f(row, destination)` for every row of `out`, blocks of rows in parallel.
+pub(in crate::ops) fn for_each_row<T: Send>(
+    out: &mut [T],
+    width: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let width = width.max(1);
+    let rows = (ELEMENTS / width).max(1);
+    out.par_chunks_mut(rows * width).enumerate().for_each(|(block, part)| {
+        for (i, row) in part.chunks_exact_mut(width).enumerate() {
+            f(block * rows + i, row);
+        }
+    });
 }
 
 /// A slice whose disjoint parts are handed to different threads.

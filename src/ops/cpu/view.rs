@@ -1,5 +1,6 @@
 //! Strided views of matrices, bounds-checked once at construction.
 
+use crate::device::{Real, SameAsF32};
 use crate::error::{Error, Result};
 
 /// A strided view of a matrix: element `(i, j)` is `data[i * rs + j * cs]`.
@@ -24,6 +25,14 @@ impl<T: Copy> MatRef<'_, T> {
     /// Element `(i, j)`.
     pub fn at(&self, i: usize, j: usize) -> T {
         self.data[i * self.rs + j * self.cs]
+    }
+}
+
+impl<'a, T: Real> MatRef<'a, T> {
+    /// The view for code that is written for f32.
+    pub(in crate::ops) fn of_f32(self, same: SameAsF32<T>) -> MatRef<'a> {
+        let Self { data, rows, cols, rs, cs } = self;
+        MatRef { data: same.of(data), rows, cols, rs, cs }
     }
 }
 

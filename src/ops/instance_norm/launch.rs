@@ -1,6 +1,6 @@
 //! The kernels: statistics in shares of rows, their merge, one pass that applies them.
 
-use super::super::Grid;
+use super::super::VoxelGrid;
 use super::{EPS, OP};
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
@@ -24,7 +24,7 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    pub fn new(grid: &Grid, c: usize, dtype: DType) -> Result<Self> {
+    pub fn new(grid: &VoxelGrid, c: usize, dtype: DType) -> Result<Self> {
         let (voxels, batch) = (grid.voxels(), grid.batch);
         if batch > 65_535 || c > i32::MAX as usize / 4 {
             let got = format!("{batch} samples, {c} channels");

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::Grid;
+use super::super::VoxelGrid;
 use crate::device::Real;
 use crate::tape::GradMode;
 
@@ -90,7 +90,7 @@ fn column_sums<T: Real, const K: usize>(
 }
 
 /// Statistics in two passes, the second around the mean of the first.
-pub(super) fn statistics<T: Real>(stats: &mut [T], x: &[T], grid: &Grid, c: usize, eps: T) {
+pub(super) fn statistics<T: Real>(stats: &mut [T], x: &[T], grid: &VoxelGrid, c: usize, eps: T) {
     let (voxels, plane) = (grid.voxels(), grid.batch * c);
     let n = T::of(voxels as f64);
     for sample in 0..grid.batch {
@@ -113,7 +113,7 @@ pub(super) fn statistics<T: Real>(stats: &mut [T], x: &[T], grid: &Grid, c: usiz
 }
 
 /// `y = leaky(before)`.
-pub(super) fn forward<T: Real>(y: &mut [T], before: &Before<'_, T>, grid: &Grid, c: usize) {
+pub(super) fn forward<T: Real>(y: &mut [T], before: &Before<'_, T>, grid: &VoxelGrid, c: usize) {
     let (rows, voxels) = ((BLOCK / c.max(1)).max(1), grid.voxels());
     y.par_chunks_mut(rows * c).enumerate().for_each(|(block, part)| {
         for (r, row) in part.chunks_exact_mut(c).enumerate() {
@@ -130,7 +130,7 @@ pub(super) fn forward<T: Real>(y: &mut [T], before: &Before<'_, T>, grid: &Grid,
 pub(super) fn means<T: Real>(
     before: &Before<'_, T>,
     dy: &[T],
-    grid: &Grid,
+    grid: &VoxelGrid,
     c: usize,
 ) -> Vec<[T; 3]> {
     let voxels = grid.voxels();
@@ -162,7 +162,7 @@ pub(super) fn backward<T: Real>(
     before: &Before<'_, T>,
     means: &[[T; 3]],
     dy: &[T],
-    grid: &Grid,
+    grid: &VoxelGrid,
     c: usize,
 ) {
     let (rows, voxels) = ((BLOCK / c.max(1)).max(1), grid.voxels());

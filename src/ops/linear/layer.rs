@@ -1,9 +1,9 @@
 //! A linear layer on tensors, without a tape: what the ops that hold one have in common.
 
 use super::launch::{self, Forward, InputGradient};
-use crate::device::{Device, Tensor, TensorMut, with_real};
-use crate::ops::cpu::gemm::MatRef;
-use crate::ops::kernels::{After, Kernels};
+use super::product::{self, product, sum_rows};
+use crate::device::{Device, Real, Tensor, TensorMut, with_real};
+use crate::ops::cpu::gemm::{Epilogue, MatRef};
 use crate::tape::{GradMode, Grads, Param};
 use crate::{Error, Result};
 
@@ -65,12 +65,13 @@ impl Layer {
             Device::Cpu => with_real!(super::OP, dtype, T => {
                 let a = MatRef::new(x.host::<T>()?, rows, fan_in)?;
                 let w = MatRef::new(self.weight.value.host::<T>()?, out, fan_in)?;
-                let after = After {
+                let epilogue = Epilogue {
                     bias: bias.map(Tensor::host).transpose()?,
                     gelu: pre.as_mut().map(|p| p.host_mut()).transpose()?,
                     residual: residual.map(Tensor::host).transpose()?,
+                    gelu_grad: None,
                 };
-                T::gemm(a, w.t(), false, y.host_mut()?, after)
+                product(a, w.t(), false, y.host_mut()?, epilogue)
             })?,
             _ => Forward::new(x, self.weight.operand())?.run(
                 &mut y,
@@ -94,7 +95,7 @@ impl Layer {
             return InputGradient::new(dy, self.weight.operand())?.run(dx, None, mode);
         }
         with_real!(super::OP, dy.dtype(), T => {
-            self.product::<T>(dx.host_mut()?, dy, mode.accumulates())
+            self.times_weight::<T>(dy, mode.accumulates(), dx.host_mut()?, Epilogue::default())
         })
     }
 
@@ -112,20 +113,24 @@ impl Layer {
             return Ok(du);
         }
         with_real!(super::OP, dy.dtype(), T => {
-            let du = du.host_mut::<T>()?;
-            self.product::<T>(du, dy, false)?;
-            T::gelu_backward(du, pre.host::<T>()?);
-            Ok(())
+            let epilogue = Epilogue { gelu_grad: Some(pre.host()?), ..Epilogue::default() };
+            self.times_weight::<T>(dy, false, du.host_mut()?, epilogue)
         })?;
         Ok(du)
     }
 
-    fn product<T: Kernels>(&self, dx: &mut [T], dy: &Tensor, accumulates: bool) -> Result<()> {
+    fn times_weight<T: Real>(
+        &self,
+        dy: &Tensor,
+        accumulates: bool,
+        dx: &mut [T],
+        epilogue: Epilogue<'_, T>,
+    ) -> Result<()> {
         let (rows, out) = dy.matrix(super::OP)?;
         let weight = self.weight.value.host::<T>()?;
         let fan_in = weight.len() / out.max(1);
         let (dy, w) = (MatRef::new(dy.host::<T>()?, rows, out)?, MatRef::new(weight, out, fan_in)?);
-        T::gemm(dy, w, accumulates, dx, After::default())
+        product(dy, w, accumulates, dx, epilogue)
     }
 
     /// `dW (+)= dy^T x`, `db (+)=` the column sums of dy, of what is trained.
@@ -144,12 +149,12 @@ impl Layer {
             if let Some((mut dw, mode)) = grads.param(&self.weight)? {
                 let (dy, x) =
                     (MatRef::new(d, rows, out)?, MatRef::new(x.host::<T>()?, rows, fan_in)?);
-                T::gemm(dy.t(), x, mode.accumulates(), dw.host_mut()?, After::default())?;
+                product(dy.t(), x, mode.accumulates(), dw.host_mut()?, Epilogue::default())?;
             }
             if let Some(bias) = &self.bias
                 && let Some((mut db, mode)) = grads.param(bias)?
             {
-                T::sum_rows(db.host_mut()?, d, mode.accumulates());
+                sum_rows(db.host_mut()?, d, mode.accumulates());
             }
             Ok(())
         })
@@ -165,7 +170,7 @@ pub(super) fn gelu_backward(mut dy: Tensor, pre: &Tensor) -> Result<Tensor> {
         dy = dy.duplicate()?;
     }
     with_real!(super::OP, dy.dtype(), T => {
-        T::gelu_backward(dy.host_mut::<T>()?, pre.host::<T>()?);
+        product::gelu_backward(dy.host_mut::<T>()?, pre.host::<T>()?);
         Ok(())
     })?;
     Ok(dy)

@@ -1,12 +1,12 @@
 //! Every tile of every pass, also those that the cases of the registry are too small for.
 
 use super::launch::{Forward, InputGradient, ParamGradient, gelu_backward};
-use super::{gelu, gelu_derivative};
+use super::product::{gelu, gelu_derivative};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
 use crate::lab::opcheck::{distance, within, within_bf16};
 use crate::ops::gemm::Plan;
-use crate::ops::{Case, Tolerance};
+use crate::ops::{OpCase, Tolerance};
 use crate::tape::GradMode;
 
 /// More than one block of every tile, none of them full; depths that no tile divides. 16-byte loads
@@ -22,7 +22,7 @@ struct Operand {
 }
 
 fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64) -> Operand {
-    let case = Case::new(&["tiles"], &[7]);
+    let case = OpCase::new(&["tiles"], &[7]);
     let values = case.normal(index, shape.iter().product(), 0.0, std);
     let host: Vec<f64> = values.into_iter().map(|x| half::bf16::from_f64(x).to_f64()).collect();
     Operand { device: Tensor::from_f64(device, dtype, &host, shape).unwrap(), host }

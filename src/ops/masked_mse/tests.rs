@@ -15,7 +15,7 @@ const IN: usize = 72;
 #[test]
 fn every_tile_compares() {
     let rows = GROUPS.iter().sum();
-    let case = Case::new(&["tiles"], &[7]);
+    let case = OpCase::new(&["tiles"], &[7]);
     // Values that bf16 holds.
     let values = |index: u32, len: usize, std: f64| -> Vec<f64> {
         let drawn = case.normal(index, len, 0.0, std);

@@ -6,7 +6,7 @@ use crate::checkpoint::SegState;
 use crate::device::{DType, Tensor, TensorMut, class, nvtx};
 use crate::nn::segmenter::{Segmenter, channels_last};
 use crate::nn::vit::{VitConfig, VitPlan};
-use crate::ops::Grid;
+use crate::ops::VoxelGrid;
 use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
 use crate::ops::dice_ce::DiceOptions;
 use crate::seg::task::TaskKind;
@@ -53,7 +53,7 @@ impl SegLoss {
         tape: &mut Tape<'_>,
         logits: &Var,
         labels: &Tensor,
-        grid: &Grid,
+        grid: &VoxelGrid,
     ) -> Result<(Var, Vec<f64>)> {
         match self {
             Self::DiceCe { dice, ce } => {

@@ -3,10 +3,11 @@
 
 use super::captured::{Launches, Starter};
 use crate::device::{Device, Tensor, TensorMut, class};
-use crate::nn::params::{ParamLayout, Params};
-use crate::ops::accumulate::accumulate;
+use crate::nn::params::Params;
 use crate::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
 use crate::ops::grad_norm::grad_norm;
+use crate::param_layout::ParamLayout;
+use crate::tape::accumulate;
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result};
 

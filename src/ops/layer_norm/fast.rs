@@ -1,4 +1,4 @@
-//! Layer normalisation over rows, forward and backward (Ba et al., arXiv 1607.06450).
+//! The f32 fast path of layer norm: rows in parallel, vectorised.
 //!
 //! Statistics are two-pass (mean, then centred squares), so rows with a large mean keep their
 //! variance; what the rounding of the mean leaves is measured and taken off as well, because at mean
@@ -89,25 +89,24 @@ multiversion_at! {
     ) = bwd_body;
 }
 
-/// `y = (x - mean) * rstd * w + b` for each of `rows` rows of `c` channels.
+/// `y = (x - mean) * rstd * w + b` for each row.
 ///
 /// Shapes: y, x `[rows, c]`; mean, rstd `[rows]`; w, b `[c]`. Panics when a slice has another size.
 #[allow(clippy::too_many_arguments)]
-pub fn layer_norm_fwd(
+pub fn forward(
     y: &mut [f32],
     mean: &mut [f32],
     rstd: &mut [f32],
     x: &[f32],
     w: &[f32],
     b: &[f32],
-    rows: usize,
-    c: usize,
     eps: f32,
 ) {
     let level = Level::detected();
-    assert!(y.len() == rows * c && x.len() == rows * c, "layer_norm_fwd: x and y are [rows, c]");
-    assert!(mean.len() == rows && rstd.len() == rows, "layer_norm_fwd: mean and rstd are [rows]");
-    assert!(w.len() == c && b.len() == c, "layer_norm_fwd: w and b are [c]");
+    let (rows, c) = (mean.len(), w.len());
+    assert!(y.len() == rows * c && x.len() == rows * c, "layer_norm: x and y are [rows, c]");
+    assert!(rstd.len() == rows, "layer_norm: mean and rstd are [rows]");
+    assert!(b.len() == c, "layer_norm: w and b are [c]");
     if c == 0 {
         return;
     }
@@ -121,13 +120,13 @@ pub fn layer_norm_fwd(
     });
 }
 
-/// Gradients of [`layer_norm_fwd`]: `dx` is overwritten; `dw` and `db` are added to with
+/// Gradients of [`forward`]: `dx` is overwritten; `dw` and `db` are added to with
 /// `accumulate`, else overwritten.
 ///
 /// Shapes: dx, dy, x `[rows, c]`; mean, rstd `[rows]`; dw, db, w `[c]`. Panics when a slice has
 /// another size.
 #[allow(clippy::too_many_arguments)]
-pub fn layer_norm_bwd(
+pub fn backward(
     dx: &mut [f32],
     dw: &mut [f32],
     db: &mut [f32],
@@ -136,18 +135,17 @@ pub fn layer_norm_bwd(
     mean: &[f32],
     rstd: &[f32],
     w: &[f32],
-    rows: usize,
-    c: usize,
     accumulate: bool,
 ) {
     let level = Level::detected();
+    let (rows, c) = (mean.len(), w.len());
     let full = rows * c;
     assert!(
         dx.len() == full && dy.len() == full && x.len() == full,
-        "layer_norm_bwd: dx, dy and x are [rows, c]"
+        "layer_norm backward: dx, dy and x are [rows, c]"
     );
-    assert!(mean.len() == rows && rstd.len() == rows, "layer_norm_bwd: mean and rstd are [rows]");
-    assert!(dw.len() == c && db.len() == c && w.len() == c, "layer_norm_bwd: dw, db, w are [c]");
+    assert!(rstd.len() == rows, "layer_norm backward: mean and rstd are [rows]");
+    assert!(dw.len() == c && db.len() == c, "layer_norm backward: dw, db, w are [c]");
     if c == 0 {
         return;
     }
@@ -208,7 +206,7 @@ mod tests {
                 let (dy, w, b) = (normal(2, rows * c), normal(3, c), normal(4, c));
                 let (mut y, mut dx) = (vec![0.0; rows * c], vec![0.0; rows * c]);
                 let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
-                layer_norm_fwd(&mut y, &mut mean, &mut rstd, &x, &w, &b, rows, c, 1e-6);
+                forward(&mut y, &mut mean, &mut rstd, &x, &w, &b, 1e-6);
                 let [wm, wr, wdx, wdw, wdb] = reference(&x, &dy, &w, 1e-6);
                 let wy: Vec<f64> = (0..rows * c)
                     .map(|e| {
@@ -227,16 +225,14 @@ mod tests {
                     close("y", &y, &wy);
                 }
                 let (mut dw, mut db) = (vec![f32::NAN; c], vec![f32::NAN; c]);
-                layer_norm_bwd(
-                    &mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, false,
-                );
+                backward(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, false);
                 if c > 1 {
                     close("dx", &dx, &wdx);
                     close("dw", &dw, &wdw);
                 }
                 close("db", &db, &wdb);
                 let before = (dw.clone(), db.clone());
-                layer_norm_bwd(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, true);
+                backward(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, true);
                 assert!(dw.iter().zip(&before.0).all(|(a, b)| *a == 2.0 * b));
                 assert!(db.iter().zip(&before.1).all(|(a, b)| *a == 2.0 * b));
             }
@@ -251,8 +247,8 @@ mod tests {
             let (mut y, mut dx) = (vec![0.0; rows * c], vec![0.0; rows * c]);
             let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
             let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
-            layer_norm_fwd(&mut y, &mut mean, &mut rstd, &x, &w, &b, rows, c, 1e-6);
-            layer_norm_bwd(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, rows, c, false);
+            forward(&mut y, &mut mean, &mut rstd, &x, &w, &b, 1e-6);
+            backward(&mut dx, &mut dw, &mut db, &dy, &x, &mean, &rstd, &w, false);
             [y, dx, dw, db].concat()
         });
     }

@@ -1,11 +1,11 @@
 //! The transposed convolution `2 x 2 x 2` with stride 2 as products over blocks of rows, whose
 //! `[rows, 8, out]` side lies in a buffer between the product and the doubled grid.
 
-use super::gemm::{Epilogue, MatRef, gemm};
-use super::par::{Shared, for_each_block};
-use super::scratch::Scratch;
 use crate::Result;
-use crate::ops::grid::Grid;
+use crate::ops::cpu::gemm::{Epilogue, MatRef, gemm};
+use crate::ops::cpu::par::{Shared, for_each_block};
+use crate::ops::cpu::scratch::Scratch;
+use crate::ops::grid::VoxelGrid;
 
 /// Floats of the buffer (4 MiB), unless a hundred rows need more. Blocks are cut by sizes alone.
 const BUFFER: usize = 1 << 20;
@@ -26,13 +26,13 @@ fn by_taps(weight: &[f32], [fan_in, out]: [usize; 2]) -> Scratch {
     packed
 }
 
-/// See [`crate::ops::conv_transpose`]; `sizes`: in and out. The caller has checked all lengths.
+/// The volume at twice the size; `sizes`: in and out. The caller has checked all lengths.
 pub fn forward(
     y: &mut [f32],
     x: &[f32],
     weight: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let weight = by_taps(weight, sizes);
@@ -59,7 +59,7 @@ pub fn forward(
 }
 
 /// The rows of dy that belong to `count` rows from `first` on, as `[count, 8 out]`.
-fn gather(dy: &[f32], first: usize, count: usize, out: usize, grid: Grid) -> Scratch {
+fn gather(dy: &[f32], first: usize, count: usize, out: usize, grid: VoxelGrid) -> Scratch {
     let mut blocks = Scratch::new(count * 8 * out);
     let shared = Shared::new(&mut blocks);
     for_each_block(count, 256, |_, range| {
@@ -82,7 +82,7 @@ pub fn backward_x(
     dy: &[f32],
     weight: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let weight = by_taps(weight, sizes);
@@ -105,7 +105,7 @@ pub fn backward_weight(
     dy: &[f32],
     x: &[f32],
     sizes: [usize; 2],
-    grid: Grid,
+    grid: VoxelGrid,
 ) -> Result<()> {
     let [fan_in, out] = sizes;
     let mut sums = Scratch::zeroed(fan_in * 8 * out);

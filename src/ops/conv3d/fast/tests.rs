@@ -4,10 +4,10 @@ use super::forward::{backward_x, convolve, forward};
 use super::weights::gradient;
 use crate::ops::cpu::simd::levels;
 use crate::ops::cpu::testing::{normal, same_bits_for_any_threads};
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// `sum over voxels v, taps and channels`: calls `f(v, v + tap, tap)` for all pairs within the grid.
-fn pairs(grid: Grid, mut f: impl FnMut(usize, usize, usize)) {
+fn pairs(grid: VoxelGrid, mut f: impl FnMut(usize, usize, usize)) {
     let [d, h, w] = grid.dims;
     let at = |b: usize, z: usize, y: usize, x: usize| ((b * d + z) * h + y) * w + x;
     for v in 0..grid.rows() {
@@ -41,7 +41,7 @@ const CASES: [([usize; 2], usize, [usize; 4]); 6] = [
 #[test]
 fn tiles_of_every_level_agree_with_f64() {
     for (channels, out, [batch, d, h, w]) in CASES {
-        let grid = Grid { batch, dims: [d, h, w] };
+        let grid = VoxelGrid { batch, dims: [d, h, w] };
         let c = channels[0] + channels[1];
         let data = [normal(1, grid.rows() * channels[0]), normal(2, grid.rows() * channels[1])];
         let all = [(&data[0][..], channels[0]), (&data[1][..], channels[1])];
@@ -80,7 +80,7 @@ fn tiles_of_every_level_agree_with_f64() {
 #[test]
 fn gradient_of_an_input_is_the_transpose() {
     for (channels, out, [batch, d, h, w]) in CASES {
-        let grid = Grid { batch, dims: [d, h, w] };
+        let grid = VoxelGrid { batch, dims: [d, h, w] };
         let c = channels[0] + channels[1];
         let (weight, dy) = (normal(3, out * c * 27), normal(4, grid.rows() * out));
         let mut first = 0;
@@ -108,7 +108,7 @@ fn gradient_of_an_input_is_the_transpose() {
 
 #[test]
 fn bits_do_not_depend_on_threads() {
-    let grid = Grid { batch: 2, dims: [5, 23, 31] };
+    let grid = VoxelGrid { batch: 2, dims: [5, 23, 31] };
     let (x, weight) = (normal(1, grid.rows() * 16), normal(2, 16 * 16 * 27));
     let dy = normal(3, grid.rows() * 16);
     same_bits_for_any_threads(|| {
@@ -139,7 +139,7 @@ fn rates() {
     for (side, channels, out) in
         [(48, 1, 16), (48, 16, 16), (48, 32, 16), (24, 64, 32), (12, 128, 128)]
     {
-        let grid = Grid { batch: 1, dims: [side; 3] };
+        let grid = VoxelGrid { batch: 1, dims: [side; 3] };
         let (x, dy) = (normal(1, grid.rows() * channels), normal(2, grid.rows() * out));
         let weight = normal(3, out * channels * 27);
         let giga = 2e-9 * (grid.rows() * out * channels * 27) as f64;

@@ -1,4 +1,4 @@
-//! Softmax attention over packed sequences, forward and backward, without ever holding a whole
+//! The f32 fast path of attention over packed sequences, forward and backward, without ever holding a whole
 //! S x S matrix (the recomputation scheme of FlashAttention, Dao et al., arXiv 2205.14135).
 //!
 //! Layout: `qkv [T, 3C]`, a row is `q | k | v`, each `heads` x `d` with `C = heads * d`. Sequence `s`
@@ -32,6 +32,14 @@ pub struct Shape<'a> {
     pub head_dim: usize,
     /// Factor of `q k`, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+}
+
+impl<'a> Shape<'a> {
+    /// With the usual scale.
+    pub fn new(cu_seqlens: &'a [i32], heads: usize, head_dim: usize) -> Self {
+        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+        Self { cu_seqlens, heads, head_dim, scale }
+    }
 }
 
 impl Shape<'_> {

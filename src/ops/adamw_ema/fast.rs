@@ -1,23 +1,9 @@
-//! AdamW (Loshchilov and Hutter, arXiv 1711.05101) and the moving average of the teacher, as loops
+//! The f32 fast path of the optimiser: AdamW and the moving average of the teacher, as vectorised loops
 //! over flat parameters.
 
-use crate::ops::cpu::par::{Shared, for_each_block};
+use super::{AdamW, Segment};
+use crate::ops::cpu::par::{ELEMENTS, Shared, for_each_block};
 use crate::ops::cpu::simd::{Arith, Level, multiversion_at};
-
-/// The scalars of one AdamW step.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamW {
-    pub lr: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    /// Decoupled: `p *= 1 - lr * weight_decay`.
-    pub weight_decay: f64,
-    /// Step number, from 1.
-    pub step: u64,
-    /// Gradients are multiplied by this first (clipping, accumulation).
-    pub grad_scale: f64,
-}
 
 /// What the loop needs, with the bias corrections rounded once.
 #[derive(Clone, Copy)]
@@ -31,17 +17,18 @@ pub(crate) struct Scalars {
     grad_scale: f32,
 }
 
-impl AdamW {
-    fn scalars(&self) -> Scalars {
-        let correction = |beta: f64| 1.0 - libm::pow(beta, self.step as f64);
-        Scalars {
-            decay: (1.0 - self.lr * self.weight_decay) as f32,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            eps: self.eps as f32,
-            step_size: (self.lr / correction(self.beta1)) as f32,
-            inv_sqrt_correction2: (1.0 / correction(self.beta2).sqrt()) as f32,
-            grad_scale: self.grad_scale as f32,
+impl Scalars {
+    fn new(a: &AdamW, segment: &Segment) -> Self {
+        let correction = |beta: f64| 1.0 - libm::pow(beta, segment.update as f64);
+        let weight_decay = if segment.decays { a.weight_decay } else { 0.0 };
+        Self {
+            decay: (1.0 - a.lr * weight_decay) as f32,
+            beta1: a.beta1 as f32,
+            beta2: a.beta2 as f32,
+            eps: a.eps as f32,
+            step_size: (a.lr / correction(a.beta1)) as f32,
+            inv_sqrt_correction2: (1.0 / correction(a.beta2).sqrt()) as f32,
+            grad_scale: a.grad_scale as f32,
         }
     }
 }
@@ -73,18 +60,22 @@ multiversion_at! {
     fn ema_block_at(average: &mut [f32], p: &[f32], share: f32) = ema_body;
 }
 
-/// Elements per task.
-const BLOCK: usize = 1 << 14;
-
-/// One AdamW step over parameters `p` with gradients `g` and moments `m`, `v`. Panics when the
-/// lengths differ.
-pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], scalars: AdamW) {
+/// One AdamW step over the parameters `p` of a segment with gradients `g` and moments `m`, `v`. Panics
+/// when the lengths differ.
+pub fn adamw(
+    settings: &AdamW,
+    segment: &Segment,
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) {
     let level = Level::detected();
     let n = p.len();
     assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: lengths differ");
-    let s = scalars.scalars();
+    let s = Scalars::new(settings, segment);
     let (p, m, v) = (Shared::new(p), Shared::new(m), Shared::new(v));
-    for_each_block(n, BLOCK, |_, r| {
+    for_each_block(n, ELEMENTS, |_, r| {
         // SAFETY: blocks are disjoint.
         let (p, m, v) = unsafe { (p.part(r.clone()), m.part(r.clone()), v.part(r.clone())) };
         adamw_block_at(level, p, &g[r], m, v, &s);
@@ -97,7 +88,7 @@ pub fn ema(average: &mut [f32], p: &[f32], momentum: f64) {
     let level = Level::detected();
     assert_eq!(average.len(), p.len(), "ema: lengths differ");
     let shared = Shared::new(average);
-    for_each_block(shared.len(), BLOCK, |_, r| {
+    for_each_block(shared.len(), ELEMENTS, |_, r| {
         // SAFETY: blocks are disjoint.
         let average = unsafe { shared.part(r.clone()) };
         ema_block_at(level, average, &p[r], share);
@@ -118,9 +109,10 @@ mod tests {
         let (lr, b1, b2, eps, wd, gs) = (1e-2, 0.9, 0.95, 1e-8, 0.05, 0.5);
         for step in 1..=5 {
             let g = normal(10 + step, n);
-            let scalars =
-                AdamW { lr, beta1: b1, beta2: b2, eps, weight_decay: wd, step, grad_scale: gs };
-            adamw(&mut p, &g, &mut m, &mut v, scalars);
+            let settings =
+                AdamW { lr, weight_decay: wd, beta1: b1, beta2: b2, eps, grad_scale: gs, ema: 0.0 };
+            let segment = Segment { offset: 0, len: n, decays: true, update: step };
+            adamw(&settings, &segment, &mut p, &g, &mut m, &mut v);
             for (x, g) in exact.iter_mut().zip(&g) {
                 let g = f64::from(*g) * gs;
                 x[1] = b1 * x[1] + (1.0 - b1) * g;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::kernel::{MOST_COLUMNS, MOST_ROWS};
+use super::tiles::{MOST_COLUMNS, MOST_ROWS};
 use crate::ops::cpu::scratch::Scratch;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// Floats of a panel (256 KiB), a part of L2, where a line of voxels is not longer by itself.
 const PANEL: usize = 1 << 16;
@@ -15,7 +15,7 @@ const FEW: usize = 4;
 /// How the lines of an output grid are cut into tasks, and what a panel looks like.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    pub grid: Grid,
+    pub grid: VoxelGrid,
     /// Channels of all inputs together.
     pub channels: usize,
     /// Most lines of output of a task; all lie in one plane.
@@ -38,7 +38,7 @@ pub(super) struct Task {
 }
 
 impl Layout {
-    pub fn new(grid: Grid, channels: usize) -> Self {
+    pub fn new(grid: VoxelGrid, channels: usize) -> Self {
         let [_, h, w] = grid.dims;
         let overlaps = channels > FEW;
         let (pitch, stride) = if overlaps { (w + 2, channels) } else { (w, 27 * channels) };

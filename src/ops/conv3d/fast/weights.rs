@@ -1,11 +1,11 @@
 //! The weight gradient: `dw[n, c, tap] = sum over voxels v of dy[v, n] x[v + tap, c]`.
 
-use super::kernel::{Kernels, Outer};
 use super::panel::Layout;
+use super::tiles::{Outer, Tiles};
 use crate::ops::cpu::par::{Shared, for_each_block, for_each_task};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::simd::Level;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// Groups of tasks that are summed apart, and the most floats that their sums may take together
 /// (64 MiB) where there are more than two.
@@ -19,7 +19,7 @@ pub fn backward_weight(
     dy: &[f32],
     inputs: &[(&[f32], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     gradient(Level::detected(), dw, accumulate, dy, inputs, out, grid);
 }
@@ -31,17 +31,17 @@ pub(super) fn gradient(
     dy: &[f32],
     inputs: &[(&[f32], usize)],
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels = inputs.iter().map(|x| x.1).sum();
     if dw.is_empty() {
         return;
     }
-    let kernels = Kernels::of(level);
+    let tiles = Tiles::of(level);
     let layout = Layout::new(grid, channels);
     // A line of taps of the sums is padded to whole tiles.
-    let line = layout.k.next_multiple_of(kernels.columns);
-    let (height, width) = (out.next_multiple_of(kernels.nr), line * layout.lines.len());
+    let line = layout.k.next_multiple_of(tiles.columns);
+    let (height, width) = (out.next_multiple_of(tiles.nr), line * layout.lines.len());
     let size = height * width;
     let groups = (PARTIALS / size).clamp(2, GROUPS).min(layout.tasks()).max(1);
     let mut partial = Scratch::new(groups * size);
@@ -65,12 +65,12 @@ pub(super) fn gradient(
                 to.zip(from).for_each(|(to, from)| to[..out].copy_from_slice(from));
             }
             for (l, start) in layout.lines.iter().enumerate() {
-                for j in (0..line).step_by(kernels.columns) {
-                    for i in (0..height).step_by(kernels.nr) {
+                for j in (0..line).step_by(tiles.columns) {
+                    for i in (0..height).step_by(tiles.nr) {
                         // SAFETY: `d` and `sums` are padded to whole tiles, the panel has slack for
                         // columns behind its last row.
                         unsafe {
-                            kernels.outer(Outer {
+                            tiles.outer(Outer {
                                 count: rows,
                                 a: d.as_ptr().add(i),
                                 a_stride: height,

@@ -1,8 +1,8 @@
 //! Forward and backward against plain loops in f64.
 
+use super::backward::backward_at;
+use super::forward::forward_at;
 use super::*;
-use crate::ops::cpu::attention::backward::backward_at;
-use crate::ops::cpu::attention::forward::forward_at;
 use crate::ops::cpu::simd::levels;
 use crate::ops::cpu::testing::{assert_close, normal, same_bits_for_any_threads};
 

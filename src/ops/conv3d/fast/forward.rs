@@ -1,12 +1,12 @@
 //! `y = conv(inputs) + bias`, and the gradient of an input, which is the same with the taps mirrored
 //! and the channels exchanged.
 
-use super::kernel::{Kernels, Rows};
 use super::panel::Layout;
+use super::tiles::{Rows, Tiles};
 use crate::ops::cpu::par::{Shared, for_each_block, for_each_task};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::simd::Level;
-use crate::ops::grid::Grid;
+use crate::ops::grid::VoxelGrid;
 
 /// `y [rows, out] = conv(inputs) + bias`.
 ///
@@ -18,7 +18,7 @@ pub fn forward(
     weight: &[f32],
     bias: Option<&[f32]>,
     out: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let channels: usize = inputs.iter().map(|x| x.1).sum();
     let weight = |n: usize, tap: usize, c: usize| weight[(n * channels + c) * 27 + tap];
@@ -37,7 +37,7 @@ pub fn backward_x(
     weight: &[f32],
     range: std::ops::Range<usize>,
     channels: usize,
-    grid: Grid,
+    grid: VoxelGrid,
 ) {
     let out = weight.len() / (channels * 27).max(1);
     let mirrored =
@@ -59,17 +59,17 @@ pub(super) fn convolve(
     inputs: &[(&[f32], usize)],
     weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     n: usize,
-    grid: Grid,
+    grid: VoxelGrid,
     write: impl Fn(&mut [f32], &[f32]) + Sync,
 ) {
     let channels = inputs.iter().map(|x| x.1).sum();
     if y.is_empty() || channels == 0 {
         return;
     }
-    let kernels = Kernels::of(level);
+    let tiles = Tiles::of(level);
     let layout = Layout::new(grid, channels);
     let width = n.next_multiple_of(16);
-    let packed = pack(&kernels, &layout, weight, n, width);
+    let packed = pack(&tiles, &layout, weight, n, width);
     let y = Shared::new(y);
     let [_, _, w] = grid.dims;
     for_each_task(layout.tasks(), |index| {
@@ -77,9 +77,9 @@ pub(super) fn convolve(
         let mut panel = layout.scratch();
         layout.fill(&mut panel, inputs, &task);
         let rows = layout.rows(&task);
-        let mut sums = Scratch::new(rows.next_multiple_of(kernels.mr) * width);
-        for (j, columns) in kernels.panels(width) {
-            for i in (0..rows).step_by(kernels.mr) {
+        let mut sums = Scratch::new(rows.next_multiple_of(tiles.mr) * width);
+        for (j, columns) in tiles.panels(width) {
+            for i in (0..rows).step_by(tiles.mr) {
                 // SAFETY: the panel has slack for whole tiles of rows, `packed` holds every column
                 // panel, `sums` whole tiles of rows.
                 unsafe {
@@ -92,7 +92,7 @@ pub(super) fn convolve(
                         c: sums.as_mut_ptr().add(i * width + j),
                         c_stride: width,
                     };
-                    kernels.rows(x, columns);
+                    tiles.rows(x, columns);
                 }
             }
         }
@@ -108,14 +108,14 @@ pub(super) fn convolve(
 
 /// The weights as the register tiles read them: column panel after column panel, `[depth, width]`.
 fn pack(
-    kernels: &Kernels,
+    tiles: &Tiles,
     layout: &Layout,
     weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     n: usize,
     width: usize,
 ) -> Scratch {
     let (depth, channels) = (layout.depth(), layout.channels);
-    let panels: Vec<_> = kernels.panels(width).collect();
+    let panels: Vec<_> = tiles.panels(width).collect();
     let mut packed = Scratch::new(depth * width);
     let shared = Shared::new(&mut packed);
     for_each_block(depth, 64, |_, range| {

@@ -9,10 +9,10 @@ use crate::ops::cpu::simd::Level;
 
 /// Most rows of a tile, for the slack that a panel needs behind its last row.
 pub(super) const MOST_ROWS: usize = 14;
-/// Most columns that [`Kernels::outer`] reads at once.
+/// Most columns that [`Tiles::outer`] reads at once.
 pub(super) const MOST_COLUMNS: usize = 48;
 
-/// Operands of [`Kernels::rows`]: row `i` of A has its `k` values of line `l` at
+/// Operands of [`Tiles::rows`]: row `i` of A has its `k` values of line `l` at
 /// `a + i * stride + lines[l]`, B is `[lines * k, width]`, C `[rows, c_stride]` is overwritten.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -25,7 +25,7 @@ pub(super) struct Rows<'a> {
     pub c_stride: usize,
 }
 
-/// Operands of [`Kernels::outer`]: `c[i, j] += sum_p a[p, i] b[p, j]` for `count` rows p.
+/// Operands of [`Tiles::outer`]: `c[i, j] += sum_p a[p, i] b[p, j]` for `count` rows p.
 #[derive(Clone, Copy)]
 pub(super) struct Outer {
     pub count: usize,
@@ -39,7 +39,7 @@ pub(super) struct Outer {
 
 /// The tiles of an instruction set.
 #[derive(Clone, Copy)]
-pub(super) struct Kernels {
+pub(super) struct Tiles {
     /// Rows of a tile of `rows`.
     pub mr: usize,
     /// Rows (output channels) and columns of a tile of `outer`.
@@ -51,7 +51,7 @@ pub(super) struct Kernels {
     outer: unsafe fn(Outer),
 }
 
-impl Kernels {
+impl Tiles {
     pub fn of(level: Level) -> Self {
         match level.available() {
             #[cfg(target_arch = "x86_64")]
@@ -89,7 +89,7 @@ impl Kernels {
         (0..n).step_by(step).map(move |j| (j, step.min(n - j)))
     }
 
-    /// A tile of `mr` rows and `width` (one of [`Kernels::panels`]) columns of C.
+    /// A tile of `mr` rows and `width` (one of [`Tiles::panels`]) columns of C.
     ///
     /// # Safety
     /// A readable for `mr` rows, B for `lines * k` rows of `width`, C writable for `mr` x `width`.
@@ -119,7 +119,7 @@ mod portable {
     pub(super) unsafe fn rows(x: Rows<'_>) {
         const WIDTH: usize = 16;
         let mut sums = [[0.0f32; WIDTH]; MR];
-        // SAFETY: see `Kernels::rows`.
+        // SAFETY: see `Tiles::rows`.
         unsafe {
             for (l, line) in x.lines.iter().enumerate() {
                 for p in 0..x.k {
@@ -137,7 +137,7 @@ mod portable {
     }
 
     pub(super) unsafe fn outer(x: Outer) {
-        // SAFETY: see `Kernels::outer`.
+        // SAFETY: see `Tiles::outer`.
         unsafe {
             let row = |i: usize| x.c.add(i * x.c_stride).cast::<[f32; COLUMNS]>();
             let mut sums: [[f32; COLUMNS]; NR] = std::array::from_fn(|i| row(i).read_unaligned());
@@ -188,7 +188,7 @@ mod x86 {
             pub(super) unsafe fn $rows_name(x: Rows<'_>) {
                 let mut sums = [[$zero(); $vectors]; $mr];
                 let rs = x.stride;
-                // SAFETY: see `Kernels::rows`.
+                // SAFETY: see `Tiles::rows`.
                 unsafe {
                     let mut b = x.b;
                     for &line in x.lines {
@@ -220,7 +220,7 @@ mod x86 {
          $store:ident, $set1:ident, $fma:ident) => {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(x: Outer) {
-                // SAFETY: see `Kernels::outer`.
+                // SAFETY: see `Tiles::outer`.
                 unsafe {
                     let at = |i: usize, j: usize| x.c.add(i * x.c_stride + j * $lanes);
                     let mut sums = [$([$load(at($row, 0)), $load(at($row, 1)), $load(at($row, 2))]),*];
