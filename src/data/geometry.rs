@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::volume::Volume;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// Voxel indices `(d, h, w, 1)` to millimetres in RAS+ world space, row-major. The last row is
 /// `0 0 0 1`.
@@ -149,14 +149,18 @@ impl Orientation {
     /// changes.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_to_ras<T: Copy + Default>(&self, data: &[T], dims: [usize; 3]) -> Result<Vec<T>> {
+    pub fn voxels_to_ras<T: Copy + bytemuck::Zeroable>(
+        &self,
+        data: &[T],
+        dims: [usize; 3],
+    ) -> Result<Vec<T>> {
         self.permute(data, dims, true)
     }
 
     /// Turns RAS voxels back onto a grid of `dims` (those before [`Orientation::voxels_to_ras`]).
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_from_ras<T: Copy + Default>(
+    pub fn voxels_from_ras<T: Copy + bytemuck::Zeroable>(
         &self,
         data: &[T],
         dims: [usize; 3],
@@ -166,7 +170,7 @@ impl Orientation {
 
     /// Walks the RAS grid in order; its voxel `(x, y, z)` lies at `base + x s0 + y s1 + z s2` of the
     /// file's grid.
-    fn permute<T: Copy + Default>(
+    fn permute<T: Copy + bytemuck::Zeroable>(
         &self,
         data: &[T],
         dims: [usize; 3],
@@ -195,7 +199,7 @@ impl Orientation {
                 step[world] = -strides[axis];
             }
         }
-        let mut out = vec![T::default(); data.len()];
+        let mut out = limits::zeroed(data.len(), "a volume in RAS")?;
         for (from, out) in data.chunks_exact(count).zip(out.chunks_exact_mut(count)) {
             let mut ras = 0;
             for x in 0..nx as isize {

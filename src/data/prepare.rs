@@ -198,7 +198,7 @@ impl CaseRecord {
     }
 
     /// RAS voxels on the axes of the file; as they are, without a copy, where those are RAS.
-    fn turn_back<T: Copy + Default>(&self, ras: Vec<T>) -> Result<Vec<T>> {
+    fn turn_back<T: Copy + bytemuck::Zeroable>(&self, ras: Vec<T>) -> Result<Vec<T>> {
         let count = self.input_dims.iter().product::<usize>();
         match self.orientation.is_ras() && count > 0 && ras.len().is_multiple_of(count) {
             true => Ok(ras),
