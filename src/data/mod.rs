@@ -19,6 +19,7 @@ pub mod nifti;
 pub mod prepare;
 pub mod resample;
 pub mod synthetic;
+pub mod text;
 pub mod volume;
 
 pub use crop::{CropRecord, Pad};

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::data::layout::read_text;
+use crate::data::text::read_text;
 use crate::seg::{LabelRules, Region};
 use crate::{Error, Result};
 
