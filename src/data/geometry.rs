@@ -17,6 +17,20 @@ pub fn spacing_mm(affine: &Affine) -> [f64; 3] {
     [0, 1, 2].map(|c| (0..3).map(|r| affine[r][c] * affine[r][c]).sum::<f64>().sqrt())
 }
 
+/// The largest distance between the corners of a grid under two affines.
+pub fn corners_apart_mm(dims: [usize; 3], a: &Affine, b: &Affine) -> f64 {
+    let at = |corner: usize, axis: usize| match corner >> axis & 1 {
+        1 => dims[axis] as f64 - 1.0,
+        _ => 0.0,
+    };
+    let gap = |corner: usize, r: usize| {
+        (0..3).map(|c| (a[r][c] - b[r][c]) * at(corner, c)).sum::<f64>() + a[r][3] - b[r][3]
+    };
+    (0..8)
+        .map(|corner| (0..3).map(|r| gap(corner, r).powi(2)).sum::<f64>().sqrt())
+        .fold(0.0, f64::max)
+}
+
 /// Why an affine cannot be used, if it cannot.
 pub(super) fn check_affine(affine: &Affine) -> std::result::Result<(), &'static str> {
     if !affine.iter().flatten().all(|v| v.is_finite()) {
@@ -106,6 +120,29 @@ impl Orientation {
             is_flipped[axis] = r[row][axis] < 0.0;
         }
         Ok(Self { world_axis, is_flipped })
+    }
+
+    /// The way to turn a grid so that it lies on another one, voxel on voxel: axes swapped and reversed,
+    /// nothing interpolated. `None` when there is none within `tolerance_mm` at the corners.
+    pub fn between(
+        dims: [usize; 3],
+        affine: &Affine,
+        onto_dims: [usize; 3],
+        onto: &Affine,
+        tolerance_mm: f64,
+    ) -> Option<Self> {
+        const ORDERS: [[usize; 3]; 6] =
+            [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let turns = ORDERS.into_iter().flat_map(|world_axis| {
+            (0..8).map(move |signs: usize| Self {
+                world_axis,
+                is_flipped: [0, 1, 2].map(|axis| signs >> axis & 1 == 1),
+            })
+        });
+        turns.into_iter().find(|turn| {
+            turn.ras_dims(dims) == onto_dims
+                && corners_apart_mm(onto_dims, &turn.ras_affine(affine, dims), onto) <= tolerance_mm
+        })
     }
 
     /// Codes as nibabel's `aff2axcodes`: the direction each array axis runs to, such as `RAS`.

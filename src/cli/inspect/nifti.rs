@@ -33,6 +33,9 @@ pub fn file(path: &Path, show_identifiers: bool, header_only: bool) -> Result<St
     row("stored as", stored(&header));
     geometry_rows(&header, &mut row);
     let mut text = format!("{}\n{}", path.display(), table.render("  "));
+    if let Some(warning) = header.forms_disagree() {
+        text += &format!("\nwarning: {warning}\n");
+    }
     if !header_only {
         let options = ReadOptions { channels: Channels::UpTo(usize::MAX), ..Default::default() };
         text += &format!("\n{}", intensities(&read_volume(path, &options)?));
