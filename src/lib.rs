@@ -11,6 +11,7 @@ pub mod glmae;
 pub mod infer;
 pub mod interchange;
 pub mod lab;
+pub mod limits;
 pub mod nn;
 pub mod ops;
 pub mod parallel;

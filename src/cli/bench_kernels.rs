@@ -57,7 +57,7 @@ pub struct Args {
 
 fn targets(args: &Args) -> Result<Vec<Target>> {
     if let Some(path) = &args.shapes {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = glmae::data::text::read_text(path)?;
         return Ok(Target::list(&text)?);
     }
     let shape = args.shape.as_deref().map(parse_shape).transpose()?;

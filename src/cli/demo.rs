@@ -6,7 +6,6 @@ use std::time::Instant;
 use anyhow::Result;
 use glmae::Error;
 use glmae::config::finetune::FinetuneConfig;
-use glmae::data::Limits;
 use glmae::data::synthetic::generate;
 use glmae::device::Device;
 use glmae::error::exit;
@@ -126,7 +125,7 @@ impl Stage<'_> {
             rules: LabelRules::classes(task.classes()),
             reference_rules: task.label_rules(),
             tolerances_mm: vec![4.0],
-            limits: Limits::default(),
+            ..Settings::default()
         };
         let mut bar: Option<WorkProgress> = None;
         let mut before = 0;

@@ -8,6 +8,7 @@ use glmae::device::Device;
 use glmae::device::fatbin::{self, Code};
 use glmae::device::launch::{FATBINS, KERNELS};
 use glmae::error::exit;
+use glmae::limits::{self, Bound};
 
 use super::term::{self, Table};
 
@@ -41,9 +42,10 @@ impl Finding {
 }
 
 pub fn run(_: &Args) -> Result<u8> {
-    let groups: [(&str, Vec<Finding>); 4] = [
+    let groups: [(&str, Vec<Finding>); 5] = [
         ("binary", binary()),
         ("machine", machine()),
+        ("memory that a run may use", memory()),
         ("devices", devices()),
         ("toolchain (only to build glmae)", toolchain()),
     ];
@@ -113,28 +115,30 @@ fn machine() -> Vec<Finding> {
     if let Ok(n) = std::env::var("RAYON_NUM_THREADS") {
         threads.state += &format!(", RAYON_NUM_THREADS={n}");
     }
-    let memory = match memory() {
-        Some((total, available)) => {
-            let free = term::bytes(available);
-            let found = Finding::new("memory", format!("{}, {free} available", term::bytes(total)));
-            match available < 2 << 30 {
-                true => found.advise("lower data.cache_mib (default 4096) and train.batch"),
-                false => found,
-            }
-        }
-        None => Finding::new("memory", "unknown (no /proc/meminfo)"),
-    };
-    vec![threads, Finding::new("vector units", vector_units()), memory]
+    vec![threads, Finding::new("vector units", vector_units())]
 }
 
-/// Total and available memory in bytes (Linux).
-fn memory() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let value = |key: &str| -> Option<u64> {
-        let line = text.lines().find_map(|l| l.strip_prefix(key))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+/// Every limit on the memory of a run, the one that binds first.
+fn memory() -> Vec<Finding> {
+    let bounds = limits::bounds();
+    let Some(binding) = limits::tightest(&bounds) else {
+        return vec![Finding::new(
+            "unknown",
+            "no /proc/meminfo: a run that needs too much is not refused",
+        )];
     };
-    Some((value("MemTotal:")?, value("MemAvailable:")?))
+    let finding = |(i, bound): (usize, &Bound)| {
+        let [free, total] = [bound.free, bound.total].map(term::bytes);
+        let name = if i == 0 { "binds" } else { "beside it" };
+        let name = if bounds.len() == 1 { "limit" } else { name };
+        let found =
+            Finding::new(name, format!("{}: {free} left of {total}", term::clean(&bound.name)));
+        match i == 0 && binding.free < 2 << 30 {
+            true => found.advise("lower data.cache_mib (default 4096) and train.batch"),
+            false => found,
+        }
+    };
+    bounds.iter().enumerate().map(finding).collect()
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,10 +8,11 @@ use anyhow::Result;
 use glmae::Error;
 use glmae::atomic;
 use glmae::data::Limits;
+use glmae::data::label::Rounding;
 use glmae::error::exit;
 use glmae::report::progress::WorkProgress;
 use glmae::seg::dataset::DatasetInfo;
-use glmae::seg::evaluate::{Settings, evaluate};
+use glmae::seg::evaluate::{MissedDistance, Settings, evaluate};
 use glmae::seg::match_files::{Matching, match_files};
 use glmae::seg::task::TaskKind;
 use glmae::seg::{LabelRules, Region, Task};
@@ -30,6 +31,7 @@ Examples:
   glmae evaluate --pred case.nii.gz --ref label.nii.gz --classes 14
   glmae evaluate --pred out/ --ref labelsTr --task brats
   glmae evaluate --pred out/ --ref labelsTr --tolerance 2 --json summary.json --csv cases.csv
+  glmae evaluate --pred out/ --ref labelsTr --ignore-label 255 --missed-distance diagonal
   glmae evaluate --pred out/predictions.csv --ref CC-CCII --task cc-ccii --validation
 
 Per case and class: Dice, IoU, 95th percentile and maximum Hausdorff distance in mm, surface Dice
@@ -66,6 +68,19 @@ pub struct Args {
     /// Tolerance of the surface Dice in mm; may be given several times
     #[arg(long, value_name = "MM", default_values_t = [1.0, 2.0])]
     tolerance: Vec<f64>,
+    /// Value of references whose voxels are not judged, such as 255; default: labels.ignore of
+    /// --labels
+    #[arg(long, value_name = "VALUE")]
+    ignore_label: Option<u16>,
+    /// Round labels that are up to this far from whole numbers, as interpolation leaves them;
+    /// below 0.5
+    #[arg(long, value_name = "DISTANCE")]
+    round_labels: Option<f32>,
+    /// HD95 and HD of a structure that the prediction misses: in no mean (MONAI), or the diagonal
+    /// of the volume
+    #[arg(long, value_name = "RULE", value_parser = ["left-out", "diagonal"],
+        default_value = "left-out")]
+    missed_distance: String,
     /// Judge what has a partner even if other files have none
     #[arg(long)]
     allow_missing: bool,
@@ -86,12 +101,18 @@ pub fn run(args: &Args) -> Result<u8> {
         let reason = "--validation: is for tasks with one class per image";
         return Err(Error::Config(reason.into()).into());
     }
-    let Judged { regions, rules, reference_rules } = judged(args, task)?;
+    let Judged { regions, rules, reference_rules, ignore } = judged(args, task)?;
     let settings = Settings {
         regions,
         rules,
         reference_rules,
         tolerances_mm: tolerances(&args.tolerance)?,
+        ignore: args.ignore_label.or(ignore),
+        rounding: rounding(args.round_labels)?,
+        missed: match args.missed_distance.as_str() {
+            "diagonal" => MissedDistance::Diagonal,
+            _ => MissedDistance::LeftOut,
+        },
         limits: Limits::default(),
     };
     for path in [&args.json, &args.csv].into_iter().flatten() {
@@ -125,6 +146,7 @@ struct Judged {
     regions: Vec<Region>,
     rules: LabelRules,
     reference_rules: LabelRules,
+    ignore: Option<u16>,
 }
 
 /// From `--classes`, `--labels`, `--task`, or none of them.
@@ -133,6 +155,7 @@ fn judged(args: &Args, task: Option<Task>) -> Result<Judged> {
         regions,
         rules: rules.clone(),
         reference_rules: rules,
+        ignore: None,
     };
     if let Some(path) = &args.labels {
         let path = if path.is_dir() { path.join("dataset.json") } else { path.clone() };
@@ -140,13 +163,15 @@ fn judged(args: &Args, task: Option<Task>) -> Result<Judged> {
         if info.regions.is_empty() {
             return Err(Error::data(&path, "declares no label but the background").into());
         }
-        return Ok(same(info.regions.clone(), info.rules()));
+        let ignore = info.ignore.map(u16::from);
+        return Ok(Judged { ignore, ..same(info.regions.clone(), info.rules()) });
     }
     if let Some(task) = task {
         return Ok(Judged {
             regions: task.regions(args.as_published),
             rules: LabelRules::classes(task.classes()),
             reference_rules: task.label_rules(),
+            ignore: None,
         });
     }
     match args.classes {
@@ -157,6 +182,20 @@ fn judged(args: &Args, task: Option<Task>) -> Result<Judged> {
             Err(Error::Config(reason).into())
         }
     }
+}
+
+/// Errors: [`Error::Config`] for a distance that would make a half of anything.
+fn rounding(within: Option<f32>) -> Result<Rounding> {
+    let mut rounding = Rounding { flag: Some("--round-labels"), ..Rounding::default() };
+    match within {
+        Some(d) if !(d > 0.0 && d < 0.5) => {
+            let reason = format!("--round-labels {d}: above 0 and below 0.5");
+            return Err(Error::Config(reason).into());
+        }
+        Some(d) => rounding.within = d,
+        None => {}
+    }
+    Ok(rounding)
 }
 
 /// In the order given, each once.
@@ -216,6 +255,9 @@ fn settle_unpaired(args: &Args, found: &Matching) -> Result<()> {
         if files.len() > SHOWN {
             text += &format!("\n    and {} more", files.len() - SHOWN);
         }
+    }
+    for hint in &found.hints {
+        text += &format!("\n  {}", term::clean(hint));
     }
     if found.pairs.is_empty() {
         let reason = format!("no prediction has the name of a reference{text}");

@@ -30,6 +30,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use glmae::error::exit;
+use glmae::limits;
 use tracing_subscriber::EnvFilter;
 
 /// Pre-trains 3D medical image encoders with GL-MAE (global-local masked autoencoders,
@@ -106,6 +107,7 @@ enum Verb {
 
 /// Runs the program; returns its exit code.
 pub fn main() -> u8 {
+    limits::note();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

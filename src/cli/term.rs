@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+pub use glmae::limits::bytes;
 
 /// Writes results to stdout.
 pub fn print(text: &str) -> Result<()> {
@@ -58,18 +59,6 @@ impl Table {
         }
         text
     }
-}
-
-/// Bytes with a binary unit: `831 B`, `12.3 MiB`.
-pub fn bytes(n: u64) -> String {
-    let mut value = n as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
 }
 
 /// A count with groups of three digits: `1,234,567`.

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::Config;
+use crate::data::text::read_text;
 use crate::{Error, Result};
 
 /// The shipped presets by name, built into the program so that it needs no files beside it.
@@ -66,9 +67,7 @@ impl Config {
 pub(crate) fn text_of(source: &str, presets: &[(&str, &str)]) -> Result<String> {
     match presets.iter().find(|(name, _)| *name == source) {
         Some((_, text)) => Ok((*text).to_owned()),
-        None if Path::new(source).exists() => {
-            std::fs::read_to_string(source).map_err(Error::io(source, "read"))
-        }
+        None if Path::new(source).exists() => read_text(Path::new(source)),
         None => {
             let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
             Err(Error::Config(format!(

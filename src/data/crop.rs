@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::geometry::Affine;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// Where zeros go when a volume is smaller than it must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,9 +58,10 @@ impl CropRecord {
     /// Cuts `[c, grid]` voxels to `[c, dims]`; padding is 0.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of grids.
-    pub fn cut<T: Copy + Default>(&self, data: &[T]) -> Result<Vec<T>> {
+    pub fn cut<T: Copy + bytemuck::Zeroable>(&self, data: &[T]) -> Result<Vec<T>> {
         let channels = whole("crop", data.len(), self.grid)?;
-        let mut out = vec![T::default(); channels * self.dims.iter().product::<usize>()];
+        let mut out =
+            limits::zeroed(channels * self.dims.iter().product::<usize>(), "a cut-out volume")?;
         self.rows(channels, |grid, result, n| {
             out[result..result + n].copy_from_slice(&data[grid..grid + n]);
         });
@@ -70,9 +71,11 @@ impl CropRecord {
     /// Pastes `[c, dims]` voxels into `[c, grid]` voxels filled with `fill`; padding is dropped.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of results.
-    pub fn paste<T: Copy>(&self, data: &[T], fill: T) -> Result<Vec<T>> {
+    pub fn paste<T: Copy + bytemuck::Zeroable>(&self, data: &[T], fill: T) -> Result<Vec<T>> {
         let channels = whole("paste", data.len(), self.dims)?;
-        let mut out = vec![fill; channels * self.grid.iter().product::<usize>()];
+        let mut out =
+            limits::zeroed(channels * self.grid.iter().product::<usize>(), "a restored volume")?;
+        out.fill(fill);
         self.rows(channels, |grid, result, n| {
             out[grid..grid + n].copy_from_slice(&data[result..result + n]);
         });

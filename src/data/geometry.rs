@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::volume::Volume;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// Voxel indices `(d, h, w, 1)` to millimetres in RAS+ world space, row-major. The last row is
 /// `0 0 0 1`.
@@ -15,6 +15,20 @@ pub type Affine = [[f64; 4]; 4];
 /// Lengths of the first three columns, in millimetres.
 pub fn spacing_mm(affine: &Affine) -> [f64; 3] {
     [0, 1, 2].map(|c| (0..3).map(|r| affine[r][c] * affine[r][c]).sum::<f64>().sqrt())
+}
+
+/// The largest distance between the corners of a grid under two affines.
+pub fn corners_apart_mm(dims: [usize; 3], a: &Affine, b: &Affine) -> f64 {
+    let at = |corner: usize, axis: usize| match corner >> axis & 1 {
+        1 => dims[axis] as f64 - 1.0,
+        _ => 0.0,
+    };
+    let gap = |corner: usize, r: usize| {
+        (0..3).map(|c| (a[r][c] - b[r][c]) * at(corner, c)).sum::<f64>() + a[r][3] - b[r][3]
+    };
+    (0..8)
+        .map(|corner| (0..3).map(|r| gap(corner, r).powi(2)).sum::<f64>().sqrt())
+        .fold(0.0, f64::max)
 }
 
 /// Why an affine cannot be used, if it cannot.
@@ -108,6 +122,29 @@ impl Orientation {
         Ok(Self { world_axis, is_flipped })
     }
 
+    /// The way to turn a grid so that it lies on another one, voxel on voxel: axes swapped and reversed,
+    /// nothing interpolated. `None` when there is none within `tolerance_mm` at the corners.
+    pub fn between(
+        dims: [usize; 3],
+        affine: &Affine,
+        onto_dims: [usize; 3],
+        onto: &Affine,
+        tolerance_mm: f64,
+    ) -> Option<Self> {
+        const ORDERS: [[usize; 3]; 6] =
+            [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let turns = ORDERS.into_iter().flat_map(|world_axis| {
+            (0..8).map(move |signs: usize| Self {
+                world_axis,
+                is_flipped: [0, 1, 2].map(|axis| signs >> axis & 1 == 1),
+            })
+        });
+        turns.into_iter().find(|turn| {
+            turn.ras_dims(dims) == onto_dims
+                && corners_apart_mm(onto_dims, &turn.ras_affine(affine, dims), onto) <= tolerance_mm
+        })
+    }
+
     /// Codes as nibabel's `aff2axcodes`: the direction each array axis runs to, such as `RAS`.
     pub fn codes(&self) -> String {
         const NAMES: [[char; 2]; 3] = [['R', 'L'], ['A', 'P'], ['S', 'I']];
@@ -149,14 +186,18 @@ impl Orientation {
     /// changes.
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_to_ras<T: Copy + Default>(&self, data: &[T], dims: [usize; 3]) -> Result<Vec<T>> {
+    pub fn voxels_to_ras<T: Copy + bytemuck::Zeroable>(
+        &self,
+        data: &[T],
+        dims: [usize; 3],
+    ) -> Result<Vec<T>> {
         self.permute(data, dims, true)
     }
 
     /// Turns RAS voxels back onto a grid of `dims` (those before [`Orientation::voxels_to_ras`]).
     ///
     /// Errors: [`Error::Shape`] when `data` is not a whole number of such grids.
-    pub fn voxels_from_ras<T: Copy + Default>(
+    pub fn voxels_from_ras<T: Copy + bytemuck::Zeroable>(
         &self,
         data: &[T],
         dims: [usize; 3],
@@ -166,7 +207,7 @@ impl Orientation {
 
     /// Walks the RAS grid in order; its voxel `(x, y, z)` lies at `base + x s0 + y s1 + z s2` of the
     /// file's grid.
-    fn permute<T: Copy + Default>(
+    fn permute<T: Copy + bytemuck::Zeroable>(
         &self,
         data: &[T],
         dims: [usize; 3],
@@ -195,7 +236,7 @@ impl Orientation {
                 step[world] = -strides[axis];
             }
         }
-        let mut out = vec![T::default(); data.len()];
+        let mut out = limits::zeroed(data.len(), "a volume in RAS")?;
         for (from, out) in data.chunks_exact(count).zip(out.chunks_exact_mut(count)) {
             let mut ras = 0;
             for x in 0..nx as isize {

@@ -7,8 +7,37 @@ use super::nifti::{Limits, ReadOptions, read_volume};
 use super::prepare::{CaseRecord, same_place};
 use crate::{Error, Result};
 
-/// Farthest a stored label may be from a whole number: masks stored with a slope read as 0.99999997.
-const TOLERANCE: f32 = 1e-3;
+/// How far from whole numbers stored labels may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rounding {
+    /// Farthest distance; below one half.
+    pub within: f32,
+    /// The flag that makes it larger, where there is one, for messages.
+    pub flag: Option<&'static str>,
+}
+
+impl Default for Rounding {
+    /// Masks stored with a slope read as 0.99999997.
+    fn default() -> Self {
+        Self { within: 1e-3, flag: None }
+    }
+}
+
+impl Rounding {
+    /// How to go on with values that are no farther than `apart` from whole numbers.
+    fn way_out(&self, apart: f32) -> String {
+        // Beyond the last it is an image or a probability.
+        let enough = [0.1f32, 0.2, 0.3, 0.4].into_iter().find(|share| apart <= *share);
+        match (self.flag, enough) {
+            (Some(flag), Some(share)) => format!(
+                "; its values are up to {apart:.4} from whole numbers, as resampling with \
+                 interpolation leaves them: {flag} {share} rounds them"
+            ),
+            (_, None) => "; this looks like an image or probabilities, not labels".to_owned(),
+            (None, _) => String::new(),
+        }
+    }
+}
 
 /// A label map as it is stored: whole numbers on the grid of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +62,16 @@ impl LabelImage {
 /// Errors: [`Error::Io`]; [`Error::Data`] when the file is refused or holds a value that is not a
 /// whole number from 0 to 65535 (the voxel is named).
 pub fn read_labels(path: &Path, limits: &Limits) -> Result<LabelImage> {
+    read_labels_within(path, limits, Rounding::default())
+}
+
+/// As [`read_labels`], with values rounded that are near whole numbers.
+///
+/// Errors: as [`read_labels`].
+pub fn read_labels_within(path: &Path, limits: &Limits, rounding: Rounding) -> Result<LabelImage> {
     let volume = read_volume(path, &ReadOptions { limits: *limits, ..ReadOptions::default() })?;
     let is_label =
-        |v: f32| (v - v.round()).abs() <= TOLERANCE && (0.0..=65535.0).contains(&v.round());
+        |v: f32| (v - v.round()).abs() <= rounding.within && (0.0..=65535.0).contains(&v.round());
     let bad = volume.data.iter().position(|&v| !is_label(v));
     let value = bad.and_then(|at| volume.data.get(at).copied());
     let image = LabelImage {
@@ -49,11 +85,21 @@ pub fn read_labels(path: &Path, limits: &Limits) -> Result<LabelImage> {
         Some((at, value)) => Err(Error::data(
             path,
             format!(
-                "the label at voxel {:?} is {value}, not a whole number from 0 to 65535",
-                image.voxel(at)
+                "the label at voxel {:?} is {value}, not a whole number from 0 to 65535{}",
+                image.voxel(at),
+                rounding.way_out(farthest(&volume.data))
             ),
         )),
     }
+}
+
+/// The largest distance from a whole number; infinite when a value is no label whatever its fraction.
+fn farthest(values: &[f32]) -> f32 {
+    let apart = |v: &f32| match (0.0..=65535.0).contains(&v.round()) {
+        true => (v - v.round()).abs(),
+        false => f32::INFINITY,
+    };
+    values.iter().map(apart).fold(0.0, f32::max)
 }
 
 /// Checks that a label map lies on the grid of the image that `record` prepared.

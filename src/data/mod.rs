@@ -10,6 +10,7 @@
 #![allow(clippy::needless_range_loop)]
 
 pub mod crop;
+pub mod footprint;
 pub mod geometry;
 pub mod intensity;
 pub mod label;
@@ -19,9 +20,11 @@ pub mod nifti;
 pub mod prepare;
 pub mod resample;
 pub mod synthetic;
+pub mod text;
 pub mod volume;
 
 pub use crop::{CropRecord, Pad};
+pub use footprint::{Footprint, footprint};
 pub use geometry::{Affine, Orientation};
 pub use intensity::{Intensity, IntensityMap};
 pub use label::{LabelImage, prepare_label, read_labels};

@@ -198,7 +198,7 @@ impl CaseRecord {
     }
 
     /// RAS voxels on the axes of the file; as they are, without a copy, where those are RAS.
-    fn turn_back<T: Copy + Default>(&self, ras: Vec<T>) -> Result<Vec<T>> {
+    fn turn_back<T: Copy + bytemuck::Zeroable>(&self, ras: Vec<T>) -> Result<Vec<T>> {
         let count = self.input_dims.iter().product::<usize>();
         match self.orientation.is_ras() && count > 0 && ras.len().is_multiple_of(count) {
             true => Ok(ras),
@@ -222,7 +222,7 @@ impl CaseRecord {
 /// Reads and prepares a case.
 ///
 /// Errors: [`Error::Io`] and [`Error::Data`] when a file of the case cannot be used (also: channels
-/// on different grids, NaN or infinite voxels, no foreground); [`Error::Config`] for a wrong
+/// on different grids, NaN or infinite voxels, no foreground, no contrast); [`Error::Config`] for a wrong
 /// configuration; [`Error::OutOfMemory`].
 pub fn prepare(case: &Case, config: &PrepareConfig) -> Result<Prepared> {
     config.intensity.check()?;
@@ -315,6 +315,22 @@ fn settle_nonfinite(path: &Path, volume: &mut Volume, rule: NonFinite) -> Result
     ))
 }
 
+/// The value of all voxels of all channels in a box, if they have one. A single channel may be empty, as
+/// a sequence that was not taken is.
+fn constant(data: &[f32], dims: [usize; 3], start: [usize; 3], size: [usize; 3]) -> Option<f32> {
+    let [nd, nh, nw] = dims;
+    let first = *data.get((start[0] * nh + start[1]) * nw + start[2])?;
+    let mut rows = data.chunks_exact(nd * nh * nw).flat_map(|channel| {
+        (start[0]..start[0] + size[0]).flat_map(move |d| {
+            (start[1]..start[1] + size[1]).map(move |h| {
+                let row = (d * nh + h) * nw + start[2];
+                &channel[row..row + size[2]]
+            })
+        })
+    });
+    rows.all(|row| row.iter().all(|&v| v == first)).then_some(first)
+}
+
 /// Prepares a volume that is already in memory; `path` is for messages.
 ///
 /// Errors: as [`prepare`].
@@ -358,6 +374,13 @@ pub fn prepare_volume(
             )
         })?,
     };
+    if let Some(value) = constant(&ras.data, ras.dims, start, size) {
+        let reason = format!(
+            "no contrast: every voxel is {value} after the intensity map {:?}",
+            config.intensity
+        );
+        return Err(Error::data(path, reason));
+    }
     let crop = CropRecord::new(ras.dims, start, size, config.min_size, config.pad);
     let data = if crop.dims == ras.dims { ras.data } else { crop.cut(&ras.data)? };
     Ok(Prepared {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::geometry::{Affine, check_affine};
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// Most voxels of a new grid: 2^31, as of a file.
 const MAX_VOXELS: f64 = (1u64 << 31) as f64;
@@ -186,7 +186,10 @@ impl Resample {
     /// Values `[c, to_dims]` of the nearest voxels of `[c, from_dims]`; halves go to even indices.
     ///
     /// Errors: as [`Resample::linear`].
-    pub fn nearest<T: Copy + Default + Send + Sync>(&self, data: &[T]) -> Result<Vec<T>> {
+    pub fn nearest<T: Copy + bytemuck::Zeroable + Send + Sync>(
+        &self,
+        data: &[T],
+    ) -> Result<Vec<T>> {
         let [_, nh, nw] = self.from_dims;
         self.sample(data, |volume, at| {
             let [d, h, w] = at.map(|v| v.round_ties_even() as usize);
@@ -195,7 +198,7 @@ impl Resample {
     }
 
     /// `value(volume, position)` for every new voxel; positions are inside of the old grid.
-    fn sample<T: Copy + Default + Send + Sync>(
+    fn sample<T: Copy + bytemuck::Zeroable + Send + Sync>(
         &self,
         data: &[T],
         value: impl Fn(&[T], [f64; 3]) -> T + Sync,
@@ -211,7 +214,7 @@ impl Resample {
         }
         let (m, offset) = self.index_map()?;
         let last = self.from_dims.map(|n| n as f64 - 1.0);
-        let mut out = vec![T::default(); data.len() / count * nd * nh * nw];
+        let mut out = limits::zeroed(data.len() / count * nd * nh * nw, "a resampled volume")?;
         out.par_chunks_mut(nh * nw).enumerate().for_each(|(slice, out)| {
             let volume = &data[slice / nd * count..][..count];
             let d = (slice % nd) as f64;

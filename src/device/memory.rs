@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::{Result, limits};
+
 /// One cache line: the unit of allocation, so that every tensor starts aligned for vector loads.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -30,19 +32,39 @@ fn size_class(lines: usize) -> usize {
     lines.div_ceil(step) * step
 }
 
+/// Memory of the system; what the pool keeps of other sizes makes room first.
+fn fresh(lines: usize) -> Result<Vec<Line>> {
+    let ask = || limits::zeroed(lines, "a tensor on the CPU");
+    ask().or_else(|_| {
+        empty_pool();
+        ask()
+    })
+}
+
+fn empty_pool() {
+    if let Ok(mut pool) = POOL.lock() {
+        pool.clear();
+    }
+}
+
 impl HostMemory {
     /// At least `bytes` of memory with unspecified (but initialised) contents. In builds with
     /// debug assertions they are NaN patterns, so that an op that reads what it did not write shows.
-    pub fn new(bytes: usize) -> Self {
+    ///
+    /// Errors: [`crate::Error::OutOfMemory`] when there is no room, not even with the pool given back.
+    pub fn new(bytes: usize) -> Result<Self> {
         let class = size_class(bytes.div_ceil(64));
         let pooled = POOL.lock().ok().and_then(|mut pool| pool.get_mut(&class)?.pop());
         #[allow(unused_mut)]
-        let mut lines = pooled.unwrap_or_else(|| vec![Line([0; 64]); class]);
+        let mut lines = match pooled {
+            Some(lines) => lines,
+            None => fresh(class)?,
+        };
         #[cfg(debug_assertions)]
         lines.fill(Line([0xFF; 64]));
         let live = LIVE.fetch_add(class * 64, Relaxed) + class * 64;
         PEAK.fetch_max(live, Relaxed);
-        Self { lines }
+        Ok(Self { lines })
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -71,15 +93,20 @@ pub fn live_and_peak_bytes() -> (usize, usize) {
 
 /// Starts a new measurement of the peak, and gives pooled memory back to the system.
 pub fn reset_peak() {
-    if let Ok(mut pool) = POOL.lock() {
-        pool.clear();
-    }
+    empty_pool();
     PEAK.store(LIVE.load(Relaxed), Relaxed);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_machine_has_is_an_error() {
+        let refused = HostMemory::new(1 << 60).err().unwrap();
+        assert!(matches!(refused, crate::Error::OutOfMemory(_)), "{refused}");
+        assert!(refused.to_string().contains("a tensor on the CPU"), "{refused}");
+    }
 
     #[test]
     fn size_classes_waste_little_and_never_shrink() {

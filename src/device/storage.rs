@@ -20,7 +20,7 @@ pub(super) struct DeviceMemory {
 impl Storage {
     pub fn new(device: &Device, bytes: usize) -> Result<Self> {
         match device {
-            Device::Cpu => Ok(Self::Host(HostMemory::new(bytes))),
+            Device::Cpu => Ok(Self::Host(HostMemory::new(bytes)?)),
             Device::Emulated(emulated) => {
                 let ptr = emulated.alloc(bytes.max(1), class::current())?;
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))

@@ -232,7 +232,13 @@ impl Loaded<'_> {
         let voxels = counts.collect();
         // Its qform and sform, their codes and units, as the image has them.
         let placement = match case.images.first() {
-            Some(image) => Some(read_header(image, &self.how.limits)?.placement),
+            Some(image) => {
+                let header = read_header(image, &self.how.limits)?;
+                if let Some(warning) = header.forms_disagree() {
+                    tracing::warn!("{}: {warning}", image.display());
+                }
+                Some(header.placement)
+            }
             None => None,
         };
         let frame = Frame { placement, ..record.frame() };

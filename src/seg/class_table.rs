@@ -7,6 +7,7 @@ use super::Task;
 use super::classes::Judgement;
 use super::dataset::list;
 use super::task::Target;
+use crate::data::text::read_text;
 use crate::{Error, Result, atomic};
 
 /// Farthest that the sum of an image's probabilities may be from 1.
@@ -80,18 +81,12 @@ fn records(path: &Path, columns: &[String]) -> Result<Vec<(u64, csv::StringRecor
             let line = pos.map_or(0, |p| p.line());
             Error::data(path, format!("line {line}: {len} cells, {expected_len} are needed"))
         }
-        csv::ErrorKind::Utf8 { pos, .. } => {
-            let line = pos.map_or(0, |p| p.line());
-            Error::data(path, format!("line {line}: is no UTF-8 text"))
-        }
         other => Error::data(path, format!("no table: {other:?}")),
     };
-    let mut reader = csv::ReaderBuilder::new().from_path(path).map_err(bad)?;
+    let text = read_text(path)?;
+    let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
     let found: Vec<String> =
         reader.headers().map_err(bad)?.iter().map(|c| c.trim().to_owned()).collect();
-    // Written by a spreadsheet.
-    let found: Vec<String> =
-        found.into_iter().map(|c| c.trim_start_matches('\u{feff}').to_owned()).collect();
     if found != columns {
         let (found, needed) = (found.join(","), columns.join(","));
         return Err(Error::data(path, format!("its columns are {found:?}, not {needed:?}")));

@@ -82,6 +82,13 @@ pub fn labelled_cases(path: &Path, allow_outside: bool) -> Result<LabelledSet> {
         return Ok(LabelledSet { cases, info: None, warnings: vec![] });
     }
     let info = DatasetInfo::read(&manifest)?;
+    if let Some(label) = info.ignore {
+        let reason = format!(
+            "labels.ignore = {label}: training does not ignore voxels; paint them with a class, or \
+             leave the cases out (`glmae evaluate` ignores them)"
+        );
+        return Err(Error::data(&manifest, reason));
+    }
     let options = DiscoverOptions { allow_outside, include_test: false };
     let source = discover(&manifest, &options)?;
     let (mut cases, mut lacking) = (Vec::new(), Vec::new());

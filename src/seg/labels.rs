@@ -76,14 +76,24 @@ impl LabelRules {
             (None, None) => "classes end at 255; larger values need a label map".to_owned(),
         };
         let voxel = label.voxel(at);
-        Error::data(path, format!("the label at voxel {voxel:?} is {value}, but {why}"))
+        let hint = match value {
+            255 => "; 255 is how many sets mark voxels to be ignored (nnU-Net: labels.ignore)",
+            _ => "",
+        };
+        Error::data(path, format!("the label at voxel {voxel:?} is {value}, but {why}{hint}"))
     }
 
     /// Reads a label map as class indices on the grid of the file.
     ///
     /// Errors: as [`read_labels`] and [`LabelRules::apply`].
     pub fn read(&self, path: &Path, limits: &Limits) -> Result<ClassImage> {
-        let stored = read_labels(path, limits)?;
+        self.of_stored(path, read_labels(path, limits)?)
+    }
+
+    /// As [`LabelRules::read`], of a map that was read before.
+    ///
+    /// Errors: as [`LabelRules::apply`].
+    pub fn of_stored(&self, path: &Path, stored: LabelImage) -> Result<ClassImage> {
         let classes = self.apply(path, &stored)?;
         let LabelImage { dims, affine, space_code, .. } = stored;
         Ok(ClassImage { classes, dims, affine, space_code })

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::data::nifti::{is_nifti_name, strip_nifti};
+use crate::data::text::{composed, readable};
 use crate::{Error, Result};
 
 /// A prediction and its reference.
@@ -25,6 +26,8 @@ pub struct Matching {
     pub only_predicted: Vec<PathBuf>,
     /// References without a prediction.
     pub only_reference: Vec<PathBuf>,
+    /// Why files that look alike are no pair.
+    pub hints: Vec<String>,
 }
 
 /// Words that say what a file is, not whose it is.
@@ -69,7 +72,8 @@ pub fn case_key(stem: &str) -> String {
 }
 
 /// Pairs predictions with references. Two files are a pair as they stand; two folders are paired by
-/// equal names without `.nii`, `.nii.gz`, then by equal [`case_key`]s. Sub-folders are not searched.
+/// equal names without `.nii`, `.nii.gz`, then by equal [`case_key`]s. Names are compared in their
+/// composed form (NFC), which is what people see. Sub-folders are not searched.
 ///
 /// Errors: [`Error::Io`]; [`Error::Data`] when a folder holds no NIfTI file, when a file is given
 /// with a folder, or when two files of a folder could be the same case.
@@ -96,7 +100,7 @@ fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let path = entry.map_err(Error::io(folder, "read"))?.path();
         let stem = strip_nifti(&path).filter(|s| !s.starts_with('.') && is_nifti_name(&path));
-        let Some(stem) = stem.filter(|_| path.is_file()) else { continue };
+        let Some(stem) = stem.filter(|_| path.is_file()).map(|s| composed(&s)) else { continue };
         if let Some(other) = found.insert(stem, path.clone()) {
             return Err(ambiguous(&path, &other));
         }
@@ -120,6 +124,13 @@ fn without_probabilities(mut predictions: BTreeMap<String, PathBuf>) -> BTreeMap
 }
 
 fn ambiguous(path: &Path, other: &Path) -> Error {
+    let stem = |p: &Path| strip_nifti(p).unwrap_or_default();
+    let (a, b) = (stem(path), stem(other));
+    if a != b && composed(&a) == composed(&b) {
+        let reason = "has the same name as another file of its folder, which is composed otherwise \
+                      (Unicode NFC and NFD): rename one";
+        return Error::data(path, reason);
+    }
     Error::data(path, format!("may be the same case as {}: rename one", other.display()))
 }
 
@@ -146,8 +157,26 @@ fn pair_up(
         }
     }
     pairs.sort_by(|a, b| a.id.cmp(&b.id));
-    let only_predicted = by_key.into_values().map(|(_, path)| path).collect();
-    Ok(Matching { pairs, only_predicted, only_reference })
+    let only_predicted: Vec<PathBuf> = by_key.into_values().map(|(_, path)| path).collect();
+    let hints = hints(&only_predicted, &only_reference);
+    Ok(Matching { pairs, only_predicted, only_reference, hints })
+}
+
+/// Names that differ only by case.
+fn hints(predictions: &[PathBuf], references: &[PathBuf]) -> Vec<String> {
+    let folded = |path: &PathBuf| {
+        strip_nifti(path).map(|stem| composed(&case_key(&composed(&stem)).to_lowercase()))
+    };
+    let mut found = Vec::new();
+    for prediction in predictions {
+        let alike = references.iter().filter(|r| folded(r) == folded(prediction));
+        for reference in alike {
+            let [a, b] =
+                [prediction, reference].map(|p| readable(p.file_name().unwrap_or_default()));
+            found.push(format!("{a} and {b} differ only by upper and lower case: rename one"));
+        }
+    }
+    found
 }
 
 fn keyed(files: BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, (String, PathBuf)>> {
@@ -202,6 +231,36 @@ mod tests {
         assert_eq!(found.pairs[0].prediction, pred.path().join("a_0000.nii.gz"));
         assert_eq!(found.only_predicted, [pred.path().join("c.nii.gz")]);
         assert_eq!(found.only_reference, [reference.path().join("d.nii")]);
+        assert!(found.hints.is_empty(), "{:?}", found.hints);
+    }
+
+    /// macOS writes `é` as two characters: both look the same, and they are the same case.
+    #[test]
+    fn normal_forms_are_paired_and_case_is_told() {
+        let pred = folder(&["cafe\u{301}_0000.nii.gz", "Bob.nii", "zoe\u{308}.nii"]);
+        let reference = folder(&["caf\u{e9}.nii.gz", "bob.nii", "zo\u{eb}.nii"]);
+        let found = match_files(pred.path(), reference.path()).unwrap();
+        let ids: Vec<&str> = found.pairs.iter().map(|p| p.id.as_str()).collect();
+        assert_eq!(ids, ["caf\u{e9}", "zo\u{eb}"]);
+        assert_eq!(
+            found.hints,
+            ["Bob.nii and bob.nii differ only by upper and lower case: rename one"]
+        );
+        let twice = folder(&["caf\u{e9}.nii", "cafe\u{301}.nii"]);
+        let error = match_files(twice.path(), reference.path()).unwrap_err().to_string();
+        assert!(error.contains("NFC and NFD"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_no_text_are_paired() {
+        use std::os::unix::ffi::OsStrExt;
+        let reference = folder(&[]);
+        let name = std::ffi::OsStr::from_bytes(b"f\xff.nii.gz");
+        fs::write(reference.path().join(name), b"").unwrap();
+        // What `predict` makes of that name.
+        let found = match_files(folder(&["f%FF.nii.gz"]).path(), reference.path()).unwrap();
+        assert_eq!(found.pairs[0].id, "f%FF");
     }
 
     /// amos_0000 and amos_0000_0000 keep apart by their exact names.

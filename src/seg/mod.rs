@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod labels;
 pub mod match_files;
 pub mod metrics;
+pub mod presence;
 pub mod region;
 pub mod report;
 pub mod task;

@@ -16,7 +16,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::evaluate::Evaluation;
+use super::evaluate::{Evaluation, MissedDistance};
 use super::metrics::{RegionMetrics, mean_of_cases, mean_per_class, nan_mean};
 use crate::{Error, Result};
 
@@ -92,12 +92,16 @@ impl Evaluation {
                 };
                 columns.iter().map(|c| (c.name.clone(), cell(c))).collect()
             });
-            json!({
+            let mut all = json!({
                 "case": case.id,
                 "prediction_file": case.prediction.display().to_string(),
                 "reference_file": case.reference.display().to_string(),
                 "metrics": keyed(metrics.collect()),
-            })
+            });
+            if let Some(how) = &case.turned {
+                all["turned"] = json!(how);
+            }
+            all
         });
         let names: Map<String, Value> =
             self.regions.iter().map(|r| (r.key(), r.name.clone().into())).collect();
@@ -108,6 +112,9 @@ impl Evaluation {
             "case_mean": by_case,
             "class_names": names,
             "tolerances_mm": self.tolerances_mm,
+            "missed_distance": self.missed.name(),
+            "ignore_label": self.ignore,
+            "notes": self.notes,
         })
     }
 
@@ -181,9 +188,19 @@ impl Evaluation {
         };
         let mut text = format!("{count}\n\n{}", aligned(&rows));
         if all_missed + all_extra > 0 {
-            text += "\nmissed: in the reference only; counts as Dice 0 and NSD 0, in no mean of \
-                     HD95.\nextra: in the prediction only; counts as NSD 0, in no mean of Dice or \
-                     HD95.\n";
+            let missed = match self.missed {
+                MissedDistance::LeftOut => "in no mean of HD95",
+                MissedDistance::Diagonal => "HD95 and HD are the diagonal of its volume",
+            };
+            text += &format!(
+                "\nmissed: in the reference only; counts as Dice 0 and NSD 0, {missed}.\n\
+                 extra: in the prediction only; counts as NSD 0, in no mean of Dice or HD95.\n"
+            );
+        }
+        for note in &self.notes {
+            let note: String =
+                note.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            text += &format!("\nnote: {note}\n");
         }
         text
     }

@@ -14,7 +14,7 @@ pub use self::layout::{LayoutRow, Target, TaskCase};
 pub use self::split::{Split, SplitRule, Subset};
 use super::labels::LabelRules;
 use super::region::Region;
-use crate::data::layout::read_text;
+use crate::data::text::read_text;
 use crate::data::{Intensity, PrepareConfig};
 use crate::{Error, Result};
 
@@ -150,6 +150,7 @@ impl Task {
     pub fn parse(text: &str, source: &str) -> Result<Self> {
         let mut task: Self =
             toml::from_str(text).map_err(|e| Error::Config(format!("{source}: {e}")))?;
+        task.layout.iter_mut().for_each(LayoutRow::turn_separators);
         task.check().map_err(|(key, why)| Error::Config(format!("{source}: {key}: {why}")))?;
         Ok(task)
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::result::Scores;
-use crate::data::Limits;
 use crate::device::Device;
 use crate::infer::predict::{PredictOptions, Progress};
 use crate::seg::dataset::LabelledCase;
@@ -77,7 +76,7 @@ pub fn judge(
         rules: LabelRules::classes(task.classes()),
         reference_rules: reading.rules.clone(),
         tolerances_mm: TOLERANCES_MM.to_vec(),
-        limits: Limits::default(),
+        ..Settings::default()
     };
     let evaluation = infer::judge::judge(&options, cases, &settings, &mut |step| {
         if let Progress::Case { id, .. } = step {

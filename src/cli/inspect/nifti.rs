@@ -8,7 +8,7 @@ use anyhow::Result;
 use flate2::read::MultiGzDecoder;
 use glmae::Error;
 use glmae::data::nifti::{
-    Channels, Header, Limits, ReadOptions, Version, read_header, read_volume,
+    Channels, Header, Limits, ReadOptions, Version, header_path, read_header, read_volume,
 };
 use glmae::data::{Orientation, Volume, geometry};
 
@@ -33,6 +33,9 @@ pub fn file(path: &Path, show_identifiers: bool, header_only: bool) -> Result<St
     row("stored as", stored(&header));
     geometry_rows(&header, &mut row);
     let mut text = format!("{}\n{}", path.display(), table.render("  "));
+    if let Some(warning) = header.forms_disagree() {
+        text += &format!("\nwarning: {warning}\n");
+    }
     if !header_only {
         let options = ReadOptions { channels: Channels::UpTo(usize::MAX), ..Default::default() };
         text += &format!("\n{}", intensities(&read_volume(path, &options)?));
@@ -132,10 +135,8 @@ fn free_text(path: &Path, version: Version) -> Result<String> {
 
 /// The first 540 bytes of the file that has the header, unzipped.
 fn header_bytes(path: &Path) -> Result<Vec<u8>> {
-    let name = path.to_string_lossy();
-    let as_header = |end: &str, header: &str| name.strip_suffix(end).map(|n| n.to_owned() + header);
-    let header = as_header(".img", ".hdr").or_else(|| as_header(".img.gz", ".hdr.gz"));
-    let path = header.as_deref().map_or(path, Path::new);
+    let header = header_path(path)?;
+    let path = header.as_path();
     let mut file = File::open(path).map_err(Error::io(path, "open"))?;
     let mut magic = [0; 2];
     file.read_exact(&mut magic).map_err(Error::io(path, "read"))?;

@@ -2,15 +2,13 @@
 //! check every path in them passes: manifests come from strangers.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::data::text::{as_here, read_text, readable};
 use crate::{Error, Result};
-
-/// Largest manifest we read; a million cases take about 100 MB.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// The keys of `dataset.json` that name images. Everything else is left to its owner.
 #[derive(Debug, Deserialize)]
@@ -50,16 +48,6 @@ impl Entry {
     }
 }
 
-/// Reads a text file of bounded size.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::metadata(path).map_err(Error::io(path, "read"))?.len();
-    if bytes > MAX_BYTES {
-        return Err(Error::data(path, format!("{bytes} bytes are too many for a list of cases")));
-    }
-    let text = fs::read(path).map_err(Error::io(path, "read"))?;
-    String::from_utf8(text).map_err(|_| Error::data(path, "not UTF-8 text"))
-}
-
 impl Manifest {
     pub fn read(path: &Path) -> Result<Self> {
         serde_json::from_str(&read_text(path)?)
@@ -69,28 +57,30 @@ impl Manifest {
 
 /// The file a manifest's entry means, relative to the manifest's folder `root`.
 ///
-/// Unless `allow_outside`, the entry must stay inside `root`: not absolute, no `..`, and no symbolic
+/// Separators of Windows and the other normal form of its characters are understood where there is no
+/// such file: see [`as_here`]. Unless `allow_outside`, the entry must stay inside `root`: not absolute, no `..`, and no symbolic
 /// link that leads out. NUL bytes and names no file system takes are always refused.
 ///
 /// Errors: the reason.
 pub(super) fn resolve(
     root: &Path,
-    entry: &str,
+    entry: &OsStr,
     allow_outside: bool,
 ) -> std::result::Result<PathBuf, String> {
-    let shown: String = entry.chars().take(80).collect();
+    let shown: String = readable(entry).chars().take(80).collect();
     let refuse = |why: &str| Err(format!("the path {shown:?} {why}"));
     if entry.is_empty() {
         return refuse("is empty");
     }
-    if entry.contains('\0') {
+    let bytes = entry.as_encoded_bytes();
+    if bytes.contains(&0) {
         return refuse("holds a NUL byte");
     }
-    if entry.len() > 4096 || entry.split(['/', '\\']).any(|part| part.len() > 255) {
+    if bytes.len() > 4096 || bytes.split(|b| matches!(b, b'/' | b'\\')).any(|p| p.len() > 255) {
         return refuse("is longer than a file system allows");
     }
     let outside = "leads out of the folder of its manifest; pass --allow-outside if that is meant";
-    let path = Path::new(entry);
+    let path = as_here(root, Path::new(entry));
     let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !allow_outside && !stays {
         return refuse(outside);
@@ -109,6 +99,8 @@ pub(super) fn resolve(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -117,18 +109,21 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let long = "a".repeat(300);
         for bad in ["../x.nii", "a/../../x.nii", "/etc/passwd", "", "a\0.nii", &long] {
-            assert!(resolve(root.path(), bad, false).is_err(), "{bad:?}");
+            assert!(resolve(root.path(), OsStr::new(bad), false).is_err(), "{bad:?}");
         }
-        assert_eq!(resolve(root.path(), "./a/b.nii", false), Ok(root.path().join("a/b.nii")));
-        assert_eq!(resolve(root.path(), "/x.nii", true), Ok(PathBuf::from("/x.nii")));
-        assert!(resolve(root.path(), "a\0", true).is_err());
+        assert_eq!(
+            resolve(root.path(), OsStr::new("./a/b.nii"), false),
+            Ok(root.path().join("a/b.nii"))
+        );
+        assert_eq!(resolve(root.path(), OsStr::new("/x.nii"), true), Ok(PathBuf::from("/x.nii")));
+        assert!(resolve(root.path(), OsStr::new("a\0"), true).is_err());
         #[cfg(unix)]
         {
             let file = outside.path().join("f.nii");
             fs::write(&file, b"x").unwrap();
             std::os::unix::fs::symlink(&file, root.path().join("link.nii")).unwrap();
-            assert!(resolve(root.path(), "link.nii", false).is_err());
-            assert!(resolve(root.path(), "link.nii", true).is_ok());
+            assert!(resolve(root.path(), OsStr::new("link.nii"), false).is_err());
+            assert!(resolve(root.path(), OsStr::new("link.nii"), true).is_ok());
         }
     }
 }

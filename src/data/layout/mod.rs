@@ -3,14 +3,14 @@
 
 mod manifest;
 
-pub(crate) use self::manifest::read_text;
-
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use self::manifest::{Manifest, resolve};
-use super::nifti::{is_nifti_name, strip_nifti};
+use super::nifti::{header_path, is_nifti_name, strip_nifti};
+use super::text::{as_here, between, joined, read_paths, readable};
 use crate::{Error, Result};
 
 /// One subject's image: a file per channel, or one file with all channels.
@@ -41,6 +41,46 @@ pub struct Source {
     pub cases: Vec<Case>,
     /// Volumes of a folder that were left out because [`looks_like_label`].
     pub labels_left_out: Vec<PathBuf>,
+    /// Files of a folder that hold volumes in a form that is not read (DICOM, NRRD, MetaImage, MGH, an
+    /// `.img` without its `.hdr`).
+    pub formats_left_out: Vec<PathBuf>,
+}
+
+/// Files of a message.
+const SHOWN: usize = 5;
+
+impl Source {
+    fn of(layout: Layout, cases: Vec<Case>) -> Self {
+        Self { layout, cases, labels_left_out: vec![], formats_left_out: vec![] }
+    }
+
+    /// What was left out of a folder and why, by name; to be said once.
+    pub fn left_out(&self) -> Option<String> {
+        let told = |files: &[PathBuf], why: &str, way_out: &str| {
+            let names = files.iter().take(SHOWN).map(|p| readable(p.as_os_str()));
+            let names = names.collect::<Vec<_>>().join(", ");
+            let more = match files.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let text = format!("{} {why} and were left out: {names}{more}; {way_out}", files.len());
+            (!files.is_empty()).then_some(text)
+        };
+        let parts = [
+            told(
+                &self.labels_left_out,
+                "volume(s) look like label maps by their names",
+                "name them in a list (.txt) to use them",
+            ),
+            told(
+                &self.formats_left_out,
+                "file(s) are no NIfTI",
+                "convert them to .nii.gz to use them",
+            ),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join("\n"))
+    }
 }
 
 /// What to take from a source.
@@ -63,6 +103,7 @@ pub struct DiscoverOptions {
 /// Errors: [`Error::Io`] for a path that cannot be read; [`Error::Data`] when nothing usable is
 /// there or a manifest is refused. Single images may be missing: the loader reports them.
 pub fn discover(path: &Path, options: &DiscoverOptions) -> Result<Source> {
+    let path = &as_here(Path::new(""), path);
     let meta = fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::data(
             path,
@@ -76,7 +117,7 @@ pub fn discover(path: &Path, options: &DiscoverOptions) -> Result<Source> {
         if manifest.is_file() { from_json(&manifest, options)? } else { from_folder(path)? }
     } else if is_nifti_name(path) || is_image_name(path) {
         let case = Case { id: stem(path), images: vec![path.to_owned()], label: None };
-        Source { layout: Layout::File, cases: vec![case], labels_left_out: vec![] }
+        Source::of(Layout::File, vec![case])
     } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
         from_json(path, options)?
     } else if path
@@ -157,7 +198,7 @@ pub fn looks_like_label(relative: &Path) -> bool {
     ];
     let in_label_folder = relative.parent().is_some_and(|folder| {
         folder.iter().any(|part| {
-            let part = part.to_string_lossy().to_ascii_lowercase();
+            let part = readable(part).to_ascii_lowercase();
             FOLDERS.contains(&part.as_str())
         })
     });
@@ -169,9 +210,7 @@ pub fn looks_like_label(relative: &Path) -> bool {
 }
 
 fn stem(path: &Path) -> String {
-    strip_nifti(path)
-        .or_else(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()))
-        .unwrap_or_default()
+    strip_nifti(path).or_else(|| path.file_stem().map(readable)).unwrap_or_default()
 }
 
 fn is_image_name(path: &Path) -> bool {
@@ -248,41 +287,49 @@ fn from_folder(folder: &Path) -> Result<Source> {
     walk(folder, &mut BTreeSet::new(), &mut files)?;
     files.sort();
     let (mut cases, mut labels_left_out) = (Vec::new(), Vec::new());
-    for path in files.into_iter().filter(|p| is_nifti_name(p)) {
+    let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|p| is_nifti_name(p));
+    for path in files {
         let relative = path.strip_prefix(folder).unwrap_or(&path);
         if looks_like_label(relative) {
             labels_left_out.push(path);
             continue;
         }
-        let id = relative.with_file_name(stem(relative)).to_string_lossy().replace('\\', "/");
+        let id = relative.with_file_name(stem(relative));
+        let id = readable(id.as_os_str()).replace('\\', "/");
         cases.push(Case { id, images: vec![path], label: None });
     }
     // a.nii beside a.nii.gz: keep both, under their full names.
     for i in 1..cases.len() {
         if cases[i].id == cases[i - 1].id {
             let name = cases[i].images[0].strip_prefix(folder).unwrap_or(&cases[i].images[0]);
-            cases[i].id = name.to_string_lossy().into_owned();
+            cases[i].id = readable(name.as_os_str());
         }
     }
-    Ok(Source { layout: Layout::Folder, cases, labels_left_out })
+    let formats_left_out = others.into_iter().filter(|p| is_other_format(p)).collect();
+    Ok(Source { layout: Layout::Folder, cases, labels_left_out, formats_left_out })
+}
+
+/// Whether a file that is no NIfTI holds a volume by its name.
+fn is_other_format(path: &Path) -> bool {
+    const ENDINGS: [&str; 10] =
+        [".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".mnc"];
+    let name = path.file_name().map(readable).unwrap_or_default().to_ascii_lowercase();
+    let lone = is_image_name(path) && header_path(path).is_err();
+    lone || ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 fn from_list(list: &Path, options: &DiscoverOptions) -> Result<Source> {
     let root = list.parent().unwrap_or(Path::new(""));
     let mut cases = Vec::new();
-    for (number, line) in read_text(list)?.lines().enumerate() {
-        let entry = line.split('#').next().unwrap_or_default().trim();
-        if entry.is_empty() {
-            continue;
-        }
-        let path = resolve(root, entry, options.allow_outside)
-            .map_err(|why| Error::data(list, format!("line {}: {why}", number + 1)))?;
-        let id =
-            Path::new(entry).components().filter(|c| c.as_os_str() != ".").collect::<PathBuf>();
-        let id = id.with_file_name(stem(&path)).to_string_lossy().into_owned();
+    for (number, entry) in read_paths(list)? {
+        let path = resolve(root, &entry, options.allow_outside)
+            .map_err(|why| Error::data(list, format!("line {number}: {why}")))?;
+        let id = as_here(root, Path::new(&entry));
+        let id = id.components().filter(|c| c.as_os_str() != ".").collect::<PathBuf>();
+        let id = readable(id.with_file_name(stem(&path)).as_os_str());
         cases.push(Case { id, images: vec![path], label: None });
     }
-    Ok(Source { layout: Layout::List, cases, labels_left_out: vec![] })
+    Ok(Source::of(Layout::List, cases))
 }
 
 fn from_json(path: &Path, options: &DiscoverOptions) -> Result<Source> {
@@ -301,7 +348,7 @@ fn from_json(path: &Path, options: &DiscoverOptions) -> Result<Source> {
     let mut cases = Vec::new();
     for (index, entry) in training.iter().chain(test).enumerate() {
         let resolve = |entry: &str| {
-            resolve(root, entry, options.allow_outside)
+            resolve(root, OsStr::new(entry), options.allow_outside)
                 .map_err(|why| Error::data(path, format!("entry {index}: {why}")))
         };
         let (images, label) = entry.parts();
@@ -319,10 +366,10 @@ fn from_json(path: &Path, options: &DiscoverOptions) -> Result<Source> {
     for case in &mut cases {
         if count.get(&case.id).is_some_and(|&n| n > 1) {
             let image = case.images[0].strip_prefix(root).unwrap_or(&case.images[0]);
-            case.id = image.with_file_name(&case.id).to_string_lossy().into_owned();
+            case.id = readable(image.with_file_name(&case.id).as_os_str());
         }
     }
-    Ok(Source { layout: Layout::Msd, cases, labels_left_out: vec![] })
+    Ok(Source::of(Layout::Msd, cases))
 }
 
 fn from_nnunet(
@@ -347,16 +394,17 @@ fn from_nnunet(
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&folder).map_err(Error::io(&folder, "read"))? {
             let entry = entry.map_err(Error::io(&folder, "read"))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(id) = name.strip_suffix(ending).and_then(|s| s.strip_suffix("_0000"))
-                && !id.starts_with('.')
+            let first = format!("_0000{ending}");
+            if let Some(id) = between(&entry.file_name(), "", &first)
+                && !id.as_encoded_bytes().starts_with(b".")
             {
-                names.insert(id.to_owned());
+                names.insert(id);
             }
         }
-        for id in names {
-            let file = |channel: usize| folder.join(format!("{id}_{channel:04}{ending}"));
-            let label = root.join(labels).join(format!("{id}{ending}"));
+        for name in names {
+            let file = |n: usize| folder.join(joined("", &name, &format!("_{n:04}{ending}")));
+            let label = as_here(root, &Path::new(labels).join(joined("", &name, ending)));
+            let (label, id) = (root.join(label), readable(&name));
             cases.push(Case {
                 images: (0..channels).map(file).collect(),
                 label: label.is_file().then_some(label),
@@ -364,7 +412,7 @@ fn from_nnunet(
             });
         }
     }
-    Ok(Source { layout: Layout::NnUnet, cases, labels_left_out: vec![] })
+    Ok(Source::of(Layout::NnUnet, cases))
 }
 
 #[cfg(test)]

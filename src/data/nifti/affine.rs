@@ -1,6 +1,6 @@
 //! Which affine a header means: nibabel's `get_best_affine` with its header repairs.
 
-use super::header::{Fields, Version};
+use super::header::{Fields, Placement, Version};
 use crate::data::geometry::{Affine, check_affine};
 
 /// sform when its code is set, else qform when its code is set, else the spacing with the origin in
@@ -27,16 +27,25 @@ fn sform(fields: &Fields) -> Affine {
 
 /// Spacing of the first three axes; 0 counts as 1 and a sign is dropped.
 fn spacing(fields: &Fields) -> [f64; 3] {
-    [1, 2, 3].map(|i| match fields.pixdim(i) {
+    [1, 2, 3].map(|i| length(fields.pixdim(i)))
+}
+
+fn length(pixdim: f64) -> f64 {
+    match pixdim {
         0.0 => 1.0,
         mm => mm.abs(),
-    })
+    }
 }
 
 fn qform(fields: &Fields) -> Result<Affine, String> {
-    let [b, c, d] = [0, 1, 2].map(|i| fields.float(256, 352, i));
+    qform_of(&fields.placement(), fields.version())
+}
+
+/// The affine of the quaternion, whatever its code.
+pub(super) fn qform_of(placement: &Placement, version: Version) -> Result<Affine, String> {
+    let [b, c, d, x0, y0, z0] = placement.qform;
     let tolerance = 3.0
-        * match fields.version() {
+        * match version {
             Version::Nifti1 => f64::from(f32::EPSILON),
             Version::Nifti2 => f64::EPSILON,
         };
@@ -51,14 +60,16 @@ fn qform(fields: &Fields) -> Result<Affine, String> {
         [s * (b * c + a * d), 1.0 - s * (b * b + d * d), s * (c * d - a * b)],
         [s * (b * d - a * c), s * (c * d + a * b), 1.0 - s * (b * b + c * c)],
     ];
-    let mut mm = spacing(fields);
+    let [qfac, mm @ ..] = placement.pixdim;
+    let mut mm = mm.map(length);
     // qfac: anything but -1 counts as 1.
-    if fields.pixdim(0) == -1.0 {
+    if qfac == -1.0 {
         mm[2] = -mm[2];
     }
+    let origin = [x0, y0, z0];
     let row = |r: usize| {
         let [x, y, z] = rotation[r];
-        [x * mm[0], y * mm[1], z * mm[2], fields.float(268, 376, r)]
+        [x * mm[0], y * mm[1], z * mm[2], origin[r]]
     };
     Ok([row(0), row(1), row(2), [0.0, 0.0, 0.0, 1.0]])
 }

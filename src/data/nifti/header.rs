@@ -3,7 +3,7 @@
 
 use super::Limits;
 use super::dtype::Dtype;
-use crate::data::geometry::Affine;
+use crate::data::geometry::{Affine, corners_apart_mm, spacing_mm};
 
 /// Which standard a file follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Fields<'_> {
         (known(self.int(252, 344, false)), known(self.int(254, 348, false)))
     }
 
-    fn placement(&self) -> Placement {
+    pub(super) fn placement(&self) -> Placement {
         let (qform_code, sform_code) = self.form_codes();
         let units = match self.version {
             Version::Nifti1 => self.bytes.get(123).copied().unwrap_or(0),
@@ -161,6 +161,30 @@ impl Header {
             space_code,
             placement: fields.placement(),
         })
+    }
+
+    /// What other viewers will do otherwise, when sform and qform are both set and put a corner of the
+    /// grid more than a tenth of a voxel apart: the sform is used here, as nibabel and MONAI do.
+    pub fn forms_disagree(&self) -> Option<String> {
+        let Placement { qform_code, sform_code, .. } = self.placement;
+        if qform_code <= 0 || sform_code <= 0 {
+            return None;
+        }
+        let apart = match super::affine::qform_of(&self.placement, self.version) {
+            Ok(qform) => {
+                let apart = corners_apart_mm(self.spatial_dims(), &self.affine, &qform);
+                let edge = spacing_mm(&self.affine).into_iter().fold(f64::INFINITY, f64::min);
+                if apart <= 0.1 * edge {
+                    return None;
+                }
+                format!("the qform puts corners of the grid up to {apart:.1} mm elsewhere")
+            }
+            Err(why) => why,
+        };
+        Some(format!(
+            "sform and qform disagree: {apart}. The sform is used, as by nibabel; viewers that take \
+             the qform will show this image and its results elsewhere"
+        ))
     }
 
     /// The first three axes; a missing third one has length 1.

@@ -12,6 +12,7 @@ mod read;
 mod stream;
 mod write;
 
+pub use stream::header_path;
 pub(crate) use stream::{is_nifti_name, strip_nifti};
 
 use serde::{Deserialize, Serialize};

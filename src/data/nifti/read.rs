@@ -6,7 +6,7 @@ use super::header::Header;
 use super::stream::{Stream, header_path, image_path};
 use super::{Channels, Limits, ReadOptions};
 use crate::data::volume::Volume;
-use crate::{Error, Result};
+use crate::{Error, Result, limits};
 
 /// Values of one slab at most, and slices: 16 f32 are a cache line of the transposed output.
 const SLAB_VALUES: usize = 1 << 20;
@@ -70,21 +70,15 @@ pub fn read_volume(path: &Path, options: &ReadOptions) -> Result<Volume> {
 
     let dims = header.spatial_dims();
     let voxels: usize = dims.iter().product();
-    let mut data = zeros(voxels * channels, path)?;
+    let mut data = limits::zeroed(
+        voxels * channels,
+        &format!("{}: {} voxels", path.display(), voxels * channels),
+    )?;
     for channel in data.chunks_exact_mut(voxels) {
         read_channel(&mut stream, &header, dims, channel)?;
     }
     stream.verify_end()?;
     Volume::new(data, channels, dims, header.affine, header.space_code)
-}
-
-/// Zeroed memory, or an error where `vec!` would abort. The probe costs nothing: untouched pages
-/// are never backed.
-fn zeros(len: usize, path: &Path) -> Result<Vec<f32>> {
-    Vec::<f32>::new().try_reserve_exact(len).map_err(|_| {
-        Error::OutOfMemory(format!("{}: no room for {len} voxels as f32", path.display()))
-    })?;
-    Ok(vec![0.0; len])
 }
 
 /// Reads one channel, stored with the first axis fastest, into `out`, with the last axis fastest.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 
 use super::Limits;
+use crate::data::text::{between, joined, readable};
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -146,9 +147,9 @@ pub(crate) fn is_nifti_name(path: &Path) -> bool {
     strip_nifti(path).is_some()
 }
 
-/// The file name without its NIfTI ending.
+/// The file name without its NIfTI ending, as text: see [`readable`].
 pub(crate) fn strip_nifti(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
+    let name = readable(path.file_name()?);
     let lower = name.to_ascii_lowercase();
     let ending = [".nii.gz", ".nii", ".hdr.gz", ".hdr"].into_iter().find(|e| lower.ends_with(e))?;
     // Endings are ASCII, so this is a character boundary.
@@ -157,15 +158,17 @@ pub(crate) fn strip_nifti(path: &Path) -> Option<String> {
 
 /// The file beside `path` whose name ends in one of `endings` instead.
 fn sibling(path: &Path, from: &[&str], to: &[&str]) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let stem = from.iter().find_map(|ending| name.strip_suffix(ending))?;
-    to.iter().map(|ending| path.with_file_name(format!("{stem}{ending}"))).find(|p| p.is_file())
+    let name = path.file_name()?;
+    let stem = from.iter().find_map(|ending| between(name, "", ending))?;
+    to.iter().map(|ending| path.with_file_name(joined("", &stem, ending))).find(|p| p.is_file())
 }
 
 /// The header file of `path`: itself, or the `.hdr` of an `.img`.
-pub(super) fn header_path(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if !(name.ends_with(".img") || name.ends_with(".img.gz")) {
+///
+/// Errors: [`Error::Data`] for an `.img` without its `.hdr`.
+pub fn header_path(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    if !(name.ends_with(b".img") || name.ends_with(b".img.gz")) {
         return Ok(path.to_owned());
     }
     sibling(path, &[".img.gz", ".img"], &[".hdr", ".hdr.gz"])
@@ -175,7 +178,8 @@ pub(super) fn header_path(path: &Path) -> Result<PathBuf> {
 /// The `.img` of a pair's header file.
 pub(super) fn image_path(header: &Path) -> Result<PathBuf> {
     let from = [".hdr.gz", ".hdr"];
-    if !header.to_str().is_some_and(|p| from.iter().any(|e| p.ends_with(e))) {
+    let name = header.file_name().unwrap_or_default().as_encoded_bytes();
+    if !from.iter().any(|e| name.ends_with(e.as_bytes())) {
         return Err(Error::data(
             header,
             "the header belongs to a .hdr/.img pair (magic \"ni1\" or \"ni2\"), but the file is \

@@ -8,6 +8,7 @@ use flate2::{Compression, GzBuilder};
 
 use super::header::Placement;
 use crate::data::geometry::{Affine, polar_rotation, spacing_mm};
+use crate::data::text::readable;
 use crate::data::volume::Volume;
 use crate::{Error, Result};
 
@@ -165,7 +166,7 @@ impl From<Error> for Failure {
 type Body<'a> = &'a mut dyn FnMut(&mut dyn Write) -> std::result::Result<(), Failure>;
 
 fn write(path: &Path, frame: &Frame, channels: usize, stored: Stored, body: Body) -> Result<()> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let name = readable(path.file_name().unwrap_or_default());
     let gzip = name.ends_with(".nii.gz");
     if !gzip && !name.ends_with(".nii") {
         return Err(Error::Unsupported(format!(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{LabelledCase, list};
 use crate::data::layout::looks_like_label;
 use crate::data::nifti::strip_nifti;
+use crate::data::text::composed;
 use crate::seg::match_files::case_key;
 use crate::{Error, Result};
 
@@ -59,7 +60,7 @@ fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let path = entry.map_err(Error::io(folder, "read"))?.path();
         if let Some(stem) = strip_nifti(&path).filter(|s| !s.starts_with('.') && path.is_file()) {
-            found.push((stem, path));
+            found.push((composed(&stem), path));
         }
     }
     found.sort();

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::data::layout::read_text;
+use crate::data::text::read_text;
 use crate::seg::{LabelRules, Region};
 use crate::{Error, Result};
 
@@ -23,6 +23,8 @@ pub struct DatasetInfo {
     /// Names of the channels in order (`modality` of MSD).
     pub channels: Vec<String>,
     pub num_training: Option<usize>,
+    /// nnU-Net's `labels.ignore`: voxels of references that are not judged.
+    pub ignore: Option<u8>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +63,9 @@ impl DatasetInfo {
         if let Some(pair) = info.regions.windows(2).find(|w| w[0].labels() == w[1].labels()) {
             return Err(format!("the label {} is declared twice", pair[0].key()));
         }
+        if let Some(label) = info.ignore.filter(|l| info.label_names.contains_key(l)) {
+            return Err(format!("the label {label} is declared twice, once as labels.ignore"));
+        }
         Ok(info)
     }
 
@@ -78,11 +83,12 @@ impl DatasetInfo {
             return self.class(label, value.as_str().unwrap_or_default());
         }
         if key == "ignore" {
-            return Err(
-                "labels.ignore: an ignore label is not supported; paint those voxels with \
-                        a class, or leave the cases out"
-                    .to_owned(),
-            );
+            let label = number(value)?;
+            if label == 0 {
+                return Err("labels.ignore: 0 is the background".to_owned());
+            }
+            self.ignore = Some(label);
+            return Ok(());
         }
         match value {
             Value::Array(members) => {

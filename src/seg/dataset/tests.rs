@@ -109,7 +109,9 @@ fn hostile_manifests_are_refused() {
         (r#"{"labels": {"300": "x"}}"#, "labels.300"),
         (r#"{"labels": {"a": 1, "b": 1}}"#, "label 1 is declared twice"),
         (r#"{"labels": {"a": [1, 2], "b": [2, 1]}}"#, "(1, 2) is declared twice"),
-        (r#"{"labels": {"ignore": 4}}"#, "ignore"),
+        (r#"{"labels": {"ignore": 0}}"#, "ignore"),
+        (r#"{"labels": {"ignore": "x"}}"#, "ignore"),
+        (r#"{"labels": {"a": 4, "ignore": 4}}"#, "ignore"),
         (r#"{"labels": [1]}"#, "not a dataset.json"),
         (r#"{"modality": {"1": "CT"}}"#, "channels"),
         (r#"{"channel_names": {"x": "CT"}}"#, "channel"),
@@ -119,6 +121,18 @@ fn hostile_manifests_are_refused() {
         assert!(error.contains(words), "{text}: {error}");
     }
     assert_eq!(DatasetInfo::parse("{}").unwrap().classes(), None);
+}
+
+/// What `evaluate` leaves out training cannot.
+#[test]
+fn an_ignore_label_is_no_class_and_not_trained_on() {
+    let text = r#"{"labels": {"background": 0, "liver": 1, "ignore": 255}, "training": []}"#;
+    let info = DatasetInfo::parse(text).unwrap();
+    assert_eq!((info.ignore, info.classes(), info.regions.len()), (Some(255), Some(2), 1));
+    let dir = folder(&["imagesTr/a.nii"]);
+    fs::write(dir.path().join("dataset.json"), text).unwrap();
+    let error = labelled_cases(dir.path(), false).unwrap_err().to_string();
+    assert!(error.contains("labels.ignore = 255"), "{error}");
 }
 
 #[test]

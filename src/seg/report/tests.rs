@@ -15,11 +15,20 @@ fn evaluation() -> Evaluation {
             prediction: PathBuf::from(format!("p/{id}.nii")),
             reference: PathBuf::from(format!("r/{id}.nii")),
             metrics: measure(&pair, &regions, &[2.0]).unwrap(),
+            turned: None,
+            ignored_voxels: 0,
         }
     };
     // a: liver half right, tumour missed. b: liver right, tumour invented.
     let cases = vec![case("a", [1, 0, 0, 0], [1, 1, 0, 3]), case("b", [1, 1, 2, 0], [1, 1, 0, 0])];
-    Evaluation { regions, tolerances_mm: vec![2.0], cases }
+    Evaluation {
+        regions,
+        tolerances_mm: vec![2.0],
+        cases,
+        ignore: None,
+        missed: MissedDistance::LeftOut,
+        notes: vec![],
+    }
 }
 
 #[test]

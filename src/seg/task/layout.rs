@@ -2,12 +2,14 @@
 //! case to case.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::{Task, TaskKind, ids};
+use crate::data::text::{as_here, between, composed, joined, readable};
 use crate::seg::dataset::{LabelledCase, labelled_cases, list};
 use crate::{Error, Result};
 
@@ -70,11 +72,21 @@ fn halves(pattern: &str) -> Option<(&str, &str)> {
     pattern.split_once('*').filter(|(_, after)| !after.contains('*'))
 }
 
-fn fill(pattern: &str, part: &str) -> String {
-    pattern.replacen('*', part, 1)
+fn fill(pattern: &str, part: &OsStr) -> OsString {
+    match halves(pattern) {
+        Some((before, after)) => joined(before, part, after),
+        None => pattern.into(),
+    }
 }
 
 impl LayoutRow {
+    /// Backslashes of Windows as separators.
+    pub(super) fn turn_separators(&mut self) {
+        for pattern in [Some(&mut self.image), self.label.as_mut()].into_iter().flatten() {
+            *pattern = pattern.replace('\\', "/");
+        }
+    }
+
     pub(super) fn check(&self, kind: TaskKind, classes: usize) -> std::result::Result<(), String> {
         if halves(&self.id).is_none() {
             return Err(format!("id = {:?}: needs one *", self.id));
@@ -106,7 +118,7 @@ impl LayoutRow {
     }
 
     /// Files of the image pattern's folder that match it, and what the `*` stands for.
-    fn images(&self, root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    fn images(&self, root: &Path) -> Result<Vec<(OsString, PathBuf)>> {
         let pattern = Path::new(&self.image);
         let folder = root.join(pattern.parent().unwrap_or(Path::new("")));
         let name = pattern.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -116,15 +128,13 @@ impl LayoutRow {
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder).map_err(Error::io(&folder, "read"))? {
             let path = entry.map_err(Error::io(&folder, "read"))?.path();
+            let is_hidden = |part: &OsString| part.as_encoded_bytes().starts_with(b".");
             let part = path
                 .file_name()
-                .and_then(|n| n.to_str())
-                .and_then(|n| n.strip_prefix(before)?.strip_suffix(after))
-                // `*` stands for something, and hidden files are not cases.
-                .filter(|part| !part.is_empty())
-                .filter(|part| !(before.is_empty() && part.starts_with('.')));
+                .and_then(|name| between(name, before, after))
+                .filter(|part| !(before.is_empty() && is_hidden(part)));
             if let Some(part) = part {
-                found.push((part.to_owned(), path.clone()));
+                found.push((part, path.clone()));
             }
         }
         found.sort();
@@ -140,16 +150,20 @@ impl Task {
     /// Errors: [`Error::Io`]; [`Error::Data`] when nothing is found, label maps are missing (the
     /// cases are named), or two files are the same case.
     pub fn find_cases(&self, root: &Path) -> Result<Vec<TaskCase>> {
+        let root = &as_here(Path::new(""), root);
         let mut found = BTreeMap::<String, TaskCase>::new();
         let mut lacking = Vec::new();
         for row in &self.layout {
             for (part, image) in row.images(root)? {
-                let id = fill(&row.id, &part);
+                let id = composed(&readable(&fill(&row.id, &part)));
                 if row.only.as_deref().is_some_and(|only| !ids::holds(only, &id)) {
                     continue;
                 }
                 let target = match (&row.label, row.class) {
-                    (Some(pattern), _) => Target::Labels(root.join(fill(pattern, &part))),
+                    (Some(pattern), _) => {
+                        let label = as_here(root, Path::new(&fill(pattern, &part)));
+                        Target::Labels(root.join(label))
+                    }
                     (None, class) => Target::Class(class.unwrap_or_default()),
                 };
                 if let Target::Labels(path) = &target

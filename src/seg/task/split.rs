@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use super::{Task, ids};
-use crate::data::layout::read_text;
+use crate::data::text::{composed, read_text};
 use crate::seg::dataset::list;
 use crate::{Error, Result};
 
@@ -135,7 +135,7 @@ impl Task {
             SplitRule::Same => Split { training: all.clone(), validation: all.clone() },
             SplitRule::Files { training, validation } => {
                 let read = |key: &str, file: &str| -> Result<Vec<String>> {
-                    let text = read_text(&root.join(file))?;
+                    let text = composed(&read_text(&root.join(file))?);
                     let lines =
                         text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
                     let lines: Vec<String> =
