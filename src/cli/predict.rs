@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<u8> {
             before = 0;
         }
         Progress::Padded { id, how } => {
-            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+            term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
         }
         Progress::Windows { done, of } => {
             let bar = bar.get_or_insert_with(|| WorkProgress::stderr(&label, of as u64));
@@ -108,21 +108,21 @@ pub fn run(args: &Args) -> Result<u8> {
     tell_left_out(&predictions.left_out);
     let Predictions { done, failed, .. } = &predictions;
     for (_, error) in failed {
-        eprintln!("error: {}", term::clean(&error.to_string()));
+        term::say(&format!("error: {}", term::clean(&error.to_string())));
     }
     let Some((_, first)) = failed.first() else { return Ok(exit::OK) };
-    eprintln!("{} of {} cases are done", done.len(), done.len() + failed.len());
+    term::say(&format!("{} of {} cases are done", done.len(), done.len() + failed.len()));
     Ok(first.exit_code())
 }
 
 fn tell_left_out(files: &[PathBuf]) {
     if let Some(first) = files.first() {
-        eprintln!(
+        term::say(&format!(
             "{} volume(s) look like label maps by their names and were left out, such as {}; name them in a \
              list (.txt) to predict them",
             files.len(),
             term::clean(&first.display().to_string())
-        );
+        ));
     }
 }
 
@@ -145,7 +145,7 @@ fn run_classifier(args: &Args, options: &PredictOptions) -> Result<u8> {
             bar.advance(1, &term::clean(id));
         }
         Progress::Padded { id, how } => {
-            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+            term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
         }
         Progress::Windows { .. } => {}
     })?;

@@ -14,6 +14,7 @@ use crate::data::discover;
 use crate::data::layout::DiscoverOptions;
 use crate::device::Device;
 use crate::report::progress::WorkProgress;
+use crate::report::stderr::say;
 use crate::seg::Task;
 use crate::seg::dataset::LabelledCase;
 use crate::train::finetune::cases::{Cases, draw};
@@ -165,7 +166,7 @@ impl<'a> Study<'a> {
     }
 
     fn say(&self, text: &str) {
-        eprintln!("study: {text}");
+        say(&format!("study: {text}"));
     }
 
     fn cell_folder(&self, cell: &Cell) -> PathBuf {
