@@ -66,7 +66,11 @@ pub fn run(args: &Args) -> Result<u8> {
         term::say(&format!("drawing {} CT-like scans into {}", args.scans, scans.display()));
         generate(&scans, args.scans, config.train.seed)?;
     }
-    term::say(&format!("1 of 3: pre-training for {} steps on {}", config.train.steps, device.name()));
+    term::say(&format!(
+        "1 of 3: pre-training for {} steps on {}",
+        config.train.steps,
+        device.name()
+    ));
     let options = RunOptions::new(&run, device.clone());
     let done = engine::pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;

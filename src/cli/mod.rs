@@ -2,6 +2,8 @@
 //!
 //! stdout carries results only; progress, warnings and errors go to stderr.
 
+#[cfg(test)]
+mod advice;
 mod bench;
 mod bench_kernels;
 mod check;

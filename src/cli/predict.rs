@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use glmae::Error;
+use glmae::config::finetune::Infer;
 use glmae::error::exit;
 use glmae::infer::classify::{classify, is_classifier};
 use glmae::infer::predict::{InferChanges, PredictOptions, Predictions, Progress, predict};
@@ -89,6 +90,16 @@ pub fn run(args: &Args) -> Result<u8> {
         Progress::Padded { id, how } => {
             term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
         }
+        Progress::Cost { id, windows, usual } => {
+            if windows >= 2 * usual {
+                let factor = windows as f64 / usual.max(1) as f64;
+                let overlap = Infer::default().overlap;
+                term::say(&format!(
+                    "{}: {windows} windows, {factor:.1} times those of an overlap of {overlap}",
+                    term::clean(id)
+                ));
+            }
+        }
         Progress::Windows { done, of } => {
             let bar = bar.get_or_insert_with(|| WorkProgress::stderr(&label, of as u64));
             bar.advance((done - before) as u64, "windows");
@@ -147,7 +158,7 @@ fn run_classifier(args: &Args, options: &PredictOptions) -> Result<u8> {
         Progress::Padded { id, how } => {
             term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
         }
-        Progress::Windows { .. } => {}
+        Progress::Cost { .. } | Progress::Windows { .. } => {}
     })?;
     if let Some(bar) = bar {
         bar.finish();

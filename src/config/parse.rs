@@ -310,7 +310,9 @@ fn put(table: &mut Table, key: &str, value: Value) {
 fn unknown(key: &str, origin: &str, known: &[(String, Kind)]) -> Error {
     let inside = format!("{key}.");
     if known.iter().any(|(k, _)| k.starts_with(&inside)) {
-        return Error::Config(format!("{origin}: '{key}' is a section: write its keys below [{key}]"));
+        return Error::Config(format!(
+            "{origin}: '{key}' is a section: write its keys below [{key}]"
+        ));
     }
     let nearest = known.iter().min_by_key(|(k, _)| distance(k, key));
     let hint = nearest.map(|(k, _)| format!("; did you mean '{k}'?")).unwrap_or_default();

@@ -16,13 +16,11 @@ pub trait Settings: Default + Serialize + DeserializeOwned + JsonSchema {
 
     /// Its sections, in the order of the type.
     fn sections() -> Vec<Section> {
-        let generator =
-            SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator();
-        let schema = generator.into_root_schema_for::<Self>();
+        let schema = schema::<Self>();
         let defaults = toml::Value::try_from(Self::default()).ok();
         let Tree::Keys(order) = Tree::of(&Self::default()) else { return Vec::new() };
         let of_section = |(name, tree): &(String, Tree)| {
-            let section = schema.as_value().get("properties")?.get(name)?;
+            let section = schema.get("properties")?.get(name)?;
             let mut keys = Vec::new();
             collect(section, tree, defaults.as_ref().and_then(|d| d.get(name)), "", &mut keys);
             Some(Section { name: name.clone(), docs: docs(section), keys })
@@ -162,15 +160,36 @@ fn collect(
 
 /// Every `section.key` of a configuration, with its kind.
 pub fn keys<C: Settings>() -> Vec<(String, Kind)> {
-    let names = |s: Section| s.keys.into_iter().map(move |k| (format!("{}.{}", s.name, k.name), k.kind));
+    let names =
+        |s: Section| s.keys.into_iter().map(move |k| (format!("{}.{}", s.name, k.name), k.kind));
     C::sections().into_iter().flat_map(names).collect()
 }
 
-/// The meaning of `section.key`.
-pub fn meaning<C: Settings>(key: &str) -> Option<String> {
-    let (section, name) = key.split_once('.')?;
-    let section = C::sections().into_iter().find(|s| s.name == section)?;
-    section.keys.into_iter().find(|k| k.name == name).map(|k| k.docs)
+/// Every name that a file of this type may have, with those of its tables: `image` and `image.roi`.
+pub fn names<T: JsonSchema>() -> Vec<String> {
+    fn below(schema: &Json, before: &str, into: &mut Vec<String>) {
+        for (name, inner) in
+            schema.get("properties").and_then(Json::as_object).into_iter().flatten()
+        {
+            into.push(format!("{before}{name}"));
+            below(inner, &format!("{before}{name}."), into);
+        }
+        // Entries of a list, forms of an enum.
+        schema.get("items").into_iter().for_each(|inner| below(inner, before, into));
+        for forms in ["oneOf", "anyOf"] {
+            let forms = schema.get(forms).and_then(Json::as_array).into_iter().flatten();
+            forms.for_each(|inner| below(inner, before, into));
+        }
+    }
+    let mut found = Vec::new();
+    below(&schema::<T>(), "", &mut found);
+    found
+}
+
+fn schema<T: JsonSchema>() -> Json {
+    let generator =
+        SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator();
+    generator.into_root_schema_for::<T>().to_value()
 }
 
 /// Keys in the order in which their type declares them: neither a schema nor a TOML table keeps it.

@@ -24,7 +24,7 @@ use super::signals::StopSignals;
 use super::state::{State, activation_dtype};
 use super::volumes::DeviceVolumes;
 use super::watch::{CollapseWatch, Observation};
-use crate::config::Config;
+use crate::config::{Config, cores};
 use crate::data::layout::{Case, DiscoverOptions};
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::data::{Prepared, discover, exclude, hold_out, prepare};
@@ -51,7 +51,7 @@ const MEASURED_CASES: usize = 32;
 pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary> {
     config.validate()?;
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(config.train.threads)
+        .num_threads(cores::threads(config.train.threads))
         .thread_name(|i| format!("cpu {i}"))
         .build()
         .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
@@ -134,7 +134,7 @@ impl<'a> Run<'a> {
         let order = Arc::new(CaseOrder::new(config.train.seed, cases.len(), per_step));
         let plan_of = Arc::clone(&order);
         let loader_config = LoaderConfig {
-            threads: config.data.workers,
+            threads: cores::workers(config.data.workers, cases.len()),
             cache_bytes: config.data.cache_mib << 20,
             max_bad_share: config.data.bad_case_limit,
             ..LoaderConfig::default()

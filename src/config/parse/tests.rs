@@ -40,7 +40,10 @@ fn whole_numbers_are_welcome_in_files_where_a_key_holds_a_number() {
 #[test]
 fn a_value_that_cannot_be_read_names_its_key_and_its_place() {
     for (line, words) in [
-        ("[optim]\nlr = \"1e-3\"", "line 2: optim.lr = \"1e-3\": expected a number; write it without"),
+        (
+            "[optim]\nlr = \"1e-3\"",
+            "line 2: optim.lr = \"1e-3\": expected a number; write it without",
+        ),
         ("[model]\npatch = 8.0", "line 2: model.patch = 8.0: expected a whole number"),
         ("[model]\npatch = 8.0", "; write 8"),
         ("[model]\npatch = -8", "line 2: model.patch = -8: expected a whole number, not negative"),
@@ -57,7 +60,10 @@ fn a_value_that_cannot_be_read_names_its_key_and_its_place() {
     for (set, words) in [
         ("optim.lr=0,001", "--set optim.lr=0,001: expected a number; decimals have a point: 0.001"),
         ("optim.lr=", "--set optim.lr=: expected a number"),
-        ("model.patch=8.0", "--set model.patch=8.0: expected a whole number, not negative; write 8"),
+        (
+            "model.patch=8.0",
+            "--set model.patch=8.0: expected a whole number, not negative; write 8",
+        ),
         ("train.steps=ten", "--set train.steps=ten: expected a whole number"),
         ("train.seed=18446744073709551615", "at most 9223372036854775807"),
         ("model.recompute=yes", "--set model.recompute=yes: expected true or false"),
@@ -100,7 +106,10 @@ fn flags_and_set_read_the_same_forms() {
 #[test]
 fn texts_are_taken_as_they_are() {
     let path = |text: &str| Config::load("tiny", &[format!("data.path={text}")]).unwrap().data.path;
-    assert_eq!((path("123"), path("true"), path("\"a b\"")), ("123".into(), "true".into(), "a b".into()));
+    assert_eq!(
+        (path("123"), path("true"), path("\"a b\"")),
+        ("123".into(), "true".into(), "a b".into())
+    );
     // As a flag has it, even if it looks like TOML or has accents of their own.
     for text in ["\"quoted\"", "[1]", "e\u{301}te\u{301}", "a\\b", "3.nii"] {
         let change = [Change::literal("--data", "data.path", text)];

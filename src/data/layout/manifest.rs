@@ -89,7 +89,8 @@ pub(super) fn resolve(
     if entry.len() > 4096 || entry.split(['/', '\\']).any(|part| part.len() > 255) {
         return refuse("is longer than a file system allows");
     }
-    let outside = "leads out of the folder of its manifest; pass --allow-outside if that is meant";
+    let outside = "leads out of the folder of its manifest; put the manifest, or a text file \
+                   with one path a line, into a folder above all files and name them relative to it";
     let path = Path::new(entry);
     let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !allow_outside && !stays {

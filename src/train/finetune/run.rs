@@ -18,6 +18,7 @@ use super::memory;
 pub use super::options::{FinetuneOptions, FinetuneSummary};
 use super::program::{SegLoss, SegProgram, SegReport, SegSettings};
 use super::state::SegState;
+use crate::config::cores;
 use crate::config::finetune::FinetuneConfig;
 use crate::data::PrepareConfig;
 use crate::data::loader::{Loader, LoaderConfig};
@@ -48,7 +49,7 @@ fn columns(loss: SegLoss) -> Vec<&'static str> {
 /// Errors: as [`crate::train::pretrain::pretrain`]; [`Error::Data`] for label maps that do not fit.
 pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<FinetuneSummary> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(config.train.threads)
+        .num_threads(cores::threads(config.train.threads))
         .thread_name(|i| format!("cpu {i}"))
         .build()
         .map_err(|e| Error::Config(format!("train.threads = {}: {e}", config.train.threads)))?;
@@ -198,7 +199,7 @@ impl<'a> Run<'a> {
         let steps_per_epoch = training.len().div_ceil(per_step) as u64;
         let order = CaseOrder::new(t.seed, training.len(), per_step);
         let loader_config = LoaderConfig {
-            threads: d.workers,
+            threads: cores::workers(d.workers, images.len()),
             cache_bytes: d.cache_mib << 20,
             // A labelled case that cannot be used is a mistake in the set.
             max_bad_share: 0.0,
