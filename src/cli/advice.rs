@@ -103,10 +103,10 @@ fn strings(source: &str, help: bool) -> Vec<String> {
             let text = raw.split("\"#").next().unwrap_or_default();
             found.push(text.to_owned());
             3 + text.len() + 2
-        } else if from.starts_with('"') {
-            let end = closing(&from[1..]);
+        } else if let Some(text) = from.strip_prefix('"') {
+            let end = closing(text);
             // A line that goes on begins at the first word of the next.
-            let lines = from[1..=end].split("\\\n").map(str::trim_start);
+            let lines = text[..end].split("\\\n").map(str::trim_start);
             found.push(lines.collect());
             end + 2
         } else if from.starts_with("'\"'") {

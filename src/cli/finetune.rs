@@ -46,6 +46,8 @@ pub struct Args {
     /// No encoder: everything from random weights
     #[arg(long)]
     scratch: bool,
+    #[command(flatten)]
+    keys: KeyFlags<Finetune>,
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -62,8 +64,6 @@ pub struct Args {
     launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
-    #[command(flatten)]
-    keys: KeyFlags<Finetune>,
 }
 
 pub fn run(args: &Args) -> Result<u8> {

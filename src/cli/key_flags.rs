@@ -150,7 +150,7 @@ impl<V: Verb> Args for KeyFlags<V> {
             let mut text = key.map(|k| k.docs.trim_end_matches('.').to_owned()).unwrap_or_default();
             if let Some(Kind::Choice(words)) = key.map(|k| &k.kind) {
                 let words: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
-                text += &format!(": {}", words.join(", "));
+                text += &format!(" [{}]", words.join(", "));
             }
             format!("{text} `[key: {}]`", flag.key)
         };

@@ -31,6 +31,8 @@ pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE")]
     config: String,
+    #[command(flatten)]
+    keys: KeyFlags<Pretrain>,
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -48,8 +50,6 @@ pub struct Args {
     launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
-    #[command(flatten)]
-    keys: KeyFlags<Pretrain>,
 }
 
 pub fn run(args: &Args) -> Result<u8> {

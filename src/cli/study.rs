@@ -29,6 +29,8 @@ pub struct Args {
     /// A preset (hippocampus, demo) or a TOML file with [data], [grid], [pretrain], [finetune], [cross]
     #[arg(long, value_name = "PRESET|FILE")]
     config: String,
+    #[command(flatten)]
+    keys: KeyFlags<Study>,
     /// The study's folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -42,8 +44,6 @@ pub struct Args {
     launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
-    #[command(flatten)]
-    keys: KeyFlags<Study>,
 }
 
 pub fn run(args: &Args) -> Result<u8> {

@@ -76,7 +76,7 @@ impl Default for UnetrModel {
 pub struct SegData {
     /// The folder of the labelled set.
     pub path: String,
-    /// Its task: a shipped one or a TOML file.
+    /// The task of the set: a shipped one or a TOML file.
     pub task: String,
     /// Training cases of a label-efficiency subset; 0: all.
     pub subset: usize,

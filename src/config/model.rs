@@ -79,9 +79,12 @@ impl ModelConfig {
         ];
         require(sizes.iter().all(|&n| n > 0), "sizes in [model] must be at least 1")?;
         require(self.patch <= 64, "model.patch must be at most 64")?;
-        require(self.dim % self.heads == 0, "model.dim must be a multiple of model.heads")?;
         require(
-            self.dec_dim % self.dec_heads == 0,
+            self.dim.is_multiple_of(self.heads),
+            "model.dim must be a multiple of model.heads",
+        )?;
+        require(
+            self.dec_dim.is_multiple_of(self.dec_heads),
             "model.dec_dim must be a multiple of model.dec_heads",
         )?;
         require(

@@ -31,7 +31,7 @@ pub struct StudyConfig {
 pub struct StudyData {
     /// The folder of the labelled set.
     pub path: String,
-    /// Its task: a shipped one or a TOML file. The validation cases of the task's split are the held-out
+    /// The task of the set: a shipped one or a TOML file. The validation cases of the task's split are the held-out
     /// ones: nothing trains on them, nothing is chosen by them.
     pub task: String,
     /// What is pre-trained on, in any form that `glmae pretrain` takes; empty: the images of the
