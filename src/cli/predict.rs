@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of a window that neighbours have in common; default: that of the run `[key: infer.overlap]`
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     overlap: Option<f64>,
     /// Weight voxels by a Gaussian around the middle of their window
     #[arg(long)]
