@@ -6,9 +6,7 @@ use std::process::Command;
 
 use glmae::ops::OPS;
 
-/// Files of src that may be longer than [`LONG`] lines, with the reason.
-const LONG_FILES: &[(&str, &str)] =
-    &[("src/config.rs", "one table of keys; the sections read best together")];
+/// Lines of a file of src at most.
 const LONG: usize = 500;
 
 fn root() -> PathBuf {
@@ -177,8 +175,33 @@ fn ops_and_tape_import_from_below() {
 fn files_stay_small() {
     for path in files("src", ".rs") {
         let lines = read(&path).lines().count();
-        let allowed = LONG_FILES.iter().any(|(known, _)| *known == path);
-        assert!(lines <= LONG || allowed, "{path} has {lines} lines: split it by idea");
+        assert!(lines <= LONG, "{path} has {lines} lines: split it by idea");
+    }
+}
+
+/// `println!` and `eprintln!` end the program where a stream takes nothing more.
+#[test]
+fn nothing_is_printed_past_the_functions_for_it() {
+    for path in files("src", ".rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
+        for line in read(&path).split("#[cfg(test)]\nmod tests {").next().unwrap().lines() {
+            let code = line.split("//").next().unwrap_or_default();
+            for call in ["println!(", "print!(", "eprintln!(", "eprint!(", "dbg!("] {
+                assert!(!code.contains(call), "{path}: {call}; use term::print or stderr::say");
+            }
+        }
+    }
+}
+
+/// The configuration is beside all floors: it knows no op, and no op knows it.
+#[test]
+fn configuration_and_ops_do_not_know_each_other() {
+    for path in files("src", ".rs") {
+        let wrong = match path.as_str() {
+            p if p.starts_with("src/config") => "crate::ops",
+            p if p.starts_with("src/ops") => "crate::config",
+            _ => continue,
+        };
+        assert!(!read(&path).contains(wrong), "{path} imports {wrong}");
     }
 }
 

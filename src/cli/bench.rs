@@ -149,7 +149,7 @@ pub fn run(args: &Args) -> Result<u8> {
         repeats: args.repeats,
     };
     if cfg!(debug_assertions) {
-        eprintln!("warning: a build with debug assertions; time `cargo build --release`");
+        term::say("warning: a build with debug assertions; time `cargo build --release`");
     }
     let bench = bench_step(&config, &options)?;
     if args.json {

@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<u8> {
         other => return Err(glmae::Error::Config(format!("--dtype {other}: f32 or bf16")).into()),
     };
     if cfg!(debug_assertions) {
-        eprintln!("warning: a build with debug assertions; time `cargo build --release`");
+        term::say("warning: a build with debug assertions; time `cargo build --release`");
     }
     let options = KernelBenchOptions {
         device: args.device.parse()?,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use glmae::Error;
 use glmae::config::finetune::FinetuneConfig;
+use glmae::config::{Config, Settings as _};
 use glmae::data::synthetic::generate;
 use glmae::device::Device;
 use glmae::error::exit;
@@ -19,7 +20,8 @@ use glmae::train::finetune::{FinetuneOptions, finetune};
 use glmae::train::pretrain::pretrain;
 use glmae::train::run::{RunOptions, value};
 
-use super::config_args::{ConfigArgs, DeviceArg, toml_string};
+use super::config_args::DeviceArg;
+use super::key_flags::{Demo, KeyFlags};
 use super::{summary, term};
 
 /// Fewest scans: the task `synthetic` holds out the last of every six.
@@ -47,12 +49,12 @@ pub struct Args {
     #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
-    overrides: ConfigArgs,
+    keys: KeyFlags<Demo>,
 }
 
 pub fn run(args: &Args) -> Result<u8> {
     let begin = Instant::now();
-    let mut config = args.overrides.load("demo")?;
+    let mut config = Config::load_with("demo", &args.keys.changes()?)?.config;
     let device = args.device.parse()?;
     if args.scans < LEAST {
         let reason = format!("--scans {}: at least {LEAST}, one is held out", args.scans);
@@ -61,27 +63,27 @@ pub fn run(args: &Args) -> Result<u8> {
     let (scans, run) = (args.out.join("scans"), args.out.join("run"));
     config.data.path = scans.display().to_string();
     if !scans.join("dataset.json").is_file() {
-        eprintln!("drawing {} CT-like scans into {}", args.scans, scans.display());
+        term::say(&format!("drawing {} CT-like scans into {}", args.scans, scans.display()));
         generate(&scans, args.scans, config.train.seed)?;
     }
-    eprintln!("1 of 3: pre-training for {} steps on {}", config.train.steps, device.name());
+    term::say(&format!(
+        "1 of 3: pre-training for {} steps on {}",
+        config.train.steps,
+        device.name()
+    ));
     let options = RunOptions::new(&run, device.clone());
     let done = pretrain(&config, &options)?;
     term::print(&summary::text(&done, &run))?;
-    let data = toml_string(&scans.to_string_lossy());
-    let mut set =
-        vec![format!("data.path={data}"), format!("train.threads={}", config.train.threads)];
-    set.extend(args.epochs.map(|n| format!("train.epochs={n}")));
-    let stage = Stage {
-        out: &args.out,
-        scans: &scans,
-        config: FinetuneConfig::load("demo", &set)?,
-        device,
-    };
+    let mut segmentation = FinetuneConfig::load("demo", &[])?;
+    segmentation.data.path.clone_from(&config.data.path);
+    segmentation.train.threads = config.train.threads;
+    segmentation.train.epochs = args.epochs.unwrap_or(segmentation.train.epochs);
+    segmentation.validate()?;
+    let stage = Stage { out: &args.out, scans: &scans, config: segmentation, device };
     stage.finetune()?;
     stage.judge()?;
     let seconds = begin.elapsed().as_secs();
-    eprintln!("the whole way took {} min {} s", seconds / 60, seconds % 60);
+    term::say(&format!("the whole way took {} min {} s", seconds / 60, seconds % 60));
     term::print(&next(&args.out))?;
     Ok(exit::OK)
 }
@@ -97,7 +99,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn finetune(&self) -> Result<()> {
         let epochs = self.config.train.epochs;
-        eprintln!("\n2 of 3: fine-tuning for {epochs} passes over the labelled scans");
+        term::say(&format!("\n2 of 3: fine-tuning for {epochs} passes over the labelled scans"));
         let options = FinetuneOptions::new(self.out.join("seg"), self.device.clone())
             .with_encoder(self.out.join("run"));
         let done = finetune(&self.config, &options)?;
@@ -113,7 +115,7 @@ impl Stage<'_> {
     fn judge(&self) -> Result<()> {
         let task = Task::load(&self.config.data.task)?;
         let held = Cases::find(&task, &self.config.data, 0)?.validation;
-        eprintln!("\n3 of 3: labelling {} held-out scan(s)", held.len());
+        term::say(&format!("\n3 of 3: labelling {} held-out scan(s)", held.len()));
         let options = PredictOptions::new(
             self.out.join("seg"),
             self.scans,

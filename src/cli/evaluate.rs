@@ -269,7 +269,7 @@ fn settle_unpaired(args: &Args, found: &Matching) -> Result<()> {
         return Err(Error::data(&args.pred, reason).into());
     }
     if !text.is_empty() {
-        eprintln!("warning: not every file has a partner{text}");
+        term::say(&format!("warning: not every file has a partner{text}"));
     }
     Ok(())
 }

@@ -5,13 +5,10 @@ use std::io::ErrorKind;
 use glmae::Error;
 use glmae::error::exit;
 
-/// Prints an error with its causes and remedy on stderr; returns the exit code. A reader that
-/// closed its end of a pipe (`glmae inspect x | head`) is no error.
+use super::term;
+
+/// Prints an error with its causes and remedy on stderr, if that can be done; returns the exit code.
 pub fn report(error: &anyhow::Error) -> u8 {
-    let of_io = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
-    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(of_io)) {
-        return exit::OK;
-    }
     let ours = error.chain().find_map(|e| e.downcast_ref::<Error>());
     let mut said = error.to_string();
     let mut text = format!("error: {said}\n");
@@ -25,7 +22,7 @@ pub fn report(error: &anyhow::Error) -> u8 {
     if let Some(remedy) = ours.and_then(|e| remedy(e, &said)) {
         text += &format!("  try: {remedy}\n");
     }
-    eprint!("{text}");
+    term::say(text.trim_end());
     ours.map_or(exit::FAILURE, Error::exit_code)
 }
 
@@ -40,6 +37,9 @@ fn remedy(error: &Error, said: &str) -> Option<&'static str> {
         }
         Error::Config(_) => return None,
         Error::Unsupported(_) => "`glmae doctor` shows the devices and features of this binary",
+        Error::Io { path, .. } if path.as_os_str() == "stdout" => {
+            "the work itself is done; send the output elsewhere, or free some space"
+        }
         Error::Io { source, .. } => match source.kind() {
             ErrorKind::NotFound => "check the path; relative paths start at the current folder",
             ErrorKind::PermissionDenied => {

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use glmae::config::Loaded;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::error::exit;
 use glmae::train::finetune::encoder::Origin;
 use glmae::train::finetune::{FinetuneOptions, Finetuned, finetune};
 use glmae::train::run::{Resume, RunOptions, Summary};
 
-use super::config_args::{DeviceArg, LaunchArg, ProfileArg, toml_string};
+use super::config_args::{DeviceArg, LaunchArg, ProfileArg};
+use super::key_flags::{Finetune, KeyFlags};
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -32,12 +34,6 @@ safetensors with the names of MONAI, timm or the official code (docs/interchange
 TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same command
 continues bit by bit where it stopped.")]
 pub struct Args {
-    /// A shipped task or a TOML file `[key: data.task]`
-    #[arg(long, value_name = "TASK|FILE")]
-    task: Option<String>,
-    /// The labelled set `[key: data.path]`
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
     /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned. Needed to begin a run, as
     /// `--scratch` is otherwise; without either a run goes on as it began
     #[arg(long, value_name = "PATH", conflicts_with = "scratch")]
@@ -48,30 +44,14 @@ pub struct Args {
     /// No encoder: everything from random weights
     #[arg(long)]
     scratch: bool,
+    #[command(flatten)]
+    keys: KeyFlags<Finetune>,
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Settings: a preset (author, hippocampus, cc-ccii) or a TOML file
     #[arg(long, value_name = "PRESET|FILE", default_value = "author")]
     config: String,
-    /// Training cases of a label-efficiency subset of the task `[key: data.subset]`
-    #[arg(long, value_name = "N")]
-    subset: Option<usize>,
-    /// The encoder keeps its weights `[key: model.frozen_encoder]`
-    #[arg(long)]
-    frozen: bool,
-    /// Passes over the training cases `[key: train.epochs]`
-    #[arg(long, value_name = "N")]
-    epochs: Option<u64>,
-    /// Everything random follows from it `[key: train.seed]`
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Threads of the CPU device, 0: all cores; results do not depend on it `[key: train.threads]`
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// Set any key: `--set optim.lr=1e-4`; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
     /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     resume: String,
@@ -87,19 +67,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let mut set = args.set.clone();
-    let text = |v: &Option<PathBuf>| v.as_ref().map(|p| toml_string(&p.to_string_lossy()));
-    let flags = [
-        ("data.task", args.task.as_deref().map(toml_string)),
-        ("data.path", text(&args.data)),
-        ("data.subset", args.subset.map(|n| n.to_string())),
-        ("train.epochs", args.epochs.map(|n| n.to_string())),
-        ("train.seed", args.seed.map(|n| n.to_string())),
-        ("train.threads", args.threads.map(|n| n.to_string())),
-        ("model.frozen_encoder", args.frozen.then(|| "true".to_owned())),
-    ];
-    set.extend(flags.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?))));
-    let config = FinetuneConfig::load(&args.config, &set)?;
+    let Loaded { config, explicit } =
+        FinetuneConfig::load_with(&args.config, &args.keys.changes()?)?;
     let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = FinetuneOptions {
         run: RunOptions {
@@ -114,6 +83,7 @@ pub fn run(args: &Args) -> Result<u8> {
             (None, true) => Origin::Scratch,
             (None, false) => Origin::AsBegun,
         },
+        explicit,
     };
     let done = finetune(&config, &options)?;
     match args.dry_run {

@@ -2,6 +2,8 @@
 //!
 //! stdout carries results only; progress, warnings and errors go to stderr.
 
+#[cfg(test)]
+mod advice;
 mod bench;
 mod bench_kernels;
 mod check;
@@ -14,6 +16,7 @@ mod failure;
 mod finetune;
 mod import;
 mod inspect;
+mod key_flags;
 mod keys;
 mod ops;
 mod predict;
@@ -31,6 +34,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use glmae::error::exit;
 use glmae::limits;
+use glmae::report::stderr::Stderr;
 use tracing_subscriber::EnvFilter;
 
 /// Pre-trains 3D medical image encoders with GL-MAE (global-local masked autoencoders,
@@ -147,7 +151,7 @@ fn start_log(filter: Option<&str>) -> Result<()> {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use glmae::Error;
+use glmae::config::finetune::Infer;
 use glmae::error::exit;
 use glmae::infer::classify::{classify, is_classifier};
 use glmae::infer::predict::{InferChanges, PredictOptions, Predictions, Progress, predict};
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of a window that neighbours have in common; default: that of the run `[key: infer.overlap]`
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     overlap: Option<f64>,
     /// Weight voxels by a Gaussian around the middle of their window
     #[arg(long)]
@@ -87,7 +88,17 @@ pub fn run(args: &Args) -> Result<u8> {
             before = 0;
         }
         Progress::Padded { id, how } => {
-            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+            term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
+        }
+        Progress::Cost { id, windows, usual } => {
+            if windows >= 2 * usual {
+                let factor = windows as f64 / usual.max(1) as f64;
+                let overlap = Infer::default().overlap;
+                term::say(&format!(
+                    "{}: {windows} windows, {factor:.1} times those of an overlap of {overlap}",
+                    term::clean(id)
+                ));
+            }
         }
         Progress::Windows { done, of } => {
             let bar = bar.get_or_insert_with(|| WorkProgress::stderr(&label, of as u64));
@@ -108,21 +119,21 @@ pub fn run(args: &Args) -> Result<u8> {
     tell_left_out(&predictions.left_out);
     let Predictions { done, failed, .. } = &predictions;
     for (_, error) in failed {
-        eprintln!("error: {}", term::clean(&error.to_string()));
+        term::say(&format!("error: {}", term::clean(&error.to_string())));
     }
     let Some((_, first)) = failed.first() else { return Ok(exit::OK) };
-    eprintln!("{} of {} cases are done", done.len(), done.len() + failed.len());
+    term::say(&format!("{} of {} cases are done", done.len(), done.len() + failed.len()));
     Ok(first.exit_code())
 }
 
 fn tell_left_out(files: &[PathBuf]) {
     if let Some(first) = files.first() {
-        eprintln!(
+        term::say(&format!(
             "{} volume(s) look like label maps by their names and were left out, such as {}; name them in a \
              list (.txt) to predict them",
             files.len(),
             term::clean(&first.display().to_string())
-        );
+        ));
     }
 }
 
@@ -145,9 +156,9 @@ fn run_classifier(args: &Args, options: &PredictOptions) -> Result<u8> {
             bar.advance(1, &term::clean(id));
         }
         Progress::Padded { id, how } => {
-            eprintln!("{}: smaller than the window: {how}", term::clean(id));
+            term::say(&format!("{}: smaller than the window: {how}", term::clean(id)));
         }
-        Progress::Windows { .. } => {}
+        Progress::Cost { .. } | Progress::Windows { .. } => {}
     })?;
     if let Some(bar) = bar {
         bar.finish();

@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<u8> {
         }
         Some(name) => one(name, args.resolved)?,
         None if args.keys && args.markdown => keys::markdown()?,
-        None if args.keys => keys::plain(verb)?,
+        None if args.keys => keys::plain(verb),
         None if args.finetune => finetuning(args.markdown)?,
         None if args.markdown => list(true)?,
         None => format!("{}\n{}", list(false)?, finetuning(false)?),

@@ -9,7 +9,8 @@ use glmae::error::exit;
 use glmae::train::pretrain::pretrain;
 use glmae::train::run::{Resume, RunOptions};
 
-use super::config_args::{ConfigArgs, DeviceArg, LaunchArg, ProfileArg};
+use super::config_args::{DeviceArg, LaunchArg, ProfileArg};
+use super::key_flags::{KeyFlags, Pretrain};
 use super::{summary, term};
 
 #[derive(clap::Args)]
@@ -30,9 +31,8 @@ pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE")]
     config: String,
-    /// Volumes to learn from `[key: data.path]`
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyFlags<Pretrain>,
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -48,13 +48,15 @@ pub struct Args {
     launches: LaunchArg,
     #[command(flatten)]
     device: DeviceArg,
-    #[command(flatten)]
-    overrides: ConfigArgs,
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let mut config = args.overrides.load(&args.config)?;
-    set_data(&mut config, args.data.as_ref())?;
+    let config = Config::load_with(&args.config, &args.keys.changes()?)?.config;
+    if config.data.path.is_empty() {
+        let reason =
+            "no data: give --data PATH (or set data.path); `glmae demo` makes synthetic scans";
+        return Err(Error::Config(reason.into()).into());
+    }
     let device = if args.dry_run { args.device.parse_for_plan()? } else { args.device.parse()? };
     let options = RunOptions {
         resume: args.resume.parse::<Resume>()?,
@@ -72,20 +74,4 @@ pub fn run(args: &Args) -> Result<u8> {
         term::print(&summary::text(&done, &args.out))?;
     }
     Ok(exit::OK)
-}
-
-fn set_data(config: &mut Config, flag: Option<&PathBuf>) -> glmae::Result<()> {
-    if let Some(path) = flag {
-        let text = path.to_str().ok_or_else(|| {
-            Error::Config(format!("--data {}: the path must be UTF-8", path.display()))
-        })?;
-        config.data.path = text.to_owned();
-    }
-    if config.data.path.is_empty() {
-        return Err(Error::Config(
-            "no data: give --data PATH (or set data.path); `glmae demo` makes synthetic scans"
-                .into(),
-        ));
-    }
-    Ok(())
 }

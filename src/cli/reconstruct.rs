@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Share of hidden patches; default: that of the training
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     mask_ratio: Option<f64>,
     /// Which patches are hidden follows from it
     #[arg(long, value_name = "N", default_value_t = 0)]

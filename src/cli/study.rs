@@ -6,7 +6,8 @@ use anyhow::Result;
 use glmae::error::exit;
 use glmae::study::{StudyConfig, StudyOptions, study};
 
-use super::config_args::{DeviceArg, LaunchArg, toml_string};
+use super::config_args::{DeviceArg, LaunchArg};
+use super::key_flags::{KeyFlags, Study};
 use super::term;
 
 #[derive(clap::Args)]
@@ -28,12 +29,8 @@ pub struct Args {
     /// A preset (hippocampus, demo) or a TOML file with [data], [grid], [pretrain], [finetune], [cross]
     #[arg(long, value_name = "PRESET|FILE")]
     config: String,
-    /// The labelled set `[key: data.path]`
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Its task: a shipped one or a TOML file `[key: data.task]`
-    #[arg(long, value_name = "TASK|FILE")]
-    task: Option<String>,
+    #[command(flatten)]
+    keys: KeyFlags<Study>,
     /// The study's folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -43,9 +40,6 @@ pub struct Args {
     /// Threads of the CPU device, 0: all cores; results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Set any key: `--set grid.updates=1000`; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
     #[command(flatten)]
     launches: LaunchArg,
     #[command(flatten)]
@@ -53,11 +47,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
-    let mut set = args.set.clone();
-    let data = args.data.as_ref().map(|p| toml_string(&p.to_string_lossy()));
-    set.extend(data.map(|text| format!("data.path={text}")));
-    set.extend(args.task.as_deref().map(|text| format!("data.task={}", toml_string(text))));
-    let config = StudyConfig::load(&args.config, &set)?;
+    let config = StudyConfig::load_with(&args.config, &args.keys.changes()?)?.config;
     let options = StudyOptions {
         out: args.out.clone(),
         device: args.device.parse()?,

@@ -1,15 +1,21 @@
 //! Text on a terminal: printing, aligned tables, numbers with units.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
-use anyhow::Result;
 pub use glmae::limits::bytes;
+pub use glmae::report::stderr::say;
+use glmae::{Error, Result};
 
-/// Writes results to stdout.
+/// Writes results to stdout. A reader that closed its end of a pipe (`glmae inspect x | head`) has read what
+/// it wanted.
+///
+/// Errors: [`Error::Io`] when stdout takes nothing more.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("stdout", "write")(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Side on which a column is flush.

@@ -1,8 +1,9 @@
 //! The configuration of fine-tuning. Defaults are the author's (docs/method.md, 6).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Precision, Settings, parse, text_of};
+use super::{Change, Explicit, Loaded, Precision, Settings, load, parse, require};
 use crate::{Error, Result};
 
 /// Shipped settings by name.
@@ -13,8 +14,12 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/finetune/demo.toml")),
 ];
 
+/// Keys that the file of an encoder decides, where there is one.
+pub const ENCODER_KEYS: [&str; 6] =
+    ["model.patch", "model.dim", "model.depth", "model.heads", "model.mlp_ratio", "model.norm_eps"];
+
 /// Every section of a fine-tuning configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneConfig {
     pub model: UnetrModel,
@@ -27,7 +32,7 @@ pub struct FinetuneConfig {
 
 /// The network around the encoder; the encoder's own sizes are those of its checkpoint, and of these
 /// keys when there is none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UnetrModel {
     /// Channels at full resolution.
@@ -66,11 +71,12 @@ impl Default for UnetrModel {
 }
 
 /// Which cases, and what is cut from them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegData {
-    /// The folder of the set, and its task: a shipped one or a TOML file.
+    /// The folder of the labelled set.
     pub path: String,
+    /// The task of the set: a shipped one or a TOML file.
     pub task: String,
     /// Training cases of a label-efficiency subset; 0: all.
     pub subset: usize,
@@ -85,8 +91,9 @@ pub struct SegData {
     /// A labelled voxel of every class is as likely (MONAI's `RandCropByLabelClasses`), for sets with
     /// small structures; otherwise every labelled voxel is.
     pub class_balanced: bool,
-    /// Threads that read cases ahead, and what they may keep, in MiB.
+    /// Threads that read cases ahead, no more than help; 0: all cores, at most 8.
     pub workers: usize,
+    /// Prepared cases kept in memory, in MiB.
     pub cache_mib: usize,
 }
 
@@ -108,7 +115,7 @@ impl Default for SegData {
 }
 
 /// Random changes of a crop.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
     /// Probability of a mirror image, per axis.
@@ -137,11 +144,12 @@ impl Default for Augment {
 }
 
 /// AdamW and its schedule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegOptim {
     /// Learning rate after warm-up of an update of 16 crops; scaled with the crops of an update.
     pub lr: f64,
+    /// AdamW's weight decay, the decays of its two moments, and what keeps its division from 0.
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -167,7 +175,7 @@ impl Default for SegOptim {
 }
 
 /// The run itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SegTrain {
     /// Passes over the training cases.
@@ -180,7 +188,7 @@ pub struct SegTrain {
     pub precision: Precision,
     /// Everything random follows from it.
     pub seed: u64,
-    /// Worker threads of the CPU device; 0: all cores. Results do not depend on it.
+    /// Threads of the CPU device, no more than help; 0: all cores. Results do not depend on it.
     pub threads: usize,
     /// Every how many steps: a line in the logs.
     pub log_every: u64,
@@ -213,7 +221,7 @@ impl Default for SegTrain {
 }
 
 /// How windows of a volume are put together.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Infer {
     /// Share of a window's side that neighbours have in common.
@@ -234,12 +242,7 @@ impl Default for Infer {
 }
 
 impl Settings for FinetuneConfig {
-    const OPTIONAL: &'static [&'static str] = &["data.roi"];
-
     fn validate(&self) -> Result<()> {
-        let require = |ok: bool, message: &str| {
-            if ok { Ok(()) } else { Err(Error::Config(message.to_owned())) }
-        };
         let (d, a, o, t) = (&self.data, &self.augment, &self.optim, &self.train);
         let weights = [d.positive, d.negative];
         require(
@@ -263,15 +266,9 @@ impl Settings for FinetuneConfig {
             (0.0..1.0).contains(&o.beta1) && (0.0..1.0).contains(&o.beta2) && o.eps > 0.0,
             "optim.beta1 and beta2 must lie in [0, 1), optim.eps must be positive",
         )?;
-        let counts = [t.batch, t.crops, t.accumulation, self.infer.windows, self.infer.memory_mib];
         require(
-            counts.iter().all(|&n| n > 0),
-            "train.batch, crops, accumulation, infer.windows and memory_mib must be at least 1",
-        )?;
-        require(
-            [t.batch, t.crops, t.accumulation, self.infer.windows].iter().all(|&n| n <= 1 << 16)
-                && self.infer.memory_mib <= 1 << 30,
-            "train.batch, crops, accumulation and infer.windows must be at most 65536",
+            [t.batch, t.crops, t.accumulation].iter().all(|n| (1..=1 << 16).contains(n)),
+            "train.batch, crops and accumulation must lie between 1 and 65536",
         )?;
         let m = &self.model;
         require(
@@ -286,7 +283,30 @@ impl Settings for FinetuneConfig {
             d.fraction > 0.0 && d.fraction <= 1.0,
             "data.fraction must be above 0 and at most 1",
         )?;
-        require((0.0..1.0).contains(&self.infer.overlap), "infer.overlap must lie in [0, 1)")
+        self.infer.validate()
+    }
+}
+
+impl Infer {
+    /// The bounds of the keys, and of the flags of prediction that stand for them.
+    pub fn validate(&self) -> Result<()> {
+        require(
+            (0.0..1.0).contains(&self.overlap),
+            &format!("infer.overlap = {} must lie in [0, 1)", self.overlap),
+        )?;
+        require(
+            (1..=1 << 16).contains(&self.windows),
+            &format!("infer.windows = {} must lie between 1 and 65536", self.windows),
+        )?;
+        require(
+            (1..=1 << 30).contains(&self.memory_mib),
+            &format!("infer.memory_mib = {} must lie between 1 and 2^30", self.memory_mib),
+        )
+    }
+
+    /// Windows of a large volume, over those of the default overlap.
+    pub fn cost(&self) -> f64 {
+        ((1.0 - Self::default().overlap) / (1.0 - self.overlap)).powi(3)
     }
 }
 
@@ -294,7 +314,12 @@ impl FinetuneConfig {
     /// A preset's name or the path of a TOML file, then overrides `section.key=value`.
     /// Errors: as [`super::Config::load`].
     pub fn load(source: &str, overrides: &[String]) -> Result<Self> {
-        Self::parse(&text_of(source, PRESETS)?, source, overrides)
+        Ok(Self::load_with(source, &Change::sets(overrides)?)?.config)
+    }
+
+    /// As [`FinetuneConfig::load`], with values from flags too, and what was asked for explicitly.
+    pub fn load_with(source: &str, changes: &[Change]) -> Result<Loaded<Self>> {
+        load(source, PRESETS, changes)
     }
 
     /// As [`FinetuneConfig::load`], from TOML text; `source` names it in errors.
@@ -307,8 +332,56 @@ impl FinetuneConfig {
         toml::to_string_pretty(self).map_err(|e| Error::Config(e.to_string()))
     }
 
+    /// Errors: [`Error::Config`] when the user asked for a size of the encoder and `used`, which the
+    /// encoder's file decided, has another. A preset's sizes are those from scratch: nobody asked for them.
+    pub fn refuse_ignored(&self, used: &Self, explicit: &Explicit) -> Result<()> {
+        let why = "the encoder's file decides that: leave the key out, or train from random weights with \
+                   --scratch";
+        explicit.refuse_ignored(self, used, &ENCODER_KEYS, why)
+    }
+
     /// Crops of an update.
     pub fn crops_per_update(&self) -> usize {
         self.train.batch * self.train.crops * self.train.accumulation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_an_encoder_decides_otherwise_are_refused() {
+        let load = |set: &[&str]| {
+            let set: Vec<Change> = set.iter().map(|item| Change::set(item).unwrap()).collect();
+            FinetuneConfig::load_with("hippocampus", &set).unwrap()
+        };
+        // The encoder is 192 wide and has 6 heads; the preset says 96 and 3.
+        let mut used = load(&[]).config;
+        (used.model.dim, used.model.heads) = (192, 6);
+        let check = |set: &[&str]| {
+            let Loaded { config, explicit } = load(set);
+            let used = FinetuneConfig { train: config.train.clone(), ..used.clone() };
+            config.refuse_ignored(&used, &explicit).map_err(|e| e.to_string())
+        };
+        check(&[]).unwrap();
+        check(&["train.epochs=3", "model.dim=192"]).unwrap();
+        let e = check(&["model.dim=96", "model.heads=3", "model.patch=4"]).unwrap_err();
+        assert!(e.contains("--set model.dim=96: 192 is used"), "{e}");
+        assert!(e.contains("--set model.heads=3: 6 is used") && !e.contains("patch"), "{e}");
+        assert!(e.contains("the encoder's file decides") && e.contains("--scratch"), "{e}");
+    }
+
+    #[test]
+    fn bounds_of_inference() {
+        let good = Infer::default();
+        good.validate().unwrap();
+        for overlap in [-0.1, 1.0, f64::NAN] {
+            let e = Infer { overlap, ..good }.validate().unwrap_err().to_string();
+            assert!(e.contains("infer.overlap"), "{e}");
+        }
+        assert!(Infer { windows: 0, ..good }.validate().is_err());
+        assert!(Infer { memory_mib: 0, ..good }.validate().is_err());
+        assert_eq!((good.cost(), Infer { overlap: 0.75, ..good }.cost()), (1.0, 8.0));
     }
 }

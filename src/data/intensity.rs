@@ -4,13 +4,14 @@
 //! a reconstruction returns to input units by `x = y * divisor + shift`. Statistics are two-pass in
 //! f64: at HU magnitudes a one-pass variance in f32 loses most of its digits.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// How the intensities of a volume are mapped. In a configuration file:
 /// `intensity = { kind = "window", lo = -1000.0, hi = 1000.0 }`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Intensity {
     /// Clips to `lo..hi` (HU for CT) and maps linearly to `[0, 1]`.

@@ -228,7 +228,7 @@ pub fn prepare(case: &Case, config: &PrepareConfig) -> Result<Prepared> {
     config.intensity.check()?;
     if config.channels == 0 || config.min_size.contains(&0) {
         return Err(Error::Config(
-            "data.channels and the least size must be at least 1".to_owned(),
+            "model.in_chans and the least size must be at least 1".to_owned(),
         ));
     }
     prepare_volume(&case.id, read_case(case, config)?, first_path(case), config)
@@ -271,7 +271,8 @@ fn read_case(case: &Case, config: &PrepareConfig) -> Result<Volume> {
         return Err(Error::data(
             path,
             format!(
-                "case {} has {} channels, data.channels = {}",
+                "case {} has {} channels, {} are expected (pre-training: model.in_chans; a task: as \
+                 many as its channels)",
                 case.id, volume.channels, config.channels
             ),
         ));

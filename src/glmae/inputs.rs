@@ -1,9 +1,9 @@
 //! From the configuration to prepared cases: how they are prepared, and whether views fit in them.
 
-use crate::config::{Config, GlobalCrop, IntensityKind};
+use crate::config::{Config, GlobalCrop, IntensityKind, NonFinite};
 use crate::data::layout::Case;
 use crate::data::nifti::{Limits, read_header};
-use crate::data::{Intensity, Orientation, PrepareConfig};
+use crate::data::{self, Intensity, Orientation, PrepareConfig};
 use crate::{Error, Result};
 
 /// How cases are prepared for a configuration: native views must fit, so smaller volumes are padded
@@ -23,6 +23,10 @@ pub fn prepare_config(config: &Config) -> PrepareConfig {
         foreground_threshold: d.foreground.map(|f| f as f32),
         channels: config.model.in_chans,
         min_size: native_size(config),
+        nonfinite: match d.nonfinite {
+            NonFinite::Error => data::NonFinite::Error,
+            NonFinite::Zero => data::NonFinite::Zero,
+        },
         ..PrepareConfig::default()
     }
 }

@@ -7,4 +7,5 @@ pub mod mask;
 pub mod model;
 pub mod objective;
 pub mod plan;
+mod targets;
 pub mod views;

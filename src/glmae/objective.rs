@@ -241,7 +241,7 @@ pub fn forward<'a>(
         let cls = tape.row_gather(&latent, &plan.student.cls)?;
         let logits = head.forward(tape, params, &cls)?;
         let (center, inv_tau) =
-            teacher_targets(loss.teacher_targets, &teacher_logits, running, inv_tau)?;
+            teacher_targets(loss.teacher_targets.into(), &teacher_logits, running, inv_tau)?;
         let targets = Targets { logits: &teacher_logits, center: &center, inv_tau: &inv_tau };
         let values = tape.soft_cross_entropy(&logits, &targets, loss.tau_s, pairs)?;
         let (mut terms, mut weights) = (Vec::new(), Vec::new());

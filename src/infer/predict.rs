@@ -47,14 +47,8 @@ impl InferChanges {
             windows: self.windows.unwrap_or(run.windows),
             memory_mib: self.memory_mib.unwrap_or(run.memory_mib),
         };
-        let counts =
-            (1..=1 << 16).contains(&infer.windows) && (1..=1 << 30).contains(&infer.memory_mib);
-        match (0.0..1.0).contains(&infer.overlap) && counts {
-            true => Ok(infer),
-            false => Err(Error::Config(format!(
-                "{infer:?}: the overlap lies in [0, 1), windows are 1 to 65536, memory_mib is at least 1"
-            ))),
-        }
+        infer.validate()?;
+        Ok(infer)
     }
 }
 
@@ -203,6 +197,8 @@ impl Loaded<'_> {
         if let Some(how) = record.crop.padding() {
             progress(Progress::Padded { id: &case.id, how: &how });
         }
+        let (windows, usual) = self.predictor.cost(dims)?;
+        progress(Progress::Cost { id: &case.id, windows, usual });
         let [file, probabilities] = self.files(case);
         let folder = file.parent().unwrap_or(&self.options.out);
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
@@ -263,6 +259,12 @@ pub enum Progress<'a> {
     Padded {
         id: &'a str,
         how: &'a str,
+    },
+    /// Before the first window of a case: how many there are, and how many the default overlap has.
+    Cost {
+        id: &'a str,
+        windows: usize,
+        usual: usize,
     },
     Windows {
         done: usize,

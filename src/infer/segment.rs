@@ -120,6 +120,13 @@ impl<'a> Predictor<'a> {
         Ok(())
     }
 
+    /// Windows of a volume of `dims`: with the settings' overlap, and with the default one.
+    pub fn cost(&self, dims: [usize; 3]) -> Result<(usize, usize)> {
+        let roi = self.segmenter.net.config.roi;
+        let count = |overlap| Ok(WindowGrid::new(dims, roi, overlap)?.len());
+        Ok((count(self.settings.overlap)?, count(Infer::default().overlap)?))
+    }
+
     /// Labels `[d, h, w]` of a prepared volume.
     pub fn labels(
         &self,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::State;
-use crate::config::Config;
+use crate::config::{Config, cores};
 use crate::device::{DType, Device, Tensor, memory};
 use crate::glmae::batch::{Batch, BatchShape, ViewKind};
 use crate::glmae::mask::Mask;
@@ -110,7 +110,7 @@ pub fn step_gflop(config: &Config) -> f64 {
 /// Errors: a device without the ops; [`Error::NotFinite`] when a step's numbers are not finite.
 pub fn bench_step(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
+        .num_threads(cores::threads(options.threads))
         .build()
         .map_err(|e| Error::Config(format!("cannot start {} threads: {e}", options.threads)))?;
     pool.install(|| timed(config, options))

@@ -23,8 +23,7 @@ const OP: &str = "teacher_targets";
 const SINKHORN_ROUNDS: usize = 3;
 
 /// How the teacher's logits become targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetKind {
     /// Centred and sharpened, as DINO: faithful default of the paper presets.
     #[default]

@@ -10,4 +10,5 @@ pub mod metrics;
 pub mod panel;
 pub mod progress;
 pub mod slice;
+pub mod stderr;
 pub mod tensorboard;

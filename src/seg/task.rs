@@ -8,6 +8,7 @@ mod split;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::layout::{LayoutRow, Target, TaskCase};
@@ -33,7 +34,7 @@ pub const TASKS: &[(&str, &str)] = &[
 ];
 
 /// What the network predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
     /// One class per voxel (softmax).
@@ -45,7 +46,7 @@ pub enum TaskKind {
 }
 
 /// The training loss of the paper's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     DiceCe,
@@ -55,7 +56,7 @@ pub enum Loss {
 
 /// How images are prepared. Axes are those of RAS volumes: `d h w` is left-right,
 /// posterior-anterior, inferior-superior.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRules {
     /// Target spacing; the file's own when absent.
@@ -67,7 +68,7 @@ pub struct ImageRules {
     pub foreground: Option<f32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RegionRow {
     name: String,
@@ -75,7 +76,7 @@ struct RegionRow {
     as_published: Option<Vec<u8>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Labels {
     names: Vec<String>,
@@ -85,7 +86,7 @@ struct Labels {
 }
 
 /// A task. See `configs/tasks` for examples of the file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     pub title: String,

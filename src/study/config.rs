@@ -1,10 +1,11 @@
 //! What a study compares.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{SCRATCH, Start};
 use crate::config::finetune::FinetuneConfig;
-use crate::config::{Config, Objective, Settings, parse, text_of};
+use crate::config::{Change, Config, Loaded, Objective, Settings, load};
 use crate::{Error, Result};
 
 /// Shipped studies by name.
@@ -14,7 +15,7 @@ pub const PRESETS: &[(&str, &str)] = &[
 ];
 
 /// Every section of a study.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StudyConfig {
     pub data: StudyData,
@@ -25,12 +26,13 @@ pub struct StudyConfig {
 }
 
 /// The labelled set.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StudyData {
-    /// Its folder, and its task: a shipped one or a TOML file. The validation cases of the task's
-    /// split are the held-out ones: nothing trains on them, nothing is chosen by them.
+    /// The folder of the labelled set.
     pub path: String,
+    /// The task of the set: a shipped one or a TOML file. The validation cases of the task's split are the held-out
+    /// ones: nothing trains on them, nothing is chosen by them.
     pub task: String,
     /// What is pre-trained on, in any form that `glmae pretrain` takes; empty: the images of the
     /// training cases.
@@ -38,7 +40,7 @@ pub struct StudyData {
 }
 
 /// The axes. Every combination is a fine-tuning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grid {
     /// `scratch`, or an objective of pre-training: `mae3d`, `+global`, `+g2g`, `+l2g`, `gl-mae`.
@@ -69,25 +71,26 @@ impl Default for Grid {
 }
 
 /// Settings of one kind of run: a preset or a TOML file, and `section.key=value` over it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
+    /// A preset's name or the path of a TOML file.
     pub config: String,
+    /// Changes `section.key=value` over it.
     pub set: Vec<String>,
 }
 
 /// Other sets with structures of the same names, on which every network is judged as it is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cross {
+    /// Their tasks: shipped ones or TOML files.
     pub tasks: Vec<String>,
     /// Their folders, in the same order.
     pub paths: Vec<String>,
 }
 
 impl Settings for StudyConfig {
-    const OPTIONAL: &'static [&'static str] = &[];
-
     fn validate(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::Config(message));
         let g = &self.grid;
@@ -127,7 +130,12 @@ impl StudyConfig {
     /// A preset's name or the path of a TOML file, then overrides `section.key=value`.
     /// Errors: as [`Config::load`].
     pub fn load(source: &str, overrides: &[String]) -> Result<Self> {
-        parse(&text_of(source, PRESETS)?, source, overrides)
+        Ok(Self::load_with(source, &Change::sets(overrides)?)?.config)
+    }
+
+    /// As [`StudyConfig::load`], with values from flags too.
+    pub fn load_with(source: &str, changes: &[Change]) -> Result<Loaded<Self>> {
+        load(source, PRESETS, changes)
     }
 
     /// The whole configuration as TOML.

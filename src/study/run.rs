@@ -8,12 +8,13 @@ use super::grid::{Cell, Start};
 use super::judge::{Reading, judge};
 use super::report;
 use super::result::CellResult;
-use crate::config::Config;
 use crate::config::finetune::FinetuneConfig;
+use crate::config::{Config, Explicit};
 use crate::data::discover;
 use crate::data::layout::DiscoverOptions;
 use crate::device::Device;
 use crate::report::progress::WorkProgress;
+use crate::report::stderr::say;
 use crate::seg::Task;
 use crate::seg::dataset::LabelledCase;
 use crate::train::finetune::cases::{Cases, draw};
@@ -166,7 +167,7 @@ impl<'a> Study<'a> {
     }
 
     fn say(&self, text: &str) {
-        eprintln!("study: {text}");
+        say(&format!("study: {text}"));
     }
 
     fn cell_folder(&self, cell: &Cell) -> PathBuf {
@@ -246,6 +247,7 @@ impl<'a> Study<'a> {
                 Some(path) => Origin::Encoder { path, partial: false },
                 None => Origin::Scratch,
             },
+            explicit: Explicit::default(),
         };
         let done = finetune(&config, &options)?;
         let Some(checkpoint) = done.checkpoint else {

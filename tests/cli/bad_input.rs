@@ -7,7 +7,7 @@ use super::run;
 
 /// Runs `args` and checks code and words of the message; returns the message.
 #[track_caller]
-fn refused(code: i32, args: &[&str], words: &[&str]) -> String {
+pub(super) fn refused(code: i32, args: &[&str], words: &[&str]) -> String {
     let (got, out, err) = run(args);
     assert_eq!(got, code, "{args:?}: {err}");
     assert!(out.is_empty(), "{args:?} printed results: {out}");

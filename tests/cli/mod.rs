@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod evaluate;
+#[cfg(target_os = "linux")]
+mod full_streams;
 mod inspect;
+mod keys;
 mod results;
 
 use assert_cmd::Command;

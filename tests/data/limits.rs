@@ -289,7 +289,7 @@ fn axes_after_the_third_are_channels_when_asked_for() {
     let folder = Folder::new();
     let mut raw = Raw::new(false, false, &[1, 2, 1, 3], 2, 8);
     raw.bytes.extend(0..6);
-    folder.refused(&raw, "data.channels = 3");
+    folder.refused(&raw, "model.in_chans = 3");
     let options = ReadOptions { channels: Channels::UpTo(3), ..ReadOptions::default() };
     let volume = read_volume(&folder.write("x.nii", &raw.bytes), &options).unwrap();
     assert_eq!((volume.channels, volume.dims), (3, [1, 2, 1]));

@@ -143,7 +143,7 @@ fn channels_must_share_their_grid() {
         assert!(run(second).unwrap_err().to_string().contains("another grid"));
     }
     let error = prepare(&case("c", &[&path("a.nii")]), &config).unwrap_err().to_string();
-    assert!(error.contains("data.channels = 2"), "{error}");
+    assert!(error.contains("2 are expected") && error.contains("model.in_chans"), "{error}");
 }
 
 #[test]

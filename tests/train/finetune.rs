@@ -11,7 +11,6 @@ use glmae::data::volume::Volume;
 use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
-use glmae::train::finetune::encoder::Origin;
 use glmae::train::finetune::{FinetuneOptions, Finetuned, finetune};
 use glmae::train::run::{Launches, RunOptions, Summary};
 
@@ -111,12 +110,12 @@ pub fn options(out: &Path) -> FinetuneOptions {
 
 pub fn on_device(out: &Path, device: Device, launches: Launches) -> FinetuneOptions {
     let run = RunOptions { launches, ..RunOptions::new(out, device) };
-    FinetuneOptions { run, origin: Origin::Scratch }
+    FinetuneOptions { run, ..FinetuneOptions::new(out, Device::Cpu) }
 }
 
 pub fn dry_run(out: &Path) -> FinetuneOptions {
     let run = RunOptions { dry_run: true, ..RunOptions::new(out, Device::Cpu) };
-    FinetuneOptions { run, origin: Origin::Scratch }
+    FinetuneOptions { run, ..FinetuneOptions::new(out, Device::Cpu) }
 }
 
 pub fn run(config: &FinetuneConfig, out: &Path) -> Summary<Finetuned> {

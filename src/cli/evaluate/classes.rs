@@ -48,7 +48,7 @@ pub fn run(args: &Args, task: &Task) -> Result<u8> {
             return Err(Error::data(&table, reason).into());
         }
         Some(text) => {
-            eprintln!("warning: not every case has a partner: {}", term::clean(&text));
+            term::say(&format!("warning: not every case has a partner: {}", term::clean(&text)));
         }
         None => {}
     }

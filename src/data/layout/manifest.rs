@@ -79,7 +79,8 @@ pub(super) fn resolve(
     if bytes.len() > 4096 || bytes.split(|b| matches!(b, b'/' | b'\\')).any(|p| p.len() > 255) {
         return refuse("is longer than a file system allows");
     }
-    let outside = "leads out of the folder of its manifest; pass --allow-outside if that is meant";
+    let outside = "leads out of the folder of its manifest; put the manifest, or a text file \
+                   with one path a line, into a folder above all files and name them relative to it";
     let path = as_here(root, Path::new(entry));
     let stays = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
     if !allow_outside && !stays {

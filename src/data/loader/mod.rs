@@ -129,7 +129,7 @@ impl<T: Held> Loader<T> {
         }
         if !(0.0..=1.0).contains(&config.max_bad_share) {
             return Err(Error::Config(format!(
-                "data.max_bad_share = {} must lie in 0..=1",
+                "data.bad_case_limit = {} must lie in 0..=1",
                 config.max_bad_share
             )));
         }
@@ -268,7 +268,7 @@ impl<T: Held> Loader<T> {
         Error::data(
             path,
             format!(
-                "{bad} of {count} cases cannot be used, {} are tolerated (data.max_bad_share = \
+                "{bad} of {count} cases cannot be used, {} are tolerated (data.bad_case_limit = \
                  {}): {}{more}",
                 self.tolerated(),
                 self.config.max_bad_share,

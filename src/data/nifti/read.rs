@@ -58,7 +58,7 @@ pub fn read_volume(path: &Path, options: &ReadOptions) -> Result<Volume> {
             path,
             format!(
                 "shape {:?} has {channels} values per voxel (time points or channels), {allowed} \
-                 are expected: say so (pre-training: data.channels = {channels}; a task: as many \
+                 are expected: say so (pre-training: model.in_chans = {channels}; a task: as many \
                  channels), or split the file into 3-D volumes",
                 header.shape
             ),

@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Task, TaskKind, ids};
@@ -14,7 +15,7 @@ use crate::seg::dataset::{LabelledCase, labelled_cases, list};
 use crate::{Error, Result};
 
 /// One row of `layout`: `id = "img*"`, `image = "img/img*.nii.gz"`, `label = "label/label*.nii.gz"`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LayoutRow {
     id: String,

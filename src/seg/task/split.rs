@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Task, ids};
@@ -10,7 +11,7 @@ use crate::seg::dataset::list;
 use crate::{Error, Result};
 
 /// How a set is split. Everything goes by case ids in their byte order.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SplitRule {
     /// Listed ids; without `training`, whoever does not validate trains.
@@ -27,7 +28,7 @@ pub enum SplitRule {
 }
 
 /// A part of the training set.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subset {
     /// Its size, by which it is asked for.

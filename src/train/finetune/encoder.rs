@@ -30,10 +30,6 @@ pub enum Origin {
     AsBegun,
 }
 
-/// Keys of the configuration that an encoder brings.
-pub const ENCODER_KEYS: [&str; 6] =
-    ["model.patch", "model.dim", "model.depth", "model.heads", "model.mlp_ratio", "model.norm_eps"];
-
 /// What an [`Origin`] comes to.
 pub struct Begun {
     pub encoder: Option<Encoder>,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use self::cases::{PreparedCase, loaded};
 use self::crops::TrainingCase;
-use self::encoder::{ENCODER_KEYS, Origin};
+use self::encoder::Origin;
 use self::program::SegLoss;
 use self::training::{FinetuneRun, Parts};
 use super::run::{
@@ -25,7 +25,8 @@ use super::run::{
 };
 use crate::checkpoint::segmenter::{self, Best, SegInfo, Start};
 use crate::checkpoint::{DataFingerprint, SegState, activation_dtype_of};
-use crate::config::finetune::FinetuneConfig;
+use crate::config::finetune::{ENCODER_KEYS, FinetuneConfig};
+use crate::config::{Explicit, cores};
 use crate::data::PrepareConfig;
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::device::{DType, Device};
@@ -42,12 +43,18 @@ pub struct FinetuneOptions {
     pub run: RunOptions,
     /// What the weights are before the first step.
     pub origin: Origin,
+    /// Keys that the user wrote: one that the encoder decides otherwise is refused.
+    pub explicit: Explicit,
 }
 
 impl FinetuneOptions {
     /// A run from scratch into `out` on `device` that resumes what it finds there.
     pub fn new(out: impl Into<PathBuf>, device: Device) -> Self {
-        Self { run: RunOptions::new(out, device), origin: Origin::Scratch }
+        Self {
+            run: RunOptions::new(out, device),
+            origin: Origin::Scratch,
+            explicit: Explicit::default(),
+        }
     }
 
     /// The same from the encoder at `path`.
@@ -93,7 +100,7 @@ enum Prepared<'a> {
 /// Everything before the first step.
 fn prepare<'a>(
     config: &'a FinetuneConfig,
-    FinetuneOptions { run: options, origin }: &'a FinetuneOptions,
+    FinetuneOptions { run: options, origin, explicit }: &'a FinetuneOptions,
 ) -> Result<Prepared<'a>> {
     let (d, t, device) = (&config.data, &config.train, &options.device);
     if d.path.is_empty() || d.task.is_empty() {
@@ -114,7 +121,9 @@ fn prepare<'a>(
     };
     network.check()?;
     let fitting = begun.encoder.map(|encoder| encoder::fit(encoder, &network.vit())).transpose()?;
-    let config = &encoder::used(config, &network);
+    let asked = config;
+    let config = &encoder::used(asked, &network);
+    asked.refuse_ignored(config, explicit)?;
     let loss = SegLoss::of(task.kind);
     let plan = memory::plan(config, &network, loss, device)?;
     let found = Finetuned {
@@ -126,7 +135,8 @@ fn prepare<'a>(
         parameters: plan.student_parameters as usize,
         encoder: fitting.as_ref().map(|encoder| encoder.report.clone()),
     };
-    let mut warnings = other_counts(config, &task, [training.len(), validation.len()]);
+    let mut warnings = config.warnings();
+    warnings.extend(other_counts(config, &task, [training.len(), validation.len()]));
     if options.dry_run {
         cases::look_at([&training, &validation], &how, &task.label_rules())?;
         return Ok(Prepared::Planned(plan, warnings, found));
@@ -222,7 +232,7 @@ fn loader(
     order: &Arc<CaseOrder>,
 ) -> Result<Loader<TrainingCase>> {
     let loader_config = LoaderConfig {
-        threads: config.data.workers,
+        threads: cores::workers(config.data.workers, training.len()),
         cache_bytes: config.data.cache_mib << 20,
         // A labelled case that cannot be used is a mistake in the set.
         max_bad_share: 0.0,

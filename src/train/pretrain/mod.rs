@@ -18,7 +18,7 @@ use super::run::{
     Engine, MemoryPlan, Opening, RunFolder, RunKind, RunOptions, Summary, changes, in_pool, resume,
 };
 use crate::checkpoint::{self, DataFingerprint, State, activation_dtype};
-use crate::config::Config;
+use crate::config::{Config, cores};
 use crate::data::layout::DiscoverOptions;
 use crate::data::loader::{Loader, LoaderConfig, Quarantined};
 use crate::data::{discover, exclude, hold_out};
@@ -49,7 +49,9 @@ pub struct Pretrained {
 pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary<Pretrained>> {
     config.validate()?;
     in_pool(config.train.threads, || match start(config, options)? {
-        Start::Planned(plan) => Ok(Summary::of_plan(plan, Vec::new(), Pretrained::default())),
+        Start::Planned(plan) => {
+            Ok(Summary::of_plan(plan, config.warnings(), Pretrained::default()))
+        }
         Start::Ready(engine) => Ok(engine.run()?.map(PretrainRun::found)),
     })
 }
@@ -86,7 +88,7 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
         Ok((info.step, (info.data, state, changed)))
     })?;
     let data = DataFingerprint::new(&cases);
-    let (state, warnings, from) = match resumed {
+    let (state, mut warnings, from) = match resumed {
         None => (State::init(device, dtype, config, &nets)?, Vec::new(), None),
         Some(resumed) => {
             let (then, state, changed) = resumed.state;
@@ -101,7 +103,7 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
     let per_step = config.train.batch * config.train.accumulation;
     let order = Arc::new(CaseOrder::new(config.train.seed, cases.len(), per_step));
     let loader_config = LoaderConfig {
-        threads: config.data.workers,
+        threads: cores::workers(config.data.workers, cases.len()),
         cache_bytes: config.data.cache_mib << 20,
         max_bad_share: config.data.bad_case_limit,
         ..LoaderConfig::default()
@@ -114,6 +116,7 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
         loader.get(step)?;
     }
     let start = json!({ "cases": data.cases, "held_out": held.len() });
+    warnings.extend(config.warnings());
     let run = folder.run().to_owned();
     let training = PretrainRun::new(config, options, nets, state, loader, &order, held, data, run)?;
     let opening = Opening {

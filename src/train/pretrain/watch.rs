@@ -134,6 +134,8 @@ pub enum Collapse {
 pub struct CollapseWatch {
     ln_k: f64,
     tau_t: f64,
+    /// What to do about a collapse.
+    remedy: &'static str,
     /// Steps for which a sign must last.
     patience: u64,
     /// Since when each kind is seen, and whether it was warned about.
@@ -146,6 +148,10 @@ impl CollapseWatch {
         Self {
             ln_k: libm::log(config.head.prototypes as f64),
             tau_t: config.loss.tau_t,
+            remedy: match config.loss.teacher_targets.is_of_the_batch() {
+                true => "a larger train.batch, a higher loss.tau_t",
+                false => "loss.teacher_targets = \"standardise\"",
+            },
             patience: (config.train.steps / 10).clamp(20, 500),
             seen: [(None, false); 2],
         }
@@ -192,20 +198,20 @@ impl CollapseWatch {
                 "uniform-teacher collapse at step {step}: g2g {} and l2g {} sit at ln K = {:.3}, \
                  the teacher's entropy is {:.3} and its logits differ by {:.4} over the batch \
                  (tau_t = {}). The consistency terms teach nothing. Remedy: \
-                 loss.teacher_targets = \"standardise\" (docs/training.md)",
+                 {} (docs/training.md)",
                 show(value(losses, "g2g")),
                 show(value(losses, "l2g")),
                 self.ln_k,
                 seen.teacher_entropy,
                 seen.spread,
-                self.tau_t
+                self.tau_t,
+                self.remedy
             ),
             Collapse::OnePrototype => format!(
                 "one-prototype collapse at step {step}: the entropy of the mean assignment is \
                  {:.4} of ln K = {:.3}, so every view gets the same target. Remedy: \
-                 loss.teacher_targets = \"standardise\", or a higher optim.ema_start \
-                 (docs/training.md)",
-                seen.assignment_entropy, self.ln_k
+                 {}, or a higher optim.ema_start (docs/training.md)",
+                seen.assignment_entropy, self.ln_k, self.remedy
             ),
         }
     }
