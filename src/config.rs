@@ -3,6 +3,7 @@
 //!
 //! Defaults are the paper's sizes (preset `vit-b`); docs/configuration.md is the table.
 
+mod bounds;
 pub mod finetune;
 mod load;
 
@@ -441,6 +442,7 @@ impl Config {
             (&self.model, &self.head, &self.views, &self.loss, &self.optim, &self.train);
         let sizes = [m.in_chans, m.patch, m.dim, m.depth, m.heads, m.dec_dim, m.dec_heads];
         require(sizes.iter().all(|&n| n > 0), "sizes in [model] must be at least 1")?;
+        bounds::check(self)?;
         require(m.patch <= 64, "model.patch must be at most 64")?;
         require(m.dim % m.heads == 0, "model.dim must be a multiple of model.heads")?;
         require(

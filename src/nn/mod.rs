@@ -12,6 +12,7 @@ pub mod head;
 pub mod init;
 pub mod params;
 pub mod pos_embed;
+pub mod sizes;
 pub mod unetr;
 pub mod vit;
 

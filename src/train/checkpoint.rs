@@ -29,6 +29,8 @@ pub use tensors::{FileInfo, TensorFile, Tensors, write_tensors};
 use super::state::Counters;
 use crate::config::Config;
 use crate::data::Case;
+use crate::nn::sizes::Claims;
+use crate::tensor_header::TensorHeader;
 use crate::{Error, Result};
 
 /// The format this version writes; it reads formats 1 to this.
@@ -116,6 +118,20 @@ impl CheckpointInfo {
         seal(&state)
     }
 
+    /// Errors: [`Error::Data`] naming the number that does not fit the weights.
+    fn check(&self, file: &Path) -> Result<()> {
+        let header = TensorHeader::read(&file.with_file_name(MODEL))?;
+        let (claims, c) = (Claims::new(file, &header), &self.counters);
+        let updates = [
+            ("updates", c.updates),
+            ("last_layer_updates", c.last_layer_updates),
+            ("bad_steps", c.bad_steps),
+            ("bad_in_a_row", c.bad_in_a_row.into()),
+        ];
+        claims.steps(self.step, &updates)?;
+        claims.pretraining(&self.config)
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Self> {
         let state: StateFile = unseal(text, path)?;
         let config = Config::parse(&state.config, "checkpoint", &[])
@@ -180,7 +196,9 @@ pub(crate) fn read_state(file: &Path) -> Result<String> {
 /// Errors: [`Error::Data`] when there is none or it is damaged; [`Error::Io`].
 pub fn read_info(path: &Path) -> Result<CheckpointInfo> {
     let file = resolve(path)?.join(STATE);
-    CheckpointInfo::parse(&read_state(&file)?, &file)
+    let info = CheckpointInfo::parse(&read_state(&file)?, &file)?;
+    info.check(&file)?;
+    Ok(info)
 }
 
 /// The checkpoint folder that a user's path means; see [`read_info`].
