@@ -137,13 +137,11 @@ impl<'a> Claims<'a> {
         Ok(())
     }
 
-    /// Steps and updates of a run, at most one a step. Errors: [`Error::Data`] naming the number.
+    /// Steps of a run, and numbers that count along with them. Errors: [`Error::Data`] naming the number.
     pub fn steps(&self, step: u64, others: &[(&str, u64)]) -> Result<()> {
-        if step > MOST_STEPS {
-            return Err(self.refusal(&format!("step = {step} is no number of steps")));
-        }
-        if let Some((name, n)) = others.iter().find(|(_, n)| *n > step) {
-            return Err(self.refusal(&format!("{name} = {n} is more than the {step} steps done")));
+        let mut all = [("step", step)].into_iter().chain(others.iter().copied());
+        if let Some((name, n)) = all.find(|(_, n)| *n > MOST_STEPS) {
+            return Err(self.refusal(&format!("{name} = {n} is more than any run comes to")));
         }
         let said: Option<u64> = self.header.note(STEP).and_then(|note| note.parse().ok());
         match said.filter(|said| *said != step) {

@@ -226,8 +226,10 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 
 /// The newest checkpoint of a run folder whose `state.json` is sound; `None` when there is none.
 pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
-    let found = list(run)?.into_iter().rev().map(|(_, path)| path);
-    Ok(found.into_iter().find(|path| path.join(STATE).is_file() && read_info(path).is_ok()))
+    // Weights that do not go with it are told when they are read.
+    let is_sound = |file: &Path| CheckpointInfo::parse(&read_state(file)?, file).map(|_| ());
+    let mut found = list(run)?.into_iter().rev().map(|(_, path)| path);
+    Ok(found.find(|path| path.join(STATE).is_file() && is_sound(&path.join(STATE)).is_ok()))
 }
 
 /// All checkpoints of a run folder in rising order of their steps, sound or not.

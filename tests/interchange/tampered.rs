@@ -260,8 +260,7 @@ fn no_number_of_a_pre_training_leads_astray() {
         "views.global_size.0",
         "views.global_size.2",
         "views.local_size.1",
-        "counters.updates",
-        "counters.last_layer_updates",
+        "counters.step",
     ];
     assert_named(&refused, &keys, count);
     // A run that goes on from other counters of its own.
@@ -315,7 +314,7 @@ fn no_number_of_a_fine_tuning_leads_astray() {
         "network.heads",
         "network.mlp_hidden",
         "network.feature_size",
-        "updates",
+        "step",
         "bad_in_a_row",
     ];
     // `bad_in_a_row` is of 32 bits: larger ones are no number of its kind.
