@@ -6,6 +6,7 @@
 //! docs/configuration.md is the table, made from the comments of the sections, and
 //! docs/method.md says where each value comes from.
 
+mod bounds;
 pub mod cores;
 mod data;
 pub mod finetune;
@@ -81,6 +82,7 @@ impl Config {
         let (views, loss) = (&self.views, &self.loss);
         self.model.validate()?;
         self.head.validate()?;
+        bounds::check(self)?;
         views.validate(&self.model)?;
         require(
             views.n_global > 0 || !loss.objective.has_global_views(),

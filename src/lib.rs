@@ -21,6 +21,7 @@ pub mod rng;
 pub mod seg;
 pub mod study;
 pub mod tape;
+pub mod tensor_header;
 pub mod train;
 
 pub use error::{Error, Result};

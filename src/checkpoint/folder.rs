@@ -4,13 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{FOLDER, STATE, read_info};
+use super::seal::read_state;
+use super::{CheckpointInfo, FOLDER, STATE};
 use crate::{Error, Result};
 
 /// Folders of checkpoints are named so, and by their step.
 pub(super) const STEP: &str = "step_";
 
-/// The checkpoint folder that a user's path means; see [`read_info`].
+/// The checkpoint folder that a user's path means; see [`super::read_info`].
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     if path.join(STATE).is_file() {
         return Ok(path.to_owned());
@@ -35,8 +36,10 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 
 /// The newest checkpoint of a run folder whose `state.json` is sound; `None` when there is none.
 pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
-    let found = list(run)?.into_iter().rev().map(|(_, path)| path);
-    Ok(found.into_iter().find(|path| path.join(STATE).is_file() && read_info(path).is_ok()))
+    // Weights that do not go with it are told when they are read.
+    let is_sound = |file: &Path| CheckpointInfo::parse(&read_state(file)?, file).map(|_| ());
+    let mut found = list(run)?.into_iter().rev().map(|(_, path)| path);
+    Ok(found.find(|path| path.join(STATE).is_file() && is_sound(&path.join(STATE)).is_ok()))
 }
 
 /// All checkpoints of a run folder in rising order of their steps, sound or not.

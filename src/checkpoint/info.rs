@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::resolve;
 use super::seal::{read_state, seal, unseal};
-use super::{Counters, DataFingerprint, FileInfo, STATE};
+use super::{Counters, DataFingerprint, FileInfo, MODEL, STATE};
 use crate::config::Config;
+use crate::nn::sizes::Claims;
+use crate::tensor_header::TensorHeader;
 use crate::{Error, Result};
 
 /// What a checkpoint says of itself.
@@ -59,7 +61,21 @@ impl CheckpointInfo {
         seal(&state)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
+    /// Errors: [`Error::Data`] naming the number that does not fit the weights.
+    fn check(&self, file: &Path) -> Result<()> {
+        let header = TensorHeader::read(&file.with_file_name(MODEL))?;
+        let (claims, c) = (Claims::new(file, &header), &self.counters);
+        let updates = [
+            ("updates", c.updates),
+            ("last_layer_updates", c.last_layer_updates),
+            ("bad_steps", c.bad_steps),
+            ("bad_in_a_row", c.bad_in_a_row.into()),
+        ];
+        claims.steps(self.step, &updates)?;
+        claims.pretraining(&self.config)
+    }
+
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
         let state: StateFile = unseal(text, path)?;
         let config = Config::parse(&state.config, "checkpoint", &[])
             .map_err(|e| Error::data(path, e.to_string()))?;
@@ -83,5 +99,7 @@ impl CheckpointInfo {
 /// Errors: [`Error::Data`] when there is none or it is damaged; [`Error::Io`].
 pub fn read_info(path: &Path) -> Result<CheckpointInfo> {
     let file = resolve(path)?.join(STATE);
-    CheckpointInfo::parse(&read_state(&file)?, &file)
+    let info = CheckpointInfo::parse(&read_state(&file)?, &file)?;
+    info.check(&file)?;
+    Ok(info)
 }

@@ -20,7 +20,9 @@ use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, Tensor, TensorMut};
 use crate::nn::network::{CLASSIFIER, NetworkConfig, UNETR};
 use crate::nn::segmenter::Segmenter;
+use crate::nn::sizes::Claims;
 use crate::seg::Task;
+use crate::tensor_header::TensorHeader;
 use crate::{Error, Result};
 
 /// Folder of the checkpoint with the best validation.
@@ -126,6 +128,23 @@ impl SegInfo {
     pub fn config(&self) -> Result<FinetuneConfig> {
         FinetuneConfig::parse(&self.config, "checkpoint", &[])
     }
+
+    /// Errors: [`Error::Data`] for a text that is none, naming the number that does not fit the weights.
+    fn check(&self, file: &Path) -> Result<()> {
+        let in_file = |error: Error| Error::data(file, error.to_string());
+        self.config().map_err(in_file)?;
+        self.task().map_err(in_file)?;
+        let network = self.network().map_err(in_file)?;
+        network.check().map_err(in_file)?;
+        let header = TensorHeader::read(&file.with_file_name(MODEL))?;
+        let claims = Claims::new(file, &header);
+        let others = [("updates", self.updates), ("bad_in_a_row", self.bad_in_a_row.into())];
+        claims.steps(self.step, &others)?;
+        match &network {
+            NetworkConfig::Unetr(config) => claims.unetr(config, POSITIONS),
+            NetworkConfig::Classifier(config) => claims.classifier(config, POSITIONS),
+        }
+    }
 }
 
 /// What a checkpoint is made of, beside the state.
@@ -221,7 +240,9 @@ pub fn read_info(folder: &Path) -> Result<SegInfo> {
             "a checkpoint of pre-training: fine-tune it first (`glmae finetune --encoder ...`)",
         ));
     }
-    unseal(&text, &file)
+    let info: SegInfo = unseal(&text, &file)?;
+    info.check(&file)?;
+    Ok(info)
 }
 
 /// The newest checkpoint of a run folder whose `state.json` is sound, and what is wrong with newer ones.

@@ -23,9 +23,13 @@ Examples:
   glmae import monai_unetr.safetensors --heads 12 --out encoders/b
   glmae import ct.safetensors --in-chans 4 --to-grid 6,6,6 --out encoders/c
 
+  glmae import clip_ct.safetensors --prefix visual.trunk. --heads 12 --out encoders/d
+
 Reads safetensors with the names of timm and the official code or of MONAI's ViT and UNETR, under
-prefixes such as module.backbone., student., encoder. or vit. PyTorch pickles (.pth) are refused:
-docs/interchange.md has the script that turns them into safetensors.")]
+prefixes such as module.backbone., student., encoder. or vit., and under any other that --prefix
+names. Exports of glmae say their heads, grid and norm eps; of other files the heads must be given.
+PyTorch pickles (.pth) are refused: docs/interchange.md has the script that turns them into
+safetensors.")]
 pub struct Args {
     /// A safetensors file, a checkpoint folder or a run folder
     #[arg(value_name = "FILE")]
@@ -36,16 +40,19 @@ pub struct Args {
     /// Take what fits, even if parameters are missing or unknown
     #[arg(long)]
     partial: bool,
-    /// Attention heads, which weights do not tell; default: one per 64 channels
+    /// Attention heads, which the weights of other programs do not tell
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
-    /// Edge of a patch, if MONAI's "perceptron" is not of 16 voxels
+    /// Edge of a patch of MONAI's "perceptron"; default: the one that leaves at most 7 channels
     #[arg(long, value_name = "N")]
     patch: Option<usize>,
-    /// Grid of tokens of the file's table of positions; default: a cube
+    /// Grid of tokens of the file's table of positions; default: that of a sin-cos table, or a cube
     #[arg(long, value_name = "D,H,W", value_parser = sides)]
     grid: Option<[usize; 3]>,
-    /// Which of several encoders in the file, such as `teacher.backbone.`
+    /// Epsilon of the layer norms; default: 1e-5 for MONAI's names, 1e-6 for timm's
+    #[arg(long, value_name = "EPS")]
+    norm_eps: Option<f64>,
+    /// Where the encoder is in the file, such as `teacher.backbone.` or `visual.trunk.`
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
     /// Repeat the patch kernel for images of so many channels
@@ -62,6 +69,7 @@ pub fn run(args: &Args) -> Result<u8> {
         heads: args.heads,
         grid: args.grid,
         patch: args.patch,
+        norm_eps: args.norm_eps,
         prefix: args.prefix.clone(),
     };
     let mut encoder = read_encoder_with(&args.file, &options)?;
@@ -98,6 +106,9 @@ fn text(encoder: &Encoder) -> String {
     row("grid", encoder.grid.map_or("not known".into(), |g| term::dims(&g)));
     row("norm eps", format!("{:e}", c.norm_eps));
     row("loaded", format!("{} tensors", report.loaded.len()));
+    for line in &report.assumed {
+        row("assumed", term::clean(line));
+    }
     for line in &report.adapted {
         row("adapted", term::clean(line));
     }

@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::file::{Values, shown, write};
-use super::foreign::{self, FORMAT, Note};
+use super::said::{CONFIG, FORMAT, Note};
 use super::segmenter::{self, SegmenterWeights};
-use super::{own, patch};
+use super::{foreign, own, patch};
 use crate::nn::pos_embed::{interpolate, sincos_3d};
+use crate::nn::vit::VitConfig;
 use crate::{Error, Result};
 
 /// The sizes of an encoder.
@@ -29,6 +30,13 @@ pub struct EncoderConfig {
     pub norm_eps: f64,
 }
 
+impl From<&VitConfig> for EncoderConfig {
+    fn from(vit: &VitConfig) -> Self {
+        let VitConfig { in_chans, patch, dim, depth, heads, mlp_hidden, norm_eps, .. } = *vit;
+        Self { in_chans, patch, dim, depth, heads, mlp_hidden, norm_eps }
+    }
+}
+
 /// What became of the tensors of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
@@ -36,6 +44,8 @@ pub struct ImportReport {
     pub source: String,
     /// Parameters, under our names.
     pub loaded: Vec<String>,
+    /// What neither the file nor the user says, and what it was taken for, one sentence each.
+    pub assumed: Vec<String>,
     /// What was changed or made up on the way, one sentence each.
     pub adapted: Vec<String>,
     /// Parameters, under our names, that the file does not have (only in partial loads).
@@ -56,6 +66,7 @@ impl ImportReport {
         };
         let mut lines = vec![format!("taken for {}", shown(&self.source))];
         lines.push(format!("{} parameters loaded", self.loaded.len()));
+        lines.extend(self.assumed.iter().map(|what| format!("assumed {what}")));
         lines.extend(self.adapted.iter().map(|what| format!("adapted {what}")));
         for (what, names) in [
             ("missing", &self.missing),
@@ -71,18 +82,22 @@ impl ImportReport {
 /// Names of a list in a line.
 const SHOWN: usize = 5;
 
-/// What a file does not say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a file does not say. Where it does say it, these must agree with it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
     /// Take what fits, even if parameters are missing or unknown.
     pub partial: bool,
-    /// Heads; default: what the file says, or one per 64 channels.
+    /// Heads, which no shape tells.
     pub heads: Option<usize>,
-    /// Grid d h w of the table of positions; default: what the file says, or a cube.
+    /// Grid d h w of the table of positions; default: that of its sines and cosines, or a cube.
     pub grid: Option<[usize; 3]>,
-    /// Edge of a patch, for MONAI's "perceptron", whose shape does not tell; default: 16.
+    /// Edge of a patch, for MONAI's "perceptron", whose shape does not tell; default: the one with which an
+    /// image has at most 7 channels.
     pub patch: Option<usize>,
-    /// Which of several encoders, such as `teacher.backbone.`; default: the student's.
+    /// Of the layer norms; default: 1e-5 for MONAI's names, 1e-6 for timm's.
+    pub norm_eps: Option<f64>,
+    /// Where the encoder is, such as `teacher.backbone.`; default: under known wrappers, of several the
+    /// student's, or the only prefix there is.
     pub prefix: Option<String>,
 }
 
@@ -141,10 +156,8 @@ impl Encoder {
     ///
     /// Errors: [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let note = Note { config: self.config.clone(), grid: self.grid };
-        let note =
-            serde_json::to_string(&note).map_err(|e| Error::Config(format!("encoder: {e}")))?;
-        write(path, &self.tensors, &[("format", FORMAT.into()), ("config", note)])
+        let note = Note { config: self.config.clone(), grid: self.grid }.to_json()?;
+        write(path, &self.tensors, &[("format", FORMAT.into()), (CONFIG, note)])
     }
 
     /// Makes it one for images of `in_chans` channels: the patch kernel is repeated, not divided.
@@ -199,8 +212,8 @@ impl Encoder {
             (Some(table), None) => {
                 let rows = table.len() / dim;
                 return Err(Error::Config(format!(
-                    "the table of positions has {} rows and its grid is not known: give the grid \
-                     of the pre-training",
+                    "the table of positions has {} rows and its grid is not known: give --grid, that \
+                     of the pre-training,",
                     rows - 1
                 )));
             }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::encoder::{Encoder, EncoderConfig, read_encoder};
 use super::file::{Values, write};
+use super::said::{CONSTRUCT, EXPORTED, Note};
 use super::segmenter::{self, SegmenterWeights};
 use super::{monai, own, patch};
 use crate::atomic;
@@ -71,6 +72,9 @@ pub struct Exported {
     pub tensors: BTreeMap<String, Values>,
     /// Python that builds the network which loads it strictly.
     pub construct: String,
+    /// The sizes of its encoder and the grid of the positions, for the way back.
+    pub encoder: EncoderConfig,
+    pub grid: Option<[usize; 3]>,
     /// What the state dict does not carry, one sentence each.
     pub lost: Vec<String>,
 }
@@ -116,10 +120,12 @@ pub fn export(path: &Path, target: Target, options: &ExportOptions) -> Result<Ex
 impl Exported {
     /// Writes it as a safetensors file. Errors: [`Error::Io`].
     pub fn write(&self, path: &Path, target: Target) -> Result<()> {
+        let note = Note { config: self.encoder.clone(), grid: self.grid };
         let notes = [
             ("format", "pt".to_owned()),
             ("glmae.target", target.to_string()),
-            ("glmae.construct", self.construct.clone()),
+            (CONSTRUCT, self.construct.clone()),
+            (EXPORTED, note.to_json()?),
         ];
         write(path, &self.tensors, &notes)
     }
@@ -140,7 +146,9 @@ pub fn encoder(encoder: &Encoder, target: Target, options: &ExportOptions) -> Re
             config.in_chans,
             config.norm_eps
         );
-        return Ok(Exported { tensors: encoder.tensors.clone(), construct, lost: vec![] });
+        let tensors = encoder.tensors.clone();
+        let (encoder, grid) = (config.clone(), encoder.grid);
+        return Ok(Exported { tensors, construct, encoder, grid, lost: vec![] });
     };
     let mut lost = vec![norm_note(config.norm_eps)];
     let mut ours = encoder.tensors.clone();
@@ -177,7 +185,7 @@ pub fn encoder(encoder: &Encoder, target: Target, options: &ExportOptions) -> Re
         projection(options),
         python(!options.without_qkv_bias)
     );
-    Ok(Exported { tensors, construct, lost })
+    Ok(Exported { tensors, construct, encoder: config.clone(), grid: Some(grid), lost })
 }
 
 /// The whole segmentation network: MONAI's `UNETR`, or the author's variant with official names.
@@ -207,9 +215,11 @@ pub fn segmenter(
             config.heads
         )
     };
+    let (encoder, grid) = (EncoderConfig::from(&config.vit()), Some(config.grid()));
     let Target::Monai(version) = target else {
         let construct = build("# UNETR with a timm-style encoder under vit.: UNETR", "");
-        return Ok(Exported { tensors: weights.tensors.clone(), construct, lost: vec![] });
+        let tensors = weights.tensors.clone();
+        return Ok(Exported { tensors, construct, encoder, grid, lost: vec![] });
     };
     let mut rest = weights.tensors.clone();
     let is_encoder = |name: &String| name.starts_with(ENCODER);
@@ -220,15 +230,6 @@ pub fn segmenter(
     });
     let inner: BTreeMap<String, Values> = inner.collect();
     debug_assert!(inner.contains_key(segmenter::POSITIONS.trim_start_matches(ENCODER)));
-    let encoder = EncoderConfig {
-        in_chans: config.in_chans,
-        patch: config.patch,
-        dim: config.dim,
-        depth: config.depth,
-        heads: config.heads,
-        mlp_hidden: config.mlp_hidden,
-        norm_eps: config.norm_eps,
-    };
     let mut tensors = vit(inner, ENCODER, &encoder, version, options)?;
     tensors.extend(rest);
     let mut lost = vec![norm_note(config.norm_eps)];
@@ -239,7 +240,8 @@ pub fn segmenter(
         projection(options),
         python(!options.without_qkv_bias)
     );
-    Ok(Exported { tensors, construct: build("monai.networks.nets.UNETR", &tail), lost })
+    let construct = build("monai.networks.nets.UNETR", &tail);
+    Ok(Exported { tensors, construct, encoder, grid, lost })
 }
 
 /// MONAI's `ViT` from our encoder, whose table has no cls row.

@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 
 use crate::atomic::Disk;
 use crate::checkpoint::write_tensors;
 use crate::device::{Device, Tensor};
+use crate::tensor_header::TensorHeader;
 use crate::{Error, Result};
-
-/// The largest header that the format allows.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Shape and values, row-major.
 pub type Values = (Vec<usize>, Vec<f32>);
@@ -25,9 +22,7 @@ pub type Values = (Vec<usize>, Vec<f32>);
 pub struct TensorSource {
     path: PathBuf,
     file: File,
-    metadata: Metadata,
-    /// Where the tensors begin.
-    start: u64,
+    header: TensorHeader,
 }
 
 impl TensorSource {
@@ -36,30 +31,19 @@ impl TensorSource {
     /// Errors: [`Error::Data`] for pickles (`.pth`) and whatever else is no sound safetensors file;
     /// [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        let bad = |reason: String| Error::data(path, reason);
-        let unsound = |why: &str| bad(format!("not a sound safetensors file: {why}"));
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
         let size = file.metadata().map_err(Error::io(path, "read"))?.len();
         let mut first = Vec::new();
         (&mut file).take(8).read_to_end(&mut first).map_err(Error::io(path, "read"))?;
         if is_pickle(path, &first, size) {
-            return Err(bad(PICKLE.into()));
+            return Err(Error::data(path, PICKLE));
         }
-        let length = first.first_chunk::<8>().ok_or_else(|| unsound("shorter than 8 bytes"))?;
-        let length = u64::from_le_bytes(*length);
-        if length > MAX_HEADER_BYTES || length > size.saturating_sub(8) {
-            return Err(unsound(&format!("a header of {length} bytes in a file of {size}")));
-        }
-        let mut header = Vec::new();
-        (&mut file).take(length).read_to_end(&mut header).map_err(Error::io(path, "read"))?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|e| unsound(&format!("its header: {e}")))?;
-        let (start, data) = (8 + length, metadata.data_len() as u64);
-        if start.checked_add(data) != Some(size) {
-            let found = size - start;
-            return Err(unsound(&format!("{found} bytes of tensors, its header says {data}")));
-        }
-        Ok(Self { path: path.to_owned(), file, metadata, start })
+        let header = TensorHeader::of(&mut file, path)?;
+        Ok(Self { path: path.to_owned(), file, header })
+    }
+
+    pub fn header(&self) -> &TensorHeader {
+        &self.header
     }
 
     pub fn path(&self) -> &Path {
@@ -68,19 +52,17 @@ impl TensorSource {
 
     /// Names in alphabetical order.
     pub fn names(&self) -> Vec<String> {
-        let mut names = self.metadata.offset_keys();
-        names.sort_unstable();
-        names
+        self.header.names()
     }
 
     /// Shape of a tensor, if it is there.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        Some(&self.metadata.info(name)?.shape)
+        self.header.shape(name)
     }
 
     /// A line of the file's own metadata.
     pub fn note(&self, key: &str) -> Option<&str> {
-        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+        self.header.note(key)
     }
 
     /// Shape and values of a tensor of dtype f16, bf16, f32 or f64.
@@ -90,12 +72,12 @@ impl TensorSource {
     pub fn read(&mut self, name: &str) -> Result<Values> {
         let shown = shown(name);
         let bad = |path: &Path, what: String| Error::data(path, format!("tensor '{shown}' {what}"));
-        let Some(info) = self.metadata.info(name) else {
+        let Some(info) = self.header.metadata.info(name) else {
             return Err(bad(&self.path, "is missing".into()));
         };
         let (begin, end) = info.data_offsets;
         let (dtype, shape) = (info.dtype, info.shape.clone());
-        let at = self.start + begin as u64;
+        let at = self.header.start + begin as u64;
         self.file.seek(SeekFrom::Start(at)).map_err(Error::io(&self.path, "read"))?;
         let mut bytes = Vec::new();
         let mut part = (&mut self.file).take((end - begin) as u64);

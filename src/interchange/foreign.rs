@@ -6,25 +6,18 @@ use std::path::Path;
 use super::encoder::{Encoder, EncoderConfig, ImportOptions, ImportReport};
 use super::file::{TensorSource, Values, shown};
 use super::names::{self, Role};
-use super::patch;
+use super::said::{CONFIG, CONSTRUCT, FORMAT, Said};
+use super::{patch, positions};
 use crate::nn::NORM_EPS;
 use crate::{Error, Result};
 
-/// `format` of the metadata of `encoder.safetensors`.
-pub const FORMAT: &str = "glmae-encoder-1";
 /// Names in a message.
 const SHOWN: usize = 5;
-/// Of MONAI's layer norms.
+/// Of the layer norms that MONAI builds: it has no argument for another.
 const MONAI_EPS: f64 = 1e-5;
-
-/// What `encoder.safetensors` says of itself, key `config` of its metadata.
-#[derive(serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Note {
-    #[serde(flatten)]
-    pub config: EncoderConfig,
-    pub grid: Option<[usize; 3]>,
-}
+/// Channels that an image may have when the edge of a patch is concluded from a row of weights. Up to 7
+/// there is never more than one edge, since no ratio of two such numbers is a cube.
+const MOST_CHANNELS: usize = 7;
 
 /// See [`super::encoder::read_encoder`].
 pub fn read(path: &Path, options: &ImportOptions) -> Result<Encoder> {
@@ -32,26 +25,21 @@ pub fn read(path: &Path, options: &ImportOptions) -> Result<Encoder> {
     let mut report = ImportReport::default();
     let prefix = choose_prefix(&source, options)?;
     let found = sort_names(&source, &prefix, &mut report)?;
-    let note = match source.note("format") {
-        Some(FORMAT) => {
-            let text = source.note("config").unwrap_or_default();
-            let note = serde_json::from_str::<Note>(text);
-            Some(note.map_err(|e| Error::data(path, format!("its metadata 'config': {e}")))?)
-        }
-        _ => None,
-    };
+    let said = Said::of(&source)?;
     let is_monai = found.values().any(|name| name.contains("patch_embedding."));
-    report.source = match (&note, is_monai) {
-        (Some(_), _) => FORMAT.into(),
-        (None, true) => format!("MONAI names, prefix '{prefix}'"),
-        (None, false) => format!("official names, prefix '{prefix}'"),
+    let naming = if is_monai { "MONAI" } else { "official" };
+    report.source = match said.key {
+        CONFIG => FORMAT.into(),
+        "" => format!("{naming} names, prefix '{prefix}'"),
+        _ => format!("an export of glmae, {naming} names, prefix '{prefix}'"),
     };
-    let config = configure(&source, &found, options, note.as_ref(), is_monai)?;
+    let config = configure(&source, &found, options, &said, is_monai, &mut report)?;
+    let grid = said.grid(&source, config.patch)?;
+    let grid = said.agreed(&source, "--grid", options.grid, grid)?;
     let mut tensors = BTreeMap::new();
     read_patch(&mut source, &found, &config, &mut tensors)?;
     read_layers(&mut source, &found, &config, &mut tensors, &mut report)?;
-    let grid = options.grid.or(note.and_then(|n| n.grid));
-    let grid = read_positions(&mut source, &found, &config, grid, &mut tensors, &mut report)?;
+    let grid = positions::read(&mut source, &found, &config, grid, &mut tensors, &mut report)?;
     if !options.partial {
         refuse(path, "lacks parameters of an encoder", &report.missing)?;
         refuse(path, "has tensors that no encoder of glmae has", &report.unexpected)?;
@@ -76,37 +64,48 @@ fn refuse(path: &Path, what: &str, names: &[String]) -> Result<()> {
     ))
 }
 
+/// Where the encoder is: under the prefix that the user names, a chain of known wrappers, or the only prefix
+/// that there is.
 fn choose_prefix(source: &TensorSource, options: &ImportOptions) -> Result<String> {
     let names = source.names();
     let all = names::prefixes(names.iter().map(String::as_str));
-    let listed = || all.iter().map(|p| format!("'{p}'")).collect::<Vec<_>>().join(", ");
+    let listed = |some: &[&String]| {
+        let first: Vec<String> =
+            some.iter().take(SHOWN).map(|p| format!("'{}'", shown(p))).collect();
+        first.join(", ") + if some.len() > SHOWN { ", ..." } else { "" }
+    };
     let bad = |reason: String| Error::data(source.path(), reason);
-    if all.is_empty() {
+    let every: Vec<&String> = all.iter().collect();
+    if every.is_empty() {
         let first: Vec<String> = names.iter().take(SHOWN).map(|n| shown(n)).collect();
         return Err(bad(format!(
             "holds no ViT encoder: no tensor is called patch_embed.proj.weight or \
-             patch_embedding.patch_embeddings.weight, with or without a prefix such as \
-             module.backbone. or vit. ({} tensors: {})",
+             patch_embedding.patch_embeddings.weight, under no prefix (--prefix) at all ({} tensors: \
+             {})",
             names.len(),
             first.join(", ")
         )));
     }
     if let Some(wanted) = &options.prefix {
-        let found = all.get(wanted).cloned();
-        return found.ok_or_else(|| {
+        // `image_encoder` means the same as `image_encoder.`.
+        let dotted = format!("{wanted}.");
+        let found = [wanted, &dotted].into_iter().find(|prefix| all.contains(*prefix));
+        return found.cloned().ok_or_else(|| {
             Error::Config(format!(
-                "no encoder is under '{}', only under {}",
+                "{}: no encoder is under --prefix '{}', only under {}",
+                source.path().display(),
                 shown(wanted),
-                listed()
+                listed(&every)
             ))
         });
     }
-    let students: Vec<&String> =
-        all.iter().filter(|p| p.split('.').any(|part| part == "student")).collect();
-    match (all.len(), students.as_slice()) {
-        (1, _) => Ok(all.into_iter().next().unwrap_or_default()),
-        (_, [student]) => Ok((*student).clone()),
-        _ => Err(bad(format!("holds several encoders; choose one with --prefix: {}", listed()))),
+    let known: Vec<&String> = all.iter().filter(|prefix| names::is_wrapped(prefix)).collect();
+    let is_student = |prefix: &&&String| prefix.split('.').any(|part| part == "student");
+    let students: Vec<&&String> = known.iter().filter(is_student).collect();
+    match (known.as_slice(), every.as_slice(), students.as_slice()) {
+        ([one], ..) | ([], [one], _) => Ok((*one).clone()),
+        (_, _, [student]) => Ok((**student).clone()),
+        _ => Err(bad(format!("holds several encoders ({}): give --prefix", listed(&every)))),
     }
 }
 
@@ -133,13 +132,15 @@ fn sort_names(
     Ok(found)
 }
 
-/// The sizes, from shapes.
+/// The sizes, from shapes; what these do not tell from the user, from the file's metadata, or from what
+/// every program does alike.
 fn configure(
     source: &TensorSource,
     found: &BTreeMap<String, String>,
     options: &ImportOptions,
-    note: Option<&Note>,
+    said: &Said,
     is_monai: bool,
+    report: &mut ImportReport,
 ) -> Result<EncoderConfig> {
     let bad = |reason: String| Error::data(source.path(), reason);
     let shape = |ours: &str| found.get(ours).and_then(|name| source.shape(name));
@@ -147,19 +148,28 @@ fn configure(
     if kernel.contains(&0) {
         return Err(bad(format!("its patch kernel {kernel:?} is empty")));
     }
+    let told = said.agreed(source, "--patch", options.patch, said.patch)?;
     let (dim, in_chans, patch) = match *kernel {
         [dim, c, a, b, e] if a == b && b == e => (dim, c, a),
         [dim, n] => {
-            let (c, patch) = perceptron(n, options.patch)?;
+            let (c, patch) = perceptron(source, n, told)?;
+            if told.is_none() {
+                report.assumed.push(format!(
+                    "patch: {n} weights a row are taken for edge {patch} and {c} channels; --patch \
+                     tells another"
+                ));
+            }
             (dim, c, patch)
         }
         [_, _, _, _] => return Err(bad("its patch embedding is that of 2-D images".into())),
         _ => return Err(bad(format!("its patch kernel {kernel:?} is no [dim, C, p, p, p]"))),
     };
-    if let Some(told) = options.patch.filter(|&told| told != patch) {
-        return Err(Error::Config(format!(
-            "--patch {told}: the file's patches are of edge {patch}"
-        )));
+    if let Some(told) = told.filter(|&told| told != patch) {
+        let holds = format!("the file's patches are of edge {patch}");
+        return Err(match options.patch {
+            Some(_) => Error::Config(format!("--patch {told}: {holds}")),
+            None => said.contradicts(source, &format!("patches of edge {told}"), &holds),
+        });
     }
     let index = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse().ok();
     let last: Option<usize> = found.keys().filter_map(index).max();
@@ -168,50 +178,94 @@ fn configure(
         return Err(bad(format!("has a block {last} and {} tensors", found.len())));
     }
     let hidden = (0..=last).find_map(|i| shape(&format!("blocks.{i}.mlp.fc1.weight"))?.first());
-    let heads = match options.heads.or(note.map(|n| n.config.heads)) {
-        Some(heads) => heads,
-        None if dim % 64 == 0 => dim / 64,
-        None => {
-            return Err(Error::Config(format!(
-                "{}: the number of heads is not in the weights, and the width {dim} is no multiple \
-                 of 64: give --heads",
-                source.path().display()
-            )));
+    let mlp_hidden = hidden.copied().unwrap_or(dim.saturating_mul(4));
+    let depth = last + 1;
+    if let Some(config) = &said.config {
+        let EncoderConfig { heads, norm_eps, .. } = *config;
+        let holds = EncoderConfig { in_chans, patch, dim, depth, heads, mlp_hidden, norm_eps };
+        if *config != holds {
+            let (says, holds) = (format!("{config:?}"), format!("its tensors are of {holds:?}"));
+            return Err(said.contradicts(source, &says, &holds));
         }
-    };
-    if heads == 0 || dim % heads != 0 {
-        return Err(Error::Config(format!("the width {dim} is no multiple of {heads} heads")));
     }
-    let norm_eps = note.map(|n| n.config.norm_eps);
-    let norm_eps = norm_eps.unwrap_or(if is_monai { MONAI_EPS } else { NORM_EPS });
-    let config = EncoderConfig {
-        in_chans,
-        patch,
-        dim,
-        depth: last + 1,
-        heads,
-        mlp_hidden: hidden.copied().unwrap_or(dim.saturating_mul(4)),
-        norm_eps,
-    };
-    match note {
-        Some(n) if EncoderConfig { heads, ..n.config.clone() } != config => {
-            Err(bad(format!("its metadata says {:?}, its tensors {config:?}", n.config)))
+    let heads = said.agreed(source, "--heads", options.heads, said.heads)?;
+    let heads = heads.ok_or_else(|| {
+        Error::Config(format!(
+            "{}: the number of attention heads is not in the file (width {dim}; {}): give --heads",
+            source.path().display(),
+            offered_heads(dim)
+        ))
+    })?;
+    if heads == 0 || !dim.is_multiple_of(heads) {
+        let what = format!("the width {dim} is no multiple of {heads} heads");
+        return Err(match options.heads {
+            Some(_) => Error::Config(format!("--heads: {what}")),
+            None => said.contradicts(source, &format!("{heads} heads"), &what),
+        });
+    }
+    let norm_eps = said.agreed(source, "--norm-eps", options.norm_eps, said.norm_eps)?;
+    let norm_eps = norm_eps.unwrap_or_else(|| {
+        // Exports that do not say it are older ones of networks trained here.
+        let (eps, whose) = match (said.key, is_monai) {
+            (CONSTRUCT, _) => (NORM_EPS, "glmae trains with"),
+            (_, true) => (MONAI_EPS, "MONAI builds its layer norms with"),
+            (_, false) => (NORM_EPS, "timm and the official code have"),
+        };
+        report.assumed.push(format!("norm eps: {eps:e}, which {whose}; --norm-eps tells another"));
+        eps
+    });
+    match norm_eps > 0.0 && norm_eps < 1.0 {
+        true => Ok(EncoderConfig { in_chans, patch, dim, depth, heads, mlp_hidden, norm_eps }),
+        false if options.norm_eps.is_some() => {
+            Err(Error::Config(format!("--norm-eps {norm_eps}: it lies between 0 and 1")))
         }
-        _ if norm_eps > 0.0 && norm_eps < 1.0 => Ok(config),
-        _ => Err(bad(format!("its metadata says norm_eps = {norm_eps}"))),
+        false => Err(bad(format!("its metadata '{}' says norm_eps = {norm_eps}", said.key))),
     }
 }
 
-/// Channels and patch edge of a row of `n` weights.
-fn perceptron(n: usize, patch: Option<usize>) -> Result<(usize, usize)> {
-    let edge = patch.unwrap_or(16);
-    match edge.checked_pow(3) {
-        Some(voxels) if voxels > 0 && n > 0 && n.is_multiple_of(voxels) => Ok((n / voxels, edge)),
-        _ => Err(Error::Config(format!(
-            "a patch embedding of {n} weights per row is not made of patches of edge {edge}: give \
-             --patch"
-        ))),
+/// Numbers of heads that a width allows: those of usual head widths, else all small ones. Which of them it
+/// was cannot be seen, and another one gives other features without an error.
+fn offered_heads(dim: usize) -> String {
+    let usual = (16..=128).rev().filter(|c| dim.is_multiple_of(*c)).map(|c| dim / c);
+    let mut heads: Vec<usize> = usual.collect();
+    if heads.is_empty() {
+        heads = (1..=64).filter(|h| dim.is_multiple_of(*h)).collect();
     }
+    let heads: Vec<String> = heads.iter().take(2 * SHOWN).map(ToString::to_string).collect();
+    let ours = match dim.is_multiple_of(64) {
+        true => format!("; timm's usual 64 channels a head would be {}", dim / 64),
+        false => String::new(),
+    };
+    format!("possible: {}{ours}", heads.join(", "))
+}
+
+/// Channels and patch edge of a row of `n` weights.
+fn perceptron(source: &TensorSource, n: usize, told: Option<usize>) -> Result<(usize, usize)> {
+    let channels = |edge: usize| match edge.checked_pow(3) {
+        Some(voxels) if voxels > 0 && n > 0 && n.is_multiple_of(voxels) => Some(n / voxels),
+        _ => None,
+    };
+    let found = match told {
+        Some(edge) => channels(edge).map(|c| (c, edge)),
+        None => (2..=64).rev().find_map(|edge| {
+            Some((channels(edge).filter(|c| (1..=MOST_CHANNELS).contains(c))?, edge))
+        }),
+    };
+    found.ok_or_else(|| {
+        let edges: Vec<String> = (2..=64)
+            .filter_map(|edge| Some(format!("{edge} with {} channels", channels(edge)?)))
+            .collect();
+        let possible = match edges.is_empty() {
+            true => "none is possible".into(),
+            false => format!("possible: {}", edges.join(", ")),
+        };
+        let told = told.map(|edge| format!(" of edge {edge}")).unwrap_or_default();
+        Error::Config(format!(
+            "{}: a patch embedding of {n} weights per row is not made of patches{told} as they are \
+             usual ({possible}): give --patch",
+            source.path().display()
+        ))
+    })
 }
 
 fn read_patch(
@@ -272,62 +326,4 @@ fn read_layers(
         report.adapted.push("blocks.*.attn.qkv.bias: zeros, for the file has none".into());
     }
     Ok(())
-}
-
-/// The table of positions with its cls row. Returns its grid.
-fn read_positions(
-    source: &mut TensorSource,
-    found: &BTreeMap<String, String>,
-    config: &EncoderConfig,
-    grid: Option<[usize; 3]>,
-    tensors: &mut BTreeMap<String, Values>,
-    report: &mut ImportReport,
-) -> Result<Option<[usize; 3]>> {
-    let ours = "pos_embed";
-    let Some(name) = found.get(ours) else {
-        report.missing.push(ours.into());
-        return Ok(None);
-    };
-    let bad = |what: String| Error::data(source.path(), format!("tensor '{}' {what}", shown(name)));
-    let dim = config.dim;
-    let shape = source.shape(name).unwrap_or_default();
-    let rows = match *shape {
-        [1, rows, width] if width == dim && rows > 0 => rows,
-        _ => return Err(bad(format!("is {shape:?}, [1, tokens, {dim}] is needed"))),
-    };
-    let given = match grid {
-        Some(grid) => {
-            let tokens = grid.iter().try_fold(1usize, |n, &g| n.checked_mul(g));
-            let fits = tokens.filter(|&n| n > 0 && (rows == n || rows - 1 == n));
-            Some(fits.ok_or_else(|| bad(format!("has {rows} rows, the grid {grid:?} has others")))?)
-        }
-        None => None,
-    };
-    let has_cls_row = match given {
-        Some(tokens) => rows != tokens,
-        None if name.ends_with("position_embeddings") => false,
-        None => {
-            found.contains_key("cls_token") || (cube(rows).is_none() && cube(rows - 1).is_some())
-        }
-    };
-    let tokens = if has_cls_row { rows - 1 } else { rows };
-    if tokens == 0 {
-        return Err(bad("has no row but the cls token's".into()));
-    }
-    let (_, mut values) = source.read(name)?;
-    if !has_cls_row {
-        values.splice(0..0, std::iter::repeat_n(0.0, dim));
-        report.adapted.push("pos_embed: a row of zeros for the cls token".into());
-    }
-    tensors.insert(ours.into(), (vec![1, 1 + tokens, dim], values));
-    let grid = grid.or_else(|| cube(tokens).map(|n| [n; 3]));
-    if given.is_none() && grid.is_some() {
-        report.adapted.push(format!("pos_embed: its {tokens} rows are taken for a cubic grid"));
-    }
-    Ok(grid)
-}
-
-/// The cube root, if it is a whole number.
-fn cube(n: usize) -> Option<usize> {
-    (1..=n).take_while(|e| e.checked_pow(3).is_some_and(|c| c <= n)).find(|e| e.pow(3) == n)
 }

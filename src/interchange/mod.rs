@@ -10,6 +10,8 @@ pub mod monai;
 mod names;
 mod own;
 mod patch;
+mod positions;
+mod said;
 pub mod segmenter;
 
 pub use encoder::{

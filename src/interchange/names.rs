@@ -30,10 +30,11 @@ const PATCH: &[&str] = &[
 /// Prefixes under which a file holds an encoder, such as `module.backbone.`; `""` for none.
 pub fn prefixes<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     let found = names.filter_map(|name| PATCH.iter().find_map(|p| name.strip_suffix(p)));
-    found.filter(|prefix| is_wrapped(prefix)).map(str::to_owned).collect()
+    found.filter(|prefix| prefix.is_empty() || prefix.ends_with('.')).map(str::to_owned).collect()
 }
 
-fn is_wrapped(prefix: &str) -> bool {
+/// Whether a prefix is a chain of known wrappers, which are seen through without a word.
+pub fn is_wrapped(prefix: &str) -> bool {
     let Some(parts) = prefix.strip_suffix('.') else { return prefix.is_empty() };
     parts.split('.').all(|part| WRAPPERS.contains(&part))
 }
@@ -127,9 +128,18 @@ mod tests {
     fn prefixes_are_chains_of_known_wrappers() {
         for prefix in ["", "vit.", "module.backbone.", "student.module.backbone.", "encoder."] {
             assert_eq!(of(&[&format!("{prefix}patch_embed.proj.weight"), "norm.weight"]), [prefix]);
+            assert!(is_wrapped(prefix));
         }
-        assert!(of(&["text.patch_embed.proj.weight", "xvit.patch_embed.proj.weight"]).is_empty());
-        assert!(of(&[".patch_embed.proj.weight", "vit..patch_embed.proj.weight"]).is_empty());
+        for other in ["text.", "xvit.", ".", "vit..", "vit", "vit.trunk."] {
+            assert!(!is_wrapped(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn prefixes_end_at_a_point() {
+        let names = ["visual.trunk.patch_embed.proj.weight", "my_patch_embed.proj.weight", "x"];
+        assert_eq!(of(&names), ["visual.trunk."]);
+        assert!(of(&["patch_embed.proj.weights", "patch_embed.proj"]).is_empty());
     }
 
     #[test]

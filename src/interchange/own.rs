@@ -43,15 +43,7 @@ pub fn encoder_of(weights: SegmenterWeights, source: &str) -> Result<Encoder> {
 }
 
 fn encoder_under(c: &VitConfig, all: BTreeMap<String, Values>, source: &str) -> Result<Encoder> {
-    let config = EncoderConfig {
-        in_chans: c.in_chans,
-        patch: c.patch,
-        dim: c.dim,
-        depth: c.depth,
-        heads: c.heads,
-        mlp_hidden: c.mlp_hidden,
-        norm_eps: c.norm_eps,
-    };
+    let config = EncoderConfig::from(c);
     let grid = Some(c.grid());
     let mut report = ImportReport { source: source.into(), ..Default::default() };
     let mut tensors = BTreeMap::new();

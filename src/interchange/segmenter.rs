@@ -12,6 +12,7 @@ use super::{monai, patch};
 use crate::device::{DType, Device};
 use crate::nn::network::NetworkConfig;
 use crate::nn::segmenter::Segmenter;
+use crate::nn::sizes::Claims;
 use crate::nn::unetr::{Unetr, UnetrConfig};
 use crate::param_layout::ParamLayout;
 use crate::{Error, Result};
@@ -64,11 +65,9 @@ impl SegmenterWeights {
         let config: UnetrConfig =
             serde_json::from_str(text).map_err(|e| bad(format!("its metadata 'config': {e}")))?;
         config.check()?;
-        let names = source.names();
         // Before a layout of that many blocks is made.
-        if config.depth > names.len() || !fits(&config, &source) {
-            return Err(bad("its metadata 'config' does not describe its tensors".into()));
-        }
+        Claims::new(path, source.header()).unetr(&config, POSITIONS)?;
+        let names = source.names();
         let mut layout = ParamLayout::default();
         Unetr::new(&mut layout, &config)?;
         let entries = layout.entries().iter().map(|e| (e.name.clone(), e.shape.clone()));
@@ -164,15 +163,4 @@ pub(super) fn tensors_of(segmenter: &Segmenter) -> Result<BTreeMap<String, Value
     let (config, rows) = (&segmenter.net.config, segmenter.positions.to_f32_vec()?);
     tensors.insert(POSITIONS.into(), (vec![1, config.tokens(), config.dim], rows));
     Ok(tensors)
-}
-
-/// Whether the sizes that a layout is made of stand in the shapes of tensors: then no product of
-/// them that the layout needs can overflow.
-fn fits(config: &UnetrConfig, source: &TensorSource) -> bool {
-    let is = |name: &str, shape: &[usize]| source.shape(name).is_some_and(|found| found == shape);
-    let UnetrConfig { in_chans, patch: p, dim, outputs, feature_size: f, .. } = *config;
-    is("vit.patch_embed.proj.weight", &[dim, in_chans, p, p, p])
-        && is("vit.blocks.0.mlp.fc1.weight", &[config.mlp_hidden, dim])
-        && is("out.conv.conv.weight", &[outputs, f, 1, 1, 1])
-        && config.roi.iter().all(|&side| side < 1 << 20)
 }

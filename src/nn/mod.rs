@@ -14,6 +14,7 @@ pub mod network;
 pub mod params;
 pub mod pos_embed;
 pub mod segmenter;
+pub mod sizes;
 pub mod unetr;
 pub mod vit;
 

@@ -47,11 +47,14 @@ impl VitConfig {
         require(sizes.iter().all(|&n| n > 0), "every size must be at least 1".into())?;
         require(
             self.dim.is_multiple_of(self.heads),
-            format!("width {} is not a multiple of {} heads", self.dim, self.heads),
+            format!("width dim = {} is not a multiple of {} heads", self.dim, self.heads),
         )?;
         require(
             self.roi.iter().all(|&n| n > 0 && n.is_multiple_of(self.patch)),
-            format!("the window {:?} must be multiples of the patch {}", self.roi, self.patch),
+            format!(
+                "the window roi = {:?} must be multiples of the patch {}",
+                self.roi, self.patch
+            ),
         )?;
         require(self.norm_eps > 0.0, format!("norm_eps = {} must be positive", self.norm_eps))
     }

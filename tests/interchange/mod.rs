@@ -2,10 +2,12 @@
 
 mod checkpoints;
 mod files;
+mod guesses;
 mod hostile;
 mod monai_check;
 mod program;
 mod segmenters;
+mod tampered;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use glmae::config::Config;
 use glmae::device::{DType, Device};
 use glmae::glmae::model::{Networks, Weights};
 use glmae::interchange::file::{Values, write};
+use glmae::interchange::{Encoder, ImportOptions, read_encoder_with};
 use glmae::rng::{Purpose, Rng};
 
 use crate::train::MICRO;
@@ -94,4 +97,10 @@ fn put(folder: &Path, tensors: &Named) -> PathBuf {
     let path = folder.join("weights.safetensors");
     write(&path, tensors, &[]).unwrap();
     path
+}
+
+/// Reads a file whose one thing that nothing tells are the heads.
+fn read_one_head(path: &Path, partial: bool) -> glmae::Result<Encoder> {
+    let options = ImportOptions { partial, heads: Some(1), ..Default::default() };
+    read_encoder_with(path, &options)
 }
