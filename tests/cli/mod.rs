@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod evaluate;
+mod evaluate_side;
 mod inspect;
+mod memory;
 mod results;
 
 use assert_cmd::Command;
