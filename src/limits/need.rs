@@ -138,7 +138,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn bound(name: &str, free: u64, of_addresses: bool) -> Bound {
-        Bound { name: name.to_owned(), total: 2 * free, free, of_addresses }
+        Bound { name: name.to_owned(), total: free.saturating_mul(2), free, of_addresses }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod evaluate;
+mod evaluate_side;
 #[cfg(target_os = "linux")]
 mod full_streams;
 mod inspect;
 mod keys;
+mod memory;
 mod results;
 
 use assert_cmd::Command;

@@ -4,6 +4,7 @@ mod crate_check;
 mod expectations;
 mod fuzz;
 mod limits;
+mod names;
 mod prepared;
 
 use std::path::PathBuf;

@@ -95,7 +95,7 @@ pub struct DiscoverOptions {
 /// Finds the cases at `path`.
 ///
 /// A folder with a `dataset.json` is what that file says: nnU-Net v2 raw when it has `channel_names`
-/// and `file_ending`, MSD (or a MONAI data list) when it has `training`. Any other folder is
+/// and `file_ending` and files are named so, MSD (or a MONAI data list) when it has `training`. Any other folder is
 /// searched, sub-folders included, in the order of names; hidden files and whatever
 /// [`looks_like_label`] are left out. A file is a volume, a `.json` manifest, or a list with one
 /// path per line, relative to the list, `#` starting a comment.
@@ -336,7 +336,12 @@ fn from_json(path: &Path, options: &DiscoverOptions) -> Result<Source> {
     let manifest = Manifest::read(path)?;
     let root = path.parent().unwrap_or(Path::new(""));
     if let (Some(channels), Some(ending)) = (&manifest.channel_names, &manifest.file_ending) {
-        return from_nnunet(path, root, channels.len(), ending, options);
+        let found = from_nnunet(path, root, channels.len(), ending, options);
+        // Converters keep the list of MSD beside nnU-Net's keys; it counts where files are named by it.
+        let is_empty = found.as_ref().map_or(true, |source| source.cases.is_empty());
+        if manifest.training.is_none() || !is_empty || matches!(found, Err(Error::Unsupported(_))) {
+            return found;
+        }
     }
     let Some(training) = &manifest.training else {
         return Err(Error::data(

@@ -13,12 +13,13 @@ fn cases(n: usize) -> Vec<Case> {
     (0..n).map(|i| Case { id: i.to_string(), images: images(i), label: None }).collect()
 }
 
-/// A case of constant value, its number, prepared after a time that differs from case to case.
+/// A case of its number and a half, in turns, prepared after a time that differs from case to case.
 fn make(case: &Case) -> Result<Prepared> {
     let number: u64 = case.id.parse().unwrap();
     std::thread::sleep(Duration::from_micros(number * 7919 % 13 * 100));
     let affine = [[1., 0., 0., 0.], [0., 1., 0., 0.], [0., 0., 1., 0.], [0., 0., 0., 1.]];
-    let volume = Volume::new(vec![number as f32; VOXELS], 1, [4, 4, 4], affine, 0)?;
+    let data = (0..VOXELS).map(|i| number as f32 + 0.5 * (i % 2) as f32).collect();
+    let volume = Volume::new(data, 1, [4, 4, 4], affine, 0)?;
     let config = PrepareConfig {
         intensity: crate::data::Intensity::Identity,
         foreground_threshold: None,

@@ -1,0 +1,90 @@
+//! Memory that is not there: code 4 and a message, never an abort (134) or a kill.
+#![cfg(unix)]
+
+use std::process::Command;
+
+use super::run;
+
+/// Exit code and stderr of the program under `ulimit -v` (KiB).
+fn under(kib: u64, args: &[&str]) -> (Option<i32>, String, String) {
+    let program = assert_cmd::cargo::cargo_bin!("glmae");
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit -v {kib} && exec \"$0\" \"$@\"")])
+        .arg(program)
+        .args(args)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A volume of noise large enough for every preset's views.
+fn scans(folder: &std::path::Path) -> String {
+    use glmae::data::Volume;
+    use glmae::data::nifti::{Stored, write_volume};
+    std::fs::create_dir_all(folder).unwrap();
+    let mut affine = [[0.0; 4]; 4];
+    (0..4).for_each(|a| affine[a][a] = 1.0);
+    for name in ["a.nii", "b.nii"] {
+        let data = (0..64u32.pow(3)).map(|i| (i.wrapping_mul(2654435761) >> 22) as f32).collect();
+        let volume = Volume::new(data, 1, [64; 3], affine, 1).unwrap();
+        write_volume(&folder.join(name), &volume, Stored::F32).unwrap();
+    }
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_run_that_does_not_fit_ends_with_code_4_and_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let scans = scans(&dir.path().join("scans"));
+    let out = dir.path().join("run");
+    let args = ["pretrain", "--config", "tiny", "--data", &scans, "--out", out.to_str().unwrap()];
+    let large = ["--set", "train.batch=64", "--set", "model.depth=12", "--set", "model.dim=384"];
+    let large = [&args[..], &large, &["--set", "train.threads=1"]].concat();
+    let (code, out, err) = under(1_500_000, &large);
+    assert_eq!((code, out.as_str()), (Some(4), ""), "{err}");
+    for word in ["out of memory", "ulimit -v (RLIMIT_AS)", "try:", "batch"] {
+        assert!(err.contains(word), "'{word}' is not in: {err}");
+    }
+}
+
+/// So little that something fails which nobody checks: a list, a string, a thread's stack.
+#[test]
+fn small_allocations_do_not_abort_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let scans = scans(&dir.path().join("scans"));
+    let mut refused = 0;
+    // What the program and its libraries map by themselves differs from build to build.
+    for kib in (100_000..=400_000).step_by(20_000) {
+        let out = dir.path().join(format!("run{kib}"));
+        let out = out.to_str().unwrap();
+        let args = ["pretrain", "--config", "tiny", "--data", &scans, "--out", out];
+        let (code, _, err) =
+            under(kib, &[&args[..], &["--set", "train.batch=16", "--steps", "2"]].concat());
+        match code {
+            Some(0) => break,
+            // The loader of the system, before there is a program.
+            Some(127) => {}
+            Some(4) => {
+                refused += 1;
+                assert!(err.contains("out of memory") && err.contains("try:"), "{kib}: {err}");
+            }
+            other => panic!("ulimit -v {kib} ends with {other:?}: {err}"),
+        }
+    }
+    println!("{refused} limits were refused");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn doctor_names_the_limit_that_binds() {
+    let (code, out, err) = under(2_000_000, &["doctor"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("memory that a run may use"), "{out}");
+    let line = out.lines().find(|l| l.contains("binds")).unwrap();
+    assert!(line.contains("ulimit -v (RLIMIT_AS)") && line.contains("of 1.9 GiB"), "{out}");
+    assert!(out.contains("of the machine"), "{out}");
+    let (code, out, _) = run(&["doctor"]);
+    assert!(code == 0 && out.contains("of the machine"), "{out}");
+}
