@@ -80,9 +80,9 @@ impl Config {
     /// Checks that the values go together. Errors name the key and what it may be.
     pub fn validate(&self) -> Result<()> {
         let (views, loss) = (&self.views, &self.loss);
+        bounds::check(self)?;
         self.model.validate()?;
         self.head.validate()?;
-        bounds::check(self)?;
         views.validate(&self.model)?;
         require(
             views.n_global > 0 || !loss.objective.has_global_views(),
