@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::moments;
 use super::save::tables;
 use super::{
     CheckpointInfo, FileInfo, MODEL, OPTIMIZER, STATE, State, TEACHER, TensorFile,
     activation_dtype, read_info, resolve,
 };
 use crate::config::Config;
-use crate::device::{DType, Device, Tensor, TensorMut};
+use crate::device::{DType, Device, Tensor};
 use crate::glmae::model::{Networks, Weights};
 use crate::nn::params::Params;
 use crate::param_layout::ParamLayout;
@@ -48,17 +49,11 @@ pub fn load_state(
     let mut state = State::from_weights(weights)?;
     let file = TensorFile::read(&path.join(OPTIMIZER), file_info(&path, &info.files, OPTIMIZER)?)?;
     let layout = &nets.student_layout;
-    let mut names = expected("m.", layout);
-    names.extend(expected("v.", layout));
+    let mut names = moments::names(layout);
     let center = state.weights.center.as_ref().map(|c| ("center".to_owned(), c.shape().to_vec()));
     names.extend(center);
     let tensors = file.open(&names)?;
-    for (prefix, flat) in [("m.", &mut state.m), ("v.", &mut state.v)] {
-        for e in layout.entries() {
-            let mut out = TensorMut::new(flat, e.offset, &e.shape)?;
-            tensors.copy(&format!("{prefix}{}", e.name), &mut out)?;
-        }
-    }
+    moments::copy(&tensors, layout, [&mut state.m, &mut state.v])?;
     if let Some(center) = &mut state.weights.center {
         tensors.copy("center", &mut center.as_mut())?;
     }

@@ -14,6 +14,7 @@ mod folder;
 mod glance;
 mod info;
 mod load;
+mod moments;
 mod publish;
 mod save;
 mod seal;

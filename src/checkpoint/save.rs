@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::moments;
 use super::publish::publish;
 use super::{
     CheckpointInfo, DataFingerprint, FORMAT, FileInfo, MODEL, OPTIMIZER, State, TEACHER,
@@ -77,8 +78,7 @@ fn write_files(
     if let Some(teacher) = &state.weights.teacher {
         write(TEACHER, &named("", teacher, teacher.flat())?)?;
     }
-    let mut optimizer = named("m.", &state.weights.student, &state.m)?;
-    optimizer.extend(named("v.", &state.weights.student, &state.v)?);
+    let mut optimizer = moments::of(&state.weights.student, [&state.m, &state.v])?;
     optimizer.extend(state.weights.center.iter().map(|c| ("center".to_owned(), c.clone())));
     write(OPTIMIZER, &optimizer)?;
     Ok(files)

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{folder_name, list};
 use super::load::{expected, file_info};
+use super::moments;
 use super::publish::publish;
 use super::save::named;
 use super::seal::{read_state, seal, unseal};
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::atomic::{Disk, Storage};
 use crate::config::finetune::FinetuneConfig;
-use crate::device::{DType, Device, Tensor, TensorMut};
+use crate::device::{DType, Device, Tensor};
 use crate::nn::network::{CLASSIFIER, NetworkConfig, UNETR};
 use crate::nn::segmenter::Segmenter;
 use crate::nn::sizes::Claims;
@@ -199,9 +200,7 @@ pub fn save_to(
         write(MODEL, &model)?;
         // The best one is for use, not for going on.
         if !is_best {
-            let mut optimizer = named("m.", params, &state.m)?;
-            optimizer.extend(named("v.", params, &state.v)?);
-            write(OPTIMIZER, &optimizer)?;
+            write(OPTIMIZER, &moments::of(params, [&state.m, &state.v])?)?;
         }
         let sizes = segmenter.net.sizes();
         seal(&SegInfo {
@@ -358,15 +357,8 @@ pub fn load_state(folder: &Path, device: &Device, dtype: DType) -> Result<(SegIn
     let info_of = file_info(folder, &info.files, OPTIMIZER)?;
     let file = TensorFile::read(&folder.join(OPTIMIZER), info_of)?;
     let layout = state.segmenter.params.layout().clone();
-    let mut names = expected("m.", &layout);
-    names.extend(expected("v.", &layout));
-    let tensors = file.open(&names)?;
-    for (prefix, flat) in [("m.", &mut state.m), ("v.", &mut state.v)] {
-        for e in layout.entries() {
-            let mut out = TensorMut::new(flat, e.offset, &e.shape)?;
-            tensors.copy(&format!("{prefix}{}", e.name), &mut out)?;
-        }
-    }
+    let tensors = file.open(&moments::names(&layout))?;
+    moments::copy(&tensors, &layout, [&mut state.m, &mut state.v])?;
     state.counters = info.counters();
     Ok((info, state))
 }

@@ -20,8 +20,7 @@ use self::encoder::Origin;
 use self::program::SegLoss;
 use self::training::{FinetuneRun, Parts};
 use super::run::{
-    Engine, MemoryPlan, Opening, Resumed, RunFolder, RunKind, RunOptions, Summary, changes,
-    in_pool, resume,
+    Engine, Opening, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, in_pool, resume,
 };
 use crate::checkpoint::segmenter::{self, Best, SegInfo, Start};
 use crate::checkpoint::{DataFingerprint, SegState, activation_dtype_of};
@@ -85,7 +84,7 @@ pub struct Finetuned {
 /// [`Error::Config`] for a run folder that began with another encoder.
 pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<Summary<Finetuned>> {
     in_pool(config.train.threads, || match prepare(config, options)? {
-        Prepared::Planned(plan, warnings, found) => Ok(Summary::of_plan(plan, warnings, found)),
+        Prepared::Planned(summary) => Ok(*summary),
         Prepared::Ready(engine) => Ok(engine.run()?.map(FinetuneRun::found)),
     })
 }
@@ -93,7 +92,7 @@ pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<Su
 /// What [`prepare`] comes to.
 enum Prepared<'a> {
     /// Of a dry run.
-    Planned(MemoryPlan, Vec<String>, Finetuned),
+    Planned(Box<Summary<Finetuned>>),
     Ready(Box<Engine<'a, FinetuneRun<'a>>>),
 }
 
@@ -139,7 +138,7 @@ fn prepare<'a>(
     warnings.extend(other_counts(config, &task, [training.len(), validation.len()]));
     if options.dry_run {
         cases::look_at([&training, &validation], &how, &task.label_rules())?;
-        return Ok(Prepared::Planned(plan, warnings, found));
+        return Ok(Prepared::Planned(Box::new(Summary::of_plan(plan, warnings, found))));
     }
 
     let images: Vec<_> = training.iter().map(loaded).collect();
@@ -178,7 +177,7 @@ fn prepare<'a>(
     let per_step = t.batch * t.accumulation;
     let steps_per_epoch = training.len().div_ceil(per_step) as u64;
     let order = Arc::new(CaseOrder::new(t.seed, training.len(), per_step));
-    let loader = loader(config, &task, training, how.clone(), &order)?;
+    let loader = loader(config, &task, training, how, &order)?;
     let parts = Parts {
         config: config.clone(),
         options,
