@@ -34,7 +34,7 @@ pub struct HostNeed {
 
 impl HostNeed {
     /// Of a run whose tensors take `tensors` bytes of the host, with a cache of at most `cache` bytes for
-    /// cases of `data` bytes together and `largest` at most (see [`crate::data::footprint`]), of which a
+    /// cases of `data` bytes together and `largest` at most (see [`crate::data::footprint()`]), of which a
     /// step has `step_cases`. `loaders` and `threads` as in a configuration: 0 for as many as there are
     /// cores (8 loaders at most).
     pub fn of_run(
