@@ -30,7 +30,7 @@ pub struct Snapshot<'a> {
 
 /// Writes the checkpoint of `snapshot` into the run folder `run` and returns its folder.
 ///
-/// Errors: [`Error::Io`]; nothing of the new checkpoint is left then, older ones stay.
+/// Errors: [`crate::Error::Io`]; nothing of the new checkpoint is left then, older ones stay.
 pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf> {
     save_to(&Disk, run, snapshot)
 }

@@ -20,7 +20,7 @@ pub fn threads(asked: usize) -> usize {
     asked.min(cores().max(FEW))
 }
 
-/// Threads that read `cases` ahead, of `data.workers`; 0: all cores, at most [`FEW`].
+/// Threads that read `cases` ahead, of `data.workers`; 0: all cores, at most 8.
 pub fn workers(asked: usize, cases: usize) -> usize {
     let most = (READERS_PER_CORE * cores()).min(cases);
     match asked {

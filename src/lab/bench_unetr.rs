@@ -50,7 +50,7 @@ pub struct UnetrBench {
 
 /// MONAI's UNETR (ViT-B, 1 channel, 14 classes) at the sizes of `options`.
 ///
-/// Errors: `Config` for a crop that the network does not take; [`Error::NotFinite`]; the device's.
+/// Errors: `Config` for a crop that the network does not take; [`crate::Error::NotFinite`]; the device's.
 pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
     let begin = Instant::now();
     memory::reset_peak();

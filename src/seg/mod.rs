@@ -3,7 +3,7 @@
 //!
 //! The way of a case: a [`task`](task::Task) says which classes, grid and split there are,
 //! [`dataset`] finds image and label, [`labels`] turns stored values into class indices,
-//! [`window`] covers the prepared volume, [`metrics`] judges the result and [`report`] tells it. Images that
+//! [`metrics`] judges the result and [`report`] tells it. Images that
 //! have one class each go by [`class_table`] and [`classes`].
 //!
 //! Volume axes are those of [`Volume`](crate::data::Volume): `(d, h, w)` is nibabel's `[i, j, k]`, so

@@ -2,7 +2,7 @@
 //! resume, signals, the order of the cases, the capture of a step.
 //!
 //! A kind of training ([`crate::train::pretrain`], [`crate::train::finetune`]) implements [`Training`] and
-//! gives [`Engine`] the rest to do.
+//! gives the engine the rest to do.
 
 mod accumulation;
 mod captured;
