@@ -69,6 +69,13 @@ impl Error {
         move |source| Self::Io { path, action, source }
     }
 
+    /// For threads that cannot be started: the system has no room for a stack, or forbids more of them.
+    pub fn threads(source: &std::io::Error) -> Self {
+        Self::OutOfMemory(format!(
+            "cannot start a thread: {source} (its stack needs memory; `ulimit -u` limits the number)"
+        ))
+    }
+
     /// The exit code that tells a script or a scheduler what kind of failure this was.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -33,8 +33,8 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use glmae::error::exit;
-use glmae::limits;
 use glmae::report::stderr::Stderr;
+use glmae::{limits, parallel};
 use tracing_subscriber::EnvFilter;
 
 /// Pre-trains 3D medical image encoders with GL-MAE (global-local masked autoencoders,
@@ -120,7 +120,8 @@ pub fn main() -> u8 {
             return if e.use_stderr() { exit::USAGE } else { exit::OK };
         }
     };
-    let done = start_log(cli.log.as_deref()).and_then(|()| match cli.verb {
+    let done = start_log(cli.log.as_deref()).and_then(|()| Ok(parallel::start()?));
+    let done = done.and_then(|()| match cli.verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Reconstruct(args) => reconstruct::run(&args),

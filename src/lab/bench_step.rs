@@ -14,7 +14,7 @@ use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
 use crate::train::pretrain::program::StepProgram;
 use crate::train::run::Launches;
-use crate::{Error, Result};
+use crate::{Result, parallel};
 
 /// What to time.
 #[derive(Clone, Debug)]
@@ -109,11 +109,7 @@ pub fn step_gflop(config: &Config) -> f64 {
 ///
 /// Errors: a device without the ops; [`Error::NotFinite`] when a step's numbers are not finite.
 pub fn bench_step(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(cores::threads(options.threads))
-        .build()
-        .map_err(|e| Error::Config(format!("cannot start {} threads: {e}", options.threads)))?;
-    pool.install(|| timed(config, options))
+    parallel::in_pool(cores::threads(options.threads), || timed(config, options))
 }
 
 fn timed(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {

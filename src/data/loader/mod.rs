@@ -161,7 +161,7 @@ impl<T: Held> Loader<T> {
             let thread = std::thread::Builder::new()
                 .name(format!("loader {number}"))
                 .spawn(move || shared.run())
-                .map_err(Error::io("loader", "start the threads of the"))?;
+                .map_err(|e| Error::threads(&e))?;
             loader.threads.push(thread);
         }
         Ok(loader)

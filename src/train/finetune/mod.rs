@@ -20,7 +20,7 @@ use self::encoder::Origin;
 use self::program::SegLoss;
 use self::training::{FinetuneRun, Parts};
 use super::run::{
-    Engine, Opening, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, in_pool, resume,
+    Engine, Opening, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, resume,
 };
 use crate::checkpoint::segmenter::{self, Best, SegInfo, Start};
 use crate::checkpoint::{DataFingerprint, SegState, activation_dtype_of};
@@ -34,7 +34,7 @@ use crate::nn::network::NetworkConfig;
 use crate::seg::Task;
 use crate::seg::task::TaskCase;
 use crate::train::run::order::CaseOrder;
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// What a run is told beside its configuration.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub struct Finetuned {
 /// Errors: as [`crate::train::pretrain::pretrain`]; [`Error::Data`] for label maps that do not fit;
 /// [`Error::Config`] for a run folder that began with another encoder.
 pub fn finetune(config: &FinetuneConfig, options: &FinetuneOptions) -> Result<Summary<Finetuned>> {
-    in_pool(config.train.threads, || match prepare(config, options)? {
+    parallel::in_pool(cores::threads(config.train.threads), || match prepare(config, options)? {
         Prepared::Planned(summary) => Ok(*summary),
         Prepared::Ready(engine) => Ok(engine.run()?.map(FinetuneRun::found)),
     })

@@ -15,7 +15,7 @@ use serde_json::json;
 use self::memory::plan;
 use self::training::PretrainRun;
 use super::run::{
-    Engine, MemoryPlan, Opening, RunFolder, RunKind, RunOptions, Summary, changes, in_pool, resume,
+    Engine, MemoryPlan, Opening, RunFolder, RunKind, RunOptions, Summary, changes, resume,
 };
 use crate::checkpoint::{self, DataFingerprint, State, activation_dtype};
 use crate::config::{Config, cores};
@@ -26,7 +26,7 @@ use crate::glmae::inputs::{check_view_sizes, prepare_config};
 use crate::glmae::model::Networks;
 use crate::infer::heldout::HeldOut;
 use crate::train::run::order::CaseOrder;
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// What a pre-training adds to its [`Summary`].
 #[derive(Clone, Debug, Default)]
@@ -48,7 +48,7 @@ pub struct Pretrained {
 /// [`Error::Io`].
 pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary<Pretrained>> {
     config.validate()?;
-    in_pool(config.train.threads, || match start(config, options)? {
+    parallel::in_pool(cores::threads(config.train.threads), || match start(config, options)? {
         Start::Planned(plan) => {
             Ok(Summary::of_plan(plan, config.warnings(), Pretrained::default()))
         }
