@@ -201,6 +201,8 @@ fn host(opt_level: u32) -> cc::Build {
         build.flag("-ffp-contract=off");
     }
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fno-rtti");
+    // Where variables live at each instruction is of use to nobody here and takes half the time of a compilation.
+    build.flag_if_supported("-fno-var-tracking");
     build.flag_if_supported("-Wno-unknown-pragmas").include("kernels/include");
     build
 }
