@@ -146,7 +146,7 @@ impl Slots {
 }
 
 /// An exported kernel: its file (the stem names the fatbin) and its two emulated builds; `checked` is
-/// null when [`SANITIZED`].
+/// null with the features `sanitize` and `contract`.
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,

@@ -276,6 +276,11 @@ impl Emulated {
         let blocks = u32::try_from(config.blocks())
             .map_err(|_| Error::Unsupported("emulation of 2^32 blocks".into()))?;
         let info = if checked { kernel.checked } else { kernel.plain };
+        if info.is_null() {
+            return Err(Error::Unsupported(
+                "checked emulation in a build with the feature `contract`".into(),
+            ));
+        }
         // SAFETY: both point to immutable statics.
         let Some(call) = (unsafe { (*info).call }) else {
             return Err(Error::Unsupported(format!("emulation of kernel {}", kernel.name)));
