@@ -1,8 +1,9 @@
 //! Features of a volume: reads an encoder from safetensors with PyTorch's names, and prints what it says of
 //! each patch of a scan.
 //!
-//!     cargo run --example embed                          a random encoder, written and read again
-//!     cargo run --example embed -- vit.safetensors 12    yours (timm, MONAI, a run folder), with its heads
+//! `cargo run --example embed`: a random encoder, written and read again.
+//! `cargo run --example embed -- vit.safetensors 12`: yours (timm, MONAI), with the number of its heads.
+//! `cargo run --example embed -- runs/ct`: that of a run, which says its heads itself.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! the emulated device, which checks every load and store. At last a kernel is told a wrong size, to show
 //! what the device says about it.
 //!
-//!     cargo run --example op
+//! `cargo run --example op`
 
 use std::sync::Arc;
 

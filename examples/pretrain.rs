@@ -1,7 +1,7 @@
 //! Pre-training through the library: draws a few volumes, trains the preset `tiny` on them for some steps,
 //! stops half-way, goes on, and reads the metrics back.
 //!
-//!     cargo run --example pretrain
+//! `cargo run --example pretrain`
 
 use std::fs;
 use std::path::Path;

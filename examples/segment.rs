@@ -1,7 +1,7 @@
 //! Segmentation through the library: describes a task, trains a small UNETR on it, and labels a volume window
 //! by window on the volume's own grid.
 //!
-//!     cargo run --example segment
+//! `cargo run --example segment`
 
 use std::fs;
 
