@@ -25,10 +25,10 @@ Examples:
 DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
 folder, an nnU-Net raw folder, a text file with one path per line, or one volume.
 
-TERM, INT (Ctrl-C), HUP, USR1, USR2 and XCPU finish the step, write a checkpoint and exit with code 75;
-a second INT exits at once. The same command goes on where the run stopped, also after a crash, with the
-same bits. A folder in which another process trains, or that holds another kind of run or another model,
-is refused (docs/formats.md, docs/training.md).")]
+TERM, INT (Ctrl-C), HUP, USR1, USR2 and XCPU finish the step, write a checkpoint and exit with
+code 75; a second INT exits at once. The same command goes on where the run stopped, also after
+a crash, with the same bits. A folder in which another process trains, or that holds another kind
+of run or another model, is refused (docs/formats.md, docs/training.md).")]
 pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE")]
