@@ -3,6 +3,7 @@
 mod cli;
 mod data;
 mod emulator;
+mod examples;
 mod interchange;
 mod kernel_edges;
 mod ops;

@@ -69,6 +69,8 @@ fn every_kernel_has_its_op() {
     assert!(!kernels.is_empty());
     for name in kernels {
         assert!(OPS.iter().any(|op| op.name() == name), "kernels/{name}.cu is no op of OPS");
+        let faults = root().join(format!("tests/mutation/{name}.txt"));
+        assert!(faults.is_file(), "tests/mutation/{name}.txt: no faults for kernels/{name}.cu");
         // Every exported kernel begins with the name of its op.
         let mut exports = 0;
         for line in read(&format!("kernels/{name}.cu")).lines() {
@@ -125,8 +127,15 @@ fn every_fault_of_the_mutation_tables_can_be_made() {
 
 #[test]
 fn every_op_has_its_file_and_cases() {
+    let kernels = read("docs/kernels.md");
+    let floors = kernels.split_once("## Floors").expect("a section").1;
     for op in OPS {
         let name = op.name();
+        // The first cell of a row names one op or several: `| patch_gather, unpatchify | ...`.
+        let mut rows =
+            floors.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let is_listed = rows.any(|cell| cell.split([' ', ',']).any(|word| word == name));
+        assert!(is_listed, "docs/kernels.md, Floors: no row for {name}");
         let source = read(&format!("src/ops/{name}.rs"));
         assert!(source.contains("Shapes:"), "src/ops/{name}.rs does not document its shapes");
         let lower = root().join(format!("src/tape/{name}.rs"));
@@ -223,7 +232,7 @@ fn anchors(text: &str) -> Vec<String> {
 fn links_in_documents_resolve() {
     let mut documents = files("docs", ".md");
     documents.extend(files("benches", ".md"));
-    documents.extend(["README.md".to_owned(), "CHANGELOG.md".to_owned()]);
+    documents.extend(["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(String::from));
     let mut checked = 0;
     for document in documents {
         let text = read(&document);
@@ -311,10 +320,10 @@ fn citations(text: &str) -> Vec<(String, Vec<String>)> {
 
 /// Everything that people write in this repository, but for what is generated elsewhere.
 fn sources() -> Vec<String> {
-    let mut all = ["README.md", "CHANGELOG.md", "Cargo.toml", "build.rs", ".ci/run"]
-        .map(String::from)
-        .to_vec();
-    for folder in ["src", "kernels", "tests", "scripts", "configs", "benches", "docs"] {
+    let alone =
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Cargo.toml", "build.rs", ".ci/run"];
+    let mut all = alone.map(String::from).to_vec();
+    for folder in ["src", "kernels", "tests", "examples", "scripts", "configs", "benches", "docs"] {
         for end in [".rs", ".cu", ".cuh", ".h", ".cpp", ".py", ".sh", ".toml", ".txt", ".md"] {
             all.extend(files(folder, end));
         }

@@ -5,7 +5,8 @@
 //! `optimizer.safetensors` (`m.NAME`, `v.NAME`, `center`) and `state.json`: format number, counters,
 //! configuration, seed, a fingerprint of the data, and size and CRC-32C of every file and tensor. One of
 //! fine-tuning ([`segmenter`]) has no teacher, and names its network and its task.
-//! `state.json` ends with a checksum of itself. It names no paths: files are known by fixed names.
+//! `state.json` ends with a checksum of itself. The files beside it are known by fixed names, so that a
+//! checkpoint can be moved; paths in it (of the data, of the encoder) are notes that nothing opens.
 //!
 //! Writing goes to a hidden folder which is renamed when all of it is durable, so that a kill at any
 //! moment leaves the older checkpoints and at most a stray hidden folder ([`remove_strays`]).

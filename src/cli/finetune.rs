@@ -25,17 +25,22 @@ Examples:
   glmae finetune --task cc-ccii --config cc-ccii --data CC-CCII --encoder runs/ct --out runs/classes
   glmae finetune --task btcv --data BTCV --encoder vit.safetensors --out runs/b --device cuda --dry-run
 
-A task says spacing, window, classes and split of a set (docs/evaluation.md); the shipped ones are those
-of the paper, and hippocampus. One with a class per image (cc-ccii) makes a classifier. Settings are the author's unless --config says otherwise.
+A task says spacing, window, classes and split of a set (docs/evaluation.md); the shipped ones are
+those of the paper, and hippocampus. One with a class per image (cc-ccii) makes a classifier.
+Settings are the author's unless --config says otherwise.
 
-PATH of --encoder is a run or checkpoint of pretrain or finetune, encoder.safetensors of `glmae import`, or
-safetensors with the names of MONAI, timm or the official code (docs/interchange.md).
+PATH of --encoder is a run or checkpoint of pretrain or finetune, encoder.safetensors of
+`glmae import`, or safetensors with the names of MONAI, timm or the official code
+(docs/interchange.md).
 
-TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same command
-continues bit by bit where it stopped.")]
+TERM, INT (Ctrl-C), HUP, USR1, USR2 and XCPU finish the step, write a checkpoint and exit with
+code 75; a second INT exits at once. The same command goes on where the run stopped, also after
+a crash, with the same bits; so does the command without --encoder and --scratch. A folder that
+began with another encoder, network or task is refused, and so is one in which another process
+trains (docs/finetuning.md).")]
 pub struct Args {
-    /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned. Needed to begin a run, as
-    /// `--scratch` is otherwise; without either a run goes on as it began
+    /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned. A run begins with this or with
+    /// `--scratch`; given neither, it goes on as it began
     #[arg(long, value_name = "PATH", conflicts_with = "scratch")]
     encoder: Option<PathBuf>,
     /// Take what fits of the encoder, even if parameters are missing (they stay random) or unknown
@@ -52,7 +57,8 @@ pub struct Args {
     /// Settings: a preset (author, hippocampus, cc-ccii) or a TOML file
     #[arg(long, value_name = "PRESET|FILE", default_value = "author")]
     config: String,
-    /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
+    /// auto: go on from the newest sound checkpoint in --out, start where there is none; never: start, and
+    /// refuse a folder with checkpoints; PATH: go on from that checkpoint, or the newest of that run
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     resume: String,
     /// Check configuration, data and encoder, print the memory plan, write nothing

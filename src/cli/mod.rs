@@ -59,7 +59,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 First steps:
-  glmae demo                                   learn on synthetic scans, one to two minutes
+  glmae demo                                   the whole way on synthetic scans, four minutes
   glmae presets                                the shipped configurations
   glmae pretrain --config ct-small --data DIR --out runs/a
   glmae reconstruct --checkpoint runs/a --input scan.nii.gz --out look
@@ -74,7 +74,7 @@ Exit codes:
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Learn on synthetic CT-like scans for one to two minutes and make pictures
+    /// Pre-train, fine-tune, predict and evaluate on synthetic CT-like scans, in about four minutes
     Demo(demo::Args),
     /// Pre-train on volumes, writing checkpoints, logs and pictures into a run folder
     Pretrain(pretrain::Args),

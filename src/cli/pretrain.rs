@@ -20,13 +20,15 @@ Examples:
   glmae pretrain --config ct-small --data scans/ --out runs/ct --steps 5000 --batch 4
   glmae pretrain --config mine.toml --out runs/a --set loss.beta1=0.2 --dry-run
   glmae pretrain --config vit-b --data scans/ --out runs/b --device cuda --batch 16 --dry-run
-  glmae pretrain --config ct-small --data scans/ --out runs/ct          the same again: resumes
+  glmae pretrain --config ct-small --data scans/ --out runs/ct          the same again: goes on
 
 DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
 folder, an nnU-Net raw folder, a text file with one path per line, or one volume.
 
-TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same
-command continues bit by bit where it stopped. A second INT exits at once.")]
+TERM, INT (Ctrl-C), HUP, USR1, USR2 and XCPU finish the step, write a checkpoint and exit with
+code 75; a second INT exits at once. The same command goes on where the run stopped, also after
+a crash, with the same bits. A folder in which another process trains, or that holds another kind
+of run or another model, is refused (docs/formats.md, docs/training.md).")]
 pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE")]
@@ -36,7 +38,8 @@ pub struct Args {
     /// Run folder: configuration, logs, pictures, checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// auto: from the newest good checkpoint in --out; never: start anew; or a checkpoint
+    /// auto: go on from the newest sound checkpoint in --out, start where there is none; never: start, and
+    /// refuse a folder with checkpoints; PATH: go on from that checkpoint, or the newest of that run
     #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
     resume: String,
     /// Check configuration and data, print the memory plan, write nothing

@@ -51,7 +51,7 @@ pub type Complete = Option<unsafe extern "C" fn(payloads: *const *mut std::ffi::
 /// Weights of a weighted sum, passed by value: this many.
 pub const WEIGHTS: usize = c::GLMAE_WEIGHTS as usize;
 
-/// See [`WEIGHTS`].
+/// That many weights.
 pub use self::generated::GlmaeWeights as Weights;
 
 /// One update of the optimiser, the same for all parameters; `rest1` is `1 - beta1` and so on.

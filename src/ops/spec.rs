@@ -111,7 +111,7 @@ impl Input {
         Self { name, kind, shape: shape.to_vec(), data, wide: false }
     }
 
-    /// See [`Input::wide`].
+    /// The same, in f32 whatever the activations are.
     pub fn wide(self) -> Self {
         Self { wide: true, ..self }
     }
@@ -123,7 +123,7 @@ pub enum OpArg {
     Param(Param),
 }
 
-/// See [`OpArg`].
+/// The inputs of a case, as [`OpSpec::run`] gets them.
 pub struct OpArgs(pub Vec<OpArg>);
 
 impl OpArgs {

@@ -145,7 +145,7 @@ impl SegBatch {
     }
 }
 
-/// See the module. A step is [`SegProgram::micro_batch`] for every micro-batch, then
+/// The step of a network. A step is [`SegProgram::micro_batch`] for every micro-batch, then
 /// [`SegProgram::update`], then [`SegProgram::finish`].
 pub struct SegProgram {
     sums: Accumulation,

@@ -44,7 +44,7 @@ pub struct Parts<'a> {
     pub found: Finetuned,
 }
 
-/// See the file.
+/// A fine-tuning in progress: network, cases, validation and what was found.
 pub struct FinetuneRun<'a> {
     pub(super) parts: Parts<'a>,
     pub(super) regions: Vec<Region>,

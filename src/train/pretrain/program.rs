@@ -18,7 +18,7 @@ use crate::tape::{ParamGrads, Tape};
 use crate::train::run::{Accumulation, Captured, Launches, StepReport, run_piece};
 use crate::{Error, Result};
 
-/// See the module. A step is [`StepProgram::micro_batch`] for every micro-batch, then
+/// The step of student and teacher. A step is [`StepProgram::micro_batch`] for every micro-batch, then
 /// [`StepProgram::update`], then [`StepProgram::finish`].
 pub struct StepProgram {
     sums: Accumulation,

@@ -55,7 +55,7 @@ pub fn columns() -> Vec<&'static str> {
     [&Losses::NAMES[..], &scheduled, &seen, &judged].concat()
 }
 
-/// See the file.
+/// A pre-training in progress: state, loader, held-out cases and what was found.
 pub struct PretrainRun<'a> {
     config: &'a Config,
     options: &'a RunOptions,

@@ -5,7 +5,7 @@ use crate::data::Prepared;
 use crate::device::{Device, Tensor, class};
 use crate::{Error, Result};
 
-/// See the module.
+/// The volumes that are on the device. The one used longest ago is the first to go.
 pub struct DeviceVolumes {
     device: Device,
     limit: usize,

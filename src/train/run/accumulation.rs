@@ -11,7 +11,7 @@ use crate::tape::accumulate;
 use crate::tape::{ParamGrads, Tape, Var};
 use crate::{Error, Result};
 
-/// See the module. A step is [`Accumulation::begin`], a pass ([`Accumulation::open`], forward,
+/// The sums of a step. A step is [`Accumulation::begin`], a pass ([`Accumulation::open`], forward,
 /// [`Accumulation::close`]) and [`Accumulation::keep`] for every micro-batch, then
 /// [`Accumulation::schedule`], [`Accumulation::clip`], [`Accumulation::apply`] and
 /// [`Accumulation::end`]. Passes, `clip` and `apply` may be captured; the others may not.

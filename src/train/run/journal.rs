@@ -9,7 +9,7 @@ use super::training::Values;
 use crate::Result;
 use crate::report::progress::TrainProgress;
 
-/// See the file.
+/// Everything that a run writes down goes through here, so that log, screen and summary agree.
 pub struct Journal {
     out: PathBuf,
     logs: Logs,

@@ -1,4 +1,4 @@
-//! What a run will need, before it starts: two steps on a device that only keeps the books
+//! What a run will need, before it starts: three steps on a device that only keeps the books
 //! ([`crate::device::Dry`]), so that the numbers are those of the allocator of the GPU.
 
 use crate::Result;
