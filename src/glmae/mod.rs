@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod inputs;
+pub mod losses;
 pub mod mask;
 pub mod model;
 pub mod objective;

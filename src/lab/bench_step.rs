@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::State;
-use crate::config::{Config, cores};
+use crate::config::{Config, ViewKind, cores};
 use crate::device::{DType, Device, Tensor, memory};
-use crate::glmae::batch::{Batch, BatchShape, ViewKind};
+use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
