@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use data::{DataConfig, IntensityKind, NonFinite};
 pub use loss::{LossConfig, Pairs, TeacherTargets};
 pub use model::{HeadConfig, ModelConfig, PositionTable};
-pub use objective::{OBJECTIVES, Objective, TERMS, TOTAL, Target, Term, TermRow};
+pub use objective::{OBJECTIVES, Objective, ObjectiveRow, TERMS, TOTAL, Target, Term, TermRow};
 pub use optim::OptimConfig;
 pub use parse::{Change, Explicit, Loaded, Origin};
 pub(crate) use parse::{load, parse};

@@ -1,4 +1,4 @@
-//! Floor 4: the method. Views and masks, the plan of a pass over them, student and teacher, the
+//! The method. Views and masks, the plan of a pass over them, student and teacher, the
 //! objective.
 
 pub mod batch;

@@ -205,6 +205,12 @@ impl StudyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::assert_explained;
+
+    #[test]
+    fn every_key_is_there_and_explained() {
+        assert_explained::<StudyConfig>();
+    }
 
     #[test]
     fn shipped_studies_are_valid_and_so_are_their_recipes() {
