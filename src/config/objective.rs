@@ -14,7 +14,7 @@ pub const TOTAL: &str = "loss";
 pub enum Target {
     /// The hidden voxels of the view itself.
     Voxels,
-    /// What the EMA teacher makes of intact global views.
+    /// What the EMA teacher and its projection head make of intact global views.
     Teacher,
 }
 
@@ -189,8 +189,13 @@ impl Objective {
         self.row().terms.iter().any(|term| term.row().views == ViewKind::Global)
     }
 
-    /// There is an EMA teacher and a projection head.
+    /// There is an EMA teacher.
     pub fn has_teacher(self) -> bool {
+        self.row().terms.iter().any(|term| term.row().target != Target::Voxels)
+    }
+
+    /// There are projection heads, whose outputs are compared.
+    pub fn has_head(self) -> bool {
         self.terms(Target::Teacher).next().is_some()
     }
 }
@@ -238,6 +243,9 @@ mod tests {
         }
         assert!(OBJECTIVES[1..].iter().all(|row| row.objective.has_global_views()));
         assert!(!Objective::Mae3d.has_global_views() && !Objective::Global.has_teacher());
+        for row in &OBJECTIVES[2..] {
+            assert!(row.objective.has_teacher() && row.objective.has_head(), "{}", row.name);
+        }
         assert_eq!(Objective::LocalToGlobal.place(Term::L2g), Some(0));
         assert_eq!(Objective::LocalToGlobal.place(Term::G2g), None);
         assert_eq!(Objective::GlMae.place(Term::L2g), Some(1));

@@ -57,6 +57,8 @@ impl StepPlan {
             let intact = Mask::none(shape.tokens(ViewKind::Global));
             let views: Vec<(usize, &Mask)> = (0..globals).map(|v| (v, &intact)).collect();
             plan.teacher = Some(encode_plan(device, shape, &nets.tables, &views)?);
+        }
+        if config.loss.objective.has_head() {
             plan.pairs = Some(pair_plan(device, config, shape)?);
         }
         Ok(plan)
