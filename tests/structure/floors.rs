@@ -11,19 +11,20 @@ use super::{files, read, root};
 enum Floor {
     /// May import from lower numbers, and from every place beside.
     Of(u32),
-    /// The how manyth row of those beside: may import from the rows below it.
+    /// The number of a row beside the floors: may import from the rows below it.
     Beside(usize),
 }
 
 impl Floor {
-    /// Circles of places on one floor are found apart from this.
-    fn may_import(self, from: Self) -> bool {
-        match (self, from) {
-            (Self::Of(a), Self::Of(b)) => b <= a,
+    /// Whether a place here may import from one there, or in which direction it must not.
+    fn import(self, from: Self) -> Result<(), &'static str> {
+        let is_below = match (self, from) {
+            (Self::Of(a), Self::Of(b)) => b < a,
+            (Self::Beside(a), Self::Beside(b)) => a < b,
             (Self::Of(_), Self::Beside(_)) => true,
             (Self::Beside(_), Self::Of(_)) => false,
-            (Self::Beside(a), Self::Beside(b)) => a <= b,
-        }
+        };
+        if is_below { Ok(()) } else { Err(if self == from { "across" } else { "up" }) }
     }
 }
 
@@ -217,8 +218,8 @@ fn faults(page: &str, sources: &[(String, String)]) -> Vec<String> {
                 Some(there) => {
                     let text = format!("{path} imports {}", name(&import));
                     graph.entry(here).or_default().entry(there).or_insert_with(|| text.clone());
-                    if !places[here].may_import(places[there]) {
-                        faults.push(format!("an arrow up: {text}"));
+                    if let Err(direction) = places[here].import(places[there]) {
+                        faults.push(format!("an arrow {direction}: {text}"));
                     }
                 }
                 // A macro or the crate itself.
@@ -305,8 +306,8 @@ fn arrows_up_and_circles_are_found() {
 | 2 | `src/upper/` | |
 | 1 | `src/left/`, `src/right.rs` | |
 | 0 | `src/both/{one,two}/` | |
-| beside | `src/format.rs` | |
-| beside | `src/{error,text}.rs` | |
+| beside | `src/{format,text}.rs` | |
+| beside | `src/error.rs` | |
 ";
     let of = |changes: &[(&str, &str)]| {
         let sound = [
@@ -317,8 +318,8 @@ fn arrows_up_and_circles_are_found() {
             ("left/tests.rs", "const T: &str = \"crate::upper\"; const C: char = '\"';"),
             ("right.rs", "use crate::text;\n#[cfg(test)]\nmod tests { use super::*; }"),
             ("both/mod.rs", "pub mod one;\npub mod two;"),
-            ("both/one/mod.rs", "use super::two::B;"),
-            ("both/two/mod.rs", "pub(in crate::both) struct B;"),
+            ("both/one/mod.rs", "use super::super::text;\npub(in crate::both) struct A;"),
+            ("both/two/mod.rs", "mod inner { use super::*; }"),
             ("format.rs", "use crate::error::Error;"),
             ("error.rs", "pub struct Error;"),
             ("text.rs", "use crate::Result;"),
@@ -335,7 +336,7 @@ fn arrows_up_and_circles_are_found() {
         ("left/mod.rs", "fn f() { let x = crate::upper::f(); }", "left/mod.rs imports upper::f"),
         ("left/tests.rs", "mod tests { use super::super::super::upper; }", "imports upper"),
         ("both/one/mod.rs", "use super::super::right::R;", "both/one/mod.rs imports right::R"),
-        ("text.rs", "use crate::format::F;", "text.rs imports format::F"),
+        ("error.rs", "use crate::{format::F};", "error.rs imports format::F"),
         (
             "error.rs",
             "macro_rules! m { () => { $crate::right::g() } }",
@@ -349,11 +350,15 @@ fn arrows_up_and_circles_are_found() {
     let found = of(&[("left/mod.rs", "use crate::right::R;"), ("right.rs", "use super::left::L;")]);
     let circle = "a circle: left -> right (left/mod.rs imports right::R) \
                   right -> left (right.rs imports left::L)";
-    assert_eq!(found, [circle]);
-    let both = [("left/mod.rs", "use crate::upper;"), ("both/two/mod.rs", "use super::one;")];
-    let found = of(&both).join("\n");
-    assert!(found.contains("an arrow up: left/mod.rs imports upper"), "{found}");
-    assert!(found.contains("a circle: both::one ->") && found.contains("left -> upper"), "{found}");
+    let across = ["left/mod.rs imports right::R", "right.rs imports left::L"];
+    let across = across.map(|text| format!("an arrow across: {text}"));
+    assert_eq!(found, [&across[0], &across[1], circle]);
+    // A circle over two floors is an arrow up as well; one arrow across is no circle.
+    let found = of(&[("left/mod.rs", "use crate::upper;")]);
+    assert_eq!(found[0], "an arrow up: left/mod.rs imports upper");
+    assert!(found.len() == 2 && found[1].starts_with("a circle: left -> upper ("), "{found:?}");
+    let found = of(&[("both/two/mod.rs", "use super::one::A;")]);
+    assert_eq!(found, ["an arrow across: both/two/mod.rs imports both::one::A"]);
     assert_eq!(of(&[("new.rs", "")]), ["new.rs is in no place of the table"]);
     assert_eq!(of(&[("both/mod.rs", "pub use crate::right::R;")]).len(), 1);
     let nowhere = of(&[("upper/inner.rs", "use crate::missing::M;")]);
