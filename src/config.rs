@@ -27,14 +27,14 @@ use serde::{Deserialize, Serialize};
 pub use data::{DataConfig, IntensityKind, NonFinite};
 pub use loss::{LossConfig, Pairs, TeacherTargets};
 pub use model::{HeadConfig, ModelConfig, PositionTable};
-pub use objective::Objective;
+pub use objective::{OBJECTIVES, Objective, ObjectiveRow, TERMS, TOTAL, Target, Term, TermRow};
 pub use optim::OptimConfig;
 pub use parse::{Change, Explicit, Loaded, Origin};
 pub(crate) use parse::{load, parse};
 pub use presets::{PRESETS, preset};
 pub use schema::Settings;
 pub use train::{Precision, TrainConfig};
-pub use views::{GlobalCrop, ViewConfig};
+pub use views::{GlobalCrop, ViewConfig, ViewKind};
 
 use crate::{Error, Result};
 
@@ -89,7 +89,9 @@ impl Config {
             "views.n_global must be at least 1 unless loss.objective is \"mae3d\"",
         )?;
         require(
-            loss.gg_pairs != Pairs::Cross || views.n_global > 1 || !loss.objective.has_g2g(),
+            loss.gg_pairs != Pairs::Cross
+                || views.n_global > 1
+                || loss.objective.place(Term::G2g).is_none(),
             "loss.gg_pairs = \"cross\" needs views.n_global of at least 2",
         )?;
         loss.validate()?;

@@ -3,13 +3,13 @@
 
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device, Tensor, TensorMut};
-use glmae::lab::opcheck::{distance, within_bf16};
 use glmae::ops::adamw_ema::{AdamW, Buffers, Segment, UpdateTable, adamw_ema};
 use glmae::ops::attention::Packing;
 use glmae::ops::center_update::center_update;
 use glmae::ops::grad_norm::grad_norm;
 use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
 use glmae::ops::row_gather::GatherPlan;
+use glmae::ops::tolerance::{distance, within_bf16};
 use glmae::ops::view_cut::{ViewBox, view_cut};
 use glmae::param_layout::ParamLayout;
 use glmae::rng::{Purpose, Rng};

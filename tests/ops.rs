@@ -3,7 +3,8 @@
 use glmae::device::emulated::{Mode, Schedule};
 use glmae::device::{DType, Device};
 use glmae::lab::check::ops::{mean_square, units};
-use glmae::lab::opcheck::{Before, distance, gradcheck, rounded, run_onto, within};
+use glmae::lab::opcheck::{Before, gradcheck, run_onto};
+use glmae::ops::tolerance::{distance, rounded, within};
 use glmae::ops::{OPS, Tolerance};
 use rayon::prelude::*;
 

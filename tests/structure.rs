@@ -1,9 +1,13 @@
-//! The house keeps its order: generated tables are current, one op has one name, links resolve.
+//! The house keeps its order: generated tables are current, one op has one name, links resolve; `floors` is
+//! about who imports from whom.
+
+mod floors;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use glmae::config::{OBJECTIVES, TERMS};
 use glmae::ops::OPS;
 
 /// Lines of a file of src at most.
@@ -167,20 +171,6 @@ fn the_fast_path_of_an_op_stands_beside_it() {
 }
 
 #[test]
-fn ops_and_tape_import_from_below() {
-    let tape = [files("src/tape", ".rs"), vec!["src/tape.rs".to_owned()]].concat();
-    for (paths, above) in
-        [(files("src/ops", ".rs"), &["crate::nn"][..]), (tape, &["crate::nn", "crate::ops"])]
-    {
-        for path in paths {
-            for name in above {
-                assert!(!read(&path).contains(name), "{path} imports {name}");
-            }
-        }
-    }
-}
-
-#[test]
 fn files_stay_small() {
     for path in files("src", ".rs") {
         let lines = read(&path).lines().count();
@@ -211,6 +201,30 @@ fn configuration_and_ops_do_not_know_each_other() {
             _ => continue,
         };
         assert!(!read(&path).contains(wrong), "{path} imports {wrong}");
+    }
+}
+
+/// The table of docs/method.md, 4.5 is that of the program.
+#[test]
+fn the_method_lists_every_objective_with_its_terms() {
+    let method = read("docs/method.md");
+    let mut rows = method.lines().skip_while(|line| !line.starts_with("| objective |"));
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.trim_matches('|').split('|').skip(1);
+        cells.map(|cell| cell.split('`').nth(1).unwrap_or(cell.trim()).to_owned()).collect()
+    };
+    let columns = cells(rows.next().unwrap());
+    let mut known: Vec<&str> = TERMS.iter().map(|row| row.name).collect();
+    known.sort_by_key(|name| columns.iter().position(|column| column == name));
+    assert_eq!(columns, known);
+    rows.next();
+    for row in &OBJECTIVES {
+        let line = rows.next().unwrap();
+        assert!(line.starts_with(&format!("| `{}` |", row.name)), "{line}");
+        for (cell, name) in cells(line).iter().zip(&columns) {
+            let has = row.terms.iter().any(|term| term.name() == name);
+            assert_eq!(cell == "yes", has, "{}: {name}", row.name);
+        }
     }
 }
 

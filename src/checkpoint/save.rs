@@ -11,9 +11,9 @@ use super::{
 };
 use crate::Result;
 use crate::atomic::{Disk, Storage};
-use crate::config::Config;
+use crate::config::{Config, ViewKind};
 use crate::device::Tensor;
-use crate::glmae::batch::{BatchShape, ViewKind};
+use crate::glmae::batch::BatchShape;
 use crate::glmae::model::Networks;
 use crate::nn::params::Params;
 

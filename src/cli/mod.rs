@@ -1,4 +1,4 @@
-//! Floor 7: the command line. One file per verb; parsing, printing, exit codes, no mathematics.
+//! The command line. One file per verb; parsing, printing, exit codes, no mathematics.
 //!
 //! stdout carries results only; progress, warnings and errors go to stderr.
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use glmae::config::{TERMS, TOTAL};
 use glmae::train::pretrain::Pretrained;
 use glmae::train::run::{MemoryPlan, Summary, Values, value};
 
@@ -13,14 +14,10 @@ const SHOWN: usize = 5;
 /// What each term of the loss is, for people who see the numbers for the first time.
 fn meaning(term: &str) -> &'static str {
     match term {
-        "loss" => "the weighted sum that is minimised",
-        "rec_global" => "squared error of hidden voxels, global views",
-        "rec_local" => "squared error of hidden voxels, local views",
-        "g2g" => "cross-entropy, masked global view against intact one",
-        "l2g" => "cross-entropy, local view against intact global one",
+        TOTAL => "the weighted sum that is minimised",
         "dice_loss" => "1 - soft Dice, mean over classes",
         "cross_entropy" => "per voxel, between prediction and label",
-        _ => "",
+        _ => TERMS.iter().find(|row| row.name == term).map_or("", |row| row.meaning),
     }
 }
 
@@ -100,4 +97,23 @@ pub fn plan(plan: &MemoryPlan) -> String {
         plan.launches,
         term::bytes(plan.cache_bytes)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loss_has_its_line_and_its_meaning() {
+        let names = TERMS.each_ref().map(|row| row.name);
+        let names = [&[TOTAL, "dice_loss", "cross_entropy"][..], &names].concat();
+        let of = |value: f64| names.iter().map(|name| (*name, value)).collect::<Values>();
+        let text = losses(&of(4.0), &of(3.0));
+        for name in names {
+            let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+            let line = line.unwrap_or_else(|| panic!("{name}: {text}"));
+            assert!(!meaning(name).is_empty() && line.ends_with(meaning(name)), "{line}");
+            assert!(line.contains("-25.0 %"), "{line}");
+        }
+    }
 }

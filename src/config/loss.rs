@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Objective, require};
+use super::{Objective, TERMS, require};
 use crate::Result;
 
-/// The four losses.
+/// The loss: its terms, their weights and what they compare with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
@@ -54,9 +54,9 @@ impl Default for LossConfig {
 
 impl LossConfig {
     pub(super) fn validate(&self) -> Result<()> {
-        let weights = [self.rec_global, self.rec_local, self.beta1, self.beta2];
+        let mut weights = TERMS.iter().map(|row| (row.weight)(self));
         require(
-            weights.iter().all(|w| w.is_finite() && *w >= 0.0),
+            weights.all(|w| w.is_finite() && w >= 0.0),
             "loss weights must be finite and not negative",
         )?;
         require(

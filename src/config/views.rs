@@ -6,6 +6,25 @@ use serde::{Deserialize, Serialize};
 use super::{ModelConfig, require};
 use crate::Result;
 
+/// Global or local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ViewKind {
+    Global,
+    Local,
+}
+
+impl ViewKind {
+    pub const ALL: [Self; 2] = [Self::Global, Self::Local];
+
+    /// `global` or `local`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// What a view is and how many there are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -51,7 +51,7 @@ impl Config {
 
     /// Whether the run has targets that follow from the other rows of their micro-batch.
     fn compares_rows(&self) -> bool {
-        self.loss.objective.has_teacher() && self.loss.teacher_targets.is_of_the_batch()
+        self.loss.objective.has_head() && self.loss.teacher_targets.is_of_the_batch()
     }
 
     fn targets_name(&self) -> &'static str {

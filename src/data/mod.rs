@@ -22,6 +22,7 @@ pub mod resample;
 pub mod synthetic;
 pub mod text;
 pub mod volume;
+pub mod window;
 
 pub use crop::{CropRecord, Pad};
 pub use footprint::{Footprint, footprint};

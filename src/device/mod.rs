@@ -1,4 +1,4 @@
-//! Floor 1: where tensors live and where ops run.
+//! Where tensors live and where ops run.
 
 pub mod abi;
 mod arena;

@@ -1,29 +1,10 @@
 //! A batch of views: the voxels of all global and local views of a few volumes, and their masks.
 
 use super::mask::Mask;
-use crate::config::Config;
+use crate::config::{Config, ViewKind};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::patch_gather::VolumeAt;
 use crate::{Error, Result};
-
-/// Global or local.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ViewKind {
-    Global,
-    Local,
-}
-
-impl ViewKind {
-    pub const ALL: [Self; 2] = [Self::Global, Self::Local];
-
-    /// `global` or `local`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Global => "global",
-            Self::Local => "local",
-        }
-    }
-}
 
 /// The sizes of a batch: how many views of which kind, in one voxel buffer. Global views come
 /// first; views of a kind are view-major, row `v * volumes + b` is view `v` of volume `b`.

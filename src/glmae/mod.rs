@@ -1,8 +1,9 @@
-//! Floor 4: the method. Views and masks, the plan of a pass over them, student and teacher, the
+//! The method. Views and masks, the plan of a pass over them, student and teacher, the
 //! objective.
 
 pub mod batch;
 pub mod inputs;
+pub mod losses;
 pub mod mask;
 pub mod model;
 pub mod objective;

@@ -33,9 +33,9 @@ pub struct Networks {
 #[derive(Clone, Debug)]
 pub struct Weights {
     pub student: Params,
-    /// Present when the objective has a consistency term.
+    /// Present when the objective has a term that compares with it.
     pub teacher: Option<Params>,
-    /// Centre of the teacher's logits, `[K]`.
+    /// Centre of the teacher's logits, `[K]`; with a projection head.
     pub center: Option<Tensor>,
 }
 
@@ -49,7 +49,7 @@ impl Networks {
         let head = config
             .loss
             .objective
-            .has_teacher()
+            .has_head()
             .then(|| ProjectionHead::new(&mut layout, &config.model, &config.head));
         let teacher_layout = Arc::new(layout.clone());
         let separate = !config.model.shared_decoder && config.loss.objective.has_global_views();
@@ -93,6 +93,8 @@ impl Weights {
         let (mut teacher, mut center) = (None, None);
         if config.loss.objective.has_teacher() {
             teacher = Some(Params::zeros(device, dtype, nets.teacher_layout.clone(), false)?);
+        }
+        if config.loss.objective.has_head() {
             center = Some(Tensor::zeros(device, dtype.master(), &[config.head.prototypes])?);
         }
         Ok(Self { student, teacher, center })

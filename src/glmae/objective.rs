@@ -1,11 +1,12 @@
 //! The objective: one forward pass over a batch, from voxels to the total loss.
 
-use super::batch::{Batch, ViewKind};
+use super::batch::Batch;
+use super::losses::LossTensors;
 use super::mask::Mask;
 use super::model::{Networks, Weights};
 use super::plan::{DecodePlan, EncodePlan, Predict, decode_plan, encode_plan, pair_plan};
-use crate::config::Config;
-use crate::device::{Device, Tensor, TensorMut};
+use crate::config::{Config, LossConfig, Target, Term, ViewKind};
+use crate::device::{Device, Tensor};
 use crate::ops::masked_mse::Comparison;
 use crate::ops::patch_gather::VoxelOrder;
 use crate::ops::soft_cross_entropy::{PairPlan, Targets};
@@ -56,6 +57,8 @@ impl StepPlan {
             let intact = Mask::none(shape.tokens(ViewKind::Global));
             let views: Vec<(usize, &Mask)> = (0..globals).map(|v| (v, &intact)).collect();
             plan.teacher = Some(encode_plan(device, shape, &nets.tables, &views)?);
+        }
+        if config.loss.objective.has_head() {
             plan.pairs = Some(pair_plan(device, config, shape)?);
         }
         Ok(plan)
@@ -69,79 +72,6 @@ impl StepPlan {
             mine.refill(other)?;
         }
         Ok(())
-    }
-}
-
-/// A term of the loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Term {
-    RecGlobal,
-    RecLocal,
-    /// Global-to-global and local-to-global consistency.
-    G2g,
-    L2g,
-}
-
-impl Term {
-    /// As logs and reports call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RecGlobal => "rec_global",
-            Self::RecLocal => "rec_local",
-            Self::G2g => "g2g",
-            Self::L2g => "l2g",
-        }
-    }
-}
-
-/// Names and values of the terms, the total (`loss`) first.
-pub struct Losses;
-
-impl Losses {
-    /// Of every term there is.
-    pub const NAMES: [&'static str; 5] = ["loss", "rec_global", "rec_local", "g2g", "l2g"];
-
-    /// Means over micro-batches, from what [`LossTensors::write`] left of each: the total, then the values
-    /// of `terms`.
-    pub fn means(terms: &[Term], values: &[f64]) -> Vec<(&'static str, f64)> {
-        let per_batch = 1 + terms.len();
-        let n = (values.len() / per_batch) as f64;
-        let mean = |i: usize| values.iter().skip(i).step_by(per_batch).sum::<f64>() / n;
-        let names = std::iter::once("loss").chain(terms.iter().map(|term| term.name()));
-        names.enumerate().map(|(i, name)| (name, mean(i))).collect()
-    }
-}
-
-/// The loss of a pass where it was computed, so that no host has to wait for it.
-pub struct LossTensors {
-    /// `[1]`.
-    pub total: Tensor,
-    parts: Vec<(Vec<Term>, Tensor)>,
-}
-
-impl LossTensors {
-    /// The terms in the order of [`LossTensors::write`].
-    pub fn terms(&self) -> Vec<Term> {
-        self.parts.iter().flat_map(|(terms, _)| terms.iter().copied()).collect()
-    }
-
-    /// Writes the total and every term to `to` from element `at` on; returns how many.
-    pub fn write(&self, to: &mut Tensor, at: usize) -> Result<usize> {
-        let mut end = at;
-        for tensor in std::iter::once(&self.total).chain(self.parts.iter().map(|(_, t)| t)) {
-            TensorMut::new(to, end, tensor.shape())?.assign(tensor)?;
-            end += tensor.len();
-        }
-        Ok(end - at)
-    }
-
-    /// The values, once they are there.
-    pub fn read(&self) -> Result<Vec<(&'static str, f64)>> {
-        let mut values = self.total.to_f64_vec()?;
-        for (_, tensor) in &self.parts {
-            values.extend(tensor.to_f64_vec()?);
-        }
-        Ok(Losses::means(&self.terms(), &values))
     }
 }
 
@@ -199,37 +129,32 @@ pub fn forward<'a>(
     let params = &weights.student;
     let latent = nets.encode(tape, params, &voxels, &plan.student)?;
 
-    let loss = &config.loss;
-    let mut parts: Vec<(Var, Vec<Term>, Vec<f64>)> = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     let mut predictions = Vec::new();
-    let predict = plan.predict;
-    for (decoder, plan) in nets.decoders.iter().zip(&plan.decode) {
+    for (decoder, decode) in nets.decoders.iter().zip(&plan.decode) {
         let features = decoder.features(
             tape,
             params,
             &latent,
             &nets.tables.decoder,
-            &plan.assemble,
-            &plan.packing,
-            &plan.wanted,
+            &decode.assemble,
+            &decode.packing,
+            &decode.wanted,
         )?;
         let (order, dtype) = (VoxelOrder::ChannelsLast, params.activation_dtype());
-        let target = tape.patch_gather(&voxels, &plan.targets, order, dtype)?;
-        let kinds = [(Term::RecGlobal, loss.rec_global), (Term::RecLocal, loss.rec_local)];
-        let (mut rows, mut terms, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for ((term, weight), &n) in kinds.into_iter().zip(&plan.kind_rows).filter(|k| *k.1 > 0) {
-            rows.push(n);
-            terms.push(term);
-            weights.push(weight);
-        }
+        let target = tape.patch_gather(&voxels, &decode.targets, order, dtype)?;
+        let rows_of = |term: &Term| decode.kind_rows[term.row().views as usize];
+        let terms = config.loss.objective.terms(Target::Voxels);
+        let terms: Vec<Term> = terms.filter(|term| rows_of(term) > 0).collect();
+        let rows: Vec<usize> = terms.iter().map(rows_of).collect();
         let with = Comparison {
             target: target.value(),
             group_rows: &rows,
-            norm_pix: loss.norm_pix,
-            wants_prediction: predict == Predict::All,
+            norm_pix: config.loss.norm_pix,
+            wants_prediction: plan.predict == Predict::All,
         };
-        let (rec, pred) = tape.masked_mse(&features, &decoder.pixel_head(params)?, &with)?;
-        parts.push((rec, terms, weights));
+        let (values, pred) = tape.masked_mse(&features, &decoder.pixel_head(params)?, &with)?;
+        parts.push(Part::new(&config.loss, terms, values));
         predictions.extend(pred);
     }
 
@@ -240,27 +165,34 @@ pub fn forward<'a>(
         };
         let cls = tape.row_gather(&latent, &plan.student.cls)?;
         let logits = head.forward(tape, params, &cls)?;
+        let loss = &config.loss;
         let (center, inv_tau) =
             teacher_targets(loss.teacher_targets.into(), &teacher_logits, running, inv_tau)?;
         let targets = Targets { logits: &teacher_logits, center: &center, inv_tau: &inv_tau };
         let values = tape.soft_cross_entropy(&logits, &targets, loss.tau_s, pairs)?;
-        let (mut terms, mut weights) = (Vec::new(), Vec::new());
-        if loss.objective.has_g2g() {
-            terms.push(Term::G2g);
-            weights.push(loss.beta1);
-        }
-        if loss.objective.has_l2g() {
-            terms.push(Term::L2g);
-            weights.push(loss.beta2);
-        }
-        parts.push((values, terms, weights));
+        let terms = loss.objective.terms(Target::Teacher).collect();
+        parts.push(Part::new(loss, terms, values));
         let student_logits = logits.value().clone();
         consistency =
             Some(Consistency { student_logits, teacher_cls, teacher_logits, center, inv_tau });
     }
-    let weighted: Vec<(&Var, &[f64])> = parts.iter().map(|(v, _, w)| (v, &w[..])).collect();
+    let weighted: Vec<(&Var, &[f64])> = parts.iter().map(|p| (&p.values, &p.weights[..])).collect();
     let total = tape.weighted_sum(&weighted)?;
-    let parts = parts.into_iter().map(|(v, terms, _)| (terms, v.value().clone())).collect();
+    let parts = parts.into_iter().map(|p| (p.terms, p.values.value().clone())).collect();
     let losses = LossTensors { total: total.value().clone(), parts };
     Ok(Pass { total, losses, latent, predictions, consistency })
+}
+
+/// Terms that one op computes, with their weights in the total.
+struct Part {
+    terms: Vec<Term>,
+    weights: Vec<f64>,
+    values: Var,
+}
+
+impl Part {
+    fn new(loss: &LossConfig, terms: Vec<Term>, values: Var) -> Self {
+        let weights = terms.iter().map(|term| (term.row().weight)(loss)).collect();
+        Self { terms, weights, values }
+    }
 }

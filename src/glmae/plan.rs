@@ -1,9 +1,9 @@
 //! The plan of a pass: for given masks, which patches and rows every op reads and writes. All the
 //! index arithmetic of the method is here; ops only follow tables.
 
-use super::batch::{BatchShape, ViewKind};
+use super::batch::BatchShape;
 use super::mask::Mask;
-use crate::config::{Config, Pairs, PositionTable};
+use crate::config::{Config, Pairs, PositionTable, Target, Term, ViewKind};
 use crate::device::{DType, Device, Tensor};
 use crate::nn::pos_embed::{interpolate, sincos_3d};
 use crate::ops::attention::Packing;
@@ -184,17 +184,17 @@ fn check_tokens(shape: &BatchShape, kind: ViewKind, mask: &Mask) -> Result<()> {
 }
 
 /// Which student rows are compared with which teacher rows. The student's rows are the cls rows
-/// of all views of the batch; group 0 is the first consistency term the objective has.
+/// of all views of the batch; a term's group is its place among the objective's terms with the teacher.
 pub fn pair_plan(device: &Device, config: &Config, shape: &BatchShape) -> Result<PairPlan> {
     let (volumes, objective) = (shape.volumes, config.loss.objective);
     let n_global = shape.count(ViewKind::Global) / volumes.max(1);
     let n_local = shape.count(ViewKind::Local) / volumes.max(1);
-    let local_group = usize::from(objective.has_g2g());
+    let [of_globals, of_locals] = [Term::G2g, Term::L2g].map(|term| objective.place(term));
     let mut rows = Vec::new();
     for j in 0..n_global {
         for b in 0..volumes {
             let anchors = (0..n_global).filter(|&i| {
-                objective.has_g2g()
+                of_globals.is_some()
                     && match config.loss.gg_pairs {
                         Pairs::Same => i == j,
                         Pairs::Cross => i != j,
@@ -202,16 +202,16 @@ pub fn pair_plan(device: &Device, config: &Config, shape: &BatchShape) -> Result
                     }
             });
             let teacher_rows = anchors.map(|i| i * volumes + b).collect();
-            rows.push(Anchors { group: 0, teacher_rows });
+            rows.push(Anchors { group: of_globals.unwrap_or(0), teacher_rows });
         }
     }
     for _ in 0..n_local {
         for b in 0..volumes {
-            let all = if objective.has_l2g() { n_global } else { 0 };
-            let group = if objective.has_l2g() { local_group } else { 0 };
-            rows.push(Anchors { group, teacher_rows: (0..all).map(|i| i * volumes + b).collect() });
+            let all = if of_locals.is_some() { n_global } else { 0 };
+            let teacher_rows = (0..all).map(|i| i * volumes + b).collect();
+            rows.push(Anchors { group: of_locals.unwrap_or(0), teacher_rows });
         }
     }
-    let groups = usize::from(objective.has_g2g()) + usize::from(objective.has_l2g());
+    let groups = objective.terms(Target::Teacher).count();
     PairPlan::new(device, n_global * volumes, groups, &rows)
 }

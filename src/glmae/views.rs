@@ -1,8 +1,8 @@
 //! Which boxes of a volume become views, and cutting them.
 
-use super::batch::{Batch, ViewKind};
+use super::batch::Batch;
 use super::mask::Mask;
-use crate::config::{GlobalCrop, ViewConfig};
+use crate::config::{GlobalCrop, ViewConfig, ViewKind};
 use crate::device::{Tensor, TensorMut};
 use crate::ops::view_cut::{ViewBox, view_cut};
 use crate::rng::{Purpose, Rng};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::predict::{PredictOptions, Progress, source};
 use crate::checkpoint::segmenter::{load_predictor, read_info, resolve};
+use crate::data::window::centre;
 use crate::data::{PrepareConfig, Prepared, prepare};
 use crate::nn::network::NetworkConfig;
 use crate::nn::segmenter::Segmenter;
@@ -11,7 +12,6 @@ use crate::nn::vit::VitPlan;
 use crate::seg::class_table::{self, ClassPrediction};
 use crate::seg::classes::argmax;
 use crate::tape::Var;
-use crate::train::finetune::crops::centre;
 use crate::{Error, Result};
 
 /// Name of the table in the folder of results.

@@ -5,7 +5,6 @@ use crate::Result;
 use crate::seg::dataset::LabelledCase;
 use crate::seg::evaluate::{Evaluation, Settings, evaluate};
 use crate::seg::match_files::FilePair;
-use crate::train::finetune::cases::as_case;
 
 /// Predicts `cases` into `options.out` (whatever `options.input` says) and judges the files, each against
 /// the label map of its case.
@@ -17,7 +16,7 @@ pub fn judge(
     settings: &Settings,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Evaluation> {
-    let images: Vec<_> = cases.iter().map(as_case).collect();
+    let images: Vec<_> = cases.iter().map(LabelledCase::as_case).collect();
     let predicted = predict_cases(options, &images, progress)?;
     let pairs: Vec<FilePair> = predicted
         .into_iter()

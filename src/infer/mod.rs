@@ -1,4 +1,4 @@
-//! Floor 5: using what a run has learnt.
+//! Using what a run has learnt.
 
 pub mod classify;
 pub mod heldout;

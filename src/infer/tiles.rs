@@ -2,10 +2,10 @@
 //! reconstructed by itself, and every voxel takes its answer from one view, the one in whose middle
 //! it lies most. So a voxel is either seen or hidden, never both, and no error is averaged away.
 
-use crate::config::{Config, GlobalCrop, Objective};
+use crate::config::{Config, GlobalCrop, Objective, ViewKind};
 use crate::data::Prepared;
 use crate::device::{Device, Tensor};
-use crate::glmae::batch::{BatchShape, ViewKind};
+use crate::glmae::batch::BatchShape;
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::glmae::plan::{Predict, decode_plan, encode_plan};

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::clock::Moment;
-use super::opcheck::{Placed, output_weights, rounded};
+use super::opcheck::{Placed, output_weights};
 use crate::device::{DType, Device, Tensor};
+use crate::ops::tolerance::rounded;
 use crate::ops::{OPS, OpArgs, OpCase, OpSpec};
 use crate::rng::{Purpose, Rng};
 use crate::tape::{ParamGrads, Tape, Var};

@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::State;
-use crate::config::{Config, cores};
+use crate::config::{Config, ViewKind, cores};
 use crate::device::{DType, Device, Tensor, memory};
-use crate::glmae::batch::{Batch, BatchShape, ViewKind};
+use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::rng::{Purpose, Rng};
@@ -96,6 +96,9 @@ pub fn step_gflop(config: &Config) -> f64 {
         let (rows, tokens, _) = kinds[ViewKind::Global as usize];
         flop += blocks(&full[..1], dim, m.depth, 1.0, 1.0);
         flop += 2.0 * voxels * dim * rows * tokens;
+    }
+    if config.loss.objective.has_head() {
+        let (rows, ..) = kinds[ViewKind::Global as usize];
         let (hidden, bottleneck) = (h.hidden as f64, h.bottleneck as f64);
         let head =
             dim * hidden + hidden * hidden + hidden * bottleneck + bottleneck * h.prototypes as f64;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::tensors::CaseTensors;
 use crate::config::{Config, GlobalCrop, HeadConfig, LossConfig, ModelConfig, OptimConfig, Pairs};
-use crate::config::{TrainConfig, ViewConfig};
+use crate::config::{TrainConfig, ViewConfig, ViewKind};
 use crate::device::{DType, Device, Tensor};
-use crate::glmae::batch::{Batch, BatchShape, ViewKind};
+use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::mask::Mask;
 use crate::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Floor 6: what measures the engine. Parity with reference cases, checks and benchmarks of ops,
+//! What measures the engine. Parity with reference cases, checks and benchmarks of ops,
 //! the timing of whole steps.
 
 pub mod bench_kernels;

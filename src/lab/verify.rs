@@ -10,8 +10,8 @@ pub use super::judge::{Results, Row};
 use super::tensors::{CaseTensors, format_of};
 use super::unetr::network_case::PeerGap;
 use crate::checkpoint::State;
+use crate::config::{TERMS, TOTAL, ViewKind};
 use crate::device::{DType, Device, Tensor};
-use crate::glmae::batch::ViewKind;
 use crate::glmae::model::{Networks, Weights};
 use crate::glmae::objective::{StepPlan, forward};
 use crate::glmae::plan::Predict;
@@ -19,7 +19,7 @@ use crate::nn::params::Params;
 use crate::tape::Tape;
 use crate::train::pretrain::program::StepProgram;
 use crate::train::pretrain::schedule::schedule;
-use crate::train::run::Launches;
+use crate::train::run::{Launches, value};
 use crate::{Error, Result};
 
 /// Largest accepted distances, each relative to the L2 norm of the reference tensor.
@@ -146,11 +146,11 @@ pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Result
             }
         };
         let report = program.step(config, &nets, &mut state, &[batch])?.checked()?;
-        let names = [("loss", "total"), ("rec_global", "rec_g"), ("rec_local", "rec_l")];
-        for (name, value) in report.losses {
-            let key = names.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| *theirs);
-            let key = key.unwrap_or(if name == "g2g" { "gg" } else { "lg" });
-            out.insert(format!("step{t}.loss.{key}"), vec![value]);
+        let terms = TERMS.iter().map(|row| (row.name, row.case_name));
+        for (name, theirs) in terms.chain([(TOTAL, "total")]) {
+            if let Some(loss) = value(&report.losses, name) {
+                out.insert(format!("step{t}.loss.{theirs}"), vec![loss]);
+            }
         }
         if t == 0 {
             for e in state.weights.student.layout().entries().iter().filter(|e| e.trains) {

@@ -1,4 +1,4 @@
-//! Floor 3: parameters and networks, built from tape calls.
+//! Parameters and networks, built from tape calls.
 //!
 //! A module holds parameter ids, never tensors: the same module runs with the student's and with
 //! the teacher's parameters.

@@ -57,7 +57,7 @@ impl<'a> Claims<'a> {
         let rows = (one.0.clone(), rows(view, m.patch, 1));
         self.shape("pos_embed", &[&one, &rows, &dim])?;
         self.shape("decoder_pos_embed", &[&one, &rows, &dec_dim])?;
-        if !config.loss.objective.has_teacher() {
+        if !config.loss.objective.has_head() {
             return Ok(());
         }
         let h = &config.head;

@@ -1,4 +1,4 @@
-//! Floor 2: one file per op. Each holds, top to bottom, what the op computes, its shape checks,
+//! One file per op. Each holds, top to bottom, what the op computes, its shape checks,
 //! the differentiable call on [`crate::tape::Tape`], the CPU reference and its backward, and its
 //! cases. An op whose plain reference is too slow for the CPU has a fast path beside it (`fast`) and
 //! chooses between the two; [`cpu`] is what fast paths are built from. [`OPS`] is the only list; tests,
@@ -33,6 +33,7 @@ pub mod row_gather;
 pub mod soft_cross_entropy;
 mod spec;
 pub mod teacher_targets;
+pub mod tolerance;
 pub mod unpatchify;
 pub mod view_cut;
 pub mod weight_norm_linear;
@@ -40,7 +41,8 @@ pub mod weighted_sum;
 pub mod window_blend;
 
 pub use grid::VoxelGrid;
-pub use spec::{Input, InputKind, OpArg, OpArgs, OpCase, OpSpec, Tolerance};
+pub use spec::{Input, InputKind, OpArg, OpArgs, OpCase, OpSpec};
+pub use tolerance::Tolerance;
 
 use crate::tape::{Param, Var};
 

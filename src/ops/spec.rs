@@ -1,6 +1,7 @@
 //! What an op says about itself, so that its tests, gradient check, determinism check and
 //! benchmark rows can be made from one place.
 
+use super::Tolerance;
 use crate::Result;
 use crate::parallel;
 use crate::rng::{Purpose, Rng};
@@ -142,17 +143,4 @@ impl OpArgs {
             _ => Err(crate::Error::shape("op case", "a parameter", format!("input {i}"))),
         }
     }
-}
-
-/// Rows of the tolerance table (docs/numerics.md).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Tolerance {
-    /// Data movement: the same bits.
-    Bitwise,
-    /// Elementwise f32: 4e-6 relative.
-    Elementwise,
-    /// Reductions, norms, losses: 1e-5 of the largest magnitude, NMSE <= 1e-10.
-    Reduction,
-    /// Sums of `k` products: 8 eps sqrt(k) of the product of the row norms, NMSE <= 1e-10.
-    Products { k: usize },
 }

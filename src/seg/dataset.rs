@@ -32,13 +32,17 @@ pub struct PreparedPair {
 }
 
 impl LabelledCase {
+    /// As the loader knows it.
+    pub fn as_case(&self) -> Case {
+        let Self { id, images, label } = self.clone();
+        Case { id, images, label: Some(label) }
+    }
+
     /// Reads and prepares image and label; the label goes every way that the image goes.
     ///
     /// Errors: as [`prepare()`] and [`LabelRules::prepare`].
     pub fn prepare(&self, config: &PrepareConfig, rules: &LabelRules) -> Result<PreparedPair> {
-        let images = self.images.clone();
-        let case = Case { id: self.id.clone(), images, label: Some(self.label.clone()) };
-        let image = prepare(&case, config)?;
+        let image = prepare(&self.as_case(), config)?;
         let classes = rules.prepare(&self.label, image.record(), &config.limits)?;
         Ok(PreparedPair { image, classes })
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grid::{SCRATCH, Start};
 use crate::config::finetune::FinetuneConfig;
-use crate::config::{Change, Config, Loaded, Objective, Settings, load};
+use crate::config::{Change, Config, Loaded, OBJECTIVES, Objective, Settings, load};
 use crate::{Error, Result};
 
 /// Shipped studies by name.
@@ -43,7 +43,7 @@ pub struct StudyData {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grid {
-    /// `scratch`, or an objective of pre-training: `mae3d`, `+global`, `+g2g`, `+l2g`, `gl-mae`.
+    /// `scratch`, or an objective of pre-training: the values of `loss.objective`.
     pub objectives: Vec<String>,
     /// Shares of the training cases whose labels are used.
     pub fractions: Vec<f64>,
@@ -161,13 +161,12 @@ impl StudyConfig {
                 starts.push(Start::scratch());
                 continue;
             }
-            let objective: Objective = toml::Value::String(name.clone()).try_into().map_err(|_| {
-                Error::Config(format!(
-                    "grid.objectives: {name:?} is none of scratch, mae3d, +global, +g2g, +l2g, gl-mae"
-                ))
+            let objective = Objective::named(name).ok_or_else(|| {
+                let names = OBJECTIVES.each_ref().map(|row| row.name).join(", ");
+                Error::Config(format!("grid.objectives: {name:?} is none of {SCRATCH}, {names}"))
             })?;
             for &mask_ratio in &ratios {
-                let with = |&share: &f64| Start::pretrained(name, objective, mask_ratio, share);
+                let with = |&share: &f64| Start::pretrained(objective, mask_ratio, share);
                 starts.extend(shares.iter().map(with));
             }
         }
@@ -206,6 +205,12 @@ impl StudyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::assert_explained;
+
+    #[test]
+    fn every_key_is_there_and_explained() {
+        assert_explained::<StudyConfig>();
+    }
 
     #[test]
     fn shipped_studies_are_valid_and_so_are_their_recipes() {

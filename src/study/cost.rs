@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::config::StudyConfig;
 use crate::Result;
 use crate::checkpoint::activation_dtype;
-use crate::config::{Config, Objective};
+use crate::config::{Config, OBJECTIVES, Objective};
 use crate::device::Device;
 use crate::lab::bench_step::{StepBenchOptions, bench_step};
 use crate::train::pretrain::memory::plan;
@@ -34,24 +34,19 @@ pub struct Cost {
 pub fn costs(study: &StudyConfig, device: &Device, threads: usize) -> Result<Vec<Cost>> {
     let mut config = study.pretrain_config()?;
     let mut rows = Vec::new();
-    for (name, objective) in [
-        ("mae3d", Objective::Mae3d),
-        ("+global", Objective::Global),
-        ("+g2g", Objective::GlobalToGlobal),
-        ("+l2g", Objective::LocalToGlobal),
-        ("gl-mae", Objective::GlMae),
-    ] {
-        config.loss.objective = objective;
-        rows.push(cost(name, &config, device, threads)?);
+    for row in &OBJECTIVES {
+        config.loss.objective = row.objective;
+        rows.push(cost(&config, device, threads)?);
     }
     if config.views.n_local > 1 {
+        config.loss.objective = Objective::GlMae;
         config.views.n_local = 1;
-        rows.push(cost("gl-mae", &config, device, threads)?);
+        rows.push(cost(&config, device, threads)?);
     }
     Ok(rows)
 }
 
-fn cost(name: &str, config: &Config, device: &Device, threads: usize) -> Result<Cost> {
+fn cost(config: &Config, device: &Device, threads: usize) -> Result<Cost> {
     let options = StepBenchOptions {
         device: device.clone(),
         dtype: activation_dtype(config, device)?,
@@ -63,7 +58,7 @@ fn cost(name: &str, config: &Config, device: &Device, threads: usize) -> Result<
     let objective = config.loss.objective;
     let globals = if objective.has_global_views() { config.views.n_global } else { 0 };
     Ok(Cost {
-        objective: name.to_owned(),
+        objective: objective.name().to_owned(),
         has_teacher: objective.has_teacher(),
         global_views: globals,
         local_views: config.views.n_local,

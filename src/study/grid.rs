@@ -31,22 +31,16 @@ impl Start {
         Self { objective: name.clone(), name, pretraining: None }
     }
 
-    pub(super) fn pretrained(
-        objective_name: &str,
-        objective: Objective,
-        mask_ratio: Option<f64>,
-        share: f64,
-    ) -> Self {
-        let mut name = objective_name.to_owned();
+    pub(super) fn pretrained(objective: Objective, mask_ratio: Option<f64>, share: f64) -> Self {
+        let mut name = objective.name().to_owned();
         if let Some(ratio) = mask_ratio {
             name += &format!("_mask{ratio}");
         }
         if share < 1.0 {
             name += &format!("_images{share}");
         }
-        let objective_name = objective_name.to_owned();
         Self {
-            objective: objective_name,
+            objective: objective.name().to_owned(),
             name,
             pretraining: Some(Pretraining { objective, mask_ratio, share }),
         }

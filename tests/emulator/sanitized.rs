@@ -6,8 +6,9 @@ use std::process::Command;
 use glmae::device::emulated::{Emulated, Mode, Schedule};
 use glmae::device::launch::{Arg, KERNELS, LaunchConfig};
 use glmae::device::{DType, Device};
-use glmae::lab::opcheck::{Before, rounded, run_onto};
+use glmae::lab::opcheck::{Before, run_onto};
 use glmae::ops::OPS;
+use glmae::ops::tolerance::rounded;
 
 use super::{device, out_of, upload};
 

@@ -4,9 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::{DType, Device};
-use crate::lab::opcheck::{
-    Before, Outcome, distance, rounded, run_onto, share_of_bf16, share_of_bound,
-};
+use crate::lab::opcheck::{Before, Outcome, run_onto};
+use crate::ops::tolerance::{distance, rounded, share_of_bf16, share_of_bound};
 use crate::ops::{Input, OPS, OpCase, OpSpec, Tolerance};
 use crate::{Error, Result};
 

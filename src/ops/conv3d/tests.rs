@@ -4,8 +4,8 @@ use super::launch::{Packed, partial_gradients};
 use super::{Conv, reference, reference_dw};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
-use crate::lab::opcheck::{distance, within, within_bf16};
 use crate::ops::grid::VoxelGrid;
+use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::ops::{OpCase, Tolerance};
 use crate::tape::{GradMode, Param, Tape, Var};
 

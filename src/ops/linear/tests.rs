@@ -4,8 +4,8 @@ use super::launch::{Forward, InputGradient, ParamGradient, gelu_backward};
 use super::product::{gelu, gelu_derivative};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
-use crate::lab::opcheck::{distance, within, within_bf16};
 use crate::ops::gemm::Plan;
+use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::ops::{OpCase, Tolerance};
 use crate::tape::GradMode;
 

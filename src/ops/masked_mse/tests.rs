@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::device::emulated::{Mode, Schedule};
-use crate::lab::opcheck::{distance, within, within_bf16};
+use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::Param;
 
 /// More than one block of every tile, none of them full, groups that meet within a tile; depths that

@@ -87,12 +87,6 @@ pub fn draw(ids: Vec<String>, fraction: f64, seed: u64) -> (Vec<String>, Vec<Str
     (ids(drawn), ids(rest))
 }
 
-/// A labelled case as the loader knows it.
-pub fn as_case(case: &LabelledCase) -> Case {
-    let LabelledCase { id, images, label } = case.clone();
-    Case { id, images, label: Some(label) }
-}
-
 /// A case of a task as the loader knows it.
 pub fn loaded(case: &TaskCase) -> Case {
     let label = match &case.target {

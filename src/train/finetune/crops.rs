@@ -4,8 +4,8 @@
 
 use super::cases::{PreparedCase, Truth};
 use crate::config::finetune::{Augment, SegData};
-use crate::data::Prepared;
 use crate::data::loader::Held;
+use crate::data::window::{cut, window};
 use crate::rng::{Purpose, Rng};
 
 /// A prepared case, with its labelled voxels at hand.
@@ -111,21 +111,6 @@ pub fn draw(
     change(Crop { voxels, classes }, roi, augment, &mut rng(Purpose::Augment))
 }
 
-/// The middle of an image, `[channels, roi]`. It is at least as large as `roi`.
-pub fn centre(image: &Prepared, roi: [usize; 3]) -> Vec<f32> {
-    let dims = image.dims();
-    window(image, [0, 1, 2].map(|a| dims[a].saturating_sub(roi[a]) / 2), roi)
-}
-
-fn window(image: &Prepared, start: [usize; 3], roi: [usize; 3]) -> Vec<f32> {
-    let dims = image.dims();
-    let mut voxels = Vec::with_capacity(image.channels() * roi.iter().product::<usize>());
-    for channel in image.voxels().chunks_exact(dims.iter().product()) {
-        voxels.extend(cut(channel, dims, start, roi));
-    }
-    voxels
-}
-
 /// The first voxel of a crop: around a labelled voxel, or around one that is not, of an intensity
 /// above 0 (the body) if there is one. Source: MONAI's `RandCropByPosNegLabel`.
 fn place(
@@ -149,17 +134,6 @@ fn place(
     });
     let at = [voxel / (dims[1] * dims[2]), voxel / dims[2] % dims[1], voxel % dims[2]];
     [0, 1, 2].map(|a| at[a].saturating_sub(roi[a] / 2).min(dims[a].saturating_sub(roi[a])))
-}
-
-fn cut<T: Copy>(volume: &[T], dims: [usize; 3], start: [usize; 3], roi: [usize; 3]) -> Vec<T> {
-    let mut out = Vec::with_capacity(roi.iter().product());
-    for d in start[0]..start[0] + roi[0] {
-        for h in start[1]..start[1] + roi[1] {
-            let row = (d * dims[1] + h) * dims[2] + start[2];
-            out.extend_from_slice(&volume[row..row + roi[2]]);
-        }
-    }
-    out
 }
 
 /// Mirrors, turns, scales and shifts.

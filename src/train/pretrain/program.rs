@@ -5,11 +5,12 @@
 
 use super::schedule::{Scheduled, schedule};
 use crate::checkpoint::{Counters, State};
-use crate::config::Config;
+use crate::config::{Config, Term};
 use crate::device::{Device, Tensor, class, nvtx};
 use crate::glmae::batch::{Batch, BatchShape};
+use crate::glmae::losses::Losses;
 use crate::glmae::model::Networks;
-use crate::glmae::objective::{Consistency, Losses, StepPlan, Term, forward};
+use crate::glmae::objective::{Consistency, StepPlan, forward};
 use crate::glmae::plan::Predict;
 use crate::nn::head::LAST_LAYER;
 use crate::ops::adamw_ema::{AdamW, Segment, UpdateTable};
@@ -125,7 +126,7 @@ impl StepProgram {
         let scheduled = schedule(config, state.counters.step);
         let (grad_norm, values) = self.sums.read()?;
         let terms = self.pass.outputs().map_or(&[][..], |pass| &pass.terms);
-        let losses = Losses::means(terms, &values);
+        let losses = Losses::means(terms, &values).named();
         let not_finite = match grad_norm.is_finite() {
             true => None,
             false => {

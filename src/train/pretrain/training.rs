@@ -12,7 +12,7 @@ use super::volumes::DeviceVolumes;
 use super::watch::{CollapseWatch, Observation};
 use crate::Result;
 use crate::checkpoint::{self, Counters, DataFingerprint, Snapshot, State};
-use crate::config::Config;
+use crate::config::{Config, TERMS, TOTAL};
 use crate::data::layout::Case;
 use crate::data::loader::Loader;
 use crate::data::{Prepared, prepare};
@@ -20,7 +20,6 @@ use crate::device::Tensor;
 use crate::glmae::batch::BatchShape;
 use crate::glmae::inputs::prepare_config;
 use crate::glmae::model::Networks;
-use crate::glmae::objective::Losses;
 use crate::glmae::views::cut_batch;
 use crate::infer::heldout::{self, HeldOut};
 use crate::infer::reconstruct_files;
@@ -52,7 +51,8 @@ pub fn columns() -> Vec<&'static str> {
     let scheduled = ["lr", "weight_decay", "ema", "tau_t"];
     let judged = ["heldout_explained", "heldout_mean_guess"];
     let seen = Observation::default().terms().map(|(name, _)| name);
-    [&Losses::NAMES[..], &scheduled, &seen, &judged].concat()
+    let terms = TERMS.each_ref().map(|row| row.name);
+    [&[TOTAL][..], &terms, &scheduled, &seen, &judged].concat()
 }
 
 /// A pre-training in progress: state, loader, held-out cases and what was found.
@@ -239,5 +239,32 @@ impl Training for PretrainRun<'_> {
             journal.event(step, "quarantined", fields)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{OBJECTIVES, Target};
+    use crate::glmae::losses::Losses;
+
+    /// A log refuses values without a column.
+    #[test]
+    fn columns_are_those_of_the_terms_of_every_objective() {
+        let columns = columns();
+        for objective in OBJECTIVES.iter().map(|row| row.objective) {
+            let targets = [Target::Voxels, Target::Teacher];
+            let terms: Vec<_> = targets.into_iter().flat_map(|t| objective.terms(t)).collect();
+            let losses = Losses::means(&terms, &vec![0.0; 1 + terms.len()]).named();
+            let at = |name: &str| columns.iter().position(|column| *column == name);
+            let places: Option<Vec<usize>> = losses.iter().map(|(name, _)| at(name)).collect();
+            assert!(places.is_some_and(|p| p.is_sorted() && p[0] == 0), "{}", objective.name());
+        }
+        // Files of older runs go on with these.
+        assert_eq!(columns[..6], ["loss", "rec_global", "rec_local", "g2g", "l2g", "lr"]);
+        let mut once = columns.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), columns.len(), "a name stands twice in {columns:?}");
     }
 }

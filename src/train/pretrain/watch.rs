@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::config::{Config, LossConfig};
+use crate::config::{Config, LossConfig, TERMS, Target};
 use crate::device::Tensor;
 use crate::glmae::objective::Consistency;
 use crate::train::run::value;
@@ -120,6 +120,11 @@ fn mean_cosine(values: &[f64], columns: usize) -> f64 {
     (sum.iter().map(|s| s * s).sum::<f64>() - n) / (n * (n - 1.0))
 }
 
+/// Names of the terms that compare with the teacher.
+fn with_teacher() -> impl Iterator<Item = &'static str> {
+    TERMS.iter().filter(|row| row.target == Target::Teacher).map(|row| row.name)
+}
+
 /// Two ways in which a consistency term dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Collapse {
@@ -166,7 +171,7 @@ impl CollapseWatch {
         seen: &Observation,
     ) -> Option<String> {
         let near = |x: f64| (x - self.ln_k).abs() < 0.01 * self.ln_k;
-        let at_ln_k = ["g2g", "l2g"].into_iter().filter_map(|term| value(losses, term)).any(near);
+        let at_ln_k = with_teacher().filter_map(|term| value(losses, term)).any(near);
         let uniform = at_ln_k && seen.teacher_entropy > 0.99 * self.ln_k;
         let single = seen.assignment_entropy < 0.02 * self.ln_k;
         let mut warning = None;
@@ -192,15 +197,17 @@ impl CollapseWatch {
         losses: &[(&'static str, f64)],
         seen: &Observation,
     ) -> String {
-        let show = |x: Option<f64>| x.map_or("absent".to_owned(), |x| format!("{x:.3}"));
+        let show = |term: &str| match value(losses, term) {
+            Some(loss) => format!("{term} {loss:.3}"),
+            None => format!("{term} absent"),
+        };
         match kind {
             Collapse::Uniform => format!(
-                "uniform-teacher collapse at step {step}: g2g {} and l2g {} sit at ln K = {:.3}, \
+                "uniform-teacher collapse at step {step}: {} sit at ln K = {:.3}, \
                  the teacher's entropy is {:.3} and its logits differ by {:.4} over the batch \
                  (tau_t = {}). The consistency terms teach nothing. Remedy: \
                  {} (docs/training.md)",
-                show(value(losses, "g2g")),
-                show(value(losses, "l2g")),
+                with_teacher().map(show).collect::<Vec<_>>().join(" and "),
                 self.ln_k,
                 seen.teacher_entropy,
                 seen.spread,
@@ -264,6 +271,8 @@ mod tests {
         assert_eq!(warnings.len(), 1);
         let text = &warnings[0];
         assert!(text.contains("uniform-teacher") && text.contains("\"standardise\""), "{text}");
+        let losses = format!("g2g {:.3} and l2g {ln_k:.3} sit at ln K", 0.999 * ln_k);
+        assert!(text.contains(&losses), "{text}");
         // A sharp teacher at the same loss is no collapse; after it, patience starts anew.
         let sharp = Observation { teacher_entropy: 0.5 * ln_k, ..uniform };
         assert_eq!(watch.note(20_000, &dead, &sharp), None);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::journal::Journal;
 use crate::checkpoint::Counters;
+use crate::config::TOTAL;
 use crate::device::Tensor;
 use crate::{Error, Result};
 
@@ -64,7 +65,7 @@ pub struct StepReport {
 impl StepReport {
     /// The total loss.
     pub fn loss(&self) -> f64 {
-        value(&self.losses, "loss").unwrap_or(f64::NAN)
+        value(&self.losses, TOTAL).unwrap_or(f64::NAN)
     }
 
     /// Errors: [`Error::NotFinite`] for a step without an update.
