@@ -59,8 +59,10 @@ else
 fi
 
 say "tests"
-# --show-output: a test that skips a part says so in its output.
-NVCC="$nvcc" cargo test --locked "${features[@]}" -- --show-output 2>&1 | tee "$log"
+# --show-output: a test that skips a part says so in its output. The examples run as a part of `main`, and need no
+# binaries of their own.
+NVCC="$nvcc" cargo test --locked "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
+NVCC="$nvcc" cargo test --locked "${features[@]}" --doc 2>&1 | tee -a "$log"
 
 if [[ -n "$nvcc" ]]; then
   say "a day on a GPU, rehearsed behind a stand-in for the driver"
@@ -72,9 +74,9 @@ fi
 
 say "kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 if [[ "$(g++ -print-file-name=libasan.a 2>/dev/null)" == /* ]]; then
-  # The same dependencies; only this crate is compiled once more.
+  # The same dependencies; only this crate is compiled once more, quickly, as the kernels are what counts.
   sanitized=$SECONDS
-  cargo test --locked --features sanitize --test main -- \
+  CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --locked --features sanitize --test main -- \
     emulator::sanitized emulator::primitives kernel_edges 2>&1 | tee -a "$log"
   echo "sanitized kernels: $((SECONDS - sanitized)) s with the build"
 else

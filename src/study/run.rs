@@ -21,9 +21,7 @@ use crate::train::finetune::cases::{Cases, draw};
 use crate::train::finetune::encoder::Origin;
 use crate::train::finetune::{FinetuneOptions, finetune};
 use crate::train::pretrain::pretrain;
-use crate::train::run::Launches;
-use crate::train::run::RunOptions;
-use crate::train::run::lock::RunLock;
+use crate::train::run::{Launches, Resume, RunFolder, RunKind, RunOptions};
 use crate::{Error, Result, atomic};
 
 /// Name of the description in a study's folder.
@@ -129,7 +127,8 @@ struct Study<'a> {
     /// Everything trains on `cases.training` or a share of it; `cases.validation` is held out.
     cases: Cases,
     finetune: FinetuneConfig,
-    _lock: RunLock,
+    /// Holds the lock.
+    _folder: RunFolder,
 }
 
 impl<'a> Study<'a> {
@@ -153,13 +152,10 @@ impl<'a> Study<'a> {
             return Err(Error::Config(reason));
         }
         let out = &options.out;
-        if out.exists() && !out.is_dir() {
-            return Err(Error::data(out, "is a file; --out must be a folder"));
-        }
-        std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
-        let lock = RunLock::acquire(out)?;
+        let mut folder = RunFolder::look(out, RunKind::Study, &Resume::Auto)?;
+        folder.claim()?;
         same_settings(config, &d.task, out)?;
-        Ok(Self { config, options, task, cases, finetune, _lock: lock })
+        Ok(Self { config, options, task, cases, finetune, _folder: folder })
     }
 
     fn folder(&self) -> &Path {

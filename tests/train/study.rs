@@ -101,6 +101,16 @@ fn a_study_runs_what_it_lacks_and_compares_it() {
     assert_eq!((grown.done, grown.cells), (4, 4));
     assert!(before.iter().all(|file| result_files(&out).contains(file)));
 
+    // The folder of one of its runs is no place for a study.
+    let error = run(&more, &out.join("pretrain/gl-mae")).unwrap_err().to_string();
+    assert!(error.contains("is the folder of a pre-training with checkpoints"), "{error}");
+    let cell = before[0].0.parent().unwrap();
+    let error = run(&more, cell).unwrap_err().to_string();
+    assert!(error.contains("is the folder of a fine-tuning"), "{error}");
+    // And it says what it is.
+    let identity = fs::read_to_string(out.join("run.json")).unwrap();
+    assert!(identity.contains(r#""kind": "study""#), "{identity}");
+
     // Lists may change; what the results have in common may not.
     let error = run(&config(root.path(), &["grid.updates=4"]), &out).unwrap_err().to_string();
     assert!(error.contains("study.toml") && error.contains("Choose another --out"), "{error}");
