@@ -70,15 +70,22 @@ impl MemoryPlan {
             _ => 0,
         };
         let cache = (reads.cache_mib as u64) << 20;
-        let size =
-            |cases, few, enough| footprint(cases, reads.prepare, reads.label_bytes, few, enough);
+        // What is left when the foreground is cut out shows in the voxels only: half is little.
+        let left = match reads.prepare.foreground_threshold {
+            Some(_) => 2,
+            None => 1,
+        };
+        let size = |cases, few, room: u64| {
+            let enough = room.saturating_mul(left);
+            footprint(cases, reads.prepare, reads.label_bytes, few, enough)
+        };
         let data = size(reads.cases, reads.per_step, cache);
-        let validation = size(reads.validation, 0, cache / 2).total.min(cache / 2);
+        let validation = size(reads.validation, 0, cache / 2).total / left;
         let loaders = cores::workers(reads.workers, reads.cases.len());
-        let sizes = [data.total, data.largest];
+        let sizes = [data.total / left, data.largest / left];
         let need = HostNeed::of_run(tensors, cache, sizes, reads.per_step, loaders);
-        let cache = need.cache.saturating_add(validation);
-        Self { host: HostNeed { cache, ..need }, ..self }
+        let cache = need.cache.saturating_add(validation.min(cache / 2));
+        Self { host: HostNeed { cache, largest_case: data.largest, ..need }, ..self }
     }
 
     /// Bytes of a class.
