@@ -1,8 +1,8 @@
 //! How much memory this process may use, which limit says so, and what happens when it is not enough:
 //! an error with exit code 4, known before the work where it can be known, and never an abort.
 //!
-//! [`bounds`] reads the limits of the machine and of the process. [`check`] compares them with what a
-//! run is about to ask for. [`zeroed`] is memory that may be refused. [`Checked`] is the allocator of
+//! [`bounds`] reads the limits of the machine and of the process. [`HostNeed::check`] compares them with
+//! what a run is about to ask for. [`zeroed`] is memory that may be refused. [`Checked`] is the allocator of
 //! the program: what cannot be handled where it is asked for ends the process with code 4 and a
 //! message, where the standard library would abort.
 
@@ -11,7 +11,7 @@ mod need;
 mod system;
 
 pub use self::alloc::{Checked, zeroed};
-pub use self::need::{HostNeed, check, check_bounds};
+pub use self::need::{HostNeed, REMEDY};
 pub use self::system::{Bound, bounds, bounds_below, tightest};
 
 /// Bytes with a binary unit: `831 B`, `12.3 MiB`.

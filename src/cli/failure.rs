@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use glmae::Error;
 use glmae::error::exit;
+use glmae::limits::REMEDY;
 
 use super::term;
 
@@ -50,11 +51,7 @@ fn remedy(error: &Error, said: &str) -> Option<&'static str> {
             }
             _ => return None,
         },
-        Error::OutOfMemory(_) => {
-            "--batch 1, --set model.recompute=true, smaller views or a smaller preset; less \
-             data.cache_mib and data.workers; `--dry-run` shows what a run needs, `glmae doctor` \
-             the limits of this machine"
-        }
+        Error::OutOfMemory(_) => REMEDY,
         Error::Device(_) if said.contains("driver is installed") => {
             "--device cpu or --device emulated here; on a machine with a GPU, its NVIDIA driver"
         }

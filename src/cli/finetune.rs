@@ -112,8 +112,9 @@ fn plan(done: &Summary<Finetuned>, config: &FinetuneConfig) -> String {
         let lines: Vec<String> = report.lines().iter().map(|line| term::clean(line)).collect();
         text += &format!("encoder: {}\n\n", lines.join("\n  "));
     }
-    text += &format!("{} parameters\n\n", term::count(done.found.parameters));
-    text + &super::summary::plan(&done.plan)
+    text += &format!("{} parameters\n\n", term::count(found.parameters));
+    text += &super::summary::plan(&done.plan);
+    text + &super::summary::warnings(&done.warnings)
 }
 
 fn summary(done: &Summary<Finetuned>, args: &Args) -> String {

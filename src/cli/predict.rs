@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use glmae::Error;
 use glmae::config::finetune::Infer;
+use glmae::data::LeftOut;
 use glmae::error::exit;
 use glmae::infer::classify::{classify, is_classifier};
 use glmae::infer::predict::{InferChanges, PredictOptions, Predictions, Progress, predict};
@@ -126,15 +127,8 @@ pub fn run(args: &Args) -> Result<u8> {
     Ok(first.exit_code())
 }
 
-fn tell_left_out(files: &[PathBuf]) {
-    if let Some(first) = files.first() {
-        term::say(&format!(
-            "{} volume(s) look like label maps by their names and were left out, such as {}; name them in a \
-             list (.txt) to predict them",
-            files.len(),
-            term::clean(&first.display().to_string())
-        ));
-    }
+fn tell_left_out(left_out: &LeftOut) {
+    left_out.lines().iter().for_each(|line| term::say(&term::clean(line)));
 }
 
 /// A table for all cases.
@@ -168,6 +162,7 @@ fn run_classifier(args: &Args, options: &PredictOptions) -> Result<u8> {
         let count = done.cases.iter().filter(|case| case.predicted == class).count();
         table.row([term::clean(name), count.to_string()]);
     }
+    tell_left_out(&done.left_out);
     let file = term::clean(&done.file.display().to_string());
     term::print(&format!("{}\n{} cases in {file}\n", table.render("  "), done.cases.len()))?;
     Ok(exit::OK)

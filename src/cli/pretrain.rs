@@ -72,7 +72,8 @@ pub fn run(args: &Args) -> Result<u8> {
     if args.dry_run {
         let data = &config.data.path;
         let text = format!("configuration and data ({data}) are usable; nothing was written\n\n");
-        term::print(&(text + &summary::plan(&done.plan)))?;
+        let plan = summary::plan(&done.plan) + &summary::warnings(&done.warnings);
+        term::print(&(text + &plan))?;
     } else {
         term::print(&summary::text(&done, &args.out))?;
     }

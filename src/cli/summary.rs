@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use glmae::config::{TERMS, TOTAL};
+use glmae::limits::bounds;
 use glmae::train::pretrain::Pretrained;
 use glmae::train::run::{MemoryPlan, Summary, Values, value};
 
@@ -82,20 +83,27 @@ pub fn warnings(all: &[String]) -> String {
     all.iter().map(|warning| format!("\nwarning: {}\n", term::clean(warning))).collect()
 }
 
-/// The memory that a run needs.
+/// The memory that a run needs, beside the limits of this process.
 pub fn plan(plan: &MemoryPlan) -> String {
-    let mut table = Table::new(&["<memory of the device", ">bytes"]);
+    let mut device = Table::new(&["<memory of the device", ">bytes"]);
     for (class, bytes) in &plan.classes {
-        table.row([(*class).to_owned(), term::bytes(*bytes)]);
+        device.row([(*class).to_owned(), term::bytes(*bytes)]);
     }
-    table.row(["peak".to_owned(), term::bytes(plan.peak_bytes)]);
-    table.row(["with rounding and gaps".to_owned(), term::bytes(plan.reserved_bytes)]);
+    device.row(["peak".to_owned(), term::bytes(plan.peak_bytes)]);
+    device.row(["with rounding and gaps".to_owned(), term::bytes(plan.reserved_bytes)]);
+    let mut host = Table::new(&["<memory of the host", ">bytes"]);
+    for (part, bytes) in plan.host.parts() {
+        host.row([part.to_owned(), term::bytes(bytes)]);
+    }
+    host.row(["together, at least".to_owned(), term::bytes(plan.host.total())]);
+    let limits: String =
+        bounds().iter().map(|bound| format!("  {}\n", term::clean(&bound.to_string()))).collect();
     format!(
-        "{}\nactivations in {}, {} launches per step; up to {} of host memory for prepared cases\n",
-        table.render("  "),
+        "{}\nactivations in {}, {} launches per step\n\n{}{limits}",
+        device.render("  "),
         plan.dtype,
         plan.launches,
-        term::bytes(plan.cache_bytes)
+        host.render("  "),
     )
 }
 

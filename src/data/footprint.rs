@@ -16,19 +16,21 @@ pub struct Footprint {
     pub cases: usize,
 }
 
-/// Reads headers in the order of `cases` until their volumes take `enough` bytes, which is what a cache
-/// can hold at most: a large set need not be read to its end. `more_per_voxel` bytes come to those of
-/// the channels: 1 for labels. Files that cannot be read count nothing; the loader names them.
+/// Reads headers in the order of `cases`: of `few` at least, and until their volumes take `enough` bytes,
+/// which is what a cache can hold at most: a large set need not be read to its end. `more_per_voxel` bytes
+/// come to those of the channels: 1 for labels. Files that cannot be read count nothing; the loader names
+/// them.
 pub fn footprint(
     cases: &[Case],
     config: &PrepareConfig,
     more_per_voxel: u64,
+    few: usize,
     enough: u64,
 ) -> Footprint {
     let per_voxel = 4 * config.channels as u64 + more_per_voxel;
     let mut found = Footprint::default();
     for case in cases {
-        if found.total >= enough {
+        if found.cases >= few && found.total >= enough {
             break;
         }
         let header = case.images.first().and_then(|p| read_header(p, &config.limits).ok());
@@ -75,12 +77,14 @@ mod tests {
         let gone = Case { id: "gone".into(), images: vec![gone], label: None };
         let cases = [case("a.nii", 4), gone, case("b.nii", 8), case("c.nii", 2)];
         let config = PrepareConfig::default();
-        let all = footprint(&cases, &config, 1, u64::MAX);
+        let all = footprint(&cases, &config, 1, 0, u64::MAX);
         assert_eq!(all, Footprint { total: 5 * (64 + 512 + 8), largest: 5 * 512, cases: 4 });
-        assert_eq!(footprint(&cases, &config, 0, 300).cases, 3);
+        assert_eq!(footprint(&cases, &config, 0, 0, 300).cases, 3);
+        assert_eq!(footprint(&cases, &config, 0, 4, 300).cases, 4);
+        assert_eq!(footprint(&cases, &config, 0, 0, 0).cases, 0);
         let fine = PrepareConfig { spacing_mm: Some([1.0, 2.0, 2.0]), ..config };
-        assert_eq!(footprint(&cases, &fine, 0, u64::MAX).largest, 4 * 1024);
+        assert_eq!(footprint(&cases, &fine, 0, 0, u64::MAX).largest, 4 * 1024);
         let padded = PrepareConfig { min_size: [16; 3], ..config };
-        assert_eq!(footprint(&cases[..1], &padded, 0, u64::MAX).total, 4 * 4096);
+        assert_eq!(footprint(&cases[..1], &padded, 0, 1, u64::MAX).total, 4 * 4096);
     }
 }

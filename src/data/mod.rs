@@ -29,7 +29,7 @@ pub use footprint::{Footprint, footprint};
 pub use geometry::{Affine, Orientation};
 pub use intensity::{Intensity, IntensityMap};
 pub use label::{LabelImage, prepare_label, read_labels};
-pub use layout::{Case, Source, discover, exclude, hold_out};
+pub use layout::{Case, LeftOut, Source, discover, exclude, hold_out};
 pub use loader::{Loader, LoaderConfig};
 pub use nifti::{Channels, Limits, ReadOptions, read_volume};
 pub use prepare::{CaseRecord, NonFinite, PrepareConfig, Prepared, prepare, prepare_volume};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::predict::{PredictOptions, Progress, source};
 use crate::checkpoint::segmenter::{load_predictor, read_info, resolve};
+use crate::data::layout::{LeftOut, Source};
 use crate::data::window::centre;
 use crate::data::{PrepareConfig, Prepared, prepare};
 use crate::nn::network::NetworkConfig;
@@ -77,6 +78,8 @@ pub struct Classified {
     pub cases: Vec<ClassPrediction>,
     /// The table: see [`class_table::write`].
     pub file: PathBuf,
+    /// What the input holds beside the cases.
+    pub left_out: LeftOut,
 }
 
 /// Predicts the class of every image of the input and writes [`FILE`] into `out`. Images are prepared as in
@@ -88,7 +91,7 @@ pub fn classify(
     options: &PredictOptions,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Classified> {
-    let cases = source(&options.input)?.cases;
+    let Source { cases, left_out, .. } = source(&options.input)?;
     let folder = resolve(&options.checkpoint)?;
     let (info, segmenter) = load_predictor(&folder, &options.device)?;
     let (task, config) = (info.task()?, info.config()?);
@@ -120,5 +123,5 @@ pub fn classify(
     let file = options.out.join(FILE);
     let names = task.class_names().to_vec();
     class_table::write(&file, &names, &done)?;
-    Ok(Classified { names, cases: done, file })
+    Ok(Classified { names, cases: done, file, left_out })
 }

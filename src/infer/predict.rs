@@ -8,7 +8,7 @@ use crate::checkpoint::segmenter::{load_predictor, resolve};
 use crate::config::finetune::Infer;
 use crate::data::layout::{DiscoverOptions, Source};
 use crate::data::nifti::{Frame, Stored, read_header, write_channels, write_labels};
-use crate::data::{Case, PrepareConfig, discover, prepare};
+use crate::data::{Case, LeftOut, PrepareConfig, discover, prepare};
 use crate::device::Device;
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
@@ -86,8 +86,8 @@ pub struct Predictions {
     pub done: Vec<Predicted>,
     /// Cases that could not be read or written, and why.
     pub failed: Vec<(String, Error)>,
-    /// Volumes of a folder that were left out because they look like label maps by their names.
-    pub left_out: Vec<PathBuf>,
+    /// What the input holds beside the cases.
+    pub left_out: LeftOut,
 }
 
 /// Predicts every case of the input and writes `ID.nii.gz` into `out`, on the input's own grid with its
@@ -114,7 +114,7 @@ pub fn predict(
         error => Err(error),
     };
     let done = run(options, &source.cases, progress, &mut note)?;
-    Ok(Predictions { done, failed, left_out: source.labels_left_out })
+    Ok(Predictions { done, failed, left_out: source.left_out })
 }
 
 /// As [`predict`], for cases that were found otherwise, all of which must be usable.

@@ -1,54 +1,45 @@
 //! Which classes the training cases have: one that none has cannot be learnt, and nothing else says so.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 use super::Task;
 use super::task::TaskKind;
 
-/// Counts classes as cases are prepared, which reads their label maps anyway: once all of them were
-/// seen, [`Presence::warning`] has the verdict. Shared by the threads that prepare.
+/// Counts classes as the cases of a run come up: once all of them did, [`Presence::warning`] has the
+/// verdict.
 #[derive(Debug)]
 pub struct Presence {
     /// Training cases of the run.
     cases: usize,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    ids: BTreeSet<String>,
+    seen: BTreeSet<String>,
     /// Cases that have a voxel of each class.
-    with: Vec<usize>,
+    with: [usize; 256],
     is_told: bool,
 }
 
 impl Presence {
     /// Of a run with this many training cases.
     pub fn new(cases: usize) -> Self {
-        let seen = Seen { with: vec![0; 256], ..Seen::default() };
-        Self { cases, seen: Mutex::new(seen) }
+        Self { cases, seen: BTreeSet::new(), with: [0; 256], is_told: false }
     }
 
-    /// Counts a case by its class indices, on the grid that is trained on; a second time counts nothing.
-    pub fn observe(&self, id: &str, classes: &[u8]) {
-        let mut occurs = [false; 256];
-        classes.iter().for_each(|&class| occurs[usize::from(class)] = true);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.ids.insert(id.to_owned()) {
-            seen.with.iter_mut().zip(occurs).for_each(|(n, occurs)| *n += usize::from(occurs));
+    /// Counts a case by the classes that occur in it, on the grid that is trained on; a second time
+    /// counts nothing.
+    pub fn observe(&mut self, id: &str, occurring: impl Iterator<Item = u8>) {
+        if self.seen.insert(id.to_owned()) {
+            let classes: BTreeSet<u8> = occurring.collect();
+            classes.into_iter().for_each(|class| self.with[usize::from(class)] += 1);
         }
     }
 
     /// What no training case has, by name: once, when every case was seen; `None` before, after, and when
-    /// every class is there. `unusable` cases are not waited for.
-    pub fn warning(&self, task: &Task, unusable: usize) -> Option<String> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.is_told || seen.ids.is_empty() || seen.ids.len() + unusable < self.cases {
+    /// every class is there.
+    pub fn warning(&mut self, task: &Task) -> Option<String> {
+        if self.is_told || self.seen.is_empty() || self.seen.len() < self.cases {
             return None;
         }
-        seen.is_told = true;
-        absent(task, &seen.with, seen.ids.len())
+        self.is_told = true;
+        absent(task, &self.with, self.seen.len())
     }
 }
 
@@ -95,35 +86,35 @@ mod tests {
 
     #[test]
     fn a_class_that_no_case_has_is_named_once_when_all_were_seen() {
-        let presence = Presence::new(3);
+        let mut presence = Presence::new(3);
         let task = task();
-        assert_eq!(presence.warning(&task, 0), None);
-        presence.observe("a", &[0, 1, 1]);
-        presence.observe("a", &[0, 2]);
-        presence.observe("b", &[0, 0]);
-        assert_eq!(presence.warning(&task, 0), None);
-        presence.observe("c", &[1]);
-        let text = presence.warning(&task, 0).unwrap();
+        assert_eq!(presence.warning(&task), None);
+        presence.observe("a", [0, 1, 1].into_iter());
+        presence.observe("a", [0, 2].into_iter());
+        presence.observe("b", [0, 0].into_iter());
+        assert_eq!(presence.warning(&task), None);
+        presence.observe("c", [1].into_iter());
+        let text = presence.warning(&task).unwrap();
         assert!(
             text.contains("none of the 3 training cases has a voxel of the class 2 "),
             "{text}"
         );
         assert!(text.to_lowercase().contains("posterior"), "{text}");
         assert!(!text.to_lowercase().contains("anterior"), "{text}");
-        assert_eq!(presence.warning(&task, 0), None);
+        assert_eq!(presence.warning(&task), None);
     }
 
     #[test]
-    fn empty_label_maps_are_told_and_unusable_cases_not_waited_for() {
-        let presence = Presence::new(3);
-        presence.observe("a", &[0]);
-        presence.observe("b", &[0]);
-        let text = presence.warning(&task(), 1).unwrap();
+    fn empty_label_maps_are_told_and_full_ones_are_not() {
+        let mut presence = Presence::new(2);
+        presence.observe("a", [0].into_iter());
+        presence.observe("b", [].into_iter());
+        let text = presence.warning(&task()).unwrap();
         assert!(text.contains("of any class") && text.contains("none of the 2"), "{text}");
-        let presence = Presence::new(1);
-        presence.observe("a", &[2, 1]);
-        assert_eq!(presence.warning(&task(), 0), None);
-        assert_eq!(Presence::new(0).warning(&task(), 0), None);
+        let mut presence = Presence::new(1);
+        presence.observe("a", [2, 1].into_iter());
+        assert_eq!(presence.warning(&task()), None);
+        assert_eq!(Presence::new(0).warning(&task()), None);
     }
 
     #[test]

@@ -64,6 +64,9 @@ fn a_run_does_not_need_stderr() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("times those of an overlap of 0.5"), "{said}");
+    // Before the first window, or nobody could still stop it.
+    let cost = said.find("times those").unwrap();
+    assert!(said.find("1/").is_none_or(|window| cost < window), "{said}");
     let status = overlap("0.9").stdout(Stdio::null()).stderr(closed()).status().unwrap();
     assert_eq!(status.code(), Some(0));
     for share in ["1", "-0.1", "nan"] {

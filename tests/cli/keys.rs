@@ -121,6 +121,9 @@ fn thousands_of_threads_and_readers_are_not_started() {
     let more = ["--steps", "1", "--batch", "2", "--threads", "5000", "--workers", "20000"];
     let (code, _, said) = run(&[&base[..], &more].concat());
     assert_eq!(code, 0, "{said}");
+    for key in ["train.threads = 5000: ", "data.workers = 20000: "] {
+        assert_eq!(said.matches(key).count(), 1, "{key}: {said}");
+    }
     let env: serde_json::Value =
         serde_json::from_slice(&fs::read(out.join("env.json")).unwrap()).unwrap();
     let threads = env["threads"].as_u64().unwrap() as usize;

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use super::run;
+use crate::train::{classify, finetune};
 
 /// Exit code and stderr of the program under `ulimit -v` (KiB).
 fn under(kib: u64, args: &[&str]) -> (Option<i32>, String, String) {
@@ -34,18 +35,45 @@ fn scans(folder: &std::path::Path) -> String {
     folder.to_str().unwrap().to_owned()
 }
 
+/// Both kinds of run, for voxels and for images, in earnest and to see what it needs: the parts, the limit
+/// and a way out are told, and nothing has been made.
 #[test]
-fn a_run_that_does_not_fit_ends_with_code_4_and_advice() {
+fn a_run_that_does_not_fit_is_refused_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let scans = scans(&dir.path().join("scans"));
-    let out = dir.path().join("run");
-    let args = ["pretrain", "--config", "tiny", "--data", &scans, "--out", out.to_str().unwrap()];
-    let large = ["--set", "train.batch=64", "--set", "model.depth=12", "--set", "model.dim=384"];
-    let large = [&args[..], &large, &["--set", "train.threads=1"]].concat();
-    let (code, out, err) = under(1_500_000, &large);
-    assert_eq!((code, out.as_str()), (Some(4), ""), "{err}");
-    for word in ["out of memory", "ulimit -v (RLIMIT_AS)", "try:", "batch"] {
-        assert!(err.contains(word), "'{word}' is not in: {err}");
+    finetune::balls(dir.path());
+    classify::balls(dir.path());
+    let (config, out) = (path("small.toml"), path("run"));
+    std::fs::write(&config, finetune::CONFIG).unwrap();
+    let large = "train.batch=64 model.depth=12 model.dim=384";
+    let pretrain = ["pretrain", "--config", "tiny", "--data", &scans];
+    let voxels = ["finetune", "--task", &path("balls.toml"), "--data", &path("balls")];
+    let images = ["finetune", "--task", &path("classes.toml"), "--data", &path("classes")];
+    let more = ["--config", &config, "--scratch"];
+    for (what, args, large) in [
+        ("pre-training", pretrain.to_vec(), large),
+        ("fine-tuning", [&voxels[..], &more].concat(), "train.crops=4096"),
+        ("fine-tuning", [&images[..], &more].concat(), "train.crops=4096 model.dim=384"),
+    ] {
+        let sets = large.split(' ').flat_map(|set| ["--set", set]);
+        let args: Vec<&str> = args.iter().copied().chain(["--out", &out]).chain(sets).collect();
+        for args in [args.clone(), [&args[..], &["--dry-run"]].concat()] {
+            let (code, said, err) = under(1_500_000, &args);
+            assert_eq!((code, said.as_str()), (Some(4), ""), "{args:?}: {err}");
+            let parts = format!("out of memory: {what} (tensors ");
+            for word in [&parts, "program", "ulimit -v (RLIMIT_AS): ", "try:", "train.batch"] {
+                assert!(err.contains(word), "'{word}' is not in: {err}");
+            }
+            assert!(!dir.path().join("run").exists(), "{args:?}");
+        }
+    }
+    // One that fits shows what it needs beside what there is.
+    let fits = [&pretrain[..], &["--out", &out, "--dry-run"]].concat();
+    let (code, said, err) = under(4_000_000, &fits);
+    assert_eq!(code, Some(0), "{err}");
+    for word in ["memory of the host", "prepared cases", "together", "ulimit -v (RLIMIT_AS): "] {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
     }
 }
 

@@ -8,6 +8,7 @@ mod full_streams;
 mod inspect;
 mod keys;
 mod memory;
+mod notes;
 mod results;
 
 use assert_cmd::Command;

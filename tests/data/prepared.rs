@@ -205,7 +205,7 @@ fn folders_of_real_scans_leave_labels_out() {
             "unlabelled/brain_ct_atlas"
         ]
     );
-    assert_eq!(source.labels_left_out.len(), 7);
+    assert_eq!(source.left_out.labels.len(), 7);
 }
 
 #[test]

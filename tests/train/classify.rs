@@ -27,7 +27,7 @@ use super::devices::copy;
 use super::finetune::{bytes, dry_run, on_device, options, run};
 use super::{config as pretrain_config, run as pretrain, volumes};
 
-const TASK: &str = r#"
+pub const TASK: &str = r#"
 title = "Bright or dark"
 kind = "image_classes"
 channels = ["CT"]
@@ -52,7 +52,7 @@ class = 1
 "#;
 
 /// Twelve volumes of noise with a dark or a bright ball somewhere; one is smaller than the window.
-fn balls(folder: &Path) -> PathBuf {
+pub fn balls(folder: &Path) -> PathBuf {
     let data = folder.join("classes");
     for (class, name) in ["dark", "bright"].into_iter().enumerate() {
         fs::create_dir_all(data.join(name)).unwrap();

@@ -377,7 +377,7 @@ fn a_case_that_cannot_be_read_does_not_keep_the_others_from_being_done() {
     let ids = |cases: Vec<&String>| cases.into_iter().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(ids(made.done.iter().map(|c| &c.id).collect()), "a c");
     assert_eq!(ids(made.failed.iter().map(|c| &c.0).collect()), "b");
-    assert_eq!((made.failed[0].1.exit_code(), made.left_out.len()), (3, 1));
+    assert_eq!((made.failed[0].1.exit_code(), made.left_out.labels.len()), (3, 1));
     assert!(to.join("a.nii.gz").is_file() && to.join("c.nii.gz").is_file());
     // The only one: its error is that of the call.
     let alone = PredictOptions::new(&out, scans.join("b.nii.gz"), &to, Device::Cpu);

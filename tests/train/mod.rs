@@ -1,7 +1,7 @@
 //! The training run: checkpoints, resume, kills, refusals.
 
 mod checkpoints;
-mod classify;
+pub mod classify;
 mod devices;
 mod emulated;
 pub mod finetune;

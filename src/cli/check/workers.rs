@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -177,10 +178,10 @@ pub fn in_children(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..limits.jobs {
-            scope.spawn(work);
-        }
-    });
+        let start = || Builder::new().spawn_scoped(scope, work);
+        // Those that did start end by themselves.
+        (0..limits.jobs).try_for_each(|_| start().map(drop).map_err(|e| Error::threads(&e)))
+    })?;
     progress.into_inner().expect("as above").finish();
     Ok(results.into_inner().expect("as above").0)
 }
@@ -259,13 +260,14 @@ impl Worker {
             anyhow::bail!("a worker without pipes");
         };
         let (sender, answers) = channel();
-        std::thread::spawn(move || {
+        let read = move || {
             for line in BufReader::new(output).lines().map_while(io::Result::ok) {
                 if sender.send(line).is_err() {
                     break;
                 }
             }
-        });
+        };
+        Builder::new().spawn(read).map_err(|e| Error::threads(&e))?;
         let mut worker = Self { child, requests, answers };
         match worker.receive(limit)? {
             Some(Answer::Ready) => Ok(worker),

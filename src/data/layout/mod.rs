@@ -1,6 +1,7 @@
 //! Where the cases of a dataset are: a folder, one file, a text list, an MSD `dataset.json`, an
 //! nnU-Net v2 raw folder. The kind is seen from the path.
 
+mod left_out;
 mod manifest;
 
 use std::collections::BTreeSet;
@@ -8,8 +9,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use self::left_out::LeftOut;
+use self::left_out::is_other_format;
 use self::manifest::{Manifest, resolve};
-use super::nifti::{header_path, is_nifti_name, strip_nifti};
+use super::nifti::{is_nifti_name, strip_nifti};
 use super::text::{as_here, between, joined, read_paths, readable};
 use crate::{Error, Result};
 
@@ -39,47 +42,13 @@ pub enum Layout {
 pub struct Source {
     pub layout: Layout,
     pub cases: Vec<Case>,
-    /// Volumes of a folder that were left out because [`looks_like_label`].
-    pub labels_left_out: Vec<PathBuf>,
-    /// Files of a folder that hold volumes in a form that is not read (DICOM, NRRD, MetaImage, MGH, an
-    /// `.img` without its `.hdr`).
-    pub formats_left_out: Vec<PathBuf>,
+    /// What a folder holds beside them.
+    pub left_out: LeftOut,
 }
-
-/// Files of a message.
-const SHOWN: usize = 5;
 
 impl Source {
     fn of(layout: Layout, cases: Vec<Case>) -> Self {
-        Self { layout, cases, labels_left_out: vec![], formats_left_out: vec![] }
-    }
-
-    /// What was left out of a folder and why, by name; to be said once.
-    pub fn left_out(&self) -> Option<String> {
-        let told = |files: &[PathBuf], why: &str, way_out: &str| {
-            let names = files.iter().take(SHOWN).map(|p| readable(p.as_os_str()));
-            let names = names.collect::<Vec<_>>().join(", ");
-            let more = match files.len().saturating_sub(SHOWN) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            let text = format!("{} {why} and were left out: {names}{more}; {way_out}", files.len());
-            (!files.is_empty()).then_some(text)
-        };
-        let parts = [
-            told(
-                &self.labels_left_out,
-                "volume(s) look like label maps by their names",
-                "name them in a list (.txt) to use them",
-            ),
-            told(
-                &self.formats_left_out,
-                "file(s) are no NIfTI",
-                "convert them to .nii.gz to use them",
-            ),
-        ];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| parts.join("\n"))
+        Self { layout, cases, left_out: LeftOut::default() }
     }
 }
 
@@ -221,7 +190,7 @@ fn is_image_name(path: &Path) -> bool {
 /// Nothing found is an error with the way out; ids must be unique.
 fn check(path: &Path, source: Source) -> Result<Source> {
     if source.cases.is_empty() {
-        let left_out = source.labels_left_out.len();
+        let left_out = source.left_out.labels.len();
         let reason = match source.layout {
             Layout::Folder if left_out > 0 => format!(
                 "all {left_out} volumes here look like label maps by their names; name the images \
@@ -286,12 +255,12 @@ fn from_folder(folder: &Path) -> Result<Source> {
     let mut files = Vec::new();
     walk(folder, &mut BTreeSet::new(), &mut files)?;
     files.sort();
-    let (mut cases, mut labels_left_out) = (Vec::new(), Vec::new());
+    let (mut cases, mut labels) = (Vec::new(), Vec::new());
     let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|p| is_nifti_name(p));
     for path in files {
         let relative = path.strip_prefix(folder).unwrap_or(&path);
         if looks_like_label(relative) {
-            labels_left_out.push(path);
+            labels.push(path);
             continue;
         }
         let id = relative.with_file_name(stem(relative));
@@ -305,17 +274,9 @@ fn from_folder(folder: &Path) -> Result<Source> {
             cases[i].id = readable(name.as_os_str());
         }
     }
-    let formats_left_out = others.into_iter().filter(|p| is_other_format(p)).collect();
-    Ok(Source { layout: Layout::Folder, cases, labels_left_out, formats_left_out })
-}
-
-/// Whether a file that is no NIfTI holds a volume by its name.
-fn is_other_format(path: &Path) -> bool {
-    const ENDINGS: [&str; 10] =
-        [".dcm", ".dicom", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".mnc"];
-    let name = path.file_name().map(readable).unwrap_or_default().to_ascii_lowercase();
-    let lone = is_image_name(path) && header_path(path).is_err();
-    lone || ENDINGS.iter().any(|ending| name.ends_with(ending))
+    let formats = others.into_iter().filter(|p| is_other_format(p)).collect();
+    let left_out = LeftOut { labels, formats };
+    Ok(Source { layout: Layout::Folder, cases, left_out })
 }
 
 fn from_list(list: &Path, options: &DiscoverOptions) -> Result<Source> {

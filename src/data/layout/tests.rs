@@ -36,7 +36,7 @@ fn folder_is_searched_in_order_without_labels() {
     let source = discover(root.path(), &DiscoverOptions::default()).unwrap();
     assert_eq!(source.layout, Layout::Folder);
     assert_eq!(ids(&source), ["a/pair", "a/z", "b", "brain_masked", "unlabelled/segovia"]);
-    assert_eq!(source.labels_left_out.len(), 5);
+    assert_eq!(source.left_out.labels.len(), 5);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The device by itself: memory, uploads of every size on both ways, one kernel, one graph, the clock,
 //! running out of memory. Takes seconds; what fails here would fail everything after it.
 
+use std::io;
+use std::thread::Builder;
 use std::time::Instant;
 
 use super::{Finding, primitives};
@@ -100,8 +102,9 @@ fn from_threads(device: &Device) -> Result<String> {
                 Ok(())
             }
         };
-        let started: Vec<_> = (0..threads).map(|seed| scope.spawn(work(seed))).collect();
-        for thread in started {
+        let start = |seed| Builder::new().spawn_scoped(scope, work(seed));
+        let started = (0..threads).map(start).collect::<io::Result<Vec<_>>>();
+        for thread in started.map_err(|e| Error::threads(&e))? {
             thread.join().map_err(|_| wrong("a thread panicked"))??;
         }
         Ok(format!("{threads} threads"))
@@ -158,12 +161,14 @@ fn alone(device: &Device) -> Result<String> {
             let made = Tensor::zeros(device, DType::F32, &[n]);
             [made.is_err(), b.duplicate().is_err()]
         };
-        let others = std::thread::scope(|scope| scope.spawn(others).join());
+        let others = std::thread::scope(|scope| {
+            Ok(Builder::new().spawn_scoped(scope, others).map_err(|e| Error::threads(&e))?.join())
+        });
         accumulate(&mut a.as_mut(), &b)?;
         Ok(others)
     })?;
     drop(graph);
-    match refusals {
+    match refusals? {
         Ok([true, true]) => Ok("an allocation and a copy of another thread were refused".into()),
         _ => Err(wrong("another thread started work during a capture")),
     }

@@ -22,6 +22,11 @@ impl TrainingCase {
         };
         Self { case, foreground }
     }
+
+    /// The classes of its voxels that are not background.
+    pub fn classes(&self) -> impl Iterator<Item = u8> + '_ {
+        self.foreground.classes.iter().map(|(class, _)| *class)
+    }
 }
 
 impl Held for TrainingCase {

@@ -32,7 +32,6 @@ pub fn plan(
     Ok(MemoryPlan {
         student_parameters: state.segmenter.params.layout().count() as u64,
         dtype: dtype.name(),
-        cache_bytes: (config.data.cache_mib as u64) << 20,
         ..plan
     })
 }

@@ -20,19 +20,19 @@ use self::encoder::Origin;
 use self::program::SegLoss;
 use self::training::{FinetuneRun, Parts};
 use super::run::{
-    Engine, Opening, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, resume,
+    Engine, Opening, Reads, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, resume,
 };
 use crate::checkpoint::segmenter::{self, Best, SegInfo, Start};
 use crate::checkpoint::{DataFingerprint, SegState, activation_dtype_of};
 use crate::config::finetune::{ENCODER_KEYS, FinetuneConfig};
 use crate::config::{Explicit, cores};
-use crate::data::PrepareConfig;
 use crate::data::loader::{Loader, LoaderConfig};
+use crate::data::{LeftOut, PrepareConfig};
 use crate::device::{DType, Device};
 use crate::interchange::ImportReport;
 use crate::nn::network::NetworkConfig;
-use crate::seg::Task;
-use crate::seg::task::TaskCase;
+use crate::seg::task::{Target, TaskCase};
+use crate::seg::{Task, presence};
 use crate::train::run::order::CaseOrder;
 use crate::{Error, Result, parallel};
 
@@ -124,7 +124,19 @@ fn prepare<'a>(
     let config = &encoder::used(asked, &network);
     asked.refuse_ignored(config, explicit)?;
     let loss = SegLoss::of(task.kind);
-    let plan = memory::plan(config, &network, loss, device)?;
+    let images: Vec<_> = training.iter().map(loaded).collect();
+    let judged: Vec<_> = validation.iter().map(loaded).collect();
+    let reads = Reads {
+        cases: &images,
+        validation: &judged,
+        prepare: &how,
+        label_bytes: u64::from(loss != SegLoss::CrossEntropy),
+        cache_mib: config.data.cache_mib,
+        workers: config.data.workers,
+        per_step: t.batch * t.accumulation,
+    };
+    let plan = memory::plan(config, &network, loss, device)?.on_host(device, &reads);
+    plan.host.check("fine-tuning")?;
     let found = Finetuned {
         classifies: loss == SegLoss::CrossEntropy,
         validation: None,
@@ -136,12 +148,14 @@ fn prepare<'a>(
     };
     let mut warnings = config.warnings();
     warnings.extend(other_counts(config, &task, [training.len(), validation.len()]));
+    warnings.extend(absent_image_classes(&task, &training));
+    let files = training.iter().chain(&validation).flat_map(|case| &case.images);
+    warnings.extend(LeftOut::beside(files)?.lines());
     if options.dry_run {
         cases::look_at([&training, &validation], &how, &task.label_rules())?;
         return Ok(Prepared::Planned(Box::new(Summary::of_plan(plan, warnings, found))));
     }
 
-    let images: Vec<_> = training.iter().map(loaded).collect();
     let data = DataFingerprint::new(&images);
     folder.lock()?;
     let resumed = resume(&mut folder, &options.resume, |path| {
@@ -219,6 +233,18 @@ fn other_counts(config: &FinetuneConfig, task: &Task, found: [usize; 2]) -> Vec<
     }
     let ([a, b], [c, e]) = (found, task.cases);
     vec![format!("{a} training and {b} validation cases; the task is of {c} and {e}")]
+}
+
+/// Of images with one class each the set says which there are; classes of voxels show while cases are read.
+fn absent_image_classes(task: &Task, training: &[TaskCase]) -> Option<String> {
+    let mut with = [0; 256];
+    for case in training {
+        match case.target {
+            Target::Class(class) => with[usize::from(class)] += 1,
+            Target::Labels(_) => return None,
+        }
+    }
+    presence::absent(task, &with, training.len())
 }
 
 /// Reads and prepares training cases ahead; the first step's are there when this returns, so that bad data

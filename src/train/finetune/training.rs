@@ -20,7 +20,8 @@ use crate::config::finetune::FinetuneConfig;
 use crate::data::PrepareConfig;
 use crate::data::loader::Loader;
 use crate::device::Tensor;
-use crate::seg::task::TaskCase;
+use crate::seg::presence::Presence;
+use crate::seg::task::{TaskCase, TaskKind};
 use crate::seg::{Region, Task};
 use crate::train::run::{Journal, Pace, RunOptions, StepReport, Training, Values};
 
@@ -55,6 +56,8 @@ pub struct FinetuneRun<'a> {
     program: SegProgram,
     /// Cases that are known to be smaller than a window.
     padded: BTreeSet<String>,
+    /// Which classes the training cases have; `None` for classes of images, which are known at the start.
+    presence: Option<Presence>,
     /// What the picture of the last validation shows.
     pub(super) shown: Option<Shown>,
 }
@@ -78,12 +81,15 @@ impl<'a> FinetuneRun<'a> {
             parts.options.launches,
         )?;
         let regions = parts.task.regions(false);
+        let presence = (parts.task.kind != TaskKind::ImageClasses)
+            .then(|| Presence::new(parts.found.training_cases));
         Ok(Self {
             table: label_table(&parts.task, &regions),
             regions,
             prepared: vec![None; parts.validation.len()],
             program,
             padded: BTreeSet::new(),
+            presence,
             shown: None,
             parts,
         })
@@ -167,6 +173,21 @@ impl<'a> FinetuneRun<'a> {
         }
         Ok(())
     }
+
+    /// Once every training case came up: says which classes none of them has.
+    fn tell_absent(
+        &mut self,
+        step: u64,
+        cases: &[Arc<TrainingCase>],
+        journal: &mut Journal,
+    ) -> Result<()> {
+        let Some(presence) = &mut self.presence else { return Ok(()) };
+        cases.iter().for_each(|case| presence.observe(&case.case.image.id, case.classes()));
+        match presence.warning(&self.parts.task) {
+            Some(text) => journal.warn(step, text),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Training for FinetuneRun<'_> {
@@ -191,6 +212,7 @@ impl Training for FinetuneRun<'_> {
         let batch = self.parts.config.train.batch;
         let cases: Vec<_> = all.into_iter().skip(k * batch).take(batch).collect();
         self.tell_padding(step, &cases, journal)?;
+        self.tell_absent(step, &cases, journal)?;
         let (config, t) = (&self.parts.config, &self.parts.config.train);
         let image = self.parts.state.segmenter.net.config.clone();
         let place = |i: usize| {

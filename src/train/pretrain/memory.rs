@@ -27,7 +27,6 @@ pub fn plan(config: &Config, device: &Device) -> Result<MemoryPlan> {
         student_parameters: nets.student_layout.count() as u64,
         teacher_parameters: teacher as u64,
         dtype: dtype.name(),
-        cache_bytes: (config.data.cache_mib as u64) << 20,
         ..plan
     })
 }

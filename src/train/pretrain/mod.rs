@@ -15,7 +15,7 @@ use serde_json::json;
 use self::memory::plan;
 use self::training::PretrainRun;
 use super::run::{
-    Engine, MemoryPlan, Opening, RunFolder, RunKind, RunOptions, Summary, changes, resume,
+    Engine, MemoryPlan, Opening, Reads, RunFolder, RunKind, RunOptions, Summary, changes, resume,
 };
 use crate::checkpoint::{self, DataFingerprint, State, activation_dtype};
 use crate::config::{Config, cores};
@@ -43,23 +43,22 @@ pub struct Pretrained {
 /// not depend on how many there are.
 ///
 /// Errors: [`Error::Config`] and [`Error::Data`] before anything is written when configuration,
-/// data or the checkpoint to resume from cannot be used; [`Error::Stopped`] after a signal, with
+/// data or the checkpoint to resume from cannot be used, [`Error::OutOfMemory`] when the run does not
+/// fit; [`Error::Stopped`] after a signal, with
 /// the checkpoint written; [`Error::NotFinite`] after `train.max_bad_steps` bad steps in a row;
 /// [`Error::Io`].
 pub fn pretrain(config: &Config, options: &RunOptions) -> Result<Summary<Pretrained>> {
     config.validate()?;
     parallel::in_pool(cores::threads(config.train.threads), || match start(config, options)? {
-        Start::Planned(plan) => {
-            Ok(Summary::of_plan(plan, config.warnings(), Pretrained::default()))
-        }
+        Start::Planned(plan, notes) => Ok(Summary::of_plan(plan, notes, Pretrained::default())),
         Start::Ready(engine) => Ok(engine.run()?.map(PretrainRun::found)),
     })
 }
 
 /// What [`start`] comes to.
 enum Start<'a> {
-    /// Of a dry run.
-    Planned(MemoryPlan),
+    /// Of a dry run, with what deserves attention.
+    Planned(MemoryPlan, Vec<String>),
     Ready(Box<Engine<'a, PretrainRun<'a>>>),
 }
 
@@ -69,14 +68,27 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
     if config.data.path.is_empty() {
         return Err(Error::Config("data.path is empty: pass --data PATH".into()));
     }
-    let mut source = discover(Path::new(&config.data.path), &DiscoverOptions::default())?;
-    source.cases = exclude(source.cases, &config.data.exclude)?;
-    let (cases, held) = hold_out(&source.cases, config.data.holdout_every)?;
-    check_view_sizes(config, &source.cases)?;
+    let source = discover(Path::new(&config.data.path), &DiscoverOptions::default())?;
+    let all = exclude(source.cases, &config.data.exclude)?;
+    let (cases, held) = hold_out(&all, config.data.holdout_every)?;
+    check_view_sizes(config, &all)?;
+    let notes = [config.warnings(), source.left_out.lines()].concat();
     let mut folder = RunFolder::look(&options.out, RunKind::Pretrain, &options.resume)?;
-    let plan = plan(config, device)?;
+    let how = prepare_config(config);
+    let per_step = config.train.batch * config.train.accumulation;
+    let reads = Reads {
+        cases: &cases,
+        validation: &[],
+        prepare: &how,
+        label_bytes: 0,
+        cache_mib: config.data.cache_mib,
+        workers: config.data.workers,
+        per_step,
+    };
+    let plan = plan(config, device)?.on_host(device, &reads);
+    plan.host.check("pre-training")?;
     if options.dry_run {
-        return Ok(Start::Planned(plan));
+        return Ok(Start::Planned(plan, notes));
     }
     let dtype = activation_dtype(config, device)?;
     let nets = Networks::new(device, dtype, config)?;
@@ -100,7 +112,6 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
         }
     };
     let step = state.counters.step;
-    let per_step = config.train.batch * config.train.accumulation;
     let order = Arc::new(CaseOrder::new(config.train.seed, cases.len(), per_step));
     let loader_config = LoaderConfig {
         threads: cores::workers(config.data.workers, cases.len()),
@@ -109,14 +120,13 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
         ..LoaderConfig::default()
     };
     let order_of = Arc::clone(&order);
-    let how = prepare_config(config);
     let mut loader = Loader::new(cases, how, move |step| order_of.step(step), loader_config)?;
     // Bad data shows here, before a new folder is made.
     if step < config.train.steps {
         loader.get(step)?;
     }
     let start = json!({ "cases": data.cases, "held_out": held.len() });
-    warnings.extend(config.warnings());
+    warnings.extend(notes);
     let run = folder.run().to_owned();
     let training = PretrainRun::new(config, options, nets, state, loader, &order, held, data, run)?;
     let opening = Opening {

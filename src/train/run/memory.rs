@@ -1,8 +1,12 @@
 //! What a run will need, before it starts: three steps on a device that only keeps the books
-//! ([`crate::device::Dry`]), so that the numbers are those of the allocator of the GPU.
+//! ([`crate::device::Dry`]), so that the numbers are those of the allocator of the GPU, and the headers of
+//! the data.
 
 use crate::Result;
-use crate::device::Dry;
+use crate::config::cores;
+use crate::data::{Case, PrepareConfig, footprint};
+use crate::device::{Device, Dry};
+use crate::limits::HostNeed;
 
 /// Bytes by class at the moment when a step holds the most.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -21,8 +25,23 @@ pub struct MemoryPlan {
     pub reserved_bytes: u64,
     /// Kernels that a step starts.
     pub launches: u64,
-    /// Most the cache of prepared cases may hold (`data.cache_mib`); host memory.
-    pub cache_bytes: u64,
+    /// What the run holds in the memory of the host.
+    pub host: HostNeed,
+}
+
+/// What a run reads, as far as its memory goes.
+pub(in crate::train) struct Reads<'a> {
+    pub cases: &'a [Case],
+    /// Validation cases, which are kept in half as much memory again.
+    pub validation: &'a [Case],
+    pub prepare: &'a PrepareConfig,
+    /// Bytes of a voxel's label.
+    pub label_bytes: u64,
+    /// `data.cache_mib` and `data.workers`.
+    pub cache_mib: usize,
+    pub workers: usize,
+    /// Cases of a step.
+    pub per_step: usize,
 }
 
 impl MemoryPlan {
@@ -42,6 +61,31 @@ impl MemoryPlan {
             launches,
             ..Self::default()
         })
+    }
+
+    /// Adds what a run on `device` holds in the memory of the host.
+    pub(in crate::train) fn on_host(self, device: &Device, reads: &Reads<'_>) -> Self {
+        let tensors = match device {
+            Device::Cpu | Device::Emulated(_) => self.reserved_bytes,
+            _ => 0,
+        };
+        let cache = (reads.cache_mib as u64) << 20;
+        // What is left when the foreground is cut out shows in the voxels only: half is little.
+        let left = match reads.prepare.foreground_threshold {
+            Some(_) => 2,
+            None => 1,
+        };
+        let size = |cases, few, room: u64| {
+            let enough = room.saturating_mul(left);
+            footprint(cases, reads.prepare, reads.label_bytes, few, enough)
+        };
+        let data = size(reads.cases, reads.per_step, cache);
+        let validation = size(reads.validation, 0, cache / 2).total / left;
+        let loaders = cores::workers(reads.workers, reads.cases.len());
+        let sizes = [data.total / left, data.largest / left];
+        let need = HostNeed::of_run(tensors, cache, sizes, reads.per_step, loaders);
+        let cache = need.cache.saturating_add(validation.min(cache / 2));
+        Self { host: HostNeed { cache, largest_case: data.largest, ..need }, ..self }
     }
 
     /// Bytes of a class.

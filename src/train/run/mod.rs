@@ -27,6 +27,7 @@ pub(in crate::train) use engine::{Engine, Opening};
 pub use folder::{IDENTITY, RunFolder, RunKind};
 pub use journal::Journal;
 pub use memory::MemoryPlan;
+pub(in crate::train) use memory::Reads;
 pub use options::{Resume, RunOptions, Summary};
 pub(in crate::train) use resume::changes;
 pub use resume::{Resumed, resume};
