@@ -29,7 +29,7 @@ pub use loss::{LossConfig, Pairs, TeacherTargets};
 pub use model::{HeadConfig, ModelConfig, PositionTable};
 pub use objective::{OBJECTIVES, Objective, ObjectiveRow, TERMS, TOTAL, Target, Term, TermRow};
 pub use optim::OptimConfig;
-pub use parse::{Change, Explicit, Loaded, Origin};
+pub use parse::{Change, Explicit, Loaded, WrittenAt};
 pub(crate) use parse::{load, parse};
 pub use presets::{PRESETS, preset};
 pub use schema::Settings;

@@ -30,7 +30,7 @@ pub use load::{Student, load_state, load_student};
 pub use publish::{remove, remove_strays};
 pub use save::{Snapshot, save, save_to};
 pub use state::{
-    Counters, DataFingerprint, SegState, State, activation_dtype, activation_dtype_of,
+    Counters, DataFingerprint, FinetuneState, State, activation_dtype, activation_dtype_of,
     inference_dtype,
 };
 pub use tensors::{FileInfo, TensorFile, Tensors, write_tensors};

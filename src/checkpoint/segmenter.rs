@@ -13,7 +13,7 @@ use super::publish::publish;
 use super::save::named;
 use super::seal::{read_state, seal, unseal};
 use super::{
-    Counters, DataFingerprint, FOLDER, FORMAT, FileInfo, MODEL, OPTIMIZER, STATE, SegState,
+    Counters, DataFingerprint, FOLDER, FORMAT, FileInfo, FinetuneState, MODEL, OPTIMIZER, STATE,
     TensorFile, inference_dtype, write_tensors,
 };
 use crate::atomic::{Disk, Storage};
@@ -72,7 +72,7 @@ impl std::fmt::Display for Start {
 
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SegInfo {
+pub struct FinetuneInfo {
     format: u32,
     kind: String,
     pub version: String,
@@ -96,7 +96,7 @@ pub struct SegInfo {
     files: BTreeMap<String, FileInfo>,
 }
 
-impl SegInfo {
+impl FinetuneInfo {
     pub fn counters(&self) -> Counters {
         Counters {
             step: self.step,
@@ -149,7 +149,7 @@ impl SegInfo {
 }
 
 /// What a checkpoint is made of, beside the state.
-pub struct SegSnapshot<'a> {
+pub struct FinetuneSnapshot<'a> {
     pub config: &'a FinetuneConfig,
     /// The text of the task.
     pub task: &'a str,
@@ -164,8 +164,8 @@ pub struct SegSnapshot<'a> {
 /// then, older ones stay.
 pub fn save(
     run: &Path,
-    state: &SegState,
-    snapshot: &SegSnapshot<'_>,
+    state: &FinetuneState,
+    snapshot: &FinetuneSnapshot<'_>,
     is_best: bool,
 ) -> Result<PathBuf> {
     save_to(&Disk, run, state, snapshot, is_best)
@@ -175,8 +175,8 @@ pub fn save(
 pub fn save_to(
     storage: &dyn Storage,
     run: &Path,
-    state: &SegState,
-    snapshot: &SegSnapshot<'_>,
+    state: &FinetuneState,
+    snapshot: &FinetuneSnapshot<'_>,
     is_best: bool,
 ) -> Result<PathBuf> {
     let counters = &state.counters;
@@ -203,7 +203,7 @@ pub fn save_to(
             write(OPTIMIZER, &moments::of(params, [&state.m, &state.v])?)?;
         }
         let sizes = segmenter.net.sizes();
-        seal(&SegInfo {
+        seal(&FinetuneInfo {
             format: FORMAT,
             kind: sizes.kind().into(),
             version: format!("glmae {}", env!("CARGO_PKG_VERSION")),
@@ -226,7 +226,7 @@ pub fn save_to(
 /// Reads what a checkpoint folder says of itself.
 ///
 /// Errors: [`Error::Data`] when it is damaged, or a checkpoint of pre-training; [`Error::Io`].
-pub fn read_info(folder: &Path) -> Result<SegInfo> {
+pub fn read_info(folder: &Path) -> Result<FinetuneInfo> {
     let file = folder.join(STATE);
     if !file.is_file() {
         return Err(Error::data(folder, "no checkpoint: there is no state.json"));
@@ -239,7 +239,7 @@ pub fn read_info(folder: &Path) -> Result<SegInfo> {
             "a checkpoint of pre-training: fine-tune it first (`glmae finetune --encoder ...`)",
         ));
     }
-    let info: SegInfo = unseal(&text, &file)?;
+    let info: FinetuneInfo = unseal(&text, &file)?;
     info.check(&file)?;
     Ok(info)
 }
@@ -316,7 +316,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 
 /// Loads a network for prediction on `device`, in the precision it was trained in where the device has
 /// it. Errors: as [`load_segmenter`].
-pub fn load_predictor(folder: &Path, device: &Device) -> Result<(SegInfo, Segmenter)> {
+pub fn load_predictor(folder: &Path, device: &Device) -> Result<(FinetuneInfo, Segmenter)> {
     let precision = read_info(folder)?.config()?.train.precision;
     load_segmenter(folder, device, inference_dtype(precision, device)?)
 }
@@ -326,7 +326,7 @@ pub fn load_segmenter(
     folder: &Path,
     device: &Device,
     dtype: DType,
-) -> Result<(SegInfo, Segmenter)> {
+) -> Result<(FinetuneInfo, Segmenter)> {
     let info = read_info(folder)?;
     let sizes = info.network()?;
     let network = sizes.vit();
@@ -351,9 +351,13 @@ pub fn load_segmenter(
 }
 
 /// Loads everything a run needs to go on.
-pub fn load_state(folder: &Path, device: &Device, dtype: DType) -> Result<(SegInfo, SegState)> {
+pub fn load_state(
+    folder: &Path,
+    device: &Device,
+    dtype: DType,
+) -> Result<(FinetuneInfo, FinetuneState)> {
     let (info, segmenter) = load_segmenter(folder, device, dtype)?;
-    let mut state = SegState::new(segmenter)?;
+    let mut state = FinetuneState::new(segmenter)?;
     let info_of = file_info(folder, &info.files, OPTIMIZER)?;
     let file = TensorFile::read(&folder.join(OPTIMIZER), info_of)?;
     let layout = state.segmenter.params.layout().clone();

@@ -95,7 +95,7 @@ impl State {
 
 /// The state of fine-tuning.
 #[derive(Debug)]
-pub struct SegState {
+pub struct FinetuneState {
     pub segmenter: Segmenter,
     /// First and second moments of AdamW over the flat buffer.
     pub m: Tensor,
@@ -103,7 +103,7 @@ pub struct SegState {
     pub counters: Counters,
 }
 
-impl SegState {
+impl FinetuneState {
     /// A state that has not been trained yet.
     pub fn new(segmenter: Segmenter) -> Result<Self> {
         let _class = class::scope("moments");

@@ -23,10 +23,10 @@ pub const ENCODER_KEYS: [&str; 6] =
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneConfig {
     pub model: UnetrModel,
-    pub data: SegData,
+    pub data: FinetuneData,
     pub augment: Augment,
-    pub optim: SegOptim,
-    pub train: SegTrain,
+    pub optim: FinetuneOptim,
+    pub train: FinetuneTrain,
     pub infer: Infer,
 }
 
@@ -73,7 +73,7 @@ impl Default for UnetrModel {
 /// Which cases, and what is cut from them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct SegData {
+pub struct FinetuneData {
     /// The folder of the labelled set.
     pub path: String,
     /// The task of the set: a shipped one or a TOML file.
@@ -97,7 +97,7 @@ pub struct SegData {
     pub cache_mib: usize,
 }
 
-impl Default for SegData {
+impl Default for FinetuneData {
     fn default() -> Self {
         Self {
             path: String::new(),
@@ -146,7 +146,7 @@ impl Default for Augment {
 /// AdamW and its schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct SegOptim {
+pub struct FinetuneOptim {
     /// Learning rate after warm-up of an update of 16 crops; scaled with the crops of an update.
     pub lr: f64,
     /// AdamW's weight decay, the decays of its two moments, and what keeps its division from 0.
@@ -160,7 +160,7 @@ pub struct SegOptim {
     pub warmup_epochs: u64,
 }
 
-impl Default for SegOptim {
+impl Default for FinetuneOptim {
     fn default() -> Self {
         Self {
             lr: 1e-4,
@@ -177,7 +177,7 @@ impl Default for SegOptim {
 /// The run itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct SegTrain {
+pub struct FinetuneTrain {
     /// Passes over the training cases.
     pub epochs: u64,
     /// Volumes per micro-batch, crops per volume, micro-batches per update.
@@ -201,7 +201,7 @@ pub struct SegTrain {
     pub max_bad_steps: u32,
 }
 
-impl Default for SegTrain {
+impl Default for FinetuneTrain {
     fn default() -> Self {
         Self {
             epochs: 1000,

@@ -65,12 +65,12 @@ impl fmt::Display for Change {
 
 /// Where the value of a key was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum WrittenAt {
     Line { source: String, line: usize },
     CommandLine(Change),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for WrittenAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line { source, line } => write!(f, "{source}, line {line}"),
@@ -82,11 +82,11 @@ impl fmt::Display for Origin {
 /// The keys that a user asked for by name: in a file, with `--set` or with a flag. What a shipped preset or
 /// a default says is not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Explicit(BTreeMap<String, Origin>);
+pub struct Explicit(BTreeMap<String, WrittenAt>);
 
 impl Explicit {
     /// Where `section.key` was asked for.
-    pub fn origin(&self, key: &str) -> Option<&Origin> {
+    pub fn written_at(&self, key: &str) -> Option<&WrittenAt> {
         self.0.get(key)
     }
 
@@ -102,11 +102,11 @@ impl Explicit {
         let table = |c: &C| Table::try_from(c).map_err(|e| Error::Config(e.to_string()));
         let (asked, used) = (table(asked)?, table(used)?);
         let ignored = keys.iter().filter_map(|key| {
-            let origin = self.origin(key)?;
+            let written = self.written_at(key)?;
             let (wanted, used) = (get(&asked, key)?, get(&used, key)?);
-            let at = match origin {
-                Origin::Line { .. } => format!("{origin}: {key} = {wanted}"),
-                Origin::CommandLine(_) => origin.to_string(),
+            let at = match written {
+                WrittenAt::Line { .. } => format!("{written}: {key} = {wanted}"),
+                WrittenAt::CommandLine(_) => written.to_string(),
             };
             (wanted != used).then(|| format!("{at}: {used} is used"))
         });
@@ -137,8 +137,8 @@ pub(crate) fn load<C: Settings>(
 ) -> Result<Loaded<C>> {
     if let Some((_, text)) = presets.iter().find(|(name, _)| *name == source) {
         let loaded: Loaded<C> = read(text, source, changes)?;
-        let of_user = |origin: &Origin| matches!(origin, Origin::CommandLine(_));
-        let explicit = loaded.explicit.0.into_iter().filter(|(_, origin)| of_user(origin));
+        let of_user = |written: &WrittenAt| matches!(written, WrittenAt::CommandLine(_));
+        let explicit = loaded.explicit.0.into_iter().filter(|(_, written)| of_user(written));
         return Ok(Loaded { config: loaded.config, explicit: Explicit(explicit.collect()) });
     }
     if !Path::new(source).exists() {
@@ -170,13 +170,13 @@ fn read<C: Settings>(text: &str, source: &str, changes: &[Change]) -> Result<Loa
     let known = keys::<C>();
     let mut explicit = Explicit::default();
     let mut place = |key: &str, at: usize| {
-        let origin = Origin::Line { source: source.to_owned(), line: line(at) };
+        let written = WrittenAt::Line { source: source.to_owned(), line: line(at) };
         let Some((_, kind)) = known.iter().find(|(k, _)| k == key) else {
-            return Err(unknown(key, &origin.to_string(), &known));
+            return Err(unknown(key, &written.to_string(), &known));
         };
         let value = get(&table, key).cloned().unwrap_or(Value::Boolean(false));
-        check::<C>(key, kind, &value, &origin)?;
-        explicit.0.insert(key.to_owned(), origin);
+        check::<C>(key, kind, &value, &written)?;
+        explicit.0.insert(key.to_owned(), written);
         Ok(())
     };
     walk(document.get_ref(), "", &known, &mut place)?;
@@ -185,10 +185,10 @@ fn read<C: Settings>(text: &str, source: &str, changes: &[Change]) -> Result<Loa
         let Some((_, kind)) = known.iter().find(|(k, _)| k == key) else {
             return Err(unknown(key, &change.flag, &known));
         };
-        let (value, origin) = (change.value(kind), Origin::CommandLine(change.clone()));
-        check::<C>(key, kind, &value, &origin)?;
+        let (value, written) = (change.value(kind), WrittenAt::CommandLine(change.clone()));
+        check::<C>(key, kind, &value, &written)?;
         put(&mut table, key, value);
-        explicit.0.insert(key.to_owned(), origin);
+        explicit.0.insert(key.to_owned(), written);
     }
     let config: C = Value::Table(table)
         .try_into()
@@ -218,7 +218,7 @@ fn walk(
 }
 
 /// Whether the key can hold the value: a configuration that has only this one can be read.
-fn check<C: Settings>(key: &str, kind: &Kind, value: &Value, origin: &Origin) -> Result<()> {
+fn check<C: Settings>(key: &str, kind: &Kind, value: &Value, written: &WrittenAt) -> Result<()> {
     let mut table = Table::new();
     put(&mut table, key, value.clone());
     let read: std::result::Result<C, _> = Value::Table(table).try_into();
@@ -227,9 +227,9 @@ fn check<C: Settings>(key: &str, kind: &Kind, value: &Value, origin: &Origin) ->
     }
     let (words, hint) = (kind.words(), hint(kind, value));
     let shown: String = value.to_string().chars().take(80).collect();
-    Err(Error::Config(match origin {
-        Origin::Line { .. } => format!("{origin}: {key} = {shown}: expected {words}{hint}"),
-        Origin::CommandLine(_) => format!("{origin}: expected {words}{hint}"),
+    Err(Error::Config(match written {
+        WrittenAt::Line { .. } => format!("{written}: {key} = {shown}: expected {words}{hint}"),
+        WrittenAt::CommandLine(_) => format!("{written}: expected {words}{hint}"),
     }))
 }
 
@@ -308,16 +308,16 @@ fn put(table: &mut Table, key: &str, value: Value) {
     }
 }
 
-fn unknown(key: &str, origin: &str, known: &[(String, Kind)]) -> Error {
+fn unknown(key: &str, written: &str, known: &[(String, Kind)]) -> Error {
     let inside = format!("{key}.");
     if known.iter().any(|(k, _)| k.starts_with(&inside)) {
         return Error::Config(format!(
-            "{origin}: '{key}' is a section: write its keys below [{key}]"
+            "{written}: '{key}' is a section: write its keys below [{key}]"
         ));
     }
     let nearest = known.iter().min_by_key(|(k, _)| distance(k, key));
     let hint = nearest.map(|(k, _)| format!("; did you mean '{k}'?")).unwrap_or_default();
-    Error::Config(format!("{origin}: unknown key '{key}'{hint}"))
+    Error::Config(format!("{written}: unknown key '{key}'{hint}"))
 }
 
 /// Levenshtein distance, for suggestions.

@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::bench_step::{median, peak_tensor_bytes};
 use crate::Result;
-use crate::checkpoint::SegState;
+use crate::checkpoint::FinetuneState;
 use crate::device::{DType, Device, memory};
 use crate::nn::unetr::UnetrConfig;
 use crate::rng::{Purpose, Rng};
 use crate::train::finetune::encoder;
-use crate::train::finetune::program::{SegLoss, SegProgram, SegSettings};
+use crate::train::finetune::program::{FinetuneLoss, FinetuneProgram, FinetuneSettings};
 use crate::train::run::Launches;
 
 /// What to time.
@@ -68,8 +68,8 @@ pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
     };
     network.check()?;
     let segmenter = encoder::start(&options.device, options.dtype, &network, 1, None)?;
-    let mut state = SegState::new(segmenter)?;
-    let settings = SegSettings {
+    let mut state = FinetuneState::new(segmenter)?;
+    let settings = FinetuneSettings {
         lr: 1e-4,
         weight_decay: 1e-5,
         beta1: 0.9,
@@ -77,8 +77,9 @@ pub fn bench_unetr(options: &UnetrBenchOptions) -> Result<UnetrBench> {
         eps: 1e-8,
         clip_grad: 0.0,
     };
-    let loss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
-    let mut program = SegProgram::new(&state, &settings, loss, options.batch, 1, options.launches)?;
+    let loss = FinetuneLoss::DiceCe { dice: 1.0, ce: 1.0 };
+    let mut program =
+        FinetuneProgram::new(&state, &settings, loss, options.batch, 1, options.launches)?;
     let voxels = options.batch * options.roi.pow(3);
     let mut rng = Rng::new(1, Purpose::Test, 0, 0, 0);
     let image: Vec<f32> = rng.uniforms(voxels).into_iter().map(|x| x as f32).collect();

@@ -46,7 +46,7 @@ fn a_run_that_does_not_fit_is_refused_before_anything_is_made() {
     classify::balls(dir.path());
     let (config, out) = (path("small.toml"), path("run"));
     std::fs::write(&config, finetune::CONFIG).unwrap();
-    let large = "train.batch=64 model.depth=12 model.dim=384";
+    let large = "train.batch=256 model.depth=12 model.dim=384";
     let pretrain = ["pretrain", "--config", "tiny", "--data", &scans];
     let voxels = ["finetune", "--task", &path("balls.toml"), "--data", &path("balls")];
     let images = ["finetune", "--task", &path("classes.toml"), "--data", &path("classes")];

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use glmae::checkpoint::DataFingerprint;
-use glmae::checkpoint::SegState;
-use glmae::checkpoint::segmenter::{SegSnapshot, Start, save};
+use glmae::checkpoint::FinetuneState;
+use glmae::checkpoint::segmenter::{FinetuneSnapshot, Start, save};
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::{DType, Device, Tensor};
 use glmae::interchange::export::{ExportOptions, Target, export};
@@ -45,12 +45,12 @@ fn checkpoint(run: &Path, config: &UnetrConfig, seed: u64, is_best: bool) -> (Se
         let values: Vec<f64> = (0..e.len()).map(|_| 0.2 * rng.normal()).collect();
         segmenter.params.value_mut(&e.name).unwrap().upload_f64(&values).unwrap();
     }
-    let state = SegState::new(segmenter).unwrap();
+    let state = FinetuneState::new(segmenter).unwrap();
     let settings = FinetuneConfig::default();
     let data = DataFingerprint::default();
     let (run_name, start) = ("test", &Start::Scratch);
     let snapshot =
-        SegSnapshot { config: &settings, task: TASK, data, best: None, run: run_name, start };
+        FinetuneSnapshot { config: &settings, task: TASK, data, best: None, run: run_name, start };
     let path = save(run, &state, &snapshot, is_best).unwrap();
     (state.segmenter, path)
 }

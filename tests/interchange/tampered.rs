@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use glmae::checkpoint::segmenter as tuned;
-use glmae::checkpoint::{self, DataFingerprint, SegState};
+use glmae::checkpoint::{self, DataFingerprint, FinetuneState};
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::{DType, Device};
 use glmae::glmae::model::Networks;
@@ -340,7 +340,7 @@ fn no_number_of_a_classifier_leads_astray() {
     let segmenter = Segmenter::zeros(&Device::Cpu, DType::F32, &sizes, &zeros).unwrap();
     let settings = FinetuneConfig::default();
     let data = DataFingerprint::default();
-    let snapshot = tuned::SegSnapshot {
+    let snapshot = tuned::FinetuneSnapshot {
         config: &settings,
         task: seg::TASK,
         data,
@@ -349,7 +349,8 @@ fn no_number_of_a_classifier_leads_astray() {
         start: &tuned::Start::Scratch,
     };
     let run = folder.path().join("run");
-    let path = tuned::save(&run, &SegState::new(segmenter).unwrap(), &snapshot, false).unwrap();
+    let path =
+        tuned::save(&run, &FinetuneState::new(segmenter).unwrap(), &snapshot, false).unwrap();
     let state = State::read(&path);
     let again = path.clone();
     let verbs = vec![

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use glmae::checkpoint::SegState;
+use glmae::checkpoint::FinetuneState;
 use glmae::checkpoint::segmenter::read_info;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::data::nifti::{Stored, write_volume};
@@ -20,7 +20,7 @@ use glmae::rng::{Purpose, Rng};
 use glmae::seg::class_table::{ClassPrediction, read, write};
 use glmae::train::finetune::encoder;
 use glmae::train::finetune::finetune;
-use glmae::train::finetune::program::{SegLoss, SegProgram, SegSettings};
+use glmae::train::finetune::program::{FinetuneLoss, FinetuneProgram, FinetuneSettings};
 use glmae::train::run::Launches;
 
 use super::devices::copy;
@@ -332,7 +332,7 @@ fn network(pooled_norm: bool) -> ClassifierConfig {
     ClassifierConfig { vit, outputs: 3, pooled_norm }
 }
 
-const SETTINGS: SegSettings = SegSettings {
+const SETTINGS: FinetuneSettings = FinetuneSettings {
     lr: 1e-2,
     weight_decay: 0.0,
     beta1: 0.9,
@@ -343,7 +343,11 @@ const SETTINGS: SegSettings = SegSettings {
 const BATCH: usize = 4;
 
 /// A network with no bias of zeros and no scale of ones, and a program with a batch in place.
-fn prepared(device: &Device, dtype: DType, net: &ClassifierConfig) -> (SegState, SegProgram) {
+fn prepared(
+    device: &Device,
+    dtype: DType,
+    net: &ClassifierConfig,
+) -> (FinetuneState, FinetuneProgram) {
     let mut segmenter = encoder::start(device, dtype, net, 5, None).unwrap();
     let random = |len: usize, stream: u32, std: f64| -> Vec<f64> {
         let mut rng = Rng::new(11, Purpose::Test, 0, stream, 0);
@@ -354,10 +358,10 @@ fn prepared(device: &Device, dtype: DType, net: &ClassifierConfig) -> (SegState,
     let moved: Vec<f64> = flat.iter().zip(noise).map(|(x, n)| x + n).collect();
     segmenter.params.flat_mut().as_mut().upload_f64(&moved).unwrap();
     segmenter.params.refresh_half().unwrap();
-    let state = SegState::new(segmenter).unwrap();
+    let state = FinetuneState::new(segmenter).unwrap();
     let single = Launches::Single;
-    let loss = SegLoss::CrossEntropy;
-    let mut program = SegProgram::new(&state, &SETTINGS, loss, BATCH, 1, single).unwrap();
+    let loss = FinetuneLoss::CrossEntropy;
+    let mut program = FinetuneProgram::new(&state, &SETTINGS, loss, BATCH, 1, single).unwrap();
     let voxels = random(BATCH * 2 * 4 * 6 * 4, 1, 1.0);
     program.batch_mut().fill(&net.vit, &voxels, &[0, 2, 1, 2]).unwrap();
     (state, program)
@@ -370,7 +374,7 @@ fn gradients_are_those_of_differences() {
         let net = network(pooled_norm);
         let (mut state, mut program) = prepared(&Device::Cpu, DType::F64, &net);
         program.micro_batch(&state.segmenter).unwrap();
-        program.update(&mut state, &SegSettings { lr: 0.0, ..SETTINGS }).unwrap();
+        program.update(&mut state, &FinetuneSettings { lr: 0.0, ..SETTINGS }).unwrap();
         program.finish(&mut state, &SETTINGS).unwrap();
         let analytic = program.grads().flat().to_f64_vec().unwrap();
         let mut checked = 0;
@@ -386,7 +390,7 @@ fn gradients_are_those_of_differences() {
                     let old = x[i];
                     x[i] += h;
                     program.micro_batch(&state.segmenter).unwrap();
-                    program.update(&mut state, &SegSettings { lr: 0.0, ..SETTINGS }).unwrap();
+                    program.update(&mut state, &FinetuneSettings { lr: 0.0, ..SETTINGS }).unwrap();
                     let value = program.finish(&mut state, &SETTINGS).unwrap().loss();
                     state.segmenter.params.flat_mut().host_mut::<f64>().unwrap()[i] = old;
                     value

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use glmae::checkpoint::SegState;
+use glmae::checkpoint::FinetuneState;
 use glmae::checkpoint::segmenter::read_info;
 use glmae::config::finetune::FinetuneConfig;
 use glmae::device::emulated::{Mode, Schedule};
@@ -15,7 +15,7 @@ use glmae::interchange::{monai, read_encoder};
 use glmae::nn::unetr::UnetrConfig;
 use glmae::rng::{Purpose, Rng};
 use glmae::train::finetune::encoder::{self, Origin};
-use glmae::train::finetune::program::{SegLoss, SegProgram, SegSettings};
+use glmae::train::finetune::program::{FinetuneLoss, FinetuneProgram, FinetuneSettings};
 use glmae::train::finetune::{FinetuneOptions, finetune};
 use glmae::train::run::Launches;
 
@@ -166,11 +166,11 @@ fn network() -> UnetrConfig {
 /// One step from the same start; gradients and new values by name.
 fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
     let segmenter = encoder::start(device, DType::F32, &network(), 5, None).unwrap();
-    let mut state = SegState::new(segmenter).unwrap();
+    let mut state = FinetuneState::new(segmenter).unwrap();
     if frozen {
         state.segmenter.freeze_encoder();
     }
-    let settings = SegSettings {
+    let settings = FinetuneSettings {
         lr: 1e-2,
         weight_decay: 1e-2,
         beta1: 0.9,
@@ -178,8 +178,9 @@ fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
         eps: 1e-8,
         clip_grad: 0.0,
     };
-    let loss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
-    let mut program = SegProgram::new(&state, &settings, loss, 2, 1, Launches::Single).unwrap();
+    let loss = FinetuneLoss::DiceCe { dice: 1.0, ce: 1.0 };
+    let mut program =
+        FinetuneProgram::new(&state, &settings, loss, 2, 1, Launches::Single).unwrap();
     let n = 2 * 8 * 16 * 8;
     let mut rng = Rng::new(11, Purpose::Test, 0, 0, 0);
     let voxels: Vec<f32> = (0..n).map(|_| rng.normal() as f32).collect();

@@ -130,18 +130,18 @@ fn explicit_is_what_a_user_wrote() {
     let set = Change::set("model.dim=192").unwrap();
     let flag = Change::flag("--frozen", "model.frozen_encoder", "true");
     let loaded = FinetuneConfig::load_with("hippocampus", &[set.clone(), flag]).unwrap();
-    let origin = loaded.explicit.origin("model.dim");
-    assert_eq!(origin, Some(&Origin::CommandLine(set)));
-    assert!(loaded.explicit.origin("model.frozen_encoder").is_some());
+    let written = loaded.explicit.written_at("model.dim");
+    assert_eq!(written, Some(&WrittenAt::CommandLine(set)));
+    assert!(loaded.explicit.written_at("model.frozen_encoder").is_some());
     // The preset sets it, the user did not.
-    assert_eq!(loaded.explicit.origin("model.patch"), None);
+    assert_eq!(loaded.explicit.written_at("model.patch"), None);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mine.toml");
     std::fs::write(&file, "[train]\nepochs = 3\n[model]\ndepth = 2\n").unwrap();
     let loaded = FinetuneConfig::load_with(file.to_str().unwrap(), &[]).unwrap();
-    let origin = loaded.explicit.origin("model.depth").unwrap().to_string();
-    assert!(origin.ends_with("mine.toml, line 4"), "{origin}");
-    assert_eq!(loaded.explicit.origin("model.dim"), None);
+    let written = loaded.explicit.written_at("model.depth").unwrap().to_string();
+    assert!(written.ends_with("mine.toml, line 4"), "{written}");
+    assert_eq!(loaded.explicit.written_at("model.dim"), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::channels_first;
 use super::network_case::UnetrCase;
 use crate::Result;
-use crate::checkpoint::SegState;
+use crate::checkpoint::FinetuneState;
 use crate::device::{DType, Device, Tensor};
 use crate::interchange::monai;
 use crate::lab::judge::Results;
@@ -11,17 +11,17 @@ use crate::nn::segmenter::Segmenter;
 use crate::ops::VoxelGrid;
 use crate::ops::dice_ce::DiceOptions;
 use crate::tape::{ParamGrads, Tape, Var};
-use crate::train::finetune::program::{SegBatch, SegLoss, SegProgram};
+use crate::train::finetune::program::{FinetuneBatch, FinetuneLoss, FinetuneProgram};
 use crate::train::run::{Launches, value};
 
-const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
+const LOSS: FinetuneLoss = FinetuneLoss::DiceCe { dice: 1.0, ce: 1.0 };
 
 /// Repeats the case on `device` in `dtype`.
 pub fn run(case: &UnetrCase, device: &Device, dtype: DType) -> Result<Results> {
-    let mut state = SegState::new(load(case, device, dtype)?)?;
+    let mut state = FinetuneState::new(load(case, device, dtype)?)?;
     let settings = case.optimizer;
     let batch = case.batch;
-    let mut program = SegProgram::new(&state, &settings, LOSS, batch, 1, Launches::Graph)?;
+    let mut program = FinetuneProgram::new(&state, &settings, LOSS, batch, 1, Launches::Graph)?;
     let config = state.segmenter.net.config.clone();
     program.batch_mut().fill(&config, case.get("image")?.1, &case.labels)?;
     let mut out = Results::new();
@@ -67,7 +67,7 @@ fn load(case: &UnetrCase, device: &Device, dtype: DType) -> Result<Segmenter> {
 /// the gradient of the position rows, which a training step has no use for.
 fn activations(
     segmenter: &Segmenter,
-    batch: &SegBatch,
+    batch: &FinetuneBatch,
     count: usize,
     out: &mut Results,
 ) -> Result<()> {

@@ -11,12 +11,12 @@ use crate::lab::tensors::CaseTensors;
 use crate::nn::unetr::{Unetr, UnetrConfig};
 use crate::ops::dice_ce::DiceOptions;
 use crate::param_layout::ParamLayout;
-use crate::train::finetune::program::SegSettings;
+use crate::train::finetune::program::FinetuneSettings;
 
 /// A case in memory.
 pub struct UnetrCase {
     pub config: UnetrConfig,
-    pub optimizer: SegSettings,
+    pub optimizer: FinetuneSettings,
     pub batch: usize,
     pub steps: usize,
     /// Classes `[batch, d, h, w]`.
@@ -147,7 +147,7 @@ impl UnetrCase {
             let what = format!("metadata 'frozen' is {frozen:?}, only the positions are known");
             return Err(tensors.bad(what));
         }
-        let optimizer = SegSettings {
+        let optimizer = FinetuneSettings {
             lr: o.lr,
             weight_decay: o.weight_decay,
             beta1: o.betas[0],

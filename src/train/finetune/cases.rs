@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::finetune::SegData;
+use crate::config::finetune::FinetuneData;
 use crate::data::nifti::read_header;
 use crate::data::{Case, PrepareConfig, Prepared, prepare};
 use crate::rng::{Purpose, Rng};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// Errors: as [`Task::find_cases`], [`Task::split`], [`Task::subset`]; [`Error::Data`] when the training
 /// cases of a task of image classes are all of one class.
-pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<[Vec<TaskCase>; 2]> {
+pub fn find(task: &Task, data: &FinetuneData, seed: u64) -> Result<[Vec<TaskCase>; 2]> {
     let path = Path::new(&data.path);
     let found = task.find_cases(path)?;
     let ids: Vec<String> = found.iter().map(|c| c.id.clone()).collect();
@@ -61,7 +61,7 @@ pub struct Cases {
 
 impl Cases {
     /// As [`find`]. Errors: also for a task of image classes.
-    pub fn find(task: &Task, data: &SegData, seed: u64) -> Result<Self> {
+    pub fn find(task: &Task, data: &FinetuneData, seed: u64) -> Result<Self> {
         if task.kind == TaskKind::ImageClasses {
             return Err(Error::Config(format!(
                 "{}: its labels are of images, not voxels",

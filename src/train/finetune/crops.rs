@@ -3,7 +3,7 @@
 //! seed, the step and the place in the update only.
 
 use super::cases::{PreparedCase, Truth};
-use crate::config::finetune::{Augment, SegData};
+use crate::config::finetune::{Augment, FinetuneData};
 use crate::data::loader::Held;
 use crate::data::window::{cut, window};
 use crate::rng::{Purpose, Rng};
@@ -94,7 +94,7 @@ const TRIES: usize = 1000;
 pub fn draw(
     case: &TrainingCase,
     roi: [usize; 3],
-    data: &SegData,
+    data: &FinetuneData,
     augment: &Augment,
     key: CropKey,
 ) -> Crop {
@@ -122,7 +122,7 @@ fn place(
     case: &TrainingCase,
     classes: &[u8],
     roi: [usize; 3],
-    data: &SegData,
+    data: &FinetuneData,
     rng: &mut Rng,
 ) -> [usize; 3] {
     let image = &case.case.image;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::dtype;
-use super::program::{SegLoss, SegProgram};
+use super::program::{FinetuneLoss, FinetuneProgram};
 use super::training::settings;
 use crate::Result;
-use crate::checkpoint::SegState;
+use crate::checkpoint::FinetuneState;
 use crate::config::finetune::FinetuneConfig;
 use crate::device::{DType, Device, Dry};
 use crate::nn::network::NetworkConfig;
@@ -21,7 +21,7 @@ use crate::train::run::{Launches, MemoryPlan};
 pub fn plan(
     config: &FinetuneConfig,
     network: &NetworkConfig,
-    loss: SegLoss,
+    loss: FinetuneLoss,
     device: &Device,
 ) -> Result<MemoryPlan> {
     let dtype = dtype(config, device)?;
@@ -40,25 +40,29 @@ pub fn plan(
 fn parts(
     config: &FinetuneConfig,
     network: &NetworkConfig,
-    loss: SegLoss,
+    loss: FinetuneLoss,
     device: &Device,
     dtype: DType,
     launches: Launches,
-) -> Result<(SegState, SegProgram)> {
+) -> Result<(FinetuneState, FinetuneProgram)> {
     let positions = vec![0.0; network.vit().tokens() * network.vit().dim];
-    let mut state = SegState::new(Segmenter::zeros(device, dtype, network, &positions)?)?;
+    let mut state = FinetuneState::new(Segmenter::zeros(device, dtype, network, &positions)?)?;
     if config.model.frozen_encoder {
         state.segmenter.freeze_encoder();
     }
     let t = &config.train;
     let settings = settings(config, 0, 1);
     let crops = t.batch * t.crops;
-    let program = SegProgram::new(&state, &settings, loss, crops, t.accumulation, launches)?;
+    let program = FinetuneProgram::new(&state, &settings, loss, crops, t.accumulation, launches)?;
     Ok((state, program))
 }
 
 /// Starts a step.
-fn run(program: &mut SegProgram, config: &FinetuneConfig, state: &mut SegState) -> Result<()> {
+fn run(
+    program: &mut FinetuneProgram,
+    config: &FinetuneConfig,
+    state: &mut FinetuneState,
+) -> Result<()> {
     for _ in 0..config.train.accumulation {
         program.micro_batch(&state.segmenter)?;
     }
@@ -73,7 +77,7 @@ mod tests {
     use crate::nn::classifier::ClassifierConfig;
     use crate::nn::unetr::UnetrConfig;
 
-    const LOSS: SegLoss = SegLoss::DiceCe { dice: 1.0, ce: 1.0 };
+    const LOSS: FinetuneLoss = FinetuneLoss::DiceCe { dice: 1.0, ce: 1.0 };
 
     fn network() -> NetworkConfig {
         NetworkConfig::Unetr(unetr())
@@ -116,7 +120,7 @@ mod tests {
         for (network, loss, set) in [
             (network(), LOSS, twice),
             (network(), LOSS, &[frozen]),
-            (classifier, SegLoss::CrossEntropy, twice),
+            (classifier, FinetuneLoss::CrossEntropy, twice),
         ] {
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut config = config(set);

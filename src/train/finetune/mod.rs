@@ -17,13 +17,13 @@ use std::sync::Arc;
 use self::cases::{PreparedCase, loaded};
 use self::crops::TrainingCase;
 use self::encoder::Origin;
-use self::program::SegLoss;
+use self::program::FinetuneLoss;
 use self::training::{FinetuneRun, Parts};
 use super::run::{
     Engine, Opening, Reads, Resumed, RunFolder, RunKind, RunOptions, Summary, changes, resume,
 };
-use crate::checkpoint::segmenter::{self, Best, SegInfo, Start};
-use crate::checkpoint::{DataFingerprint, SegState, activation_dtype_of};
+use crate::checkpoint::segmenter::{self, Best, FinetuneInfo, Start};
+use crate::checkpoint::{DataFingerprint, FinetuneState, activation_dtype_of};
 use crate::config::finetune::{ENCODER_KEYS, FinetuneConfig};
 use crate::config::{Explicit, cores};
 use crate::data::loader::{Loader, LoaderConfig};
@@ -123,14 +123,14 @@ fn prepare<'a>(
     let asked = config;
     let config = &encoder::used(asked, &network);
     asked.refuse_ignored(config, explicit)?;
-    let loss = SegLoss::of(task.kind);
+    let loss = FinetuneLoss::of(task.kind);
     let images: Vec<_> = training.iter().map(loaded).collect();
     let judged: Vec<_> = validation.iter().map(loaded).collect();
     let reads = Reads {
         cases: &images,
         validation: &judged,
         prepare: &how,
-        label_bytes: u64::from(loss != SegLoss::CrossEntropy),
+        label_bytes: u64::from(loss != FinetuneLoss::CrossEntropy),
         cache_mib: config.data.cache_mib,
         workers: config.data.workers,
         per_step: t.batch * t.accumulation,
@@ -138,7 +138,7 @@ fn prepare<'a>(
     let plan = memory::plan(config, &network, loss, device)?.on_host(device, &reads);
     plan.host.check("fine-tuning")?;
     let found = Finetuned {
-        classifies: loss == SegLoss::CrossEntropy,
+        classifies: loss == FinetuneLoss::CrossEntropy,
         validation: None,
         best: None,
         training_cases: training.len(),
@@ -174,7 +174,7 @@ fn prepare<'a>(
     let (mut state, best, from) = match resumed {
         None => {
             let segmenter = encoder::start(device, dtype, &network, t.seed, fitting.as_ref())?;
-            (SegState::new(segmenter)?, None, None)
+            (FinetuneState::new(segmenter)?, None, None)
         }
         Some(Resumed { path, state: (info, state), warnings: damaged, .. }) => {
             warnings.extend(damaged);
@@ -284,7 +284,7 @@ fn loader(
 /// Refuses a checkpoint that the run cannot go on from.
 fn same_run(
     path: &Path,
-    info: &SegInfo,
+    info: &FinetuneInfo,
     task: &Task,
     network: &NetworkConfig,
     start: Option<&Start>,
@@ -323,7 +323,7 @@ fn nested(network: &NetworkConfig) -> Result<String> {
 }
 
 /// What a resume changes, as lines for the log.
-fn changed_since(info: &SegInfo, config: &FinetuneConfig, task: &str) -> Result<Vec<String>> {
+fn changed_since(info: &FinetuneInfo, config: &FinetuneConfig, task: &str) -> Result<Vec<String>> {
     let differing = changes(&info.config()?.to_toml()?, &config.to_toml()?)?;
     // Older versions wrote down what was asked for, not what the encoder brought.
     let is_known = |key: &str| info.start.is_some() || !ENCODER_KEYS.contains(&key);

@@ -2,7 +2,7 @@
 //! backward over the micro-batches, then clip and AdamW.
 
 use crate::Result;
-use crate::checkpoint::SegState;
+use crate::checkpoint::FinetuneState;
 use crate::device::{DType, Tensor, TensorMut, class, nvtx};
 use crate::nn::segmenter::{Segmenter, channels_last};
 use crate::nn::vit::{VitConfig, VitPlan};
@@ -15,7 +15,7 @@ use crate::train::run::{Accumulation, Captured, Launches, StepReport, Values, ru
 
 /// How logits are judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SegLoss {
+pub enum FinetuneLoss {
     /// Softmax; labels are classes. Weights of Dice and cross-entropy.
     DiceCe { dice: f64, ce: f64 },
     /// Sigmoid; labels are bits, one per region. Dice alone (BraTS).
@@ -24,7 +24,7 @@ pub enum SegLoss {
     CrossEntropy,
 }
 
-impl SegLoss {
+impl FinetuneLoss {
     /// The loss of a task.
     pub fn of(kind: TaskKind) -> Self {
         match kind {
@@ -71,7 +71,7 @@ impl SegLoss {
 
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SegSettings {
+pub struct FinetuneSettings {
     pub lr: f64,
     pub weight_decay: f64,
     pub beta1: f64,
@@ -82,7 +82,7 @@ pub struct SegSettings {
 }
 
 /// Images and labels of a micro-batch, where a captured step reads them.
-pub struct SegBatch {
+pub struct FinetuneBatch {
     /// `[batch * channels * voxels]`, f32: planar.
     pub voxels: Tensor,
     /// The same as `[batch * voxels, channels]`, in the dtype of activations; empty for a classifier.
@@ -91,7 +91,7 @@ pub struct SegBatch {
     pub labels: Tensor,
 }
 
-impl SegBatch {
+impl FinetuneBatch {
     fn empty(segmenter: &Segmenter, batch: usize) -> Result<Self> {
         let (params, net) = (&segmenter.params, &segmenter.net);
         let device = params.flat().device();
@@ -116,7 +116,7 @@ impl SegBatch {
         self.fill_labels(labels)
     }
 
-    /// As [`SegBatch::fill`], for the f32 crops of a run.
+    /// As [`FinetuneBatch::fill`], for the f32 crops of a run.
     pub fn fill_f32(&mut self, config: &VitConfig, voxels: &[f32], labels: &[u8]) -> Result<()> {
         let n = config.roi.iter().product::<usize>();
         self.voxels.as_mut().upload(voxels)?;
@@ -145,14 +145,14 @@ impl SegBatch {
     }
 }
 
-/// The step of a network. A step is [`SegProgram::micro_batch`] for every micro-batch, then
-/// [`SegProgram::update`], then [`SegProgram::finish`].
-pub struct SegProgram {
+/// The step of a network. A step is [`FinetuneProgram::micro_batch`] for every micro-batch, then
+/// [`FinetuneProgram::update`], then [`FinetuneProgram::finish`].
+pub struct FinetuneProgram {
     sums: Accumulation,
-    loss: SegLoss,
+    loss: FinetuneLoss,
     clip_grad: f64,
     micro_batches: usize,
-    batch: SegBatch,
+    batch: FinetuneBatch,
     plan: VitPlan,
     positions: Tensor,
     /// Leaves the total and the terms.
@@ -160,12 +160,12 @@ pub struct SegProgram {
     update: Captured<()>,
 }
 
-impl SegProgram {
+impl FinetuneProgram {
     /// A program for steps of `micro_batches` micro-batches of `batch` crops.
     pub fn new(
-        state: &SegState,
-        settings: &SegSettings,
-        loss: SegLoss,
+        state: &FinetuneState,
+        settings: &FinetuneSettings,
+        loss: FinetuneLoss,
         batch: usize,
         micro_batches: usize,
         launches: Launches,
@@ -173,7 +173,7 @@ impl SegProgram {
         let segmenter = &state.segmenter;
         let crops = {
             let _class = class::scope("crops");
-            SegBatch::empty(segmenter, batch)?
+            FinetuneBatch::empty(segmenter, batch)?
         };
         let _class = class::scope("tables");
         let flat = segmenter.params.flat();
@@ -193,7 +193,7 @@ impl SegProgram {
     }
 
     /// Where the crops of the micro-batch to come are put.
-    pub fn batch_mut(&mut self) -> &mut SegBatch {
+    pub fn batch_mut(&mut self) -> &mut FinetuneBatch {
         &mut self.batch
     }
 
@@ -242,7 +242,7 @@ impl SegProgram {
     }
 
     /// Starts clip and AdamW.
-    pub fn update(&mut self, state: &mut SegState, settings: &SegSettings) -> Result<()> {
+    pub fn update(&mut self, state: &mut FinetuneState, settings: &FinetuneSettings) -> Result<()> {
         let _range = nvtx::range(|| "update");
         let update = state.counters.updates + 1;
         self.sums.schedule(&adamw(settings), &segments(state, update))?;
@@ -253,7 +253,7 @@ impl SegProgram {
             |p| &mut p.update,
             |p| {
                 let _class = class::scope("update");
-                let SegState { segmenter, m, v, .. } = state;
+                let FinetuneState { segmenter, m, v, .. } = state;
                 let clip = p.sums.clip(segmenter.params.layout(), p.clip_grad)?;
                 p.sums.apply(&clip, &mut segmenter.params, [m, v], None)
             },
@@ -263,7 +263,11 @@ impl SegProgram {
     }
 
     /// Waits for the step that was started with `settings`, and counts it.
-    pub fn finish(&mut self, state: &mut SegState, settings: &SegSettings) -> Result<StepReport> {
+    pub fn finish(
+        &mut self,
+        state: &mut FinetuneState,
+        settings: &FinetuneSettings,
+    ) -> Result<StepReport> {
         let (grad_norm, values) = self.sums.read()?;
         let per_batch = self.loss.values();
         let mean = |i: usize| {
@@ -286,13 +290,13 @@ impl SegProgram {
     }
 }
 
-fn adamw(settings: &SegSettings) -> AdamW {
-    let SegSettings { lr, weight_decay, beta1, beta2, eps, .. } = *settings;
+fn adamw(settings: &FinetuneSettings) -> AdamW {
+    let FinetuneSettings { lr, weight_decay, beta1, beta2, eps, .. } = *settings;
     AdamW { lr, weight_decay, beta1, beta2, eps, grad_scale: 1.0, ema: 0.0 }
 }
 
 /// Every parameter that trains, all with weight decay, as MONAI's users have it.
-fn segments(state: &SegState, update: u64) -> Vec<Segment> {
+fn segments(state: &FinetuneState, update: u64) -> Vec<Segment> {
     let mut all = Segment::of_layout(state.segmenter.params.layout(), |_| update);
     all.iter_mut().for_each(|s| s.decays = true);
     all

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use super::Finetuned;
 use super::cases::{PreparedCase, label_table};
 use super::crops::{Crop, CropKey, TrainingCase, draw};
-use super::program::{SegLoss, SegProgram, SegSettings};
+use super::program::{FinetuneLoss, FinetuneProgram, FinetuneSettings};
 use super::validate::{AUC, Shown};
 use crate::Result;
-use crate::checkpoint::segmenter::{self, Best, SegSnapshot, Start};
-use crate::checkpoint::{Counters, DataFingerprint, SegState};
+use crate::checkpoint::segmenter::{self, Best, FinetuneSnapshot, Start};
+use crate::checkpoint::{Counters, DataFingerprint, FinetuneState};
 use crate::config::finetune::FinetuneConfig;
 use crate::data::PrepareConfig;
 use crate::data::loader::Loader;
@@ -31,10 +31,10 @@ pub struct Parts<'a> {
     pub options: &'a RunOptions,
     pub task: Task,
     pub task_text: String,
-    pub loss: SegLoss,
+    pub loss: FinetuneLoss,
     pub prepare: PrepareConfig,
     pub validation: Vec<TaskCase>,
-    pub state: SegState,
+    pub state: FinetuneState,
     pub loader: Loader<TrainingCase>,
     pub data: DataFingerprint,
     pub steps_per_epoch: u64,
@@ -53,7 +53,7 @@ pub struct FinetuneRun<'a> {
     pub(super) table: [u8; 256],
     /// Prepared validation cases, as long as they fit the cache.
     pub(super) prepared: Vec<Option<Arc<PreparedCase>>>,
-    program: SegProgram,
+    program: FinetuneProgram,
     /// Cases that are known to be smaller than a window.
     padded: BTreeSet<String>,
     /// Which classes the training cases have; `None` for classes of images, which are known at the start.
@@ -72,7 +72,7 @@ impl<'a> FinetuneRun<'a> {
         }
         let t = &config.train;
         let settings = settings(config, 0, parts.steps_per_epoch);
-        let program = SegProgram::new(
+        let program = FinetuneProgram::new(
             state,
             &settings,
             parts.loss,
@@ -113,7 +113,7 @@ impl<'a> FinetuneRun<'a> {
     /// Columns of `metrics.csv`.
     pub fn columns(&self) -> Vec<&'static str> {
         let score: &[_] = match self.parts.loss {
-            SegLoss::CrossEntropy => &["val_accuracy", "val_auc"],
+            FinetuneLoss::CrossEntropy => &["val_accuracy", "val_auc"],
             _ => &["val_dice"],
         };
         [self.parts.loss.names(), &["lr"], score, &["val_best"]].concat()
@@ -140,9 +140,9 @@ impl<'a> FinetuneRun<'a> {
         self.parts.state.counters.step / self.parts.steps_per_epoch
     }
 
-    fn snapshot(&self) -> SegSnapshot<'_> {
+    fn snapshot(&self) -> FinetuneSnapshot<'_> {
         let Parts { config, task_text, data, best, run, start, .. } = &self.parts;
-        SegSnapshot { config, task: task_text, data: *data, best: *best, run, start }
+        FinetuneSnapshot { config, task: task_text, data: *data, best: *best, run, start }
     }
 
     /// Keeps the network as the best so far.
@@ -292,7 +292,11 @@ impl Training for FinetuneRun<'_> {
 }
 
 /// The numbers of a step: linear warm-up from 0 by epochs, then half a cosine to 0.
-pub(super) fn settings(config: &FinetuneConfig, step: u64, steps_per_epoch: u64) -> SegSettings {
+pub(super) fn settings(
+    config: &FinetuneConfig,
+    step: u64,
+    steps_per_epoch: u64,
+) -> FinetuneSettings {
     let o = &config.optim;
     let epoch = (step / steps_per_epoch.max(1)) as f64;
     let (warmup, epochs) = (o.warmup_epochs as f64, config.train.epochs as f64);
@@ -304,7 +308,7 @@ pub(super) fn settings(config: &FinetuneConfig, step: u64, steps_per_epoch: u64)
         let rest = (epochs - warmup).max(1.0);
         0.5 * (1.0 + libm::cos(std::f64::consts::PI * ((epoch - warmup) / rest).min(1.0)))
     };
-    SegSettings {
+    FinetuneSettings {
         lr: base * share,
         weight_decay: o.weight_decay,
         beta1: o.beta1,
