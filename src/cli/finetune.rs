@@ -31,7 +31,7 @@ of the paper, and hippocampus. One with a class per image (cc-ccii) makes a clas
 PATH of --encoder is a run or checkpoint of pretrain or finetune, encoder.safetensors of `glmae import`, or
 safetensors with the names of MONAI, timm or the official code (docs/interchange.md).
 
-TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same command
+TERM, INT (Ctrl-C), HUP, USR1, USR2, XCPU finish the step, write a checkpoint and exit with code 75; the same command
 continues bit by bit where it stopped.")]
 pub struct Args {
     /// A run, a checkpoint or a safetensors file whose encoder is fine-tuned. Needed to begin a run, as

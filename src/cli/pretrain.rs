@@ -25,7 +25,7 @@ Examples:
 DATA is a folder of .nii/.nii.gz files (searched, label maps left out), an MSD dataset.json or its
 folder, an nnU-Net raw folder, a text file with one path per line, or one volume.
 
-TERM, INT (Ctrl-C) and USR1 finish the step, write a checkpoint and exit with code 75; the same
+TERM, INT (Ctrl-C), HUP, USR1, USR2, XCPU finish the step, write a checkpoint and exit with code 75; the same
 command continues bit by bit where it stopped. A second INT exits at once.")]
 pub struct Args {
     /// A preset (`glmae presets` lists them) or a TOML file

@@ -28,6 +28,6 @@ pub use folder::{IDENTITY, RunFolder, RunKind};
 pub use journal::Journal;
 pub use memory::MemoryPlan;
 pub use options::{Resume, RunOptions, Summary};
-pub(in crate::train) use resume::changes;
 pub use resume::{Resumed, resume};
+pub(in crate::train) use resume::{changes, none_of};
 pub use training::{Pace, StepReport, Training, Values, value};
