@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::resolve;
 use super::seal::{read_state, seal, unseal};
-use super::{Counters, DataFingerprint, FileInfo, MODEL, STATE};
+use super::{Counters, DataFingerprint, FileInfo, MODEL, STATE, TensorFile};
 use crate::config::Config;
 use crate::nn::sizes::Claims;
 use crate::tensor_header::TensorHeader;
@@ -61,8 +61,12 @@ impl CheckpointInfo {
         seal(&state)
     }
 
-    /// Errors: [`Error::Data`] naming the number that does not fit the weights.
+    /// Errors: [`Error::Data`] naming the number that does not fit the weights, or the weights if they are damaged.
     fn check(&self, file: &Path) -> Result<()> {
+        self.check_claims(file).map_err(|e| whose_fault(e, file, &self.files))
+    }
+
+    fn check_claims(&self, file: &Path) -> Result<()> {
         let header = TensorHeader::read(&file.with_file_name(MODEL))?;
         let (claims, c) = (Claims::new(file, &header), &self.counters);
         let updates = [
@@ -91,6 +95,13 @@ impl CheckpointInfo {
             files: state.files,
         })
     }
+}
+
+/// Why `state.json` at `file` and the weights beside it do not go together: `error`, unless the weights are damaged.
+pub(super) fn whose_fault(error: Error, file: &Path, files: &BTreeMap<String, FileInfo>) -> Error {
+    let model = file.with_file_name(MODEL);
+    let damage = files.get(MODEL).and_then(|info| TensorFile::read(&model, info).err());
+    damage.unwrap_or(error)
 }
 
 /// Reads what a checkpoint says of itself, without its tensors. `path` may be a checkpoint folder,

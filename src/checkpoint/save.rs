@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::moments;
-use super::publish::publish;
+use super::publish::{Owner, publish};
 use super::{
     CheckpointInfo, DataFingerprint, FORMAT, FileInfo, MODEL, OPTIMIZER, State, TEACHER,
     folder_name, write_tensors,
@@ -38,7 +38,8 @@ pub fn save(run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf> {
 /// [`save`] through another storage.
 pub fn save_to(storage: &dyn Storage, run: &Path, snapshot: &Snapshot<'_>) -> Result<PathBuf> {
     let name = folder_name(snapshot.state.counters.step);
-    publish(storage, run, &name, |temp| {
+    let owner = Owner { run: snapshot.run, tunes: false };
+    publish(storage, run, &name, owner, |temp| {
         let files = write_files(storage, temp, snapshot)?;
         let info = CheckpointInfo {
             format: FORMAT,

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{folder_name, list};
+use super::info::whose_fault;
 use super::load::{expected, file_info};
 use super::moments;
-use super::publish::publish;
+use super::publish::{Owner, publish};
 use super::save::named;
 use super::seal::{read_state, seal, unseal};
 use super::{
@@ -130,8 +131,13 @@ impl FinetuneInfo {
         FinetuneConfig::parse(&self.config, "checkpoint", &[])
     }
 
-    /// Errors: [`Error::Data`] for a text that is none, naming the number that does not fit the weights.
+    /// Errors: [`Error::Data`] for a text that is none, naming the number that does not fit the weights, or the
+    /// weights if they are damaged.
     fn check(&self, file: &Path) -> Result<()> {
+        self.check_claims(file).map_err(|e| whose_fault(e, file, &self.files))
+    }
+
+    fn check_claims(&self, file: &Path) -> Result<()> {
         let in_file = |error: Error| Error::data(file, error.to_string());
         self.config().map_err(in_file)?;
         self.task().map_err(in_file)?;
@@ -181,7 +187,8 @@ pub fn save_to(
 ) -> Result<PathBuf> {
     let counters = &state.counters;
     let name = if is_best { BEST.to_owned() } else { folder_name(counters.step) };
-    publish(storage, run, &name, |folder| {
+    let owner = Owner { run: snapshot.run, tunes: true };
+    publish(storage, run, &name, owner, |folder| {
         let segmenter = &state.segmenter;
         let params = &segmenter.params;
         let notes = [("format", "pt".to_owned()), ("glmae.step", counters.step.to_string())];

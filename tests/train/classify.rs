@@ -23,9 +23,9 @@ use glmae::train::finetune::finetune;
 use glmae::train::finetune::program::{FinetuneLoss, FinetuneProgram, FinetuneSettings};
 use glmae::train::run::Launches;
 
-use super::devices::copy;
 use super::finetune::{bytes, dry_run, on_device, options, run};
 use super::{config as pretrain_config, run as pretrain, volumes};
+use crate::support::copy_folder;
 
 pub const TASK: &str = r#"
 title = "Bright or dark"
@@ -167,7 +167,7 @@ fn a_resumed_run_is_bit_exact_also_on_the_kernels() {
     let config = config(folder.path(), &set);
     let whole = run(&config, &at("whole"));
     let step = "checkpoints/step_00000004";
-    copy(&at("whole").join(step), &at("parts").join(step));
+    copy_folder(&at("whole").join(step), &at("parts").join(step));
     let parts = run(&config, &at("parts"));
     assert!(bytes(&at("whole"), 8) == bytes(&at("parts"), 8), "the resumed run differs");
     assert_eq!(whole.found.validation, parts.found.validation);

@@ -10,6 +10,7 @@ use glmae::train::run::Launches;
 use glmae::train::run::{RunOptions, Summary};
 
 use super::{config, log, tensors, volumes};
+use crate::support::copy_folder;
 
 fn emulated() -> Device {
     Device::emulated(Mode::Plain, Schedule::Ascending)
@@ -38,17 +39,9 @@ fn a_captured_step_gives_the_bits_of_single_launches() {
         // Stopped after step 3 and resumed, the rest as a graph.
         std::fs::create_dir_all(folder(&resumed).join("checkpoints")).unwrap();
         let step = "checkpoints/step_00000003";
-        copy(&folder(&graph).join(step), &folder(&resumed).join(step));
+        copy_folder(&folder(&graph).join(step), &folder(&resumed).join(step));
         run_on(emulated(), Launches::Graph, &set(steps), &folder(&resumed));
         assert!(tensors(&folder(&single), steps) == tensors(&folder(&resumed), steps));
-    }
-}
-
-pub fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

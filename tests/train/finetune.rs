@@ -188,7 +188,7 @@ fn a_resumed_run_is_bit_exact_also_on_the_kernels() {
     // As after a kill that left an earlier checkpoint only.
     let parts = folder.path().join("parts");
     let step = "checkpoints/step_00000006";
-    super::devices::copy(&whole.join(step), &parts.join(step));
+    crate::support::copy_folder(&whole.join(step), &parts.join(step));
     run(&config, &parts);
     assert!(bytes(&whole, 12) == bytes(&parts, 12), "the resumed run differs");
     for launches in [Launches::Single, Launches::Graph] {

@@ -9,8 +9,8 @@ use glmae::device::emulated::{Mode, Schedule};
 use glmae::train::finetune::{Finetuned, finetune};
 use glmae::train::run::{Launches, Summary};
 
-use super::devices::copy;
 use super::finetune::{balls, bytes, config, on_device, options};
+use crate::support::copy_folder;
 
 fn on_kernels(config: &FinetuneConfig, out: &Path, launches: Launches) -> Summary<Finetuned> {
     let device = Device::emulated(Mode::Plain, Schedule::Ascending);
@@ -63,7 +63,7 @@ fn bf16_follows_f32_and_repeats_and_resumes_its_bits() {
 
     // The same bits from a checkpoint on, also launched one by one.
     let step = "checkpoints/step_00000006";
-    copy(&at("first").join(step), &at("resumed").join(step));
+    copy_folder(&at("first").join(step), &at("resumed").join(step));
     let resumed = on_kernels(&half, &at("resumed"), Launches::Single);
     assert!(bytes(&at("first"), 9) == bytes(&at("resumed"), 9), "other bits");
     assert_eq!(resumed.found.validation, first.found.validation);

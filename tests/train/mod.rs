@@ -2,6 +2,7 @@
 
 mod checkpoints;
 pub mod classify;
+mod damage;
 mod devices;
 mod emulated;
 pub mod finetune;
@@ -9,8 +10,12 @@ mod finetune_devices;
 mod finetune_encoders;
 mod inputs;
 mod kills;
+mod nothing_lost;
+mod old_format;
 mod resume;
+mod signals;
 mod study;
+mod tiny;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,50 +2,22 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
 use glmae::checkpoint;
 use glmae::train::run::Resume;
 
-use super::{config, log, run, run_with, tensors, volumes};
+use super::tiny::wait_for_step;
+use super::{MICRO, config, log, run, run_with, tensors, volumes};
 
-/// A child process runs the test `train::resume::child`, which does nothing without this.
-pub const CHILD: &str = "GLMAE_TEST_TRAIN_CHILD";
-
-/// What a child is told: `OUT|DATA|override|override...`.
-pub fn spawn(out: &Path, data: &Path, set: &[&str]) -> Child {
-    let told = [&[out.to_str().unwrap(), data.to_str().unwrap()], set].concat().join("|");
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "train::resume::child", "--nocapture"])
-        .env(CHILD, told)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-#[test]
-fn child() {
-    let Ok(told) = std::env::var(CHILD) else { return };
-    let parts: Vec<&str> = told.split('|').collect();
-    let config = config(Path::new(parts[1]), &parts[2..]);
-    match run(&config, Path::new(parts[0])) {
-        Ok(_) => {}
-        Err(e) => std::process::exit(i32::from(e.exit_code())),
-    }
-}
-
-pub fn wait_for_step(out: &Path, child: &mut Child, step: u64) {
-    let started = Instant::now();
-    while !out.join("checkpoints").join(checkpoint::folder_name(step)).is_dir() {
-        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint of step {step}");
-        if child.try_wait().unwrap().is_some() {
-            let there = out.join("checkpoints").join(checkpoint::folder_name(step)).is_dir();
-            assert!(there, "the child ended before step {step}");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+/// Starts the program on the same run.
+fn spawn(out: &Path, data: &Path, set: &[&str]) -> Child {
+    let config = data.with_file_name("micro.toml");
+    fs::write(&config, MICRO).unwrap();
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("glmae"));
+    command.env_remove("RUST_LOG").arg("pretrain").args(set.iter().flat_map(|s| ["--set", s]));
+    command.arg("--config").arg(config).arg("--data").arg(data).arg("--out").arg(out);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// 20 steps straight equal 10, kill -9, and the rest, each with another number of threads.
@@ -149,23 +121,4 @@ fn another_model_is_refused_and_other_keys_are_logged() {
     let from = Resume::From(out.join("checkpoints/step_00000005"));
     run_with(&config(&data, &["train.steps=8", "optim.lr=2e-3"]), &other, from).unwrap();
     assert!(tensors(&other, 8) == tensors(&out, 8));
-}
-
-#[test]
-fn a_signal_ends_a_run_with_a_checkpoint() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = volumes(folder.path(), 5);
-    for signal in ["TERM", "INT", "USR1", "USR2", "HUP", "XCPU"] {
-        let out = folder.path().join(signal);
-        let set = ["train.steps=1000000", "train.save_every=2"];
-        let mut child = spawn(&out, &data, &set);
-        wait_for_step(&out, &mut child, 2);
-        let pid = child.id().to_string();
-        let killed = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
-        assert!(killed.unwrap().success());
-        assert_eq!(child.wait().unwrap().code(), Some(75), "{signal}");
-        let newest = checkpoint::read_info(&out).unwrap().step;
-        let last = log(&out).len() as u64;
-        assert_eq!(newest, last, "the checkpoint is that of the last finished step");
-    }
 }

@@ -15,7 +15,7 @@ use crate::nn::unetr::UnetrConfig;
 use crate::nn::vit::{ENCODER, VitConfig};
 use crate::seg::Task;
 use crate::seg::task::TaskKind;
-use crate::train::run::{Resume, RunFolder};
+use crate::train::run::{Resume, RunFolder, none_of};
 use crate::{Error, Result};
 
 /// What the weights of a run are before its first step.
@@ -58,7 +58,13 @@ pub fn begin(origin: &Origin, folder: &RunFolder, resume: &Resume) -> Result<Beg
         Origin::AsBegun => {
             let from = match resume {
                 Resume::From(path) => Some(segmenter::newest(path)?),
-                Resume::Auto => segmenter::latest(folder.path())?.0,
+                Resume::Auto => match segmenter::latest(folder.path())? {
+                    (None, damaged) => match damaged.first() {
+                        Some(e) => return Err(none_of(folder.path(), damaged.len(), e)),
+                        None => None,
+                    },
+                    (found, _) => found,
+                },
                 Resume::Never => None,
             };
             let from = from.ok_or_else(|| nothing_begun(folder.path()))?;
@@ -83,6 +89,10 @@ fn with_advice(error: Error) -> Error {
     match error {
         Error::Config(text) => Error::Config(text + ADVICE),
         Error::Data { path, reason } => Error::Data { path, reason: reason + ADVICE },
+        Error::Io { path, action, source } => {
+            let source = std::io::Error::new(source.kind(), format!("{source}{ADVICE}"));
+            Error::Io { path, action, source }
+        }
         other => other,
     }
 }

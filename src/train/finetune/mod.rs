@@ -178,6 +178,13 @@ fn prepare<'a>(
         }
         Some(Resumed { path, state: (info, state), warnings: damaged, .. }) => {
             warnings.extend(damaged);
+            if let (None, Some(now)) = (&info.start, &begun.start) {
+                warnings.push(format!(
+                    "{} does not say what it began with, as an older version wrote it: taken to be {now}, which \
+                     is not read into the network again",
+                    path.display()
+                ));
+            }
             warnings.extend(changed_since(&info, config, &task_text)?);
             if info.data != data {
                 warnings.push(data.changed_since(&info.data));

@@ -29,6 +29,6 @@ pub use journal::Journal;
 pub use memory::MemoryPlan;
 pub(in crate::train) use memory::Reads;
 pub use options::{Resume, RunOptions, Summary};
-pub(in crate::train) use resume::changes;
 pub use resume::{Resumed, resume};
+pub(in crate::train) use resume::{changes, none_of};
 pub use training::{Pace, StepReport, Training, Values, value};

@@ -63,17 +63,16 @@ fn newest<S>(
             Err(e) => return Err(e),
         }
     }
-    match first {
-        None => Ok(None),
-        Some(e) => Err(Error::data(
-            run,
-            format!(
-                "none of its {} checkpoints can be used (the newest: {e}); bring one back from a backup, or \
-                 start anew in another --out",
-                checkpoints.len()
-            ),
-        )),
-    }
+    first.map_or(Ok(None), |e| Err(none_of(run, checkpoints.len(), &e)))
+}
+
+/// The error of a run folder whose checkpoints are all damaged, `newest` the newest of them.
+pub fn none_of(run: &Path, count: usize, newest: &Error) -> Error {
+    let reason = format!(
+        "none of its {count} checkpoints can be used (the newest: {newest}); bring one back from a backup, or \
+         start anew in another --out"
+    );
+    Error::data(run, reason)
 }
 
 /// The checkpoint that a path means: its folder, a file in it, or the newest sound one of a run folder.
