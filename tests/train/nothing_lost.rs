@@ -354,4 +354,11 @@ fn the_best_network_outlives_kills_and_failing_disks() {
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["best", "step_00000002", "step_00000004"]);
+    // Where somebody removed the rest, a run begins anew: it is another one, and leaves the network there.
+    for step in [2, 4] {
+        fs::remove_dir_all(step_folder(&out, step)).unwrap();
+    }
+    bench.run(Kind::Finetune, &out, &["train.epochs=1"]).unwrap();
+    assert!(files_under(&hidden("best.of-another-run")) == before, "the best network is gone");
+    assert!(best.is_dir() && files_under(&best) != before);
 }

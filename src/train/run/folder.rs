@@ -82,7 +82,8 @@ impl RunFolder {
                 path.display()
             )));
         }
-        let known = identity(path).map(|identity| identity.run);
+        // What begins anew is another run: it removes nothing that the one before it left.
+        let known = identity(path).filter(|_| !checkpoints.is_empty()).map(|identity| identity.run);
         let is_known = known.is_some();
         let run = known.unwrap_or_else(new_name);
         Ok(Self { path: path.to_owned(), kind, run, is_known, checkpoints, lock: None })
