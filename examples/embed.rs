@@ -65,17 +65,7 @@ fn embed(
     voxels: &[f32],
     roi: [usize; 3],
 ) -> Result<(Vec<f32>, [usize; 3], usize)> {
-    let e = encoder.config.clone();
-    let config = VitConfig {
-        in_chans: e.in_chans,
-        roi,
-        patch: e.patch,
-        dim: e.dim,
-        depth: e.depth,
-        heads: e.heads,
-        mlp_hidden: e.mlp_hidden,
-        norm_eps: e.norm_eps,
-    };
+    let config = encoder.config.vit(encoder.config.in_chans, roi);
     config.check("embed")?;
     // The table of positions is interpolated where the window has another grid than the pre-training.
     encoder.adapt_grid(config.grid())?;
@@ -89,7 +79,8 @@ fn embed(
     }
     let (_, positions) = encoder.get("pos_embed")?;
     // Row 0 is the cls token's, which this network does not have.
-    let positions = Tensor::from_slice(&device, &positions[e.dim..], &[config.tokens(), e.dim])?;
+    let positions =
+        Tensor::from_slice(&device, &positions[config.dim..], &[config.tokens(), config.dim])?;
     let voxels = Tensor::from_slice(&device, voxels, &[voxels.len()])?;
 
     let mut tape = Tape::inference(&device);
@@ -97,7 +88,7 @@ fn embed(
     let plan = Vit::plan(&config, &device, 1)?;
     let tokens = vit.forward(&mut tape, &params, &plan, inputs, |_, _| {})?;
     let tokens = vit.norm.forward(&mut tape, &params, &tokens)?;
-    Ok((tokens.value().to_f32_vec()?, config.grid(), e.dim))
+    Ok((tokens.value().to_f32_vec()?, config.grid(), config.dim))
 }
 
 /// A random ViT of width 48 for patches of 8, trained on windows of 32 if it were trained, under the names of

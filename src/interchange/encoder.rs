@@ -30,6 +30,14 @@ pub struct EncoderConfig {
     pub norm_eps: f64,
 }
 
+impl EncoderConfig {
+    /// The encoder over windows of `roi` voxels with `in_chans` channels.
+    pub fn vit(&self, in_chans: usize, roi: [usize; 3]) -> VitConfig {
+        let Self { patch, dim, depth, heads, mlp_hidden, norm_eps, .. } = *self;
+        VitConfig { in_chans, roi, patch, dim, depth, heads, mlp_hidden, norm_eps }
+    }
+}
+
 impl From<&VitConfig> for EncoderConfig {
     fn from(vit: &VitConfig) -> Self {
         let VitConfig { in_chans, patch, dim, depth, heads, mlp_hidden, norm_eps, .. } = *vit;

@@ -127,16 +127,7 @@ pub fn network_config(
 ) -> NetworkConfig {
     let (m, in_chans, outputs) = (&config.model, task.channels.len(), task.outputs());
     let vit = match encoder.map(|e| &e.config) {
-        Some(e) => VitConfig {
-            in_chans,
-            roi,
-            patch: e.patch,
-            dim: e.dim,
-            depth: e.depth,
-            heads: e.heads,
-            mlp_hidden: e.mlp_hidden,
-            norm_eps: e.norm_eps,
-        },
+        Some(e) => e.vit(in_chans, roi),
         None => VitConfig {
             in_chans,
             roi,
