@@ -14,7 +14,7 @@ use glmae::lab::check::{Finding, device, ops, step};
 use serde::Serialize;
 use serde_json::json;
 
-use self::workers::{Checked, Limits};
+use self::workers::{Budget, Checked};
 use super::config_args::{Arithmetic, DeviceArg};
 use super::term::{self, Table};
 
@@ -186,7 +186,7 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
             jobs => jobs,
         };
         drop(device);
-        let limits = Limits {
+        let budget = Budget {
             jobs: jobs.min(units.len().max(1)),
             unit: Duration::from_secs(args.limit),
             until: args.within.map(|s| begin + Duration::from_secs(s)),
@@ -199,7 +199,7 @@ fn check_ops(args: &OpsArgs) -> Result<u8> {
                 tracing::warn!(%error, "the results so far");
             }
         };
-        let checked = workers::in_children(&units, &arguments, &limits, &so_far)?;
+        let checked = workers::in_children(&units, &arguments, &budget, &so_far)?;
         (name, checked)
     };
     let result = Outcome::new(&device, &units, &checked, &without, begin);

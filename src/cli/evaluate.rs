@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use glmae::Error;
 use glmae::atomic;
-use glmae::data::Limits;
+use glmae::data::ReadLimits;
 use glmae::data::label::Rounding;
 use glmae::error::exit;
 use glmae::report::progress::WorkProgress;
@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> Result<u8> {
             "diagonal" => MissedDistance::Diagonal,
             _ => MissedDistance::LeftOut,
         },
-        limits: Limits::default(),
+        limits: ReadLimits::default(),
     };
     for path in [&args.json, &args.csv].into_iter().flatten() {
         check_folder(path)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::geometry::Affine;
-use super::nifti::{Limits, ReadOptions, read_volume};
+use super::nifti::{ReadLimits, ReadOptions, read_volume};
 use super::prepare::{CaseRecord, same_place};
 use crate::{Error, Result};
 
@@ -61,14 +61,18 @@ impl LabelImage {
 ///
 /// Errors: [`Error::Io`]; [`Error::Data`] when the file is refused or holds a value that is not a
 /// whole number from 0 to 65535 (the voxel is named).
-pub fn read_labels(path: &Path, limits: &Limits) -> Result<LabelImage> {
+pub fn read_labels(path: &Path, limits: &ReadLimits) -> Result<LabelImage> {
     read_labels_within(path, limits, Rounding::default())
 }
 
 /// As [`read_labels`], with values rounded that are near whole numbers.
 ///
 /// Errors: as [`read_labels`].
-pub fn read_labels_within(path: &Path, limits: &Limits, rounding: Rounding) -> Result<LabelImage> {
+pub fn read_labels_within(
+    path: &Path,
+    limits: &ReadLimits,
+    rounding: Rounding,
+) -> Result<LabelImage> {
     let volume = read_volume(path, &ReadOptions { limits: *limits, ..ReadOptions::default() })?;
     let is_label =
         |v: f32| (v - v.round()).abs() <= rounding.within && (0.0..=65535.0).contains(&v.round());
@@ -129,7 +133,7 @@ pub fn check_label_grid(
 /// values, or a known number of classes, see [`crate::seg::labels`].
 ///
 /// Errors: as [`read_labels`] and [`check_label_grid`]; [`Error::Data`] for a value above 255.
-pub fn prepare_label(path: &Path, record: &CaseRecord, limits: &Limits) -> Result<Vec<u8>> {
+pub fn prepare_label(path: &Path, record: &CaseRecord, limits: &ReadLimits) -> Result<Vec<u8>> {
     let label = read_labels(path, limits)?;
     check_label_grid(path, label.dims, &label.affine, record)?;
     if let Some(at) = label.values.iter().position(|&v| v > 255) {

@@ -31,7 +31,7 @@ pub use intensity::{Intensity, IntensityMap};
 pub use label::{LabelImage, prepare_label, read_labels};
 pub use layout::{Case, LeftOut, Source, discover, exclude, hold_out};
 pub use loader::{Loader, LoaderConfig};
-pub use nifti::{Channels, Limits, ReadOptions, read_volume};
+pub use nifti::{Channels, ReadLimits, ReadOptions, read_volume};
 pub use prepare::{CaseRecord, NonFinite, PrepareConfig, Prepared, prepare, prepare_volume};
 pub use resample::Resample;
 pub use volume::Volume;

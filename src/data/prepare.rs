@@ -10,7 +10,7 @@ use super::crop::{CropRecord, Pad, foreground_box};
 use super::geometry::{Affine, Orientation, spacing_mm, to_ras};
 use super::intensity::{Intensity, IntensityMap};
 use super::layout::Case;
-use super::nifti::{Channels, Frame, Limits, ReadOptions, read_volume};
+use super::nifti::{Channels, Frame, ReadLimits, ReadOptions, read_volume};
 use super::resample::Resample;
 use super::volume::Volume;
 use crate::{Error, Result};
@@ -53,7 +53,7 @@ pub struct PrepareConfig {
     pub min_size: [usize; 3],
     pub pad: Pad,
     pub nonfinite: NonFinite,
-    pub limits: Limits,
+    pub limits: ReadLimits,
 }
 
 impl Default for PrepareConfig {
@@ -68,7 +68,7 @@ impl Default for PrepareConfig {
             min_size: [1; 3],
             pad: Pad::default(),
             nonfinite: NonFinite::default(),
-            limits: Limits::default(),
+            limits: ReadLimits::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{Arena, Owner, Usage};
-use super::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Shared, check};
+use super::launch::{Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, Shared, check};
 use crate::error::{Error, Result};
 
 /// A device without memory that counts what is asked of it. Downloads give zeros.
@@ -56,7 +56,7 @@ impl Dry {
             Kernel::find(name)?,
             config,
             args,
-            &Limits::SM_90,
+            &DeviceLimits::SM_90,
             Shared { static_bytes: 0, opted_in: u32::MAX },
         )?;
         let mut books = self.books();

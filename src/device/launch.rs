@@ -196,7 +196,7 @@ impl Kernel {
 
 /// Limits of a device, as `cuDeviceGetAttribute` reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct DeviceLimits {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub threads: u64,
@@ -206,7 +206,7 @@ pub struct Limits {
     pub shared_bytes_opt_in: u32,
 }
 
-impl Limits {
+impl DeviceLimits {
     /// Compute capability 9.0. Of 8.0 and 8.6 only the last number differs: 163 KiB and 99 KiB.
     pub const SM_90: Self = Self {
         grid: [i32::MAX as u32, 65_535, 65_535],
@@ -230,7 +230,12 @@ impl Shared {
     /// Whether `dynamic` bytes have to be allowed first.
     ///
     /// Errors: `Device` for more than the device has.
-    pub fn must_opt_in(&self, kernel: &Kernel, dynamic: u32, limits: &Limits) -> Result<bool> {
+    pub fn must_opt_in(
+        &self,
+        kernel: &Kernel,
+        dynamic: u32,
+        limits: &DeviceLimits,
+    ) -> Result<bool> {
         let total = u64::from(self.static_bytes) + u64::from(dynamic);
         if total > u64::from(limits.shared_bytes_opt_in) {
             return Err(Error::Device(format!(
@@ -249,7 +254,7 @@ pub fn check(
     kernel: &Kernel,
     config: &LaunchConfig,
     args: &[Arg],
-    limits: &Limits,
+    limits: &DeviceLimits,
     shared: Shared,
 ) -> Result<()> {
     let name = kernel.name;

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, GlobalCrop, IntensityKind, NonFinite};
 use crate::data::layout::Case;
-use crate::data::nifti::{Limits, read_header};
+use crate::data::nifti::{ReadLimits, read_header};
 use crate::data::{self, Intensity, Orientation, PrepareConfig};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ pub fn check_view_sizes(config: &Config, cases: &[Case]) -> Result<()> {
     let mut largest = [0; 3];
     for image in cases.iter().filter_map(|case| case.images.first()) {
         // A file that cannot be read is the loader's to report.
-        let Ok(header) = read_header(image, &Limits::default()) else { continue };
+        let Ok(header) = read_header(image, &ReadLimits::default()) else { continue };
         let Ok(orientation) = Orientation::from_affine(&header.affine) else { continue };
         let dims = orientation.ras_dims(header.spatial_dims());
         largest = [0, 1, 2].map(|a| largest[a].max(dims[a]));

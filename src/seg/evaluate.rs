@@ -11,7 +11,7 @@ use super::metrics::{LabelPair, RegionMetrics, measure};
 use super::region::Region;
 use crate::data::geometry::{Orientation, corners_apart_mm, spacing_mm};
 use crate::data::label::{Rounding, read_labels_within};
-use crate::data::{LabelImage, Limits};
+use crate::data::{LabelImage, ReadLimits};
 use crate::{Error, Result};
 
 /// Farthest that a corner of a prediction's grid may be from that of its reference, in mm.
@@ -36,7 +36,7 @@ pub struct Settings {
     /// How far from whole numbers stored labels may be.
     pub rounding: Rounding,
     pub missed: MissedDistance,
-    pub limits: Limits,
+    pub limits: ReadLimits,
 }
 
 /// What the Hausdorff distances of a structure are that the prediction misses altogether.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::data::label::{LabelImage, check_label_grid, read_labels};
-use crate::data::{Affine, CaseRecord, Limits};
+use crate::data::{Affine, CaseRecord, ReadLimits};
 use crate::{Error, Result};
 
 /// Which stored values are which classes.
@@ -86,7 +86,7 @@ impl LabelRules {
     /// Reads a label map as class indices on the grid of the file.
     ///
     /// Errors: as [`read_labels`] and [`LabelRules::apply`].
-    pub fn read(&self, path: &Path, limits: &Limits) -> Result<ClassImage> {
+    pub fn read(&self, path: &Path, limits: &ReadLimits) -> Result<ClassImage> {
         self.of_stored(path, read_labels(path, limits)?)
     }
 
@@ -103,7 +103,12 @@ impl LabelRules {
     ///
     /// Errors: as [`LabelRules::read`]; [`Error::Data`] when the map lies on another grid than the
     /// image.
-    pub fn prepare(&self, path: &Path, record: &CaseRecord, limits: &Limits) -> Result<Vec<u8>> {
+    pub fn prepare(
+        &self,
+        path: &Path,
+        record: &CaseRecord,
+        limits: &ReadLimits,
+    ) -> Result<Vec<u8>> {
         let image = self.read(path, limits)?;
         check_label_grid(path, image.dims, &image.affine, record)?;
         record.place_labels(&image.classes)

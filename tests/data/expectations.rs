@@ -33,7 +33,7 @@ fn table() -> BTreeMap<String, Expected> {
 
 const OPTIONS: ReadOptions = ReadOptions {
     channels: Channels::UpTo(64),
-    limits: glmae::data::Limits {
+    limits: glmae::data::ReadLimits {
         max_voxels: 1 << 31,
         max_gz_ratio: 200,
         gz_free_bytes: 64 << 20,

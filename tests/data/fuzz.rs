@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use flate2::{Compression, write::GzEncoder};
-use glmae::data::{Channels, Limits, ReadOptions, read_volume};
+use glmae::data::{Channels, ReadLimits, ReadOptions, read_volume};
 use glmae::rng::{Purpose, Rng};
 
 use super::limits::small;
@@ -14,13 +14,13 @@ const MAX_VOXELS: u64 = 1 << 16;
 
 /// Every second file is read with the default limits.
 fn options(id: u32) -> ReadOptions {
-    let tight = Limits {
+    let tight = ReadLimits {
         max_voxels: MAX_VOXELS,
         max_gz_ratio: 20,
         gz_free_bytes: 1 << 16,
         max_extension_bytes: 1 << 12,
     };
-    let limits = if id.is_multiple_of(2) { tight } else { Limits::default() };
+    let limits = if id.is_multiple_of(2) { tight } else { ReadLimits::default() };
     ReadOptions { channels: Channels::UpTo(8), limits }
 }
 

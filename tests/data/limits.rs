@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::{Compression, write::GzEncoder};
-use glmae::data::{Channels, Limits, ReadOptions, Volume, read_volume};
+use glmae::data::{Channels, ReadLimits, ReadOptions, Volume, read_volume};
 
 /// A NIfTI file in the making. Fields are written at their offsets by the caller.
 #[derive(Clone)]
@@ -329,7 +329,7 @@ fn lies_are_refused_at_once_and_name_the_limit() {
 
     let small = small(false, false);
     let path = folder.write("x.nii", &small.bytes);
-    let strict = Limits { max_voxels: 11, ..Limits::default() };
+    let strict = ReadLimits { max_voxels: 11, ..ReadLimits::default() };
     let options = ReadOptions { limits: strict, ..ReadOptions::default() };
     assert!(read_volume(&path, &options).is_err());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use glmae::data::layout::{DiscoverOptions, Source};
 use glmae::data::nifti::{Stored, read_header, write_volume};
-use glmae::data::{Case, Limits, PrepareConfig, Volume, discover, prepare, read_volume};
+use glmae::data::{Case, PrepareConfig, ReadLimits, Volume, discover, prepare, read_volume};
 use glmae::seg::Task;
 use glmae::seg::dataset::labelled_cases;
 
@@ -36,7 +36,7 @@ fn name(bytes: &[u8]) -> &OsStr {
 fn names_that_are_no_text_are_cases() {
     let usable = |source: &Source| {
         for case in &source.cases {
-            case.images.iter().for_each(|p| drop(read_header(p, &Limits::default()).unwrap()));
+            case.images.iter().for_each(|p| drop(read_header(p, &ReadLimits::default()).unwrap()));
         }
     };
     let root = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn forms_that_disagree_are_told_in_mm() {
         }
         let file = tempfile::NamedTempFile::with_suffix(".nii").unwrap();
         fs::write(file.path(), &raw.bytes).unwrap();
-        read_header(file.path(), &Limits::default()).unwrap().forms_disagree()
+        read_header(file.path(), &ReadLimits::default()).unwrap().forms_disagree()
     };
     assert_eq!(sform(0.0), None);
     assert_eq!(sform(0.09), None);
@@ -203,5 +203,5 @@ fn forms_that_disagree_are_told_in_mm() {
     raw.form_codes(0, 1);
     let file = tempfile::NamedTempFile::with_suffix(".nii").unwrap();
     fs::write(file.path(), &raw.bytes).unwrap();
-    assert_eq!(read_header(file.path(), &Limits::default()).unwrap().forms_disagree(), None);
+    assert_eq!(read_header(file.path(), &ReadLimits::default()).unwrap().forms_disagree(), None);
 }

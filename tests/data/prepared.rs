@@ -5,8 +5,8 @@ use std::path::Path;
 use glmae::data::layout::{DiscoverOptions, Layout};
 use glmae::data::nifti::{Stored, write_volume};
 use glmae::data::{
-    Case, Intensity, Limits, Loader, LoaderConfig, NonFinite, PrepareConfig, ReadOptions, Volume,
-    discover, prepare, prepare_label, read_volume,
+    Case, Intensity, Loader, LoaderConfig, NonFinite, PrepareConfig, ReadLimits, ReadOptions,
+    Volume, discover, prepare, prepare_label, read_volume,
 };
 use glmae::rng::{Purpose, Rng};
 
@@ -226,7 +226,7 @@ fn labels_follow_their_image() {
         ..PrepareConfig::default()
     };
     let prepared = prepare(&case("c", &[&path("image.nii")]), &config).unwrap();
-    let run = |name: &str| prepare_label(&path(name), prepared.record(), &Limits::default());
+    let run = |name: &str| prepare_label(&path(name), prepared.record(), &ReadLimits::default());
     let got = run("label.nii.gz").unwrap();
     assert_eq!(got.len(), prepared.voxels().len());
     for (l, v) in got.iter().zip(prepared.voxels()) {
@@ -262,7 +262,7 @@ fn labels_of_a_real_task_fit() {
     for case in &source.cases {
         let prepared = prepare(case, &config).unwrap();
         let path = case.label.as_ref().unwrap();
-        let labels = prepare_label(path, prepared.record(), &Limits::default()).unwrap();
+        let labels = prepare_label(path, prepared.record(), &ReadLimits::default()).unwrap();
         assert!(labels.iter().all(|&l| l <= 2), "{}", case.id);
         let foreground = labels.iter().filter(|&&l| l > 0).count();
         assert!(foreground > 500, "{}: {foreground} voxels", case.id);

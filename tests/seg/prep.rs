@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use glmae::data::nifti::{Stored, write_volume};
-use glmae::data::{Affine, Intensity, Limits, PrepareConfig, Volume, prepare_volume};
+use glmae::data::{Affine, Intensity, PrepareConfig, ReadLimits, Volume, prepare_volume};
 use glmae::seg::LabelRules;
 
 use super::{Reference, distance};
@@ -94,7 +94,7 @@ fn label_files_are_mapped_and_placed() {
     let prepared = prepare_volume("a", volume(classes.clone()), &path, &config).unwrap();
     let rules =
         LabelRules { classes: Some(8), map: Some([(205, 1), (820, 6)].into_iter().collect()) };
-    let limits = Limits::default();
+    let limits = ReadLimits::default();
     let got = rules.prepare(&path, prepared.record(), &limits).unwrap();
     assert_eq!(got.len(), prepared.voxels().len());
     let bytes: Vec<u8> = classes.iter().map(|&v| v as u8).collect();

@@ -19,7 +19,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use glmae::device::fatbin;
-use glmae::device::launch::{KERNELS, Kernel, LaunchConfig, Limits, check};
+use glmae::device::launch::{DeviceLimits, KERNELS, Kernel, LaunchConfig, check};
 
 use queue::{Driver, Host, Launch, Value, Work};
 
@@ -169,7 +169,7 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _: c_int) -> Code {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, _: c_int) -> Code {
-    let limits = Limits::SM_90;
+    let limits = DeviceLimits::SM_90;
     let found: u32 = match attribute {
         1 => limits.threads as u32,
         2..=4 => limits.block[attribute as usize - 2],
@@ -471,7 +471,8 @@ unsafe extern "C" fn cuLaunchKernel(
             Value { kind, bytes }
         });
         let launch = Launch { kernel, config, values: values.collect() };
-        let sound = check(kernel, &config, &launch.args(), &Limits::SM_90, driver.shared(kernel));
+        let sound =
+            check(kernel, &config, &launch.args(), &DeviceLimits::SM_90, driver.shared(kernel));
         if let Err(e) = sound {
             eprintln!("stand-in: {e}");
             return Err(INVALID_VALUE);

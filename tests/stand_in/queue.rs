@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use glmae::device::abi::ArgKind;
 use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
-use glmae::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig, Limits, Shared};
+use glmae::device::launch::{Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, Shared};
 use glmae::rng::{Purpose, Rng};
 
 use super::faults::{Faults, Kind, hang};
@@ -158,7 +158,7 @@ impl Driver {
     pub fn new() -> Self {
         let is_checked = std::env::var_os("GLMAE_STAND_IN_CHECKED").is_some();
         let mode = if is_checked { Mode::Checked } else { Mode::Plain };
-        let options = Options { mode, schedule: Schedule::Ascending, limits: Limits::SM_90 };
+        let options = Options { mode, schedule: Schedule::Ascending, limits: DeviceLimits::SM_90 };
         Self {
             faults: Faults::from_environment(),
             engine: Emulated::new(options),

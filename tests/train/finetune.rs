@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use glmae::config::finetune::FinetuneConfig;
-use glmae::data::Limits;
+use glmae::data::ReadLimits;
 use glmae::data::nifti::{ReadOptions, Stored, read_header, read_volume, write_volume};
 use glmae::data::volume::Volume;
 use glmae::device::Device;
@@ -414,7 +414,7 @@ fn a_prediction_lies_where_its_image_lies_word_for_word() {
         fs::write(&plain, &bytes).unwrap();
         let to = root.path().join("to");
         let made = predict(&PredictOptions::new(&out, &plain, &to, Device::Cpu), &mut |_| {});
-        let header = |path: &Path| read_header(path, &Limits::default()).unwrap();
+        let header = |path: &Path| read_header(path, &ReadLimits::default()).unwrap();
         let (image, labels) = (header(&plain), header(&made.unwrap().done[0].file));
         assert_eq!(image.placement, labels.placement);
         assert_eq!((image.affine, image.space_code), (labels.affine, labels.space_code));

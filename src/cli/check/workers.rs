@@ -24,13 +24,13 @@ const FAULTS_OF_AN_OP: usize = 3;
 const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(3);
 
-pub struct Limits {
+pub struct Budget {
     pub jobs: usize,
     pub unit: Duration,
     pub until: Option<Instant>,
 }
 
-impl Limits {
+impl Budget {
     /// `limit`, or what is left until all of it ends; at least a second.
     fn left(&self, limit: Duration) -> Duration {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -131,17 +131,17 @@ pub fn in_process(units: &[Unit], device: &Device) -> Vec<Checked> {
     checked
 }
 
-/// The units, shared out to `limits.jobs` processes that are started with `arguments`. `so_far` sees what
+/// The units, shared out to `budget.jobs` processes that are started with `arguments`. `so_far` sees what
 /// there is about once a second, should there be no end.
 pub fn in_children(
     units: &[Unit],
     arguments: &[String],
-    limits: &Limits,
+    budget: &Budget,
     so_far: &(dyn Fn(&[Checked]) + Sync),
 ) -> Result<Vec<Checked>> {
     let program = std::env::current_exe().context("the path of this program")?;
     let start = |is_blocking| {
-        let limit = limits.left(START);
+        let limit = budget.left(START);
         Worker::start(&program, arguments, is_blocking, limit)
     };
     let progress = Mutex::new(WorkProgress::stderr("cases", units.len() as u64));
@@ -159,9 +159,9 @@ pub fn in_children(
                 index
             };
             let Some(unit) = units.get(index) else { break };
-            let checked = match excuse(unit, &faults, limits) {
+            let checked = match excuse(unit, &faults, budget) {
                 Some(why) => Checked::NotRun(why),
-                None => one(index, &mut worker, &start, limits),
+                None => one(index, &mut worker, &start, budget),
             };
             if matches!(checked, Checked::Fault(_) | Checked::Hang(_)) {
                 let mut faults = faults.lock().expect("as above");
@@ -180,15 +180,15 @@ pub fn in_children(
     std::thread::scope(|scope| {
         let start = || Builder::new().spawn_scoped(scope, work);
         // Those that did start end by themselves.
-        (0..limits.jobs).try_for_each(|_| start().map(drop).map_err(|e| Error::threads(&e)))
+        (0..budget.jobs).try_for_each(|_| start().map(drop).map_err(|e| Error::threads(&e)))
     })?;
     progress.into_inner().expect("as above").finish();
     Ok(results.into_inner().expect("as above").0)
 }
 
 /// Why a unit is not run, if it is not.
-fn excuse(unit: &Unit, faults: &Mutex<HashMap<&str, usize>>, limits: &Limits) -> Option<String> {
-    if limits.until.is_some_and(|until| Instant::now() >= until) {
+fn excuse(unit: &Unit, faults: &Mutex<HashMap<&str, usize>>, budget: &Budget) -> Option<String> {
+    if budget.until.is_some_and(|until| Instant::now() >= until) {
         return Some("the time was up".into());
     }
     let faults = faults.lock().expect("no thread panics while it holds this");
@@ -201,7 +201,7 @@ fn one(
     index: usize,
     worker: &mut Option<Worker>,
     start: &dyn Fn(bool) -> Result<Worker>,
-    limits: &Limits,
+    budget: &Budget,
 ) -> Checked {
     let ready = match worker.take() {
         Some(ready) => Ok(ready),
@@ -211,9 +211,9 @@ fn one(
         Ok(ready) => ready,
         Err(e) => return Checked::Failed(format!("{e:#}")),
     };
-    match ready.ask(index, limits.left(limits.unit)) {
+    match ready.ask(index, budget.left(budget.unit)) {
         Ok(checked @ Checked::Fault(_)) => {
-            let again = start(true).and_then(|mut w| w.ask(index, limits.left(limits.unit)));
+            let again = start(true).and_then(|mut w| w.ask(index, budget.left(budget.unit)));
             match again {
                 Ok(Checked::Fault(message)) => Checked::Fault(message),
                 Ok(_) => match checked {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use flate2::read::MultiGzDecoder;
 use glmae::Error;
 use glmae::data::nifti::{
-    Channels, Header, Limits, ReadOptions, Version, header_path, read_header, read_volume,
+    Channels, Header, ReadLimits, ReadOptions, Version, header_path, read_header, read_volume,
 };
 use glmae::data::{Orientation, Volume, geometry};
 
@@ -16,7 +16,7 @@ use crate::cli::term::{self, Table};
 
 /// Everything about a NIfTI file that is not free text.
 pub fn file(path: &Path, show_identifiers: bool, header_only: bool) -> Result<String> {
-    let header = read_header(path, &Limits::default())?;
+    let header = read_header(path, &ReadLimits::default())?;
     let mut table = Table::new(&["<", "<"]);
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     let version = match header.version {

@@ -1,7 +1,7 @@
 //! The header of NIfTI-1 (348 bytes) and NIfTI-2 (540 bytes): only the fields that decide voxels
 //! and geometry. Offsets: `nifti1.h` and `nifti2.h` of the NIfTI working group.
 
-use super::Limits;
+use super::ReadLimits;
 use super::dtype::Dtype;
 use crate::data::geometry::{Affine, corners_apart_mm, spacing_mm};
 
@@ -129,7 +129,7 @@ impl Header {
     /// Reads and checks a header. `bytes` may be longer than the header.
     ///
     /// Errors: the reason in words, without the file's name.
-    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8], limits: &ReadLimits) -> Result<Self, String> {
         let (version, big_endian) = identify(bytes)?;
         let fields = Fields { bytes, big_endian, version };
         let is_pair = pair_by_magic(bytes, version)?;
@@ -245,7 +245,7 @@ fn pair_by_magic(bytes: &[u8], version: Version) -> Result<bool, String> {
     }
 }
 
-fn shape(fields: &Fields, limits: &Limits) -> Result<Vec<usize>, String> {
+fn shape(fields: &Fields, limits: &ReadLimits) -> Result<Vec<usize>, String> {
     let dim = |i: usize| match fields.version {
         Version::Nifti1 => fields.int(40 + 2 * i, 0, false),
         Version::Nifti2 => fields.int(0, 16 + 8 * i, true),
@@ -273,7 +273,7 @@ fn shape(fields: &Fields, limits: &Limits) -> Result<Vec<usize>, String> {
 
 /// The first voxel's byte. A single file has its voxels after the header and its four extension
 /// flags; what lies between (extensions, padding) is skipped unread.
-fn vox_offset(fields: &Fields, is_pair: bool, limits: &Limits) -> Result<u64, String> {
+fn vox_offset(fields: &Fields, is_pair: bool, limits: &ReadLimits) -> Result<u64, String> {
     let offset = match fields.version {
         Version::Nifti1 => fields.float(108, 0, 0),
         Version::Nifti2 => fields.int(0, 168, true) as f64,

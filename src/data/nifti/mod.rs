@@ -3,7 +3,7 @@
 //! The rules are nibabel 5.4's wherever nibabel has one (scaling, choice of the affine, header
 //! repairs); where nibabel would read something that cannot be meant (an offset inside the header,
 //! a singular affine) the file is refused with the reason. Every size is checked against
-//! [`Limits`] before memory is asked for, and no byte of a file can make the reader panic.
+//! [`ReadLimits`] before memory is asked for, and no byte of a file can make the reader panic.
 
 mod affine;
 mod dtype;
@@ -26,7 +26,7 @@ pub use write::{Frame, Stored, write_channels, write_labels, write_volume};
 /// names the key to raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+pub struct ReadLimits {
     /// Most voxels of one file, all channels together (`limits.max_voxels`). 2^31.
     pub max_voxels: u64,
     /// Most bytes a byte of gzip may expand to, beyond `gz_free_bytes` (`limits.max_gz_ratio`).
@@ -38,7 +38,7 @@ pub struct Limits {
     pub max_extension_bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for ReadLimits {
     fn default() -> Self {
         Self {
             max_voxels: 1 << 31,
@@ -63,11 +63,11 @@ pub enum Channels {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReadOptions {
     pub channels: Channels,
-    pub limits: Limits,
+    pub limits: ReadLimits,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { channels: Channels::Single, limits: Limits::default() }
+        Self { channels: Channels::Single, limits: ReadLimits::default() }
     }
 }

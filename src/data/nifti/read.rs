@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::header::Header;
 use super::stream::{Stream, header_path, image_path};
-use super::{Channels, Limits, ReadOptions};
+use super::{Channels, ReadLimits, ReadOptions};
 use crate::data::volume::Volume;
 use crate::{Error, Result, limits};
 
@@ -15,11 +15,11 @@ const SLAB_SLICES: usize = 16;
 /// Reads and checks a header without touching the voxels.
 ///
 /// Errors: [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is refused.
-pub fn read_header(path: &Path, limits: &Limits) -> Result<Header> {
+pub fn read_header(path: &Path, limits: &ReadLimits) -> Result<Header> {
     open(path, limits).map(|(header, _)| header)
 }
 
-fn open(path: &Path, limits: &Limits) -> Result<(Header, Stream)> {
+fn open(path: &Path, limits: &ReadLimits) -> Result<(Header, Stream)> {
     let header_file = header_path(path)?;
     let mut stream = Stream::open(&header_file)?;
     let mut bytes = [0; 540];

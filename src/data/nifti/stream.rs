@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::Limits;
+use super::ReadLimits;
 use crate::data::text::{between, joined, readable};
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ impl Stream {
 
     /// Refuses the file when `bytes` unzipped bytes cannot be in it, or only as a gzip bomb. Called
     /// before memory for the voxels is asked for.
-    pub fn require(&self, bytes: u64, limits: &Limits) -> Result<()> {
+    pub fn require(&self, bytes: u64, limits: &ReadLimits) -> Result<()> {
         let size = self.file_bytes;
         if !self.is_gzip() {
             if bytes > size {

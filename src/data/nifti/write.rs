@@ -343,7 +343,7 @@ fn qform(affine: &Affine) -> Option<([f64; 3], f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Channels, Limits, ReadOptions, read_header, read_volume};
+    use super::super::{Channels, ReadLimits, ReadOptions, read_header, read_volume};
     use super::*;
     use crate::rng::{Purpose, Rng};
 
@@ -446,7 +446,7 @@ mod tests {
             let mut bytes = fs::read(&path).unwrap();
             bytes[254] = 0;
             fs::write(&path, bytes).unwrap();
-            let header = read_header(&path, &Limits::default()).unwrap();
+            let header = read_header(&path, &ReadLimits::default()).unwrap();
             let pairs = header.affine.iter().flatten().zip(volume.affine.iter().flatten());
             let worst = pairs.map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);
             // The format stores three components in f32 and takes the first from their length:

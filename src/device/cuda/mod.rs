@@ -31,14 +31,16 @@ use self::fault::driver;
 use self::staging::Staging;
 use super::arena::{Arena, Usage};
 use super::capturing::Capturing;
-use super::launch::{Arg, DevicePtr, FATBINS, Kernel, LaunchConfig, Limits, Shared, Slots, check};
+use super::launch::{
+    Arg, DeviceLimits, DevicePtr, FATBINS, Kernel, LaunchConfig, Shared, Slots, check,
+};
 use crate::error::{Error, Result};
 
 /// One GPU. Methods may be called from any thread.
 pub struct Cuda {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    limits: Limits,
+    limits: DeviceLimits,
     /// By file; loaded at the first launch from each.
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<&'static str, Function>>,
@@ -135,7 +137,7 @@ impl Cuda {
                 "{name} has compute capability {major}.x, the kernels need 8.0 or newer"
             )));
         }
-        let limits = Limits {
+        let limits = DeviceLimits {
             grid: [
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y)?,
@@ -177,7 +179,7 @@ impl Cuda {
         mode == Ok(sys::CUcomputemode_enum::CU_COMPUTEMODE_EXCLUSIVE_PROCESS as i32)
     }
 
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &DeviceLimits {
         &self.limits
     }
 

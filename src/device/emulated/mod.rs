@@ -43,7 +43,7 @@ use self::symbols::Symbols;
 use super::arena::Usage;
 use super::capturing::Capturing;
 use super::launch::{
-    Arg, DevicePtr, Kernel, LaunchConfig, Limits, SANITIZED, Shared, Slots, check,
+    Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, SANITIZED, Shared, Slots, check,
 };
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
@@ -70,12 +70,12 @@ pub enum Mode {
 pub struct Options {
     pub mode: Mode,
     pub schedule: Schedule,
-    pub limits: Limits,
+    pub limits: DeviceLimits,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mode: Mode::Checked, schedule: Schedule::Ascending, limits: Limits::SM_90 }
+        Self { mode: Mode::Checked, schedule: Schedule::Ascending, limits: DeviceLimits::SM_90 }
     }
 }
 
