@@ -110,7 +110,7 @@ pub fn step_gflop(config: &Config) -> f64 {
 /// Times steps of `config` on uniformly random voxels and random masks. The learning rate and the
 /// rest of the schedule are held at the end of the warm-up, as the reference does.
 ///
-/// Errors: a device without the ops; [`Error::NotFinite`] when a step's numbers are not finite.
+/// Errors: a device without the ops; [`crate::Error::NotFinite`] when a step's numbers are not finite.
 pub fn bench_step(config: &Config, options: &StepBenchOptions) -> Result<StepBench> {
     parallel::in_pool(cores::threads(options.threads), || timed(config, options))
 }
