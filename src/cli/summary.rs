@@ -118,7 +118,8 @@ mod tests {
         let of = |value: f64| names.iter().map(|name| (*name, value)).collect::<Values>();
         let text = losses(&of(4.0), &of(3.0));
         for name in names {
-            let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+            let line =
+                text.lines().skip(1).find(|line| line.split_whitespace().next() == Some(name));
             let line = line.unwrap_or_else(|| panic!("{name}: {text}"));
             assert!(!meaning(name).is_empty() && line.ends_with(meaning(name)), "{line}");
             assert!(line.contains("-25.0 %"), "{line}");
