@@ -51,8 +51,12 @@ fn is_contracted() -> bool {
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS", "GLMAE_KERNELS_SHARED"] {
-        println!("cargo:rerun-if-env-changed={name}");
+    println!("cargo:rerun-if-env-changed=GLMAE_KERNELS_SHARED");
+    // Without these features nothing reads them, and a change would compile everything once more.
+    if ["CUDA", "NVTX"].iter().any(|f| env::var_os(format!("CARGO_FEATURE_{f}")).is_some()) {
+        for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS"] {
+            println!("cargo:rerun-if-env-changed={name}");
+        }
     }
     let kernels = sources("kernels", "cu");
     let mut emulated = kernels.clone();

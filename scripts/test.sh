@@ -47,8 +47,8 @@ if [[ -n "$nvcc" ]]; then
 fi
 
 say "documents"
-# With the examples: cargo then takes the build of the lints; without, it compiles all kernels once more.
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --examples --quiet
+# With an example: cargo then takes the build of the lints; without, it compiles all kernels once more.
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --example cuda_stand_in --quiet
 python3 scripts/gpu-results.py --check
 
 if [[ -e /dev/nvidia0 && -n "$nvcc" ]]; then
@@ -64,19 +64,23 @@ say "tests"
 NVCC="$nvcc" cargo test --locked "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
 NVCC="$nvcc" cargo test --locked "${features[@]}" --doc 2>&1 | tee -a "$log"
 
+# What follows is about kernels, which have their own compilers: the crate around them is optimised less.
+quickly=(--config profile.dev.package.glmae.opt-level=1)
+
 if [[ -n "$nvcc" ]]; then
   say "a day on a GPU, rehearsed behind a stand-in for the driver"
   # The same features and architecture as for the lints: the kernels are compiled already.
-  GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo build --locked --features "$with_cuda" --bin glmae --example cuda_stand_in
+  GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo build "${quickly[@]}" --locked --features "$with_cuda" --bin glmae \
+    --example cuda_stand_in
   target=${CARGO_TARGET_DIR:-target}/debug
   python3 scripts/gpu-day/rehearse.py "$target/glmae" "$target/examples/libcuda_stand_in.so"
 fi
 
 say "kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 if [[ "$(g++ -print-file-name=libasan.a 2>/dev/null)" == /* ]]; then
-  # The same dependencies; only this crate is compiled once more, quickly, as the kernels are what counts.
+  # The same dependencies; only this crate is compiled once more.
   sanitized=$SECONDS
-  CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --locked --features sanitize --test main -- \
+  cargo test "${quickly[@]}" --locked --features sanitize --test main -- \
     emulator::sanitized emulator::primitives kernel_edges 2>&1 | tee -a "$log"
   echo "sanitized kernels: $((SECONDS - sanitized)) s with the build"
 else
