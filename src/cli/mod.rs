@@ -120,8 +120,12 @@ pub fn main() -> u8 {
             return if e.use_stderr() { exit::USAGE } else { exit::OK };
         }
     };
-    let done = start_log(cli.log.as_deref()).and_then(|()| Ok(parallel::start()?));
-    let done = done.and_then(|()| match cli.verb {
+    let ready = start_log(cli.log.as_deref()).and_then(|()| match cli.verb {
+        // These compute nothing, and `doctor` has to work where nothing else does.
+        Verb::Doctor(_) | Verb::Presets(_) | Verb::Ops(_) => Ok(()),
+        _ => Ok(parallel::start()?),
+    });
+    let done = ready.and_then(|()| match cli.verb {
         Verb::Demo(args) => demo::run(&args),
         Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Reconstruct(args) => reconstruct::run(&args),

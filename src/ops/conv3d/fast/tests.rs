@@ -124,7 +124,7 @@ fn bits_do_not_depend_on_threads() {
 /// Rates at the sizes of a UNETR of feature size 16 on 48^3, printed; the comparison is the matrix
 /// product of the same FLOP that the linear op does.
 #[test]
-#[ignore = "a measurement: cargo test --release --lib conv::tests::rates -- --ignored --nocapture"]
+#[ignore = "a measurement: cargo test --release --lib conv3d::fast::tests::rates -- --ignored --nocapture"]
 fn rates() {
     use crate::ops::cpu::gemm::{Epilogue, MatRef, gemm};
     let time = |mut f: Box<dyn FnMut() + '_>| {
