@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use glmae_simt::error::MemoryError;
+
 /// Result of every fallible function of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -50,6 +52,15 @@ pub mod exit {
     pub const DEVICE: u8 = 5;
     /// `EX_TEMPFAIL`: stopped by a signal with a checkpoint written; a scheduler may requeue the job.
     pub const STOPPED: u8 = 75;
+}
+
+impl From<MemoryError> for Error {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::OutOfMemory(message) => Self::OutOfMemory(message),
+            MemoryError::Fault(message) => Self::Device(message),
+        }
+    }
 }
 
 impl Error {

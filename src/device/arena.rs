@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// All blocks are multiples of this and aligned to it.
-const UNIT: usize = 512;
+pub const UNIT: usize = 512;
 /// Requests up to this share segments of [`SMALL_SEGMENT`], so that they do not splinter large ones.
 const SMALL: usize = 1 << 20;
 const SMALL_SEGMENT: usize = 2 << 20;
@@ -65,7 +65,7 @@ pub struct Arena {
 }
 
 /// What a request really takes.
-pub fn rounded(bytes: usize) -> usize {
+fn rounded(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of(UNIT)
 }
 

@@ -123,7 +123,7 @@ impl<'a> Predictor<'a> {
     /// Windows of a volume of `dims`: with the settings' overlap, and with the default one.
     pub fn cost(&self, dims: [usize; 3]) -> Result<(usize, usize)> {
         let roi = self.segmenter.net.config.roi;
-        let count = |overlap| Ok(WindowGrid::new(dims, roi, overlap)?.len());
+        let count = |overlap| WindowGrid::new(dims, roi, overlap).map(|grid| grid.len());
         Ok((count(self.settings.overlap)?, count(Infer::default().overlap)?))
     }
 

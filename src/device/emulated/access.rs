@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use glmae_simt::shadow::{Byte, Flag, Stamp, Trouble, View};
+
 use super::block::Block;
-use super::shadow::{Byte, Flag, Stamp, Trouble, View};
 use super::symbols::{SharedVariable, Symbols};
 use crate::device::launch::{KERNELS, Kernel};
 

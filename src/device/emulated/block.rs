@@ -6,11 +6,11 @@ use std::ffi::c_void;
 
 use corosensei::stack::{DefaultStack, Stack as _};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use glmae_simt::clocks::Clocks;
+use glmae_simt::memory::POISON;
+use glmae_simt::shadow::{Byte, shadow};
 
-use super::clocks::Clocks;
-use super::memory::POISON;
 use super::sanitizer::{self, Stack as StackRange};
-use super::shadow::{Byte, shadow};
 use super::{Launch, Schedule, ffi};
 use crate::device::abi::EmuThread;
 use crate::device::launch::SANITIZED;

@@ -19,28 +19,26 @@
 
 mod access;
 mod block;
-mod clocks;
 mod ffi;
 mod graph;
-mod memory;
 mod sanitizer;
-mod shadow;
 mod symbols;
 mod sync;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
+use glmae_simt::memory::{Map, Memory};
+use glmae_simt::{memory, shadow};
 use rayon::prelude::*;
 
 use self::access::SharedMap;
 pub use self::graph::Graph;
 use self::graph::Recording;
-use self::memory::{Map, Memory};
 use self::symbols::Symbols;
-use super::arena::Usage;
+use super::arena::{self, Usage};
 use super::capturing::Capturing;
 use super::launch::{
     Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, SANITIZED, Shared, Slots, check,
@@ -163,7 +161,12 @@ impl Emulated {
         static INSTALL: Once = Once::new();
         // SAFETY: the table is a static of the layout that the layout test checks.
         INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
-        let memory = Memory::new(options.mode == Mode::Checked);
+        let memory = Memory::new(memory::Options {
+            device: "emulated device",
+            checked: options.mode == Mode::Checked,
+            unit: arena::UNIT,
+            poison: sanitizer::poison,
+        });
         Self {
             options,
             memory: Mutex::new(memory),
@@ -188,7 +191,7 @@ impl Emulated {
     /// Errors: `OutOfMemory`.
     pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
         self.capturing.takes_in("allocation")?;
-        lock(&self.memory).alloc(bytes, name)
+        Ok(DevicePtr(lock(&self.memory).alloc(bytes, name)?))
     }
 
     /// Frees an allocation.
@@ -196,19 +199,22 @@ impl Emulated {
     /// Errors: `Device` when `ptr` is not the start of a live allocation, or when something was
     /// written just outside it.
     pub fn free(&self, ptr: DevicePtr) -> Result<()> {
-        if self.note_free(ptr) { Ok(()) } else { lock(&self.memory).free(ptr) }
+        if !self.note_free(ptr) {
+            lock(&self.memory).free(ptr.0)?;
+        }
+        Ok(())
     }
 
     /// Errors (of this and the next three): `Device` when a range is not within one allocation.
     pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         self.capturing.refuse("upload")?;
-        lock(&self.memory).upload(to, from)
+        Ok(lock(&self.memory).upload(to.0, from)?)
     }
 
     /// Also an error, when checked: bytes that were never written.
     pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
         self.capturing.refuse("download")?;
-        lock(&self.memory).download(from, to)
+        Ok(lock(&self.memory).download(from.0, to)?)
     }
 
     /// Copies within the device; never-written bytes stay so.
@@ -216,19 +222,20 @@ impl Emulated {
         if self.note_copy(to, from, bytes)? {
             return Ok(());
         }
-        lock(&self.memory).copy(to, from, bytes)
+        Ok(lock(&self.memory).copy(to.0, from.0, bytes)?)
     }
 
     pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
         if self.note_fill(to, byte, bytes)? {
             return Ok(());
         }
-        lock(&self.memory).fill(to, byte, bytes)
+        Ok(lock(&self.memory).fill(to.0, byte, bytes)?)
     }
 
     /// Bytes held now and at most so far; compare [`crate::device::Dry::usage`].
     pub fn usage(&self) -> Usage {
-        lock(&self.memory).usage()
+        let memory::Usage { live, peak } = lock(&self.memory).usage();
+        Usage { live, peak, reserved: live }
     }
 
     /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, static ones
@@ -297,13 +304,18 @@ impl Emulated {
             symbols,
             shared,
             allowed: shared.allowed(kernel),
-            first_block: number_blocks(blocks)?,
+            first_block: shadow::number_blocks(blocks).ok_or_else(|| {
+                Error::Unsupported("more than 2^32 emulated blocks in one process".into())
+            })?,
             same_line: Mutex::default(),
             met: Mutex::default(),
         };
         run(&launch, blocks)?;
         lock(&self.launched).insert(kernel.name);
-        if checked { Ok(()) } else { lock(&self.memory).check_guards() }
+        if !checked {
+            lock(&self.memory).check_guards()?;
+        }
+        Ok(())
     }
 }
 
@@ -322,16 +334,6 @@ fn check_pointers(kernel: &Kernel, args: &[Arg], map: &Map) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Reserves numbers for the blocks of a launch; stamps of older launches are all smaller.
-fn number_blocks(blocks: u32) -> Result<u32> {
-    static NEXT: AtomicU64 = AtomicU64::new(shadow::HOST_BLOCK as u64 + 1);
-    let first = NEXT.fetch_add(u64::from(blocks), Relaxed);
-    match u32::try_from(first + u64::from(blocks)) {
-        Ok(_) => Ok(first as u32),
-        Err(_) => Err(Error::Unsupported("more than 2^32 emulated blocks in one process".into())),
-    }
 }
 
 /// Runs all blocks; of the faults seen, reports that of the first block.

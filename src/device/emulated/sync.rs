@@ -2,9 +2,10 @@
 
 use std::ffi::c_void;
 
+use glmae_simt::shadow::Flag;
+
 use super::access::{Access, check};
 use super::block::{BARRIERS, Block, Collective, Copy, Fault, State, Status};
-use super::shadow::Flag;
 use crate::device::abi::{self, Complete, EmuCallbacks};
 
 pub static CALLBACKS: EmuCallbacks = EmuCallbacks {

@@ -162,7 +162,8 @@ fn alone(device: &Device) -> Result<String> {
             [made.is_err(), b.duplicate().is_err()]
         };
         let others = std::thread::scope(|scope| {
-            Ok(Builder::new().spawn_scoped(scope, others).map_err(|e| Error::threads(&e))?.join())
+            let thread = Builder::new().spawn_scoped(scope, others);
+            thread.map(|thread| thread.join()).map_err(|e| Error::threads(&e))
         });
         accumulate(&mut a.as_mut(), &b)?;
         Ok(others)

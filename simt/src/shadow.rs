@@ -1,4 +1,4 @@
-//! What the checked emulator remembers about every byte of device and shared memory: who wrote it
+//! What a checked device remembers about every byte of device and shared memory: who wrote it
 //! last, and who read it last. From that follow reads of never-written bytes and data races, within a
 //! block and between blocks.
 //!
@@ -20,6 +20,16 @@ const FLAG_AT: u64 = THREAD_AT + 10;
 
 /// The "block" that stands for the host.
 pub const HOST_BLOCK: u32 = 1;
+
+/// Reserves numbers for the blocks of a launch, and returns the first: stamps of older launches are all
+/// smaller. `None` when the process has no such numbers left.
+pub fn number_blocks(blocks: u32) -> Option<u32> {
+    static NEXT: AtomicU64 = AtomicU64::new(HOST_BLOCK as u64 + 1);
+    let first = NEXT.fetch_add(u64::from(blocks), Relaxed);
+    u32::try_from(first + u64::from(blocks)).ok()?;
+    u32::try_from(first).ok()
+}
+
 /// Written by the host (an upload, a fill).
 pub const HOST: Stamp = Stamp((HOST_BLOCK as u64) << 32);
 

@@ -1,8 +1,9 @@
 //! Who has seen what of whom within a block: vector clocks over warps, advanced by barriers, and over
 //! the lanes of a warp, advanced by `__syncwarp` between barriers.
 
-use super::shadow::{Flag, Stamp};
+use crate::shadow::{Flag, Stamp};
 
+/// The clocks of the threads of one block.
 pub struct Clocks {
     block: u32,
     warps: usize,
@@ -19,6 +20,7 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// Of the block with this number (`shadow::number_blocks`), before its first access.
     pub fn new(block: u32, threads: u32) -> Self {
         let (n, warps) = (threads as usize, threads.div_ceil(32) as usize);
         let mut clocks = Self {
@@ -34,20 +36,24 @@ impl Clocks {
         clocks
     }
 
+    /// The stamp of the next access of a thread.
     pub fn stamp(&self, thread: u32) -> Stamp {
         self.stamps[thread as usize]
     }
 
+    /// The stamp of its next access of another kind.
     pub fn stamp_as(&self, thread: u32, flag: Flag) -> Stamp {
         let t = thread as usize;
         Stamp::new(self.block, flag, thread, self.warp[t / 32], self.lane[t])
     }
 
+    /// For [`crate::shadow::View`].
     pub fn seen_warps(&self, thread: u32) -> &[u32] {
         let start = thread as usize / 32 * self.warps;
         &self.seen_warps[start..start + self.warps]
     }
 
+    /// For [`crate::shadow::View`].
     pub fn seen_lanes(&self, thread: u32) -> &[u32; 32] {
         &self.seen_lanes[thread as usize]
     }
@@ -102,11 +108,30 @@ impl Clocks {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::shadow::{Byte, Trouble, View};
     use super::Clocks;
-    use crate::rng::{Purpose, Rng};
+    use crate::shadow::{Byte, Trouble, View};
 
     const THREADS: u32 = 96;
+
+    /// A small generator of numbers (SplitMix64).
+    struct Rng(u64);
+
+    impl Rng {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ z >> 31
+        }
+
+        fn next_u32(&mut self) -> u32 {
+            (self.next() >> 32) as u32
+        }
+
+        fn below(&mut self, n: u32) -> u32 {
+            ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
+        }
+    }
 
     /// Happens-before by the book: the accesses that each thread has seen, as a set.
     struct Model {
@@ -129,7 +154,7 @@ mod tests {
     fn clocks_agree_with_happens_before() {
         let (mut races, mut orders) = (0, 0);
         for seed in 0..300 {
-            let mut rng = Rng::new(seed, Purpose::Test, 0, 0, 0);
+            let mut rng = Rng(seed);
             let mut clocks = Clocks::new(2, THREADS);
             let mut model = Model { seen: vec![HashSet::new(); THREADS as usize] };
             let byte = Byte::default();
@@ -142,13 +167,13 @@ mod tests {
                         model.sync(&warps.iter().flat_map(of).collect::<Vec<_>>());
                         clocks.barrier(warps.iter().copied());
                     } else {
-                        let (warp, mask) = (rng.below(3) as u32, rng.next_u32() | rng.next_u32());
+                        let (warp, mask) = (rng.below(3), rng.next_u32() | rng.next_u32());
                         let lanes = (0..32).filter(|l| mask >> l & 1 == 1);
                         model.sync(&lanes.map(|l| warp * 32 + l).collect::<Vec<_>>());
                         clocks.sync_warp(warp as usize, mask);
                     }
                 }
-                let thread = rng.below(THREADS.into()) as u32;
+                let thread = rng.below(THREADS);
                 let view = View {
                     stamp: clocks.stamp(thread),
                     first_block: 2,
