@@ -64,22 +64,34 @@ impl Clocks {
 
     /// A barrier of these whole warps: each has now seen all that any of them had seen or done.
     pub fn barrier(&mut self, members: impl Iterator<Item = usize> + Clone) {
+        let mut seen = Vec::new();
+        members.clone().for_each(|w| self.release(w, &mut seen));
+        members.for_each(|w| self.acquire(w, &seen));
+    }
+
+    /// A whole warp arrives somewhere: adds to `seen` what it has seen and done. What it does from now on is not
+    /// part of it.
+    pub fn release(&mut self, warp: usize, seen: &mut Vec<u32>) {
         let n = self.warps;
-        let mut joined = vec![0; n];
-        for w in members.clone() {
-            for (j, &seen) in joined.iter_mut().zip(&self.seen_warps[w * n..(w + 1) * n]) {
-                *j = (*j).max(seen);
-            }
-            joined[w] = joined[w].max(self.warp[w] + 1);
+        seen.resize(n, 0);
+        for (s, &mine) in seen.iter_mut().zip(&self.seen_warps[warp * n..(warp + 1) * n]) {
+            *s = (*s).max(mine);
         }
-        for w in members {
-            self.warp[w] += 1;
-            self.seen_warps[w * n..(w + 1) * n].copy_from_slice(&joined);
-            for t in w * 32..((w + 1) * 32).min(self.lane.len()) {
-                if self.lane[t] != 0 {
-                    self.lane[t] = 0;
-                    self.seen_lanes[t] = [0; 32];
-                }
+        self.warp[warp] += 1;
+        seen[warp] = seen[warp].max(self.warp[warp]);
+        (warp * 32..((warp + 1) * 32).min(self.lane.len())).for_each(|t| self.restamp(t));
+    }
+
+    /// A whole warp goes on behind the arrivals that made up `seen`, its own among them.
+    pub fn acquire(&mut self, warp: usize, seen: &[u32]) {
+        let n = self.warps;
+        for (mine, &s) in self.seen_warps[warp * n..(warp + 1) * n].iter_mut().zip(seen) {
+            *mine = (*mine).max(s);
+        }
+        for t in warp * 32..((warp + 1) * 32).min(self.lane.len()) {
+            if self.lane[t] != 0 {
+                self.lane[t] = 0;
+                self.seen_lanes[t] = [0; 32];
                 self.restamp(t);
             }
         }

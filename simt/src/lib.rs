@@ -2,7 +2,11 @@
 //! warp on the host. Every access is checked, and what the hardware would be asked to do is counted.
 
 pub mod clocks;
+pub mod count;
 pub mod error;
+pub mod machine;
 pub mod memory;
+pub mod program;
 pub mod ptx;
+mod random;
 pub mod shadow;

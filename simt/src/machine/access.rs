@@ -1,0 +1,244 @@
+//! Where a load or store goes, and whether it may.
+
+use super::Trouble;
+use super::block::Block;
+use super::warp::Warp;
+use crate::program::lanes::{Lanes64};
+use crate::program::layout::SHARED_START;
+use crate::program::op::{Address, Base};
+use crate::ptx::ast::Space;
+use crate::shadow::{Byte, Flag, Stamp, Trouble as Found, View};
+
+/// Generic addresses of shared memory, local memory and parameters lie in windows above all of the host's.
+pub const WINDOW: u64 = 1 << 56;
+pub const SHARED_WINDOW: u64 = WINDOW;
+pub const LOCAL_WINDOW: u64 = 2 * WINDOW;
+pub const PARAM_WINDOW: u64 = 3 * WINDOW;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// Its flag says whether it is atomic, or will only arrive later.
+    Write(Flag),
+}
+
+/// The window of a space; 0 for global memory, whose addresses are generic ones.
+pub fn window(space: Space) -> u64 {
+    match space {
+        Space::Shared => SHARED_WINDOW,
+        Space::Local => LOCAL_WINDOW,
+        Space::Param => PARAM_WINDOW,
+        Space::Global | Space::Generic | Space::Const => 0,
+    }
+}
+
+/// The space that a generic address lies in, and the address there.
+pub fn resolve(space: Space, at: u64) -> (Space, u64) {
+    match space {
+        Space::Generic => match at / WINDOW {
+            1 => (Space::Shared, at - SHARED_WINDOW),
+            2 => (Space::Local, at - LOCAL_WINDOW),
+            3 => (Space::Param, at - PARAM_WINDOW),
+            _ => (Space::Global, at),
+        },
+        named => (named, at),
+    }
+}
+
+/// The addresses of all lanes.
+pub fn addresses(warp: &Warp, address: Address) -> Lanes64 {
+    let offset = address.offset as u64;
+    match address.base {
+        Base::None => [offset; 32],
+        Base::Word(slot) => {
+            // 32-bit addresses wrap around within their window.
+            warp.word_slot(slot).map(|a| u64::from(a.wrapping_add(offset as u32)))
+        }
+        Base::Long(slot) => warp.long_slot(slot).map(|a| a.wrapping_add(offset)),
+    }
+}
+
+impl Block<'_, '_> {
+    /// Checks and records an access of one lane to `bytes` from `at` on; where they are on the host.
+    #[inline]
+    pub fn reach(
+        &mut self,
+        warp: &mut Warp,
+        lane: usize,
+        (space, at): (Space, u64),
+        bytes: usize,
+        access: Access,
+        pc: u32,
+    ) -> Result<*mut u8, Trouble> {
+        let trouble = |message: String| Trouble::new(1 << lane, message);
+        let verb = || if access == Access::Read { "read" } else { "write" };
+        match space {
+            Space::Global => {
+                if access == Access::Write(Flag::Atomic) {
+                    self.grid.meet(at, self.number, &mut self.seen_blocks);
+                }
+                let live = &self.grid.launch.memory.live;
+                let found = match live.get(self.last_allocation) {
+                    Some(a) if within(at, bytes, a.start, a.len).is_some() => {
+                        Some(self.last_allocation)
+                    }
+                    _ => live.partition_point(|a| a.start <= at).checked_sub(1),
+                };
+                if let Some(i) = found
+                    && let Some(offset) = within(at, bytes, live[i].start, live[i].len)
+                {
+                    self.last_allocation = i;
+                    if self.grid.launch.is_checked {
+                        let view = self.view(warp, lane, access, pc);
+                        let shadow = &live[i].shadow[offset..offset + bytes];
+                        if let Some((byte, found)) = record(&view, shadow, access, false) {
+                            let what = (verb(), bytes, offset + byte);
+                            return Err(trouble(self.tell(found, what, &live[i].name)));
+                        }
+                    }
+                    return Ok(at as *mut u8);
+                }
+                let there = self.grid.launch.memory.describe(at, bytes);
+                Err(trouble(format!("{} of {bytes} bytes reaches {there}", verb())))
+            }
+            Space::Shared => {
+                let (offset, name) =
+                    self.shared_place(at, bytes).map_err(|m| trouble(format!("{} {m}", verb())))?;
+                if self.grid.launch.is_checked {
+                    let view = View { first_block: u32::MAX, ..self.view(warp, lane, access, pc) };
+                    let shadow = &self.shared_shadow[offset..offset + bytes];
+                    if let Some((byte, found)) = record(&view, shadow, access, true) {
+                        let start = self.shared_start(name);
+                        let what = (verb(), bytes, offset + byte - start);
+                        let name = self.shared_name(name);
+                        return Err(trouble(self.tell(found, what, &name)));
+                    }
+                }
+                // Within the vector: `shared_place` has checked the range.
+                Ok(self.shared.as_mut_ptr().cast::<u8>().wrapping_add(offset))
+            }
+            Space::Local => {
+                let size = self.grid.launch.program.layout.local_bytes as usize;
+                match within(at, bytes, 0, size) {
+                    Some(offset) => Ok(warp.local[lane * size + offset..].as_mut_ptr()),
+                    None => Err(trouble(format!(
+                        "{} of {bytes} bytes at byte {at} of {size} bytes of local memory",
+                        verb()
+                    ))),
+                }
+            }
+            Space::Param if access == Access::Read => {
+                let params = self.grid.launch.params;
+                match within(at, bytes, 0, params.len()) {
+                    Some(offset) => Ok(params[offset..].as_ptr().cast_mut()),
+                    None => Err(trouble(format!(
+                        "read of {bytes} bytes at byte {at} of {} bytes of parameters",
+                        params.len()
+                    ))),
+                }
+            }
+            _ => Err(trouble(format!("{} in a space that cannot be reached so", verb()))),
+        }
+    }
+
+    /// Offset within the block's shared memory, and which variable it is; `None` for dynamic memory.
+    fn shared_place(&self, at: u64, bytes: usize) -> Result<(usize, Option<usize>), String> {
+        let layout = &self.grid.launch.program.layout;
+        let size = self.grid.launch.shared_bytes as usize;
+        if within(at, bytes, layout.dynamic_start, size).is_some() {
+            return Ok((at as usize, None));
+        }
+        let index = layout.shared.partition_point(|v| v.start <= at).checked_sub(1);
+        if let Some(i) = index
+            && let Some(variable) = layout.shared.get(i)
+        {
+            if within(at, bytes, variable.start, variable.bytes as usize).is_some() {
+                return Ok((at as usize, Some(i)));
+            }
+            if at < layout.dynamic_start || size == 0 {
+                let past = (at + bytes as u64).saturating_sub(variable.start + variable.bytes);
+                return Err(format!(
+                    "of {bytes} bytes, {past} bytes past the end of __shared__ {} ({} bytes)",
+                    variable.name, variable.bytes
+                ));
+            }
+        }
+        if at < SHARED_START {
+            return Err(format!("of {bytes} bytes at shared address {at}, below every variable"));
+        }
+        Err(format!(
+            "of {bytes} bytes at byte {} of dynamic shared memory ({size} bytes)",
+            at as i64 - layout.dynamic_start as i64
+        ))
+    }
+
+    fn shared_start(&self, name: Option<usize>) -> usize {
+        let layout = &self.grid.launch.program.layout;
+        name.map_or(layout.dynamic_start, |i| layout.shared[i].start) as usize
+    }
+
+    fn shared_name(&self, name: Option<usize>) -> String {
+        let layout = &self.grid.launch.program.layout;
+        match name {
+            Some(i) => format!("__shared__ {}", layout.shared[i].name),
+            None => "dynamic shared memory".into(),
+        }
+    }
+
+    fn view(&self, warp: &Warp, lane: usize, access: Access, pc: u32) -> View<'_> {
+        let thread = warp.index * 32 + lane as u32;
+        let stamp = match access {
+            Access::Read | Access::Write(Flag::Plain) => self.clocks.stamp(thread),
+            Access::Write(flag) => self.clocks.stamp_as(thread, flag),
+        };
+        View {
+            stamp,
+            first_block: self.grid.first_block,
+            seen_warps: self.clocks.seen_warps(thread),
+            seen_lanes: self.clocks.seen_lanes(thread),
+            seen_blocks: &self.seen_blocks,
+            site: pc,
+        }
+    }
+
+    #[cold]
+    fn tell(&self, found: Found, (verb, bytes, offset): (&str, usize, usize), name: &str) -> String {
+        let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
+        match found {
+            Found::Unwritten => format!("{place}, which was never written"),
+            Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
+            Found::Race(other) => {
+                let did = if other.was_write { "written" } else { "read" };
+                let line = self.grid.launch.program.place(other.site);
+                let who = self.who(other.stamp);
+                format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
+            }
+        }
+    }
+
+    fn who(&self, other: Stamp) -> String {
+        let [x, y, z] = self.grid.thread(other.thread());
+        if other.block() == self.number {
+            return format!("thread ({x}, {y}, {z})");
+        }
+        let [bx, by, bz] = self.grid.index(other.block() - self.grid.first_block);
+        format!("thread ({x}, {y}, {z}) of block ({bx}, {by}, {bz})")
+    }
+}
+
+/// Offset of `[at, at + bytes)` within `[start, start + len)`, if it lies there as a whole.
+fn within(at: u64, bytes: usize, start: u64, len: usize) -> Option<usize> {
+    let offset = at.wrapping_sub(start);
+    let end = offset.checked_add(bytes as u64)?;
+    (end <= len as u64).then_some(offset as usize)
+}
+
+/// Notes the access in the shadow; the first byte with trouble, and which.
+#[inline]
+fn record(view: &View, shadow: &[Byte], access: Access, shared: bool) -> Option<(usize, Found)> {
+    let note = |b: &Byte| match access {
+        Access::Read => b.read(view, shared),
+        Access::Write(_) => b.write(view, shared),
+    };
+    shadow.iter().enumerate().find_map(|(i, b)| Some((i, note(b)?)))
+}

@@ -1,0 +1,170 @@
+//! A warp: its registers, where its lanes are, and what it waits for.
+
+use super::copies::Copies;
+use super::paths::Paths;
+use crate::program::lanes::{Lanes32, Lanes64};
+use crate::program::op::{Dst, Src, Src64, SrcPred, Value};
+use crate::program::Program;
+
+pub struct Warp {
+    /// Within its block.
+    pub index: u32,
+    /// The lanes that are threads: all but in the last warp of an odd block.
+    pub lanes: u32,
+    /// Those that have ended.
+    pub exited: u32,
+    pub paths: Paths,
+    pub copies: Copies,
+    words: Vec<Lanes32>,
+    longs: Vec<Lanes64>,
+    preds: Vec<u32>,
+    /// Local memory, lane after lane.
+    pub local: Vec<u8>,
+}
+
+impl Warp {
+    pub fn new(program: &Program) -> Self {
+        let counts = program.counts;
+        Self {
+            index: 0,
+            lanes: 0,
+            exited: 0,
+            paths: Paths::default(),
+            copies: Copies::default(),
+            words: vec![[0; 32]; counts.words as usize],
+            longs: vec![[0; 32]; counts.longs as usize],
+            preds: vec![0; counts.preds as usize],
+            local: vec![0xff; 32 * program.layout.local_bytes as usize],
+        }
+    }
+
+    /// Ready for another block. Registers keep what they held: nvcc's code reads none before writing it, and
+    /// zeroing them would cost as much as a small block; see [`Warp::forget`] for checked runs.
+    pub fn begin(&mut self, index: u32, threads: u32) {
+        let there = (threads - index * 32).min(32);
+        self.index = index;
+        self.lanes = if there == 32 { u32::MAX } else { (1 << there) - 1 };
+        self.exited = 0;
+        self.paths.begin(self.lanes);
+        self.copies.clear();
+    }
+
+    /// Fills registers with a pattern that reads as NaN, and local memory likewise.
+    pub fn forget(&mut self) {
+        self.words.fill([0xffff_ffff; 32]);
+        self.longs.fill([u64::MAX; 32]);
+        self.preds.fill(0);
+        self.local.fill(0xff);
+    }
+
+    #[inline(always)]
+    pub fn word<'a>(&'a self, source: Src, room: &'a mut Lanes32) -> &'a Lanes32 {
+        match source {
+            Src::Slot(slot) => &self.words[slot as usize],
+            Src::Value(value) => {
+                *room = [value; 32];
+                room
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn long<'a>(&'a self, source: Src64, room: &'a mut Lanes64) -> &'a Lanes64 {
+        match source {
+            Src64::Slot(slot) => &self.longs[slot as usize],
+            Src64::Value(value) => {
+                *room = [value; 32];
+                room
+            }
+        }
+    }
+
+    /// Of one lane.
+    pub fn word_of(&self, source: Src, lane: usize) -> u32 {
+        match source {
+            Src::Slot(slot) => self.words[slot as usize][lane],
+            Src::Value(value) => value,
+        }
+    }
+
+    /// Of one lane, in as many bits as there are.
+    pub fn value_of(&self, value: Value, lane: usize) -> u64 {
+        match value {
+            Value::Word(source) => u64::from(self.word_of(source, lane)),
+            Value::Long(Src64::Slot(slot)) => self.longs[slot as usize][lane],
+            Value::Long(Src64::Value(value)) => value,
+        }
+    }
+
+    pub fn word_slot(&self, slot: u32) -> &Lanes32 {
+        &self.words[slot as usize]
+    }
+
+    pub fn long_slot(&self, slot: u32) -> &Lanes64 {
+        &self.longs[slot as usize]
+    }
+
+    /// A predicate as bits, one a lane.
+    #[inline(always)]
+    pub fn pred(&self, source: SrcPred) -> u32 {
+        match source {
+            SrcPred::Slot { slot, negated } => {
+                self.preds[slot as usize] ^ if negated { u32::MAX } else { 0 }
+            }
+            SrcPred::Value(value) => {
+                if value {
+                    u32::MAX
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn guard(&self, slot: u32, negated: bool) -> u32 {
+        self.pred(SrcPred::Slot { slot, negated })
+    }
+
+    #[inline(always)]
+    pub fn put(&mut self, slot: u32, value: &Lanes32, lanes: u32) {
+        let register = &mut self.words[slot as usize];
+        if lanes == u32::MAX {
+            *register = *value;
+        } else {
+            for lane in 0..32 {
+                let is_on = 0u32.wrapping_sub(lanes >> lane & 1);
+                register[lane] = value[lane] & is_on | register[lane] & !is_on;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn put_long(&mut self, slot: u32, value: &Lanes64, lanes: u32) {
+        let register = &mut self.longs[slot as usize];
+        if lanes == u32::MAX {
+            *register = *value;
+        } else {
+            for lane in 0..32 {
+                let is_on = 0u64.wrapping_sub(u64::from(lanes >> lane & 1));
+                register[lane] = value[lane] & is_on | register[lane] & !is_on;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub fn put_pred(&mut self, slot: u32, value: u32, lanes: u32) {
+        let register = &mut self.preds[slot as usize];
+        *register = value & lanes | *register & !lanes;
+    }
+
+    /// To a register of any width: its low bits.
+    pub fn put_any(&mut self, d: Dst, value: &Lanes64, lanes: u32) {
+        match d {
+            Dst::Half(slot) => self.put(slot, &value.map(|v| v as u32 & 0xffff), lanes),
+            Dst::Word(slot) => self.put(slot, &value.map(|v| v as u32), lanes),
+            Dst::Long(slot) => self.put_long(slot, value, lanes),
+            Dst::Sink => {}
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A kernel that is ready to be executed.
+
+mod decode;
+pub mod flow;
+pub mod lanes;
+pub mod layout;
+pub mod op;
+
+use std::collections::HashMap;
+
+pub use decode::DecodeError;
+
+use self::layout::{Layout, Param, SlotCounts};
+use self::op::Inst;
+use crate::ptx::ast::{Module, Place};
+
+/// Freedoms of the hardware that a kernel must not depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Numerics {
+    /// Approximate functions are off by what the manual allows, instead of rounded to nearest.
+    pub is_perturbed: bool,
+    /// Matrix products add up in another order.
+    pub is_reordered: bool,
+}
+
+/// A decoded kernel.
+pub struct Program {
+    pub name: String,
+    /// `.target`, such as `sm_90a`.
+    pub target: String,
+    pub instructions: Vec<Inst>,
+    /// Where lanes meet again that disagree about a branch.
+    pub(crate) meets: Vec<u32>,
+    pub(crate) tables: Vec<Vec<u32>>,
+    pub(crate) layout: Layout,
+    pub(crate) counts: SlotCounts,
+    /// Threads of a block at most, by axis.
+    pub max_threads: Option<[u32; 3]>,
+    pub(crate) required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`.
+    pub cluster: Option<[u32; 3]>,
+    places: Vec<Place>,
+    files: Vec<(u32, String)>,
+    /// Instructions as written, by line.
+    names: HashMap<u32, String>,
+}
+
+impl Program {
+    /// Decodes a kernel.
+    ///
+    /// Errors: [`DecodeError`] for a name that is not there and for whatever is not implemented, by line.
+    pub fn new(module: &Module, kernel: &str, numerics: Numerics) -> Result<Self, DecodeError> {
+        decode::decode(module, kernel, numerics)
+    }
+
+    /// Bytes of the buffer of parameters.
+    pub fn param_bytes(&self) -> u32 {
+        self.layout.param_bytes
+    }
+
+    /// The parameters with their places in the buffer.
+    pub fn params(&self) -> &[Param] {
+        &self.layout.params
+    }
+
+    /// Bytes of static shared memory, as the hardware counts them.
+    pub fn static_shared(&self) -> u32 {
+        self.layout.static_shared
+    }
+
+    /// An instruction with its modifiers.
+    pub fn name_of(&self, pc: u32) -> String {
+        let line = self.instructions.get(pc as usize).map_or(0, |i| i.line);
+        self.names.get(&line).cloned().unwrap_or_default()
+    }
+
+    /// Where an instruction comes from: `kernels/gemm.cuh:31, inlined at kernels/linear.cu:12`.
+    pub fn place(&self, pc: u32) -> String {
+        let mut at = self.instructions.get(pc as usize).and_then(|i| i.at);
+        let mut text = String::new();
+        while let Some(place) = at.and_then(|i| self.places.get(i as usize)) {
+            if !text.is_empty() {
+                text.push_str(", inlined at ");
+            }
+            let file = self.files.iter().find(|f| f.0 == place.file);
+            text.push_str(file.map_or("?", |f| f.1.as_str()));
+            text.push_str(&format!(":{}", place.line));
+            // A place is only ever inlined at an earlier one.
+            at = place.inlined_at.filter(|&outer| Some(outer) < at);
+        }
+        text
+    }
+
+    /// The innermost file and line of an instruction.
+    pub fn line_of(&self, pc: u32) -> Option<(&str, u32)> {
+        let place = self.places.get(self.instructions.get(pc as usize)?.at? as usize)?;
+        let file = self.files.iter().find(|f| f.0 == place.file)?;
+        Some((file.1.as_str(), place.line))
+    }
+}
