@@ -4,6 +4,7 @@ use super::access::{Access, addresses, resolve, window};
 use super::block::Block;
 use super::warp::Warp;
 use super::{Trouble, traffic};
+use crate::arith::integer::{PermuteMode, byte_permute, logic3};
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
 use crate::program::op::{BoolOp, Cvta, Op, Special, SrcPred};
@@ -244,6 +245,19 @@ impl Block<'_, '_> {
                 let value = *warp.long(a, &mut p);
                 warp.put_any(low, &value.map(|v| v & 0xffff_ffff), on);
                 warp.put_any(high, &value.map(|v| v >> 32), on);
+            }
+            Op::Lop3 { table, d, a, b, c } => {
+                let mut z = [0u32; 32];
+                let (a, b, c) = (warp.word(a, &mut x), warp.word(b, &mut y), warp.word(c, &mut z));
+                let out = std::array::from_fn(|i| logic3(a[i], b[i], c[i], table));
+                warp.put(d, &out, on);
+            }
+            Op::Prmt { d, a, b, c } => {
+                let mut z = [0u32; 32];
+                let (a, b, c) = (warp.word(a, &mut x), warp.word(b, &mut y), warp.word(c, &mut z));
+                let mode = PermuteMode::Generic;
+                let out = std::array::from_fn(|i| byte_permute(a[i], b[i], c[i], mode));
+                warp.put(d, &out, on);
             }
             Op::Setp64 { f, d, inverse, a, b, with } => {
                 // SAFETY: as in `step`.

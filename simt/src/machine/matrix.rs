@@ -5,8 +5,11 @@ use super::block::Block;
 use super::exec::each;
 use super::warp::Warp;
 use super::{Trouble, traffic};
+use crate::arith::convert::Half;
+use crate::arith::mma::{self, SumOrder};
 use crate::count::Counts;
-use crate::program::op::{Address, Op};
+use crate::program::lanes::{Lanes32, is_wide};
+use crate::program::op::{Address, MmaKind, Op, Src};
 use crate::ptx::ast::Space;
 use crate::shadow::Flag;
 
@@ -106,13 +109,73 @@ impl Block<'_, '_> {
         Ok(())
     }
 
+    /// `mma.sync` (9.7.14.5.14).
     pub(super) fn mma(&mut self, warp: &mut Warp, op: &Op, on: u32) -> Result<(), Trouble> {
-        let Op::Mma { .. } = *op else {
+        let Op::Mma { kind, d, a, b, c } = *op else {
             return Err(Trouble::new(on, "no mma"));
         };
         whole(warp, on)?;
-        Err(Trouble::new(on, "mma is not there yet"))
+        let mut room = [[0u32; 32]; 4];
+        let mut words = |sources: &[Src; 4]| {
+            std::array::from_fn(|i| *warp.word(sources[i], &mut room[i]))
+        };
+        let (a, c): ([Lanes32; 4], [Lanes32; 4]) = (words(&a), words(&c));
+        let b = words(&[b[0], b[1], b[0], b[1]]);
+        let c = c.map(|register| register.map(f32::from_bits));
+        let order = match self.grid.launch.program.numerics.is_reordered {
+            false => SumOrder::First,
+            true => SumOrder::Second,
+        };
+        let product = if is_wide() { product_wide } else { product };
+        // SAFETY: the wide version only where the processor has what it needs.
+        let out = unsafe { product(kind, &a, &[b[0], b[1]], &c, order) };
+        for (d, out) in d.iter().zip(out) {
+            warp.put(*d, &out.map(f32::to_bits), on);
+        }
+        Ok(())
     }
+}
+
+type Accumulators = [[f32; 32]; 4];
+
+#[inline(always)]
+fn product_of(
+    kind: MmaKind,
+    a: &[Lanes32; 4],
+    b: &[Lanes32; 2],
+    c: &Accumulators,
+    order: SumOrder,
+) -> Accumulators {
+    let half = [a[0], a[1]];
+    match kind {
+        MmaKind::Bf16K16 => mma::mma_16x8x16(Half::Bf16, a, b, c, order),
+        MmaKind::F16K16 => mma::mma_16x8x16(Half::F16, a, b, c, order),
+        MmaKind::Bf16K8 => mma::mma_16x8x8(Half::Bf16, &half, &b[0], c, order),
+        MmaKind::F16K8 => mma::mma_16x8x8(Half::F16, &half, &b[0], c, order),
+        MmaKind::Tf32K8 => mma::mma_16x8x8_tf32(a, b, c, order),
+        MmaKind::Tf32K4 => mma::mma_16x8x4_tf32(&half, &b[0], c, order),
+    }
+}
+
+unsafe fn product(
+    kind: MmaKind,
+    a: &[Lanes32; 4],
+    b: &[Lanes32; 2],
+    c: &Accumulators,
+    order: SumOrder,
+) -> Accumulators {
+    product_of(kind, a, b, c, order)
+}
+
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+unsafe fn product_wide(
+    kind: MmaKind,
+    a: &[Lanes32; 4],
+    b: &[Lanes32; 2],
+    c: &Accumulators,
+    order: SumOrder,
+) -> Accumulators {
+    product_of(kind, a, b, c, order)
 }
 
 /// What `.aligned` asks for: all lanes of the warp execute it together.

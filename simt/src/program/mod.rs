@@ -28,6 +28,7 @@ pub struct Program {
     pub name: String,
     /// `.target`, such as `sm_90a`.
     pub target: String,
+    pub numerics: Numerics,
     pub instructions: Vec<Inst>,
     /// Where lanes meet again that disagree about a branch.
     pub(crate) meets: Vec<u32>,

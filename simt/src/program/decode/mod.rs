@@ -9,6 +9,7 @@ mod memory;
 mod modifiers;
 mod moves;
 mod operands;
+mod special;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -97,6 +98,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
     Ok(Program {
         name: kernel.to_owned(),
         target: module.target.clone(),
+        numerics,
         instructions,
         meets,
         tables,
