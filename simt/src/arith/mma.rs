@@ -1,0 +1,300 @@
+//! `mma.sync`: where the elements of matrices lie in the registers of a warp, and their product (9.7.14.5).
+//!
+//! "The accumulation order, rounding, and handling of subnormal inputs are unspecified"; products are to be
+//! exact and sums at least of single precision. Here each product is added by a fused multiplication and
+//! addition, so that it is never rounded itself, in one of two orders.
+
+use super::convert::Half;
+use super::round::{Rounding, canonical, fma_f64};
+
+/// The order of the sums. A result that depends on it depends on what the hardware does not promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SumOrder {
+    /// `c`, then the products by ascending k: `((c + p0) + p1) + p2 ...`.
+    First,
+    /// The products by descending k, then `c`: `((0 + p15) + p14) ... + p0) + c`.
+    Second,
+}
+
+/// The bits of one register in every lane.
+pub type Register = [u32; 32];
+
+/// Row and column of element `index` (0..8) of A of 16-bit types for k = 16; for k = 8 of elements 0..4
+/// (9.7.14.5.7, 9.7.14.5.8). Register `index / 2` holds it, the lower half if `index` is even.
+pub const fn a_index(lane: usize, index: usize) -> (usize, usize) {
+    let (group, thread) = (lane / 4, lane % 4);
+    (group + index / 2 % 2 * 8, thread * 2 + index % 2 + index / 4 * 8)
+}
+
+/// Row and column of element `index` (0..4) of B of 16-bit types for k = 16; for k = 8 of elements 0 and 1
+/// (9.7.14.5.7, 9.7.14.5.8). Register `index / 2` holds it, the lower half if `index` is even.
+pub const fn b_index(lane: usize, index: usize) -> (usize, usize) {
+    let (group, thread) = (lane / 4, lane % 4);
+    (thread * 2 + index % 2 + index / 2 * 8, group)
+}
+
+/// Row and column of element `index` (0..4) of C and D, 16 rows of 8 (9.7.14.5.6 to 9.7.14.5.8). Register
+/// `index` holds it; of `.f16`, register `index / 2`, the lower half if `index` is even.
+pub const fn c_index(lane: usize, index: usize) -> (usize, usize) {
+    let (group, thread) = (lane / 4, lane % 4);
+    (group + index / 2 * 8, thread * 2 + index % 2)
+}
+
+/// Row and column of register `index` (0..4) of A of `.tf32` for k = 8; for k = 4 of registers 0 and 1
+/// (9.7.14.5.6, 9.7.14.5.7).
+pub const fn a_index_tf32(lane: usize, index: usize) -> (usize, usize) {
+    (lane / 4 + index % 2 * 8, lane % 4 + index / 2 * 4)
+}
+
+/// Row and column of register `index` (0..2) of B of `.tf32` for k = 8; for k = 4 of register 0 (9.7.14.5.6,
+/// 9.7.14.5.7).
+pub const fn b_index_tf32(lane: usize, index: usize) -> (usize, usize) {
+    (lane % 4 + index * 4, lane / 4)
+}
+
+/// Row and column of the only element of A of `.f64` for m8n8k4 (9.7.14.5.2).
+pub const fn a_index_f64(lane: usize) -> (usize, usize) {
+    (lane / 4, lane % 4)
+}
+
+/// Row and column of the only element of B of `.f64` for m8n8k4 (9.7.14.5.2).
+pub const fn b_index_f64(lane: usize) -> (usize, usize) {
+    (lane % 4, lane / 4)
+}
+
+/// Row and column of element `index` (0..2) of C and D of `.f64` for m8n8k4 (9.7.14.5.2).
+pub const fn c_index_f64(lane: usize, index: usize) -> (usize, usize) {
+    (lane / 4, lane % 4 * 2 + index)
+}
+
+/// `c += a * b` of whole matrices. With N of 8 to 32 a row of `c` stays in vector registers; wider products are
+/// best made of such strips.
+#[inline(always)]
+pub fn multiply_add<const M: usize, const N: usize, const K: usize>(
+    a: &[[f32; K]; M],
+    b: &[[f32; N]; K],
+    c: &mut [[f32; N]; M],
+    order: SumOrder,
+) {
+    for (a, c) in a.iter().zip(c) {
+        let mut sum = match order {
+            SumOrder::First => *c,
+            SumOrder::Second => [0.0; N],
+        };
+        for step in 0..K {
+            let k = match order {
+                SumOrder::First => step,
+                SumOrder::Second => K - 1 - step,
+            };
+            for n in 0..N {
+                sum[n] = a[k].mul_add(b[k][n], sum[n]);
+            }
+        }
+        if order == SumOrder::Second {
+            for n in 0..N {
+                sum[n] += c[n];
+            }
+        }
+        *c = sum;
+    }
+}
+
+/// The values of both halves of a register.
+#[inline(always)]
+fn halves(format: Half, bits: u32) -> (f32, f32) {
+    (format.widen(bits as u16), format.widen((bits >> 16) as u16))
+}
+
+/// A of 16-bit types by rows, from R registers: two for every eight columns.
+#[inline(always)]
+fn rows_of_a<const R: usize, const K: usize>(
+    format: Half,
+    registers: &[Register; R],
+) -> [[f32; K]; 16] {
+    let mut a = [[0.0; K]; 16];
+    for (register, bits) in registers.iter().enumerate() {
+        for (lane, &bits) in bits.iter().enumerate() {
+            let (row, column) = a_index(lane, 2 * register);
+            (a[row][column], a[row][column + 1]) = halves(format, bits);
+        }
+    }
+    a
+}
+
+/// B of 16-bit types by rows, from R registers: one for every eight rows.
+#[inline(always)]
+fn rows_of_b<const R: usize, const K: usize>(
+    format: Half,
+    registers: &[Register; R],
+) -> [[f32; 8]; K] {
+    let mut b = [[0.0; 8]; K];
+    for (register, bits) in registers.iter().enumerate() {
+        for (lane, &bits) in bits.iter().enumerate() {
+            let (row, column) = b_index(lane, 2 * register);
+            (b[row][column], b[row + 1][column]) = halves(format, bits);
+        }
+    }
+    b
+}
+
+/// C by rows.
+#[inline(always)]
+fn rows_of_c(registers: &[[f32; 32]; 4]) -> [[f32; 8]; 16] {
+    let mut c = [[0.0; 8]; 16];
+    for (index, values) in registers.iter().enumerate() {
+        for (lane, &value) in values.iter().enumerate() {
+            let (row, column) = c_index(lane, index);
+            c[row][column] = value;
+        }
+    }
+    c
+}
+
+/// D as it lies in registers. NaN becomes the canonical one.
+#[inline(always)]
+fn registers_of_d(d: &[[f32; 8]; 16]) -> [[f32; 32]; 4] {
+    let mut registers = [[0.0; 32]; 4];
+    for (index, values) in registers.iter_mut().enumerate() {
+        for (lane, value) in values.iter_mut().enumerate() {
+            let (row, column) = c_index(lane, index);
+            *value = canonical(d[row][column]);
+        }
+    }
+    registers
+}
+
+/// `mma.m16n8k16` of `.f16` or `.bf16`, with `.f32` accumulators.
+#[inline(always)]
+pub fn mma_16x8x16(
+    format: Half,
+    a: &[Register; 4],
+    b: &[Register; 2],
+    c: &[[f32; 32]; 4],
+    order: SumOrder,
+) -> [[f32; 32]; 4] {
+    let mut d = rows_of_c(c);
+    multiply_add(&rows_of_a::<4, 16>(format, a), &rows_of_b::<2, 16>(format, b), &mut d, order);
+    registers_of_d(&d)
+}
+
+/// `mma.m16n8k8` of `.f16` or `.bf16`, with `.f32` accumulators.
+#[inline(always)]
+pub fn mma_16x8x8(
+    format: Half,
+    a: &[Register; 2],
+    b: &Register,
+    c: &[[f32; 32]; 4],
+    order: SumOrder,
+) -> [[f32; 32]; 4] {
+    let mut d = rows_of_c(c);
+    let b = rows_of_b::<1, 8>(format, std::array::from_ref(b));
+    multiply_add(&rows_of_a::<2, 8>(format, a), &b, &mut d, order);
+    registers_of_d(&d)
+}
+
+/// The value of `.tf32` bits, of which the low 13 do not count.
+#[inline(always)]
+fn tf32(bits: u32) -> f32 {
+    f32::from_bits(bits & !0x1fff)
+}
+
+/// `mma.m16n8k8` and `mma.m16n8k4` of `.tf32`: A of R registers, B of half as many; K is twice R.
+#[inline(always)]
+fn mma_tf32<const R: usize, const H: usize, const K: usize>(
+    a: &[Register; R],
+    b: &[Register; H],
+    c: &[[f32; 32]; 4],
+    order: SumOrder,
+) -> [[f32; 32]; 4] {
+    let mut a_rows = [[0.0; K]; 16];
+    for (index, bits) in a.iter().enumerate() {
+        for (lane, &bits) in bits.iter().enumerate() {
+            let (row, column) = a_index_tf32(lane, index);
+            a_rows[row][column] = tf32(bits);
+        }
+    }
+    let mut b_rows = [[0.0; 8]; K];
+    for (index, bits) in b.iter().enumerate() {
+        for (lane, &bits) in bits.iter().enumerate() {
+            let (row, column) = b_index_tf32(lane, index);
+            b_rows[row][column] = tf32(bits);
+        }
+    }
+    let mut d = rows_of_c(c);
+    multiply_add(&a_rows, &b_rows, &mut d, order);
+    registers_of_d(&d)
+}
+
+/// `mma.m16n8k8` of `.tf32`. The low 13 bits of the operands do not count.
+#[inline(always)]
+pub fn mma_16x8x8_tf32(
+    a: &[Register; 4],
+    b: &[Register; 2],
+    c: &[[f32; 32]; 4],
+    order: SumOrder,
+) -> [[f32; 32]; 4] {
+    mma_tf32::<4, 2, 8>(a, b, c, order)
+}
+
+/// `mma.m16n8k4` of `.tf32`. The low 13 bits of the operands do not count.
+#[inline(always)]
+pub fn mma_16x8x4_tf32(
+    a: &[Register; 2],
+    b: &Register,
+    c: &[[f32; 32]; 4],
+    order: SumOrder,
+) -> [[f32; 32]; 4] {
+    mma_tf32::<2, 1, 4>(a, std::array::from_ref(b), c, order)
+}
+
+/// Accumulators of `.f16`, two in a register, as those of `.f32`.
+#[inline(always)]
+pub fn widen_accumulators(c: &[Register; 2]) -> [[f32; 32]; 4] {
+    let mut wide = [[0.0; 32]; 4];
+    for register in 0..2 {
+        for lane in 0..32 {
+            (wide[2 * register][lane], wide[2 * register + 1][lane]) =
+                halves(Half::F16, c[register][lane]);
+        }
+    }
+    wide
+}
+
+/// Accumulators of `.f32`, rounded to `.f16`, two in a register. Sums "of at least half precision" may be made
+/// in single precision and rounded once at the end.
+#[inline(always)]
+pub fn narrow_accumulators(d: &[[f32; 32]; 4]) -> [Register; 2] {
+    let mut narrow = [[0; 32]; 2];
+    for register in 0..2 {
+        for lane in 0..32 {
+            let half =
+                |index: usize| Half::F16.narrow(Rounding::Nearest, d[2 * register + index][lane]);
+            narrow[register][lane] = super::convert::pack(half(1), half(0));
+        }
+    }
+    narrow
+}
+
+/// `mma.m8n8k4` of `.f64`: "identical to fused multiply-add", here in the given order.
+#[inline(always)]
+pub fn mma_8x8x4_f64(
+    rounding: Rounding,
+    a: &[f64; 32],
+    b: &[f64; 32],
+    c: &[[f64; 32]; 2],
+    order: SumOrder,
+) -> [[f64; 32]; 2] {
+    let mut d = *c;
+    for (index, values) in d.iter_mut().enumerate() {
+        for (lane, value) in values.iter_mut().enumerate() {
+            let (row, column) = c_index_f64(lane, index);
+            // Lane `4 * row + k` holds A of (row, k), lane `4 * column + k` B of (k, column).
+            let product = |k: usize, sum| fma_f64(rounding, a[4 * row + k], b[4 * column + k], sum);
+            *value = match order {
+                SumOrder::First => (0..4).fold(*value, |sum, k| product(k, sum)),
+                SumOrder::Second => (0..4).rev().fold(*value, |sum, k| product(k, sum)),
+            };
+        }
+    }
+    d
+}

@@ -1,0 +1,266 @@
+//! Matrix products against the manual's tables of fragments and sums written out.
+
+use glmae_simt::arith::convert::Half;
+use glmae_simt::arith::mma::{self, SumOrder};
+use glmae_simt::arith::round::{NAN_F32, Rounding};
+
+use crate::random::Random;
+
+const ORDERS: [SumOrder; 2] = [SumOrder::First, SumOrder::Second];
+
+/// The manual's formulas (9.7.14.5.8): row and column of `ai`.
+fn a16(lane: usize, i: usize) -> (usize, usize) {
+    let (group, thread) = (lane >> 2, lane % 4);
+    let row = if i < 2 || (4..6).contains(&i) { group } else { group + 8 };
+    let column = thread * 2 + (i & 1);
+    (row, if i < 4 { column } else { column + 8 })
+}
+
+/// `bi` (9.7.14.5.8).
+fn b16(lane: usize, i: usize) -> (usize, usize) {
+    let (group, thread) = (lane >> 2, lane % 4);
+    let row = thread * 2 + (i & 1);
+    (if i < 2 { row } else { row + 8 }, group)
+}
+
+/// `ci` (9.7.14.5.6 to 9.7.14.5.8).
+fn c(lane: usize, i: usize) -> (usize, usize) {
+    let (group, thread) = (lane >> 2, lane % 4);
+    (if i < 2 { group } else { group + 8 }, thread * 2 + (i & 1))
+}
+
+/// `ai` of `.tf32` (9.7.14.5.7).
+fn a_tf32(lane: usize, i: usize) -> (usize, usize) {
+    let (group, thread) = (lane >> 2, lane % 4);
+    (if i == 0 || i == 2 { group } else { group + 8 }, if i < 2 { thread } else { thread + 4 })
+}
+
+/// `bi` of `.tf32` (9.7.14.5.7).
+fn b_tf32(lane: usize, i: usize) -> (usize, usize) {
+    (if i == 0 { lane % 4 } else { lane % 4 + 4 }, lane >> 2)
+}
+
+#[test]
+fn elements_lie_where_the_manual_says() {
+    for lane in 0..32 {
+        for i in 0..8 {
+            assert_eq!(mma::a_index(lane, i), a16(lane, i));
+        }
+        for i in 0..4 {
+            assert_eq!(mma::b_index(lane, i), b16(lane, i));
+            assert_eq!(mma::c_index(lane, i), c(lane, i));
+            assert_eq!(mma::a_index_tf32(lane, i), a_tf32(lane, i));
+        }
+        for i in 0..2 {
+            // k = 8 of 16-bit types, 9.7.14.5.7: a0, a1 in the first eight rows, a2, a3 in the others.
+            assert_eq!(mma::a_index(lane, i), (lane >> 2, lane % 4 * 2 + i));
+            assert_eq!(mma::a_index(lane, i + 2), ((lane >> 2) + 8, lane % 4 * 2 + i));
+            assert_eq!(mma::b_index_tf32(lane, i), b_tf32(lane, i));
+            assert_eq!(mma::c_index_f64(lane, i), (lane >> 2, lane % 4 * 2 + i));
+        }
+        assert_eq!(mma::a_index_f64(lane), (lane >> 2, lane % 4));
+        assert_eq!(mma::b_index_f64(lane), (lane % 4, lane >> 2));
+    }
+}
+
+/// Numbers, row by row, and what they are multiplied with.
+struct Operands {
+    a: Vec<Vec<f32>>,
+    b: Vec<Vec<f32>>,
+    c: Vec<Vec<f32>>,
+}
+
+impl Operands {
+    fn new(k: usize, mut element: impl FnMut() -> f32, mut sum: impl FnMut() -> f32) -> Operands {
+        let mut matrix = |rows: usize, columns: usize| -> Vec<Vec<f32>> {
+            (0..rows).map(|_| (0..columns).map(|_| element()).collect()).collect()
+        };
+        let (a, b) = (matrix(16, k), matrix(k, 8));
+        let c = (0..16).map(|_| (0..8).map(|_| sum()).collect()).collect();
+        Operands { a, b, c }
+    }
+
+    fn c_registers(&self) -> [[f32; 32]; 4] {
+        std::array::from_fn(|i| {
+            std::array::from_fn(|lane| {
+                let (row, column) = c(lane, i);
+                self.c[row][column]
+            })
+        })
+    }
+
+    /// Asserts that `d` is the product plus C, summed in the documented order.
+    fn assert_product(&self, order: SumOrder, d: &[[f32; 32]; 4]) {
+        let depth = self.b.len();
+        for lane in 0..32 {
+            for (i, values) in d.iter().enumerate() {
+                let (row, column) = c(lane, i);
+                let start = self.c[row][column];
+                let fma = |sum: f32, k: usize| self.a[row][k].mul_add(self.b[k][column], sum);
+                let expected = match order {
+                    SumOrder::First => (0..depth).fold(start, fma),
+                    SumOrder::Second => (0..depth).rev().fold(0.0, fma) + start,
+                };
+                let expected = if expected.is_nan() { NAN_F32 } else { expected.to_bits() };
+                assert_eq!(values[lane].to_bits(), expected, "{order:?} {row} {column}");
+            }
+        }
+    }
+}
+
+/// The bits of a number that the format holds exactly.
+fn bits_of(format: Half, x: f32) -> u16 {
+    match format {
+        Half::F16 => half::f16::from_f32(x).to_bits(),
+        Half::Bf16 => half::bf16::from_f32(x).to_bits(),
+    }
+}
+
+fn element(format: Half, random: &mut Random, is_wild: bool) -> f32 {
+    let bits = random.word() as u16;
+    let x = match format {
+        Half::F16 => half::f16::from_bits(bits).to_f32(),
+        Half::Bf16 => half::bf16::from_bits(bits).to_f32(),
+    };
+    if is_wild {
+        return x;
+    }
+    let tame = (random.word() as i32 as f32) * 2.0_f32.powi(-31);
+    match format {
+        Half::F16 => half::f16::from_f32(tame).to_f32(),
+        Half::Bf16 => half::bf16::from_f32(tame).to_f32(),
+    }
+}
+
+#[test]
+fn products_of_16_bit_types() {
+    let mut random = Random(21);
+    for round in 0..400 {
+        let is_wild = round % 4 == 3;
+        for format in [Half::F16, Half::Bf16] {
+            let mut other = Random(round);
+            let operands = Operands::new(
+                16,
+                || element(format, &mut random, is_wild),
+                || if is_wild { other.f32() } else { other.word() as i32 as f32 * 1e-9 },
+            );
+            let a: [[u32; 32]; 4] = std::array::from_fn(|register| {
+                std::array::from_fn(|lane| {
+                    let half = |i: usize| {
+                        let (row, column) = a16(lane, 2 * register + i);
+                        u32::from(bits_of(format, operands.a[row][column]))
+                    };
+                    half(1) << 16 | half(0)
+                })
+            });
+            let b: [[u32; 32]; 2] = std::array::from_fn(|register| {
+                std::array::from_fn(|lane| {
+                    let half = |i: usize| {
+                        let (row, column) = b16(lane, 2 * register + i);
+                        u32::from(bits_of(format, operands.b[row][column]))
+                    };
+                    half(1) << 16 | half(0)
+                })
+            });
+            let first_half = Operands {
+                a: operands.a.iter().map(|row| row[..8].to_vec()).collect(),
+                b: operands.b[..8].to_vec(),
+                c: operands.c.clone(),
+            };
+            let start = operands.c_registers();
+            for order in ORDERS {
+                operands.assert_product(order, &mma::mma_16x8x16(format, &a, &b, &start, order));
+                // k = 8 has the registers of the first eight columns of A.
+                let d = mma::mma_16x8x8(format, &[a[0], a[1]], &b[0], &start, order);
+                first_half.assert_product(order, &d);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_tf32() {
+    let mut random = Random(22);
+    for round in 0..400 {
+        let mut other = Random(round);
+        let operands =
+            Operands::new(8, || f32::from_bits(random.f32().to_bits() & !0x1fff), || other.f32());
+        // The low bits of the registers must not count.
+        let a: [[u32; 32]; 4] = std::array::from_fn(|i| {
+            std::array::from_fn(|lane| {
+                let (row, column) = a_tf32(lane, i);
+                operands.a[row][column].to_bits() | other.word() & 0x1fff
+            })
+        });
+        let b: [[u32; 32]; 2] = std::array::from_fn(|i| {
+            std::array::from_fn(|lane| {
+                let (row, column) = b_tf32(lane, i);
+                operands.b[row][column].to_bits() | other.word() & 0x1fff
+            })
+        });
+        let first_half = Operands {
+            a: operands.a.iter().map(|row| row[..4].to_vec()).collect(),
+            b: operands.b[..4].to_vec(),
+            c: operands.c.clone(),
+        };
+        let start = operands.c_registers();
+        for order in ORDERS {
+            operands.assert_product(order, &mma::mma_16x8x8_tf32(&a, &b, &start, order));
+            let d = mma::mma_16x8x4_tf32(&[a[0], a[1]], &b[0], &start, order);
+            first_half.assert_product(order, &d);
+        }
+    }
+}
+
+#[test]
+fn products_of_doubles() {
+    let mut random = Random(23);
+    for _ in 0..200 {
+        let mut numbers = || std::array::from_fn(|_| random.word() as i32 as f64 / 7.0);
+        let (a, b): ([f64; 32], [f64; 32]) = (numbers(), numbers());
+        let start = [numbers(), numbers()];
+        for order in ORDERS {
+            let d = mma::mma_8x8x4_f64(Rounding::Nearest, &a, &b, &start, order);
+            for lane in 0..32 {
+                for i in 0..2 {
+                    let (row, column) = (lane >> 2, lane % 4 * 2 + i);
+                    let steps = if order == SumOrder::First { [0, 1, 2, 3] } else { [3, 2, 1, 0] };
+                    let mut sum = start[i][lane];
+                    for k in steps {
+                        let of_a = (0..32).find(|&l| (l >> 2, l % 4) == (row, k)).unwrap();
+                        let of_b = (0..32).find(|&l| (l % 4, l >> 2) == (k, column)).unwrap();
+                        sum = a[of_a].mul_add(b[of_b], sum);
+                    }
+                    assert_eq!(d[i][lane], sum);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn half_accumulators_are_two_in_a_register() {
+    let mut random = Random(24);
+    let packed: [[u32; 32]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| random.word()));
+    let wide = mma::widen_accumulators(&packed);
+    for lane in 0..32 {
+        for (i, values) in wide.iter().enumerate() {
+            let bits = (packed[i / 2][lane] >> (16 * (i % 2))) as u16;
+            let value = half::f16::from_bits(bits);
+            assert!(values[lane] == value.to_f32() || (value.is_nan() && values[lane].is_nan()));
+        }
+    }
+    let back = mma::narrow_accumulators(&wide);
+    for register in 0..2 {
+        for lane in 0..32 {
+            for shift in [0, 16] {
+                let (before, after) = (
+                    (packed[register][lane] >> shift) as u16,
+                    (back[register][lane] >> shift) as u16,
+                );
+                let is_nan = half::f16::from_bits(before).is_nan();
+                assert_eq!(after, if is_nan { 0x7fff } else { before });
+            }
+        }
+    }
+}
