@@ -12,6 +12,7 @@
 pub mod descriptor;
 pub mod swizzle;
 pub mod tensor_map;
+pub mod tile;
 
 #[cfg(test)]
 mod random;

@@ -20,4 +20,8 @@ impl Random {
         let count = (high - low + 1) as u64;
         low + ((self.bits() >> 11) % count) as i64
     }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.within(0, from.len() as i64 - 1) as usize]
+    }
 }
