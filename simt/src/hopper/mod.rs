@@ -13,6 +13,9 @@ pub mod descriptor;
 pub mod swizzle;
 pub mod tensor_map;
 pub mod tile;
+pub mod wgmma;
 
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod round_trip;

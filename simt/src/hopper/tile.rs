@@ -88,11 +88,10 @@ impl<'a> Tile<'a> {
         let Access::Tiled { box_dims } = map.access() else {
             return Err(TileError::Mode { im2col: true });
         };
-        let mut rows = 1;
-        for dimension in 1..map.rank() {
-            // A box of b elements holds ceil(b / s) of every s-th (cuTensorMapEncodeTiled).
-            rows *= box_dims[dimension].div_ceil(map.element_strides()[dimension]);
-        }
+        // A box of b elements holds ceil(b / s) of every s-th (cuTensorMapEncodeTiled); beyond the
+        // rank both are 1.
+        let outer = box_dims[1..].iter().zip(&map.element_strides()[1..]);
+        let rows = outer.map(|(size, stride)| size.div_ceil(*stride)).product();
         Self::new(map, direction, coordinates, box_dims[0], rows)
     }
 
@@ -226,13 +225,16 @@ impl<'a> Tile<'a> {
         let shared = index * bytes;
         let outside = Row { shared, bytes, inside: 0..0, global: 0, spill: 0 };
         let mut global = self.map.base();
-        for dimension in 1..self.map.rank() {
-            let coordinate = at[dimension] + self.offsets[dimension];
-            if !(0..self.map.dims()[dimension] as i64).contains(&coordinate) {
+        let sizes = self.map.dims().iter().zip(self.map.strides());
+        let places = at.iter().zip(&self.offsets);
+        // Beyond the rank the size is 1 and the place is 0.
+        for ((&size, &stride), (place, offset)) in sizes.zip(places).skip(1) {
+            let coordinate = place + offset;
+            if !(0..size as i64).contains(&coordinate) {
                 return outside;
             }
             // A map's addresses fit 64 bits, so no product or sum overflows.
-            global += coordinate as u64 * self.map.strides()[dimension];
+            global += coordinate as u64 * stride;
         }
         let element = i64::from(self.map.element().bytes());
         let first = at[0] * element;
