@@ -5,6 +5,7 @@ pub mod arith;
 pub mod clocks;
 pub mod count;
 pub mod error;
+pub mod hopper;
 pub mod machine;
 pub mod memory;
 pub mod program;
