@@ -1,117 +1,267 @@
-//! Who has seen what of whom within a block: vector clocks over warps, advanced by barriers, and over
-//! the lanes of a warp, advanced by `__syncwarp` between barriers.
+//! Who has seen what of whom within a block, or within a cluster of blocks: a clock for every warp, which advances
+//! whenever lanes of it let others see what they did, and for every thread what it has seen of the others.
+
+use std::rc::Rc;
 
 use crate::shadow::{Flag, Stamp};
 
-/// The clocks of the threads of one block.
+/// What a thread has seen of all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Of every warp: all accesses with a smaller clock, whichever lane's they are.
+    warps: Vec<u32>,
+    /// Of single lanes of some warps: likewise, where that is more.
+    lanes: Vec<(u32, [u32; 32])>,
+}
+
+impl Seen {
+    /// Whether accesses of this thread at this clock have been seen.
+    pub fn has(&self, thread: u32, clock: u32) -> bool {
+        let (warp, lane) = (thread / 32, (thread % 32) as usize);
+        if self.warps.get(warp as usize).is_some_and(|&seen| clock < seen) {
+            return true;
+        }
+        self.lanes.iter().any(|(w, lanes)| *w == warp && clock < lanes[lane])
+    }
+
+    /// Adds what another one has seen.
+    fn join(&mut self, other: &Self) {
+        if self.warps.len() < other.warps.len() {
+            self.warps.resize(other.warps.len(), 0);
+        }
+        for (mine, &theirs) in self.warps.iter_mut().zip(&other.warps) {
+            *mine = (*mine).max(theirs);
+        }
+        for (warp, lanes) in &other.lanes {
+            self.see(*warp, |lane| lanes[lane]);
+        }
+    }
+
+    /// Sees of each lane of a warp what it did before that clock.
+    fn see(&mut self, warp: u32, clock: impl Fn(usize) -> u32) {
+        let all = self.warps.get(warp as usize).copied().unwrap_or(0);
+        let at = self.lanes.iter().position(|(w, _)| *w == warp);
+        let mut lanes = at.map_or([0; 32], |i| self.lanes[i].1);
+        lanes.iter_mut().enumerate().for_each(|(i, seen)| *seen = (*seen).max(clock(i)));
+        match at {
+            _ if lanes.iter().all(|&seen| seen <= all) => {
+                if let Some(i) = at {
+                    self.lanes.swap_remove(i);
+                }
+            }
+            Some(i) => self.lanes[i].1 = lanes,
+            None => self.lanes.push((warp, lanes)),
+        }
+    }
+
+    /// Sees all lanes of a warp up to this clock.
+    fn see_warp(&mut self, warp: u32, clock: u32) {
+        if self.warps.len() <= warp as usize {
+            self.warps.resize(warp as usize + 1, 0);
+        }
+        let seen = &mut self.warps[warp as usize];
+        *seen = (*seen).max(clock);
+        self.see(warp, |_| 0);
+    }
+}
+
+/// What those that arrive somewhere let others see: at a barrier, or at a phase of one in shared memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    seen: Seen,
+    /// What the asynchronous proxy can see.
+    proxy: Seen,
+}
+
+impl Arrival {
+    /// Adds those of another one.
+    pub fn join(&mut self, other: &Self) {
+        self.seen.join(&other.seen);
+        self.proxy.join(&other.proxy);
+    }
+}
+
 pub struct Clocks {
     block: u32,
-    warps: usize,
-    /// Per warp: barriers passed.
-    warp: Vec<u32>,
-    /// `[warps, warps]`: warp `w` has seen what `v` did before its clock reached `[w, v]`.
-    seen_warps: Vec<u32>,
-    /// Per thread: `__syncwarp`s since the last barrier.
-    lane: Vec<u32>,
-    /// Per thread, likewise of the lanes of its warp.
-    seen_lanes: Vec<[u32; 32]>,
+    /// Per warp.
+    clock: Vec<u32>,
+    /// Per warp: its lanes that are threads.
+    lanes: Vec<u32>,
+    /// Per thread. Threads that synchronise share it.
+    seen: Vec<Rc<Seen>>,
+    /// Per thread: what the asynchronous proxy can see when the thread starts something. Empty until the
+    /// first fence.
+    proxy: Vec<Rc<Seen>>,
     /// Per thread: the stamp of its next access.
     stamps: Vec<Stamp>,
 }
 
 impl Clocks {
-    /// Of the block with this number (`shadow::number_blocks`), before its first access.
+    /// Of one block.
     pub fn new(block: u32, threads: u32) -> Self {
-        let (n, warps) = (threads as usize, threads.div_ceil(32) as usize);
+        let whole = |w: u32| (threads - 32 * w).min(32);
+        let lanes = (0..threads.div_ceil(32)).map(|w| u32::MAX >> (32 - whole(w)));
+        Self::of_warps(block, lanes.collect())
+    }
+
+    /// Of warps with these lanes; thread `32 w + l` is lane `l` of warp `w`.
+    pub fn of_warps(block: u32, lanes: Vec<u32>) -> Self {
+        let warps = lanes.len();
         let mut clocks = Self {
             block,
-            warps,
-            warp: vec![0; warps],
-            seen_warps: vec![0; warps * warps],
-            lane: vec![0; n],
-            seen_lanes: vec![[0; 32]; n],
-            stamps: vec![Stamp(0); n],
+            clock: vec![0; warps],
+            lanes,
+            seen: vec![Rc::default(); 32 * warps],
+            proxy: Vec::new(),
+            stamps: vec![Stamp(0); 32 * warps],
         };
-        (0..n).for_each(|t| clocks.restamp(t));
+        (0..warps).for_each(|w| clocks.restamp(w));
         clocks
     }
 
-    /// The stamp of the next access of a thread.
+    /// The stamp of the thread's next access.
     pub fn stamp(&self, thread: u32) -> Stamp {
         self.stamps[thread as usize]
     }
 
-    /// The stamp of its next access of another kind.
     pub fn stamp_as(&self, thread: u32, flag: Flag) -> Stamp {
-        let t = thread as usize;
-        Stamp::new(self.block, flag, thread, self.warp[t / 32], self.lane[t])
+        Stamp::new(self.block, flag, thread, self.clock[thread as usize / 32])
     }
 
-    /// For [`crate::shadow::View`].
-    pub fn seen_warps(&self, thread: u32) -> &[u32] {
-        let start = thread as usize / 32 * self.warps;
-        &self.seen_warps[start..start + self.warps]
+    pub fn seen(&self, thread: u32) -> &Seen {
+        &self.seen[thread as usize]
     }
 
-    /// For [`crate::shadow::View`].
-    pub fn seen_lanes(&self, thread: u32) -> &[u32; 32] {
-        &self.seen_lanes[thread as usize]
+    /// What the asynchronous proxy sees when this thread starts something.
+    pub fn proxy(&self, thread: u32) -> Option<&Seen> {
+        self.proxy.get(thread as usize).map(Rc::as_ref)
     }
 
-    fn restamp(&mut self, t: usize) {
-        self.stamps[t] = self.stamp_as(t as u32, Flag::Plain);
+    fn restamp(&mut self, warp: usize) {
+        for t in warp * 32..warp * 32 + 32 {
+            self.stamps[t] = self.stamp_as(t as u32, Flag::Plain);
+        }
+    }
+
+    fn tick(&mut self, warp: usize) -> u32 {
+        self.clock[warp] += 1;
+        self.restamp(warp);
+        self.clock[warp]
+    }
+
+    /// What these lanes have seen and done, together.
+    fn together(all: &[Rc<Seen>], warp: usize, mask: u32) -> Seen {
+        let mut joined = Seen::default();
+        let mut last: Option<&Rc<Seen>> = None;
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            let seen = &all[warp * 32 + l];
+            if last.is_none_or(|last| !Rc::ptr_eq(last, seen)) {
+                joined.join(seen);
+            }
+            last = Some(seen);
+        }
+        joined
+    }
+
+    fn add_own(&self, seen: &mut Seen, warp: usize, mask: u32, clock: u32) {
+        if mask == self.lanes[warp] {
+            seen.see_warp(warp as u32, clock);
+        } else {
+            seen.see(warp as u32, |l| if mask >> l & 1 == 1 { clock } else { 0 });
+        }
+    }
+
+    fn share(all: &mut [Rc<Seen>], warp: usize, mask: u32, seen: Seen) {
+        let seen = Rc::new(seen);
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            all[warp * 32 + l] = seen.clone();
+        }
     }
 
     /// A barrier of these whole warps: each has now seen all that any of them had seen or done.
     pub fn barrier(&mut self, members: impl Iterator<Item = usize> + Clone) {
-        let mut seen = Vec::new();
-        members.clone().for_each(|w| self.release(w, &mut seen));
-        members.for_each(|w| self.acquire(w, &seen));
+        let mut arrival = Arrival::default();
+        members.clone().for_each(|w| self.release(w, self.lanes[w], &mut arrival));
+        members.for_each(|w| self.acquire_all(w, &arrival));
     }
 
-    /// A whole warp arrives somewhere: adds to `seen` what it has seen and done. What it does from now on is not
-    /// part of it.
-    pub fn release(&mut self, warp: usize, seen: &mut Vec<u32>) {
-        let n = self.warps;
-        seen.resize(n, 0);
-        for (s, &mine) in seen.iter_mut().zip(&self.seen_warps[warp * n..(warp + 1) * n]) {
-            *s = (*s).max(mine);
-        }
-        self.warp[warp] += 1;
-        seen[warp] = seen[warp].max(self.warp[warp]);
-        (warp * 32..((warp + 1) * 32).min(self.lane.len())).for_each(|t| self.restamp(t));
-    }
-
-    /// A whole warp goes on behind the arrivals that made up `seen`, its own among them.
-    pub fn acquire(&mut self, warp: usize, seen: &[u32]) {
-        let n = self.warps;
-        for (mine, &s) in self.seen_warps[warp * n..(warp + 1) * n].iter_mut().zip(seen) {
-            *mine = (*mine).max(s);
-        }
-        for t in warp * 32..((warp + 1) * 32).min(self.lane.len()) {
-            if self.lane[t] != 0 {
-                self.lane[t] = 0;
-                self.seen_lanes[t] = [0; 32];
-                self.restamp(t);
-            }
-        }
+    /// A whole warp goes on behind arrivals.
+    pub fn acquire_all(&mut self, warp: usize, arrival: &Arrival) {
+        self.acquire(warp, self.lanes[warp], arrival);
     }
 
     /// A `__syncwarp` of the lanes in `mask`.
     pub fn sync_warp(&mut self, warp: usize, mask: u32) {
-        let lanes = (0..32).filter(|l| mask >> l & 1 == 1);
-        let mut joined = [0; 32];
-        for l in lanes.clone() {
-            for (j, &seen) in joined.iter_mut().zip(&self.seen_lanes[warp * 32 + l]) {
-                *j = (*j).max(seen);
-            }
-            joined[l] = joined[l].max(self.lane[warp * 32 + l] + 1);
+        let clock = self.tick(warp);
+        let mut seen = Self::together(&self.seen, warp, mask);
+        self.add_own(&mut seen, warp, mask, clock);
+        Self::share(&mut self.seen, warp, mask, seen);
+        if !self.proxy.is_empty() {
+            let seen = Self::together(&self.proxy, warp, mask);
+            Self::share(&mut self.proxy, warp, mask, seen);
         }
-        for l in lanes {
+    }
+
+    /// Lanes arrive somewhere: adds what they have seen and done. What they do from now on is not part of it.
+    pub fn release(&mut self, warp: usize, mask: u32, arrival: &mut Arrival) {
+        let clock = self.tick(warp);
+        arrival.seen.join(&Self::together(&self.seen, warp, mask));
+        self.add_own(&mut arrival.seen, warp, mask, clock);
+        if !self.proxy.is_empty() {
+            arrival.proxy.join(&Self::together(&self.proxy, warp, mask));
+        }
+    }
+
+    /// Lanes go on behind arrivals.
+    pub fn acquire(&mut self, warp: usize, mask: u32, arrival: &Arrival) {
+        let mut seen = Self::together(&self.seen, warp, mask);
+        seen.join(&arrival.seen);
+        // What one lane acquires its neighbours have not, unless they do so as well: each keeps its own.
+        let is_shared = |all: &[Rc<Seen>]| {
+            let mut of = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| &all[warp * 32 + l]);
+            let first = of.next();
+            of.all(|seen| first.is_some_and(|f| Rc::ptr_eq(f, seen)))
+        };
+        let own = !is_shared(&self.seen);
+        Self::take(&mut self.seen, (warp, mask), own, seen, &arrival.seen);
+        if !self.proxy.is_empty() {
+            let mut seen = Self::together(&self.proxy, warp, mask);
+            seen.join(&arrival.proxy);
+            let own = !is_shared(&self.proxy);
+            Self::take(&mut self.proxy, (warp, mask), own, seen, &arrival.proxy);
+        }
+    }
+
+    /// Gives lanes what they have acquired: one for all where they had seen the same before.
+    fn take(
+        all: &mut [Rc<Seen>],
+        (warp, mask): (usize, u32),
+        is_own: bool,
+        joined: Seen,
+        arrival: &Seen,
+    ) {
+        if !is_own {
+            Self::share(all, warp, mask, joined);
+            return;
+        }
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            Rc::make_mut(&mut all[warp * 32 + l]).join(arrival);
+        }
+    }
+
+    /// A fence between the proxies by these lanes: what each has seen and done, the asynchronous proxy sees from
+    /// now on as well.
+    pub fn fence_proxy(&mut self, warp: usize, mask: u32) {
+        if self.proxy.is_empty() {
+            self.proxy = vec![Rc::default(); self.seen.len()];
+        }
+        let clock = self.tick(warp);
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
             let t = warp * 32 + l;
-            self.lane[t] += 1;
-            self.seen_lanes[t] = joined;
-            self.restamp(t);
+            let mut proxy = (*self.proxy[t]).clone();
+            proxy.join(&self.seen[t]);
+            proxy.see(warp as u32, |lane| if lane == l { clock } else { 0 });
+            self.proxy[t] = Rc::new(proxy);
         }
     }
 }
@@ -189,8 +339,8 @@ mod tests {
                 let view = View {
                     stamp: clocks.stamp(thread),
                     first_block: 2,
-                    seen_warps: clocks.seen_warps(thread),
-                    seen_lanes: clocks.seen_lanes(thread),
+                    seen: clocks.seen(thread),
+                    proxy: None,
                     seen_blocks: &HashSet::new(),
                     site: 0,
                 };

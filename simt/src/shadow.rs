@@ -2,21 +2,23 @@
 //! last, and who read it last. From that follow reads of never-written bytes and data races, within a
 //! block and between blocks.
 //!
-//! A stamp names an access: the running block (a number that is never used twice in a process), the
-//! thread, and two clocks of that thread: `warp` counts the block barriers its warp has passed, `lane`
-//! the `__syncwarp`s since. Whether a stamp comes before now is asked of the reader's [`View`].
+//! A stamp names an access: the running block (or cluster of blocks; a number that is never used twice in a
+//! process), the thread, and the clock of its warp. Whether it comes before now is asked of the reader's [`View`].
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-/// Packed as block (32 bits), flag (2), thread (10), warp clock (12), lane clock (8). 0: never.
+use crate::clocks::Seen;
+
+/// Packed as block (28 bits), flag (2), thread (14), clock (20). 0: never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(pub u64);
 
-const WARP_BITS: u64 = 12;
-const LANE_BITS: u64 = 8;
-const THREAD_AT: u64 = WARP_BITS + LANE_BITS;
-const FLAG_AT: u64 = THREAD_AT + 10;
+const CLOCK_BITS: u64 = 20;
+const THREAD_BITS: u64 = 14;
+const FLAG_AT: u64 = CLOCK_BITS + THREAD_BITS;
+const BLOCK_AT: u64 = FLAG_AT + 2;
+const LAST_CLOCK: u32 = (1 << CLOCK_BITS) - 1;
 
 /// The "block" that stands for the host.
 pub const HOST_BLOCK: u32 = 1;
@@ -26,12 +28,11 @@ pub const HOST_BLOCK: u32 = 1;
 pub fn number_blocks(blocks: u32) -> Option<u32> {
     static NEXT: AtomicU64 = AtomicU64::new(HOST_BLOCK as u64 + 1);
     let first = NEXT.fetch_add(u64::from(blocks), Relaxed);
-    u32::try_from(first + u64::from(blocks)).ok()?;
-    u32::try_from(first).ok()
+    (first + u64::from(blocks) <= 1 << (64 - BLOCK_AT)).then_some(first as u32)
 }
 
 /// Written by the host (an upload, a fill).
-pub const HOST: Stamp = Stamp((HOST_BLOCK as u64) << 32);
+pub const HOST: Stamp = Stamp((HOST_BLOCK as u64) << BLOCK_AT);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flag {
@@ -40,41 +41,36 @@ pub enum Flag {
     Atomic = 1,
     /// The target of an asynchronous copy that has not arrived.
     Pending = 2,
+    /// Through the asynchronous proxy: a bulk copy, or a matrix product of a warpgroup.
+    Async = 3,
 }
 
 impl Stamp {
-    pub fn new(block: u32, flag: Flag, thread: u32, warp: u32, lane: u32) -> Self {
+    pub fn new(block: u32, flag: Flag, thread: u32, clock: u32) -> Self {
         // A clock that has reached its end stays there; `precedes` then reports no race rather than
         // a false one.
-        let warp = u64::from(warp).min((1 << WARP_BITS) - 1);
-        let lane = u64::from(lane).min((1 << LANE_BITS) - 1);
         Self(
-            u64::from(block) << 32
+            u64::from(block) << BLOCK_AT
                 | (flag as u64) << FLAG_AT
-                | u64::from(thread) << THREAD_AT
-                | warp << LANE_BITS
-                | lane,
+                | u64::from(thread) << CLOCK_BITS
+                | u64::from(clock.min(LAST_CLOCK)),
         )
     }
 
     pub fn block(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> BLOCK_AT) as u32
     }
 
     pub fn thread(self) -> u32 {
-        (self.0 >> THREAD_AT) as u32 & 1023
+        (self.0 >> CLOCK_BITS) as u32 & ((1 << THREAD_BITS) - 1)
     }
 
     fn is(self, flag: Flag) -> bool {
         self.0 >> FLAG_AT & 3 == flag as u64
     }
 
-    fn warp_clock(self) -> u32 {
-        (self.0 >> LANE_BITS) as u32 & ((1 << WARP_BITS) - 1)
-    }
-
-    fn lane_clock(self) -> u32 {
-        self.0 as u32 & ((1 << LANE_BITS) - 1)
+    fn clock(self) -> u32 {
+        self.0 as u32 & LAST_CLOCK
     }
 }
 
@@ -85,10 +81,10 @@ pub struct View<'a> {
     pub stamp: Stamp,
     /// The first block number of this launch: older stamps are history.
     pub first_block: u32,
-    /// Of every warp of the block: accesses with a smaller warp clock have been seen.
-    pub seen_warps: &'a [u32],
-    /// Of every lane of the own warp, since the last barrier: likewise for the lane clock.
-    pub seen_lanes: &'a [u32; 32],
+    pub seen: &'a Seen,
+    /// For an access through the asynchronous proxy: what it can see of accesses that went through the
+    /// generic one.
+    pub proxy: Option<&'a Seen>,
     /// Blocks that are ordered before this one by atomics on one address (the last-block pattern).
     pub seen_blocks: &'a HashSet<u32>,
     /// Where in the code this access is, for the message when a later one races with it.
@@ -98,17 +94,29 @@ pub struct View<'a> {
 impl View<'_> {
     /// Whether the access `other` of the same block is ordered before this one.
     fn precedes(&self, other: Stamp) -> bool {
-        let (mine, thread) = (self.stamp.thread(), other.thread());
-        if thread == mine {
+        let thread = other.thread();
+        if thread == self.stamp.thread() || other.clock() == LAST_CLOCK {
             return true;
         }
-        let clock = other.warp_clock();
-        let end = (1 << WARP_BITS) - 1;
-        if clock < self.seen_warps[(thread / 32) as usize] || clock == end {
-            return true;
-        }
-        let (lane, end) = (other.lane_clock(), (1 << LANE_BITS) - 1);
-        thread / 32 == mine / 32 && (lane < self.seen_lanes[(thread % 32) as usize] || lane == end)
+        let seen = match self.proxy {
+            Some(proxy) if !other.is(Flag::Async) => proxy,
+            _ => self.seen,
+        };
+        seen.has(thread, other.clock())
+    }
+
+    /// Whether the write `other` is ordered before this access, but did not come through a fence between the
+    /// proxies.
+    fn lacks_fence(&self, other: Stamp) -> bool {
+        self.proxy.is_some()
+            && other.block() == self.stamp.block()
+            && self.seen.has(other.thread(), other.clock())
+    }
+
+    /// What is wrong with the order of this access and an earlier write.
+    fn trouble(&self, write: Stamp, site: u32) -> Trouble {
+        let other = Other { stamp: write, was_write: true, site };
+        if self.lacks_fence(write) { Trouble::NoFence(other) } else { Trouble::Race(other) }
     }
 
     /// Whether this access and the earlier `other` are in a race.
@@ -121,6 +129,12 @@ impl View<'_> {
             other.block() >= self.first_block && !self.seen_blocks.contains(&other.block())
         }
     }
+
+    /// Whether this access, which writes, and an earlier read are in a race. A fence between the proxies is for
+    /// data: reads need none.
+    fn races_with_read(&self, other: Stamp) -> bool {
+        Self { proxy: None, ..*self }.races(other)
+    }
 }
 
 /// What is wrong with an access.
@@ -130,6 +144,8 @@ pub enum Trouble {
     /// The bytes are still on their way (`cp.async` without its wait).
     Pending,
     Race(Other),
+    /// The asynchronous proxy would see an older state: a `fence.proxy.async` is missing behind the write.
+    NoFence(Other),
 }
 
 /// The earlier access of a race.
@@ -204,10 +220,7 @@ impl Byte {
         if write.is(Flag::Pending) && write.block() == now.block() {
             return Some(Trouble::Pending);
         }
-        view.races(write).then(|| {
-            let site = self.write_site.load(Relaxed);
-            Trouble::Race(Other { stamp: write, was_write: true, site })
-        })
+        view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
     }
 
     /// Records a write, or an atomic, which also reads.
@@ -227,11 +240,11 @@ impl Byte {
             return Some(Trouble::Unwritten);
         }
         if last.0 != 0 && view.races(last) {
-            return Some(Trouble::Race(Other { stamp: last, was_write: true, site }));
+            return Some(view.trouble(last, site));
         }
         for (read, site) in self.reads.iter().zip(&self.read_sites) {
             let stamp = Stamp(read.load(SeqCst));
-            if stamp.0 != 0 && view.races(stamp) {
+            if stamp.0 != 0 && view.races_with_read(stamp) {
                 let site = site.load(Relaxed);
                 return Some(Trouble::Race(Other { stamp, was_write: false, site }));
             }

@@ -3,7 +3,7 @@
 use super::Trouble;
 use super::block::Block;
 use super::warp::Warp;
-use crate::program::lanes::{Lanes64};
+use crate::program::lanes::Lanes64;
 use crate::program::layout::SHARED_START;
 use crate::program::op::{Address, Base};
 use crate::ptx::ast::Space;
@@ -194,19 +194,29 @@ impl Block<'_, '_> {
         View {
             stamp,
             first_block: self.grid.first_block,
-            seen_warps: self.clocks.seen_warps(thread),
-            seen_lanes: self.clocks.seen_lanes(thread),
+            seen: self.clocks.seen(thread),
+            proxy: None,
             seen_blocks: &self.seen_blocks,
             site: pc,
         }
     }
 
     #[cold]
-    fn tell(&self, found: Found, (verb, bytes, offset): (&str, usize, usize), name: &str) -> String {
+    fn tell(
+        &self,
+        found: Found,
+        (verb, bytes, offset): (&str, usize, usize),
+        name: &str,
+    ) -> String {
         let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
         match found {
             Found::Unwritten => format!("{place}, which was never written"),
             Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
+            Found::NoFence(other) => {
+                let line = self.grid.launch.program.place(other.site);
+                let who = self.who(other.stamp);
+                format!("{place}, written by {who} ({line}) with no fence.proxy.async behind it")
+            }
             Found::Race(other) => {
                 let did = if other.was_write { "written" } else { "read" };
                 let line = self.grid.launch.program.place(other.site);

@@ -4,6 +4,7 @@ use super::Trouble;
 use super::block::Block;
 use super::paths::State;
 use super::warp::Warp;
+use crate::clocks::Arrival;
 use crate::program::op::{Dst, Op, Reduce};
 
 /// Barriers of a block, as on the device.
@@ -21,7 +22,7 @@ pub struct Barrier {
     reduce: Option<Reduce>,
     value: u32,
     /// What those that arrived had seen.
-    seen: Vec<u32>,
+    seen: Arrival,
     /// What a reduction came to, for those that waited.
     result: u32,
 }
@@ -65,7 +66,8 @@ impl Block<'_, '_> {
             None => n,
             Some(t) if t % 32 == 0 && t > 0 && t / 32 <= n => t / 32,
             Some(t) => {
-                let message = format!("barrier {id} of {t} threads: the block has {}", self.threads);
+                let message =
+                    format!("barrier {id} of {t} threads: the block has {}", self.threads);
                 return Err(Trouble::new(on, message));
             }
         };
@@ -83,7 +85,10 @@ impl Block<'_, '_> {
         if barrier.warps == 0 {
             (barrier.expected, barrier.reduce, barrier.value) = (expected, Some(reduce), value);
         } else if (barrier.expected, barrier.reduce) != (expected, Some(reduce)) {
-            return Err(Trouble::new(on, format!("barrier {id} is already used with other operands")));
+            return Err(Trouble::new(
+                on,
+                format!("barrier {id} is already used with other operands"),
+            ));
         } else {
             barrier.value = match reduce {
                 Reduce::And => barrier.value & value,
@@ -97,7 +102,7 @@ impl Block<'_, '_> {
         }
         barrier.warps |= 1 << warp.index;
         if is_checked {
-            self.clocks.release(warp.index as usize, &mut barrier.seen);
+            self.clocks.release(warp.index as usize, on, &mut barrier.seen);
         }
         let is_complete = barrier.arrived() == barrier.expected;
         if waits && !is_complete {
@@ -115,10 +120,10 @@ impl Block<'_, '_> {
         barrier.warps = 0;
         if is_checked {
             for &(other, _) in &waiting {
-                self.clocks.acquire(other as usize, &seen);
+                self.clocks.acquire_all(other as usize, &seen);
             }
             if waits {
-                self.clocks.acquire(warp.index as usize, &seen);
+                self.clocks.acquire_all(warp.index as usize, &seen);
             }
         }
         for (other, path) in waiting {

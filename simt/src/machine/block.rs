@@ -313,7 +313,11 @@ impl Block<'_, '_> {
         let at = |pc: u32| {
             let place = program.place(pc);
             let line = program.instructions[pc as usize].line;
-            if place.is_empty() { format!("PTX line {line}") } else { format!("{place}, PTX line {line}") }
+            if place.is_empty() {
+                format!("PTX line {line}")
+            } else {
+                format!("{place}, PTX line {line}")
+            }
         };
         let all = warps.iter().flat_map(|w| w.paths.waiting().map(move |(_, path)| (w, *path)));
         let all: Vec<(&Warp, Path)> = all.collect();
@@ -332,9 +336,8 @@ impl Block<'_, '_> {
                 Some((_, p)) => format!("waits at {}", at(p.pc)),
                 None => "is elsewhere".to_owned(),
             };
-            let message = format!(
-                "mask {mask:#010x} names lanes that are absent: lane {lane} {what}"
-            );
+            let message =
+                format!("mask {mask:#010x} names lanes that are absent: lane {lane} {what}");
             return self.fault(warp.index, path.pc, Trouble::new(path.lanes, message));
         }
         let Some((warp, path)) = all.first() else {

@@ -101,7 +101,8 @@ impl Block<'_, '_> {
                     let (b, c) = (warp.word_of(b, lane), warp.word_of(c, lane));
                     let (source, is_valid) = source_lane(how, lane as u32, b, c);
                     if lanes >> source & 1 == 0 {
-                        let message = format!("shuffle from lane {source}, which the mask does not name");
+                        let message =
+                            format!("shuffle from lane {source}, which the mask does not name");
                         return Err(Trouble::new(1 << lane, message));
                     }
                     out[lane] = values[source as usize];
@@ -198,4 +199,3 @@ fn source_lane(how: Shuffle, lane: u32, b: u32, c: u32) -> (u32, bool) {
     };
     if is_in { (lane_from, true) } else { (lane, false) }
 }
-

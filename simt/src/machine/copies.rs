@@ -67,7 +67,8 @@ impl Block<'_, '_> {
             let valid = if ignored >> lane & 1 == 1 { 0 } else { valid as u8 };
             for at in [to[lane], from[lane]] {
                 if at % u64::from(bytes) != 0 {
-                    let message = format!("misaligned asynchronous copy of {bytes} bytes at {at:#x}");
+                    let message =
+                        format!("misaligned asynchronous copy of {bytes} bytes at {at:#x}");
                     return Err(Trouble::new(1 << lane, message));
                 }
             }
@@ -117,9 +118,9 @@ impl Block<'_, '_> {
                 left.push(copy);
                 continue;
             }
-            let (to, from) = self.check_copy(warp, &copy, Flag::Plain).map_err(|t| {
-                Trouble::new(t.lanes, format!("asynchronous copy: {}", t.message))
-            })?;
+            let (to, from) = self
+                .check_copy(warp, &copy, Flag::Plain)
+                .map_err(|t| Trouble::new(t.lanes, format!("asynchronous copy: {}", t.message)))?;
             let (valid, bytes) = (usize::from(copy.valid), usize::from(copy.bytes));
             // SAFETY: `check_copy` has checked both ranges.
             unsafe {

@@ -232,7 +232,9 @@ impl Block<'_, '_> {
                 let mut out = [0u64; 32];
                 for (i, part) in parts.into_iter().enumerate() {
                     let part = warp.word(part, &mut x);
-                    out.iter_mut().zip(part).for_each(|(o, &v)| *o |= u64::from(v & 0xffff) << (16 * i));
+                    out.iter_mut()
+                        .zip(part)
+                        .for_each(|(o, &v)| *o |= u64::from(v & 0xffff) << (16 * i));
                 }
                 warp.put_long(d, &out, on);
             }
@@ -326,9 +328,9 @@ impl Block<'_, '_> {
         let lane = |f: fn(u32) -> u32| std::array::from_fn(|l| u64::from(f(l as u32)));
         let one = |v: u64| [v; 32];
         match which {
-            Special::Tid(i) => std::array::from_fn(|l| {
-                axis(self.grid.thread(warp.index * 32 + l as u32), i)
-            }),
+            Special::Tid(i) => {
+                std::array::from_fn(|l| axis(self.grid.thread(warp.index * 32 + l as u32), i))
+            }
             Special::Ntid(i) => one(axis(launch.block, i)),
             Special::Ctaid(i) => one(axis(self.index, i)),
             Special::Nctaid(i) => one(axis(launch.grid, i)),
@@ -407,7 +409,6 @@ fn convert(which: Cvta, at: u64) -> Result<u64, String> {
     }
 }
 
-
 fn no_zero<T: PartialEq + Default + Copy>(b: &[T; 32], on: u32) -> Result<(), Trouble> {
     let zeros = each(on).filter(|&l| b[l] == T::default()).fold(0, |all, l| all | 1 << l);
     if zeros == 0 { Ok(()) } else { Err(Trouble::new(zeros, "integer division by zero")) }
@@ -427,4 +428,3 @@ unsafe fn read(from: *const u8, bytes: u8, is_signed: bool) -> u64 {
         value
     }
 }
-

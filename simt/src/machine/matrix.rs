@@ -116,9 +116,8 @@ impl Block<'_, '_> {
         };
         whole(warp, on)?;
         let mut room = [[0u32; 32]; 4];
-        let mut words = |sources: &[Src; 4]| {
-            std::array::from_fn(|i| *warp.word(sources[i], &mut room[i]))
-        };
+        let mut words =
+            |sources: &[Src; 4]| std::array::from_fn(|i| *warp.word(sources[i], &mut room[i]));
         let (a, c): ([Lanes32; 4], [Lanes32; 4]) = (words(&a), words(&c));
         let b = words(&[b[0], b[1], b[0], b[1]]);
         let c = c.map(|register| register.map(f32::from_bits));

@@ -2,9 +2,9 @@
 
 use super::copies::Copies;
 use super::paths::Paths;
+use crate::program::Program;
 use crate::program::lanes::{Lanes32, Lanes64};
 use crate::program::op::{Dst, Src, Src64, SrcPred, Value};
-use crate::program::Program;
 
 pub struct Warp {
     /// Within its block.

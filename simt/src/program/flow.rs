@@ -8,9 +8,14 @@
 pub enum Next {
     Through,
     /// To the targets; with `falls` to the next instruction as well.
-    Jump { targets: Vec<u32>, falls: bool },
+    Jump {
+        targets: Vec<u32>,
+        falls: bool,
+    },
     /// The thread ends; with `falls` only where a guard holds.
-    End { falls: bool },
+    End {
+        falls: bool,
+    },
 }
 
 /// Nowhere: lanes only meet when they end.
@@ -176,7 +181,8 @@ mod tests {
         // Some lanes return early, the others go on: nothing to wait for.
         let flow = [branch(2), Next::Through, Next::End { falls: false }];
         assert_eq!(meeting_points(&flow)[0], 2);
-        let flow = [branch(2), Next::Through, Next::End { falls: true }, Next::End { falls: false }];
+        let flow =
+            [branch(2), Next::Through, Next::End { falls: true }, Next::End { falls: false }];
         assert_eq!(meeting_points(&flow)[0], 2);
     }
 

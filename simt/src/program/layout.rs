@@ -120,7 +120,8 @@ impl Layout {
         let mut layout = Self::default();
         let mut at = 0u64;
         for param in &function.params {
-            let bytes = param.bytes.ok_or_else(|| format!("parameter {} has no size", param.name))?;
+            let bytes =
+                param.bytes.ok_or_else(|| format!("parameter {} has no size", param.name))?;
             let offset = aligned(at, param.align);
             at = offset + bytes;
             if at > 32_764 {

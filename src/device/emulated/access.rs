@@ -98,8 +98,8 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> O
     let view = View {
         stamp,
         first_block: block.launch.first_block,
-        seen_warps: state.clocks.seen_warps(thread),
-        seen_lanes: state.clocks.seen_lanes(thread),
+        seen: state.clocks.seen(thread),
+        proxy: None,
         seen_blocks: &state.seen_blocks,
         site: pc.wrapping_sub(image().start) as u32,
     };
@@ -193,7 +193,8 @@ fn tell(
         Trouble::Pending => {
             format!("{place}, where an asynchronous copy was not waited for")
         }
-        Trouble::Race(other) => {
+        // The emulated kernels have no asynchronous proxy.
+        Trouble::NoFence(other) | Trouble::Race(other) => {
             let did = if other.was_write { "written" } else { "read" };
             let site = image().start + u64::from(other.site);
             let line = block.on_big_stack(|| block.launch.locate(site));

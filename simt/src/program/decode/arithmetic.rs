@@ -3,10 +3,14 @@
 
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
-use crate::arith::half::HalfMode;
 use crate::arith::convert::Half;
-use crate::arith::integer::{self, b16, b32, b64, field32, field64, product16, product32, product64};
-use crate::arith::minmax::{MinMax, Which, abs_f32, abs_f64, copysign_f32, copysign_f64, min_max_f64, neg_f32, neg_f64};
+use crate::arith::half::HalfMode;
+use crate::arith::integer::{
+    self, b16, b32, b64, field32, field64, product16, product32, product64,
+};
+use crate::arith::minmax::{
+    MinMax, Which, abs_f32, abs_f64, copysign_f32, copysign_f64, min_max_f64, neg_f32, neg_f64,
+};
 use crate::arith::round::{self, Mode, Rounding};
 use crate::program::lanes::{Fn1, Fn2, Fn3, Shift64, lane_fn};
 use crate::program::op::{BoolOp, Op, Pipe};
@@ -95,8 +99,8 @@ impl Decoder<'_> {
             }
             "div" if m.take("approx") => self.divide_nearly(inst, m, false),
             "div" if m.take("full") => self.divide_nearly(inst, m, true),
-            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "neg" | "abs"
-            | "copysign" => self.number(inst, m),
+            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "neg"
+            | "abs" | "copysign" => self.number(inst, m),
             _ => Err(not_implemented()),
         }
     }
@@ -141,7 +145,13 @@ impl Decoder<'_> {
             (8, 4) if name == "mad" && !high => {
                 let f = long_fn!(|a, b, c| b64::add(b64::mul_low(a, b), c));
                 let [a, b, c] = rest else { return Err(not_implemented()) };
-                Op::L3 { f, d: self.dst_long(d)?, a: self.long(a)?, b: self.long(b)?, c: self.long(c)? }
+                Op::L3 {
+                    f,
+                    d: self.dst_long(d)?,
+                    a: self.long(a)?,
+                    b: self.long(b)?,
+                    c: self.long(c)?,
+                }
             }
             (2 | 4, _) => {
                 let d = if ty.bytes() == 2 { self.dst_half(d)? } else { self.dst_word(d)? };
@@ -283,7 +293,9 @@ impl Decoder<'_> {
             (Type::S16 | Type::U16, [], "mul") => {
                 let f = match ty {
                     Type::S16 => {
-                        lane_fn!(|a: u32, b: u32| -> u32 { product16::wide_signed(a as u16, b as u16) })
+                        lane_fn!(|a: u32, b: u32| -> u32 {
+                            product16::wide_signed(a as u16, b as u16)
+                        })
                     }
                     _ => lane_fn!(|a: u32, b: u32| -> u32 {
                         product16::wide_unsigned(a as u16, b as u16)
@@ -381,14 +393,18 @@ impl Decoder<'_> {
         let left = inst.opcode == "shl";
         // A number as the count may be larger than what it is put into.
         let count = match b {
-            Operand::Integer(n) => crate::program::op::Src::Value(u32::try_from(*n).unwrap_or(u32::MAX)),
+            Operand::Integer(n) => {
+                crate::program::op::Src::Value(u32::try_from(*n).unwrap_or(u32::MAX))
+            }
             register => self.word(register)?,
         };
         let op = match ty.bytes() {
             8 => {
                 let f: Shift64 = match (left, ty.is_signed()) {
                     (true, _) => lane_fn!(|a: u64, n: u32| -> u64 { b64::shift_left(a, n) }),
-                    (false, true) => lane_fn!(|a: u64, n: u32| -> u64 { b64::shift_right_signed(a, n) }),
+                    (false, true) => {
+                        lane_fn!(|a: u64, n: u32| -> u64 { b64::shift_right_signed(a, n) })
+                    }
                     (false, false) => {
                         lane_fn!(|a: u64, n: u32| -> u64 { b64::shift_right_unsigned(a, n) })
                     }
@@ -401,7 +417,9 @@ impl Decoder<'_> {
                         lane_fn!(|a: u32, n: u32| -> u32 { b16::shift_left(a as u16, n).into() })
                     }
                     (false, true) => {
-                        lane_fn!(|a: u32, n: u32| -> u32 { b16::shift_right_signed(a as u16, n).into() })
+                        lane_fn!(|a: u32, n: u32| -> u32 {
+                            b16::shift_right_signed(a as u16, n).into()
+                        })
                     }
                     (false, false) => lane_fn!(|a: u32, n: u32| -> u32 {
                         b16::shift_right_unsigned(a as u16, n).into()
@@ -457,7 +475,8 @@ impl Decoder<'_> {
             }
             ("bfi", 4) => {
                 self.count(inst, 5)?;
-                let (start, n) = (self.constant(&inst.operands[3]), self.constant(&inst.operands[4]));
+                let (start, n) =
+                    (self.constant(&inst.operands[3]), self.constant(&inst.operands[4]));
                 let (Ok(start), Ok(n)) = (start, n) else { return Err(not_implemented()) };
                 let packed = (start as u32 & 0xff) | (n as u32 & 0xff) << 8;
                 let f = word_fn!(|a, b, packed| field32::insert(a, b, packed & 0xff, packed >> 8));
@@ -478,9 +497,11 @@ impl Decoder<'_> {
                 d: self.dst_word(d)?,
                 a: word(1)?,
             },
-            ("popc", 4) => {
-                Op::A1 { f: word_fn!(|a| field32::count_ones(a)), d: self.dst_word(d)?, a: word(1)? }
-            }
+            ("popc", 4) => Op::A1 {
+                f: word_fn!(|a| field32::count_ones(a)),
+                d: self.dst_word(d)?,
+                a: word(1)?,
+            },
             ("brev", 4) => {
                 Op::A1 { f: word_fn!(|a| field32::reverse(a)), d: self.dst_word(d)?, a: word(1)? }
             }

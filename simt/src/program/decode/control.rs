@@ -198,7 +198,9 @@ impl Decoder<'_> {
         match (ty, all) {
             (Type::B32, true) => Ok(Op::MatchAll { d, p, a: self.word(&inst.operands[1])?, mask }),
             (Type::B32, false) => Ok(Op::MatchAny { d, a: self.word(&inst.operands[1])?, mask }),
-            (Type::B64, true) => Ok(Op::MatchAll64 { d, p, a: self.long(&inst.operands[1])?, mask }),
+            (Type::B64, true) => {
+                Ok(Op::MatchAll64 { d, p, a: self.long(&inst.operands[1])?, mask })
+            }
             (Type::B64, false) => Ok(Op::MatchAny64 { d, a: self.long(&inst.operands[1])?, mask }),
             _ => Err(not_implemented()),
         }

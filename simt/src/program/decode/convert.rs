@@ -175,13 +175,7 @@ impl Decoder<'_> {
     }
 
     /// `cvt.rn.bf16x2.f32 d, a, b`: `a` becomes the upper half.
-    fn pack_halves(
-        &self,
-        inst: &Instruction,
-        m: &mut Modifiers,
-        to: Type,
-        from: Type,
-    ) -> Decoded {
+    fn pack_halves(&self, inst: &Instruction, m: &mut Modifiers, to: Type, from: Type) -> Decoded {
         self.count(inst, 3)?;
         let how = rounding(m);
         let relu = m.take("relu");
@@ -300,7 +294,9 @@ macro_rules! by_rounding {
 }
 
 fn integral_fn(how: Rounding) -> Fn1<u32> {
-    by_rounding!(how, |R| lane_fn!(|a: u32| -> u32 { integral_f32(R, f32::from_bits(a)).to_bits() }))
+    by_rounding!(how, |R| lane_fn!(|a: u32| -> u32 {
+        integral_f32(R, f32::from_bits(a)).to_bits()
+    }))
 }
 
 fn long_of_long(to: IntType) -> crate::program::lanes::Fn1<u64> {
@@ -400,18 +396,28 @@ use float_case;
 
 fn word_of_float(how: Rounding, to: IntType) -> Fn1<u32> {
     by_rounding!(how, |R| match to {
-        IntType::U8 => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::U8) as u32 & 0xff }),
-        IntType::S8 => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::S8) as u32 & 0xffff }),
-        IntType::U16 => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::U16) as u32 & 0xffff }),
-        IntType::S16 => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::S16) as u32 & 0xffff }),
-        IntType::S32 => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::S32) as u32 }),
+        IntType::U8 => lane_fn!(|a: u32| -> u32 {
+            f32_to_int(R, f32::from_bits(a), IntType::U8) as u32 & 0xff
+        }),
+        IntType::S8 => lane_fn!(|a: u32| -> u32 {
+            f32_to_int(R, f32::from_bits(a), IntType::S8) as u32 & 0xffff
+        }),
+        IntType::U16 => lane_fn!(|a: u32| -> u32 {
+            f32_to_int(R, f32::from_bits(a), IntType::U16) as u32 & 0xffff
+        }),
+        IntType::S16 => lane_fn!(|a: u32| -> u32 {
+            f32_to_int(R, f32::from_bits(a), IntType::S16) as u32 & 0xffff
+        }),
+        IntType::S32 =>
+            lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::S32) as u32 }),
         _ => lane_fn!(|a: u32| -> u32 { f32_to_int(R, f32::from_bits(a), IntType::U32) as u32 }),
     })
 }
 
 fn long_of_float(how: Rounding, to: IntType) -> Mix32To64 {
     by_rounding!(how, |R| match to {
-        IntType::S64 => lane_fn!(|a: u32| -> u64 { f32_to_int(R, f32::from_bits(a), IntType::S64) }),
+        IntType::S64 =>
+            lane_fn!(|a: u32| -> u64 { f32_to_int(R, f32::from_bits(a), IntType::S64) }),
         _ => lane_fn!(|a: u32| -> u64 { f32_to_int(R, f32::from_bits(a), IntType::U64) }),
     })
 }

@@ -71,11 +71,13 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         .ok_or_else(|| error(0, "", "the module has no kernel of this name".into()))?;
     let layout = Layout::new(module, function).map_err(|m| error(function.line, "", m))?;
     let slots = Slots::new(function);
-    let mut decoder = Decoder { function, layout: &layout, slots: &slots, numerics, tables: Vec::new() };
+    let mut decoder =
+        Decoder { function, layout: &layout, slots: &slots, numerics, tables: Vec::new() };
     let mut instructions = Vec::with_capacity(function.instructions.len() + 1);
     for instruction in &function.instructions {
-        let (op, pipe) =
-            decoder.one(instruction).map_err(|m| error(instruction.line, &instruction.name(), m))?;
+        let (op, pipe) = decoder
+            .one(instruction)
+            .map_err(|m| error(instruction.line, &instruction.name(), m))?;
         let guard = match instruction.guard {
             None => None,
             Some(guard) => {
@@ -151,7 +153,9 @@ impl Decoder<'_> {
             "bra" | "brx" | "ret" | "exit" | "trap" => self.branch(inst, m),
             "bar" | "barrier" => self.barrier(inst, m),
             "membar" | "fence" => self.fence(inst, m),
-            "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => self.collective(inst, m),
+            "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => {
+                self.collective(inst, m)
+            }
             _ => self.arithmetic(inst, m),
         }
     }

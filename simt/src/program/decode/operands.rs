@@ -7,10 +7,14 @@ use crate::ptx::ast::{Instruction, LabelId, Operand, Space};
 
 impl Decoder<'_> {
     /// Operand `i`, or an error that says how many there are.
-    pub(super) fn operand<'i>(&self, inst: &'i Instruction, i: usize) -> Result<&'i Operand, String> {
-        inst.operands
-            .get(i)
-            .ok_or_else(|| format!("{} operands, at least {} are needed", inst.operands.len(), i + 1))
+    pub(super) fn operand<'i>(
+        &self,
+        inst: &'i Instruction,
+        i: usize,
+    ) -> Result<&'i Operand, String> {
+        inst.operands.get(i).ok_or_else(|| {
+            format!("{} operands, at least {} are needed", inst.operands.len(), i + 1)
+        })
     }
 
     /// Errors: another count of operands than `n`.
@@ -32,7 +36,10 @@ impl Decoder<'_> {
         match operand {
             Operand::Register(reg) | Operand::Negated(reg) => {
                 let register = &self.function.registers[reg.0 as usize];
-                format!("{} is a register of .{}, where {wanted} is needed", register.name, register.ty)
+                format!(
+                    "{} is a register of .{}, where {wanted} is needed",
+                    register.name, register.ty
+                )
             }
             other => format!("{other:?}, where {wanted} is needed"),
         }
@@ -50,9 +57,9 @@ impl Decoder<'_> {
             (Operand::Symbol(name, offset), _) => {
                 let (_, address) = self.symbol(name)?;
                 let address = address.wrapping_add_signed(*offset);
-                u32::try_from(address).map(Src::Value).map_err(|_| {
-                    format!("the address of '{name}' does not fit into 32 bits")
-                })
+                u32::try_from(address)
+                    .map(Src::Value)
+                    .map_err(|_| format!("the address of '{name}' does not fit into 32 bits"))
             }
             _ => Err(self.wrong(operand, "a value of 32 bits")),
         }
@@ -172,7 +179,9 @@ impl Decoder<'_> {
 
     /// Space and address of a variable.
     pub(super) fn symbol(&self, name: &str) -> Result<(Space, u64), String> {
-        self.layout.symbol(name).ok_or_else(|| format!("there is no variable '{name}' that can be addressed"))
+        self.layout
+            .symbol(name)
+            .ok_or_else(|| format!("there is no variable '{name}' that can be addressed"))
     }
 
     pub(super) fn label(&self, operand: &Operand) -> Result<LabelId, String> {

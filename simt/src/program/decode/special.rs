@@ -12,7 +12,12 @@ impl Decoder<'_> {
     }
 
     /// `div.approx`, `div.full`.
-    pub(super) fn divide_nearly(&mut self, _: &Instruction, _: &mut Modifiers, _full: bool) -> Decoded {
+    pub(super) fn divide_nearly(
+        &mut self,
+        _: &Instruction,
+        _: &mut Modifiers,
+        _full: bool,
+    ) -> Decoded {
         Err(not_implemented())
     }
 }
