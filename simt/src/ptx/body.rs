@@ -109,6 +109,8 @@ impl<'a> Parser<'a> {
                 let count = self.tokens.count("a count of registers")?;
                 self.tokens.expect('>')?;
                 self.reserve(body, count, line)?;
+                body.function.registers.reserve(count as usize);
+                self.names.reserve(count as usize);
                 for number in 0..count {
                     self.register(body, Cow::Owned(format!("{name}{number}")), ty, line)?;
                 }

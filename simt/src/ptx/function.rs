@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::ast::{Function, Space};
+use super::ast::Function;
 use super::error::Fault;
 use super::lexer::Token;
 use super::module::Parser;
@@ -78,7 +78,6 @@ impl<'a> Parser<'a> {
             }
             let line = self.tokens.line();
             let (name, variable) = variables::parameter(&mut self.tokens)?;
-            debug_assert_eq!(variable.space, Space::Param);
             self.names
                 .declare(Cow::Borrowed(name), Meaning::Variable { nth: 0 })
                 .map_err(|message| Fault::new(line, message))?;

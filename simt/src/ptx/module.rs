@@ -12,14 +12,15 @@ use super::tokens::Tokens;
 use super::variables;
 
 /// Registers of all functions at most, so that a small file cannot ask for much memory.
-const MAX_MODULE_REGISTERS: u32 = 4_000_000;
+const MAX_MODULE_REGISTERS: u32 = 2_000_000;
 
 /// Reads a module of PTX. `name` is the file's name in errors.
 ///
-/// Names are resolved: registers and labels to indices, and variables to names that are unique as seen
-/// from a function. A variable of a body that hides another one, or that has the name of one in another
-/// scope of that body, is called `name@1`, `name@2` and so on. What a `.func` gives back is found among
-/// its variables, in the space of parameters.
+/// Names are resolved: registers and labels to indices; variables to names that are unique if they are
+/// looked for among the parameters and variables of the function first and those of the module then. For
+/// that, a variable of a body that hides another one, or that has the name of one in another scope of that
+/// body, is called `name@1`, `name@2` and so on. What a `.func` gives back is found among its variables, in
+/// the space of parameters. Prototypes of functions are read and forgotten: calls are refused.
 pub fn parse(name: &str, text: &str) -> Result<Module, ParseError> {
     let located = |fault: Fault, kernel: Option<&str>| ParseError {
         file: name.to_owned(),

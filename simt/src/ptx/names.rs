@@ -73,6 +73,11 @@ impl<'a> Names<'a> {
         &mut self.scopes[last]
     }
 
+    /// Makes room for so many names in the innermost scope.
+    pub fn reserve(&mut self, count: usize) {
+        self.innermost().meanings.reserve(count);
+    }
+
     pub fn find(&self, name: &str) -> Option<Meaning> {
         self.scopes.iter().rev().find_map(|scope| scope.find(name))
     }

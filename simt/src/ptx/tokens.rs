@@ -155,12 +155,13 @@ impl<'a> Tokens<'a> {
         if !self.eat('-')? {
             return self.number(what);
         }
+        let line = self.line;
         // Section 4.5.4: unary minus works on 64 bits, modulo 2^64 for whole numbers.
-        match self.number(what)? {
+        match self.number("a number behind `-`")? {
             Number::Integer(value) => Ok(Number::Integer(value.wrapping_neg())),
             Number::Float64(bits) => Ok(Number::Float64((-f64::from_bits(bits)).to_bits())),
             // Section 4.5.2: such values may not be used in constant expressions.
-            Number::Float32(_) => Err(self.fault("a sign is not allowed before `0f...`")),
+            Number::Float32(_) => Err(Fault::new(line, "a sign is not allowed before `0f...`")),
         }
     }
 

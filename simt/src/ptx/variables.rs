@@ -33,10 +33,10 @@ pub(super) fn declaration<'a>(
     let mut variables = Vec::new();
     loop {
         let line = tokens.line();
-        let (name, mut variable) = declarator(tokens, space, ty, align)?;
+        let (name, mut variable, dimensions) = declarator(tokens, space, ty, align)?;
         variable.is_extern = is_extern;
         if tokens.eat('=')? {
-            initialise(tokens, &mut variable)?;
+            initialise(tokens, &mut variable, dimensions)?;
         }
         if variable.bytes.is_none() && !is_extern {
             return Err(Fault::new(line, format!("`{name}[]` has no size")));
@@ -62,7 +62,7 @@ pub(super) fn parameter<'a>(tokens: &mut Tokens<'a>) -> Result<(&'a str, Variabl
         }
     }
     let line = tokens.line();
-    let (name, variable) = declarator(tokens, Space::Param, ty, align)?;
+    let (name, variable, _) = declarator(tokens, Space::Param, ty, align)?;
     if variable.bytes.is_none() {
         return Err(Fault::new(line, format!("parameter `{name}[]` has no size")));
     }
@@ -90,13 +90,13 @@ fn alignment(tokens: &mut Tokens) -> Result<u32, Fault> {
     Err(Fault::new(line, message))
 }
 
-/// `name`, `name[4][16]`, `name[]`.
+/// `name`, `name[4][16]`, `name[]`, with the count of dimensions.
 fn declarator<'a>(
     tokens: &mut Tokens<'a>,
     space: Space,
     ty: Type,
     align: u32,
-) -> Result<(&'a str, Variable), Fault> {
+) -> Result<(&'a str, Variable, u32), Fault> {
     let name = tokens.word("the name of a variable")?;
     if tokens.peek() == Token::Mark('<') {
         return Err(tokens.fault(format!("`{name}<...>` is supported for registers only")));
@@ -135,11 +135,11 @@ fn declarator<'a>(
         init: Vec::new(),
         is_extern: false,
     };
-    Ok((name, variable))
+    Ok((name, variable, dimensions))
 }
 
 /// Section 5.4.4: `5`, or `{1, 2, 0x3}`.
-fn initialise(tokens: &mut Tokens, variable: &mut Variable) -> Result<(), Fault> {
+fn initialise(tokens: &mut Tokens, variable: &mut Variable, dimensions: u32) -> Result<(), Fault> {
     let name = variable.name.clone();
     if variable.is_extern {
         return Err(tokens.fault(format!("`{name}` is external and can have no initial value")));
@@ -148,11 +148,15 @@ fn initialise(tokens: &mut Tokens, variable: &mut Variable) -> Result<(), Fault>
         let message = format!("`{name}` can have no initial value: only .global and .const can");
         return Err(tokens.fault(message));
     }
+    if dimensions > 1 {
+        let message = format!("`{name}`: initial values of several dimensions are not supported");
+        return Err(tokens.fault(message));
+    }
     let limit = variable.bytes.unwrap_or(MAX_BYTES);
     let element = u64::from(variable.ty.bytes());
-    let is_list = tokens.eat('{')?;
-    if is_list && variable.bytes == Some(element) && tokens.peek() == Token::Mark('}') {
-        return tokens.expected("an initial value");
+    let is_array = dimensions > 0;
+    if is_array {
+        tokens.expect('{')?;
     }
     loop {
         if variable.init.len() as u64 + element > limit {
@@ -160,7 +164,7 @@ fn initialise(tokens: &mut Tokens, variable: &mut Variable) -> Result<(), Fault>
             return Err(tokens.fault(message));
         }
         initial_value(tokens, variable.ty, &mut variable.init)?;
-        if !is_list {
+        if !is_array {
             break;
         }
         if !tokens.eat(',')? {
@@ -173,13 +177,9 @@ fn initialise(tokens: &mut Tokens, variable: &mut Variable) -> Result<(), Fault>
 }
 
 fn initial_value(tokens: &mut Tokens, ty: Type, bytes: &mut Vec<u8>) -> Result<(), Fault> {
-    match tokens.peek() {
-        Token::Word(name) => {
-            let message = format!("the address of `{name}` as initial value is not supported");
-            return Err(tokens.fault(message));
-        }
-        Token::Mark('{') => return Err(tokens.fault("nested initial values are not supported")),
-        _ => {}
+    if let Token::Word(name) = tokens.peek() {
+        let message = format!("the address of `{name}` as initial value is not supported");
+        return Err(tokens.fault(message));
     }
     let line = tokens.line();
     let value = tokens.constant("an initial value")?;
