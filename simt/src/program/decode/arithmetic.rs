@@ -40,6 +40,8 @@ macro_rules! float_fn {
     };
 }
 
+pub(super) use float_fn;
+
 macro_rules! double_fn {
     (|$($x:ident),+| $body:expr) => {
         lane_fn!(|$($x: u64),+| -> u64 { $(let $x = f64::from_bits($x);)+ ($body).to_bits() })

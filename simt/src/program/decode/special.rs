@@ -1,23 +1,72 @@
 //! Special functions (9.7.3): what approximates, and the roots and reciprocals that round properly.
 
-use super::arithmetic::rounding;
+use super::arithmetic::{float_fn, rounding};
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
-use crate::ptx::ast::Instruction;
+use crate::arith::round::{self, Rounding, ftz};
+use crate::program::lanes::{Fn1, Fn2, lane_fn};
+use crate::program::op::{Op, Pipe};
+use crate::ptx::ast::{Instruction, Type};
 
 impl Decoder<'_> {
-    pub(super) fn special_function(&mut self, _inst: &Instruction, m: &mut Modifiers) -> Decoded {
-        _ = rounding(m);
-        Err(not_implemented())
+    pub(super) fn special_function(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        let is_approximate = m.take("approx");
+        let flush = m.take("ftz");
+        let how = rounding(m);
+        if m.ty()? != Type::F32 {
+            return Err(not_implemented());
+        }
+        self.count(inst, 2)?;
+        let f = match is_approximate {
+            true => approximation(&inst.opcode, flush, self.numerics.is_perturbed),
+            false => proper(&inst.opcode, flush, how),
+        };
+        let f = f.ok_or_else(not_implemented)?;
+        let (d, a) = (self.dst_word(&inst.operands[0])?, self.word(&inst.operands[1])?);
+        Ok((Op::A1 { f, d, a }, Pipe::Special))
     }
 
     /// `div.approx`, `div.full`.
     pub(super) fn divide_nearly(
         &mut self,
-        _: &Instruction,
-        _: &mut Modifiers,
-        _full: bool,
+        inst: &Instruction,
+        m: &mut Modifiers,
+        is_full: bool,
     ) -> Decoded {
-        Err(not_implemented())
+        let flush = m.take("ftz");
+        if m.ty()? != Type::F32 {
+            return Err(not_implemented());
+        }
+        self.count(inst, 3)?;
+        let f = quotient(is_full, flush, self.numerics.is_perturbed);
+        let (a, b) = (self.word(&inst.operands[1])?, self.word(&inst.operands[2])?);
+        Ok((Op::A2 { f, d: self.dst_word(&inst.operands[0])?, a, b }, Pipe::Special))
     }
+}
+
+fn proper(name: &str, flush: bool, how: Rounding) -> Option<Fn1<u32>> {
+    const N: Rounding = Rounding::Nearest;
+    if how != N {
+        return None;
+    }
+    Some(match (name, flush) {
+        ("rcp", false) => float_fn!(|a| round::rcp_f32(N, a)),
+        ("rcp", true) => float_fn!(|a| ftz(round::rcp_f32(N, ftz(a)))),
+        ("sqrt", false) => float_fn!(|a| round::sqrt_f32(N, a)),
+        ("sqrt", true) => float_fn!(|a| ftz(round::sqrt_f32(N, ftz(a)))),
+        _ => return None,
+    })
+}
+
+fn approximation(name: &str, flush: bool, _: bool) -> Option<Fn1<u32>> {
+    Some(match (name, flush) {
+        ("ex2", _) => float_fn!(|a| libm::exp2(f64::from(a)) as f32),
+        ("lg2", _) => float_fn!(|a| libm::log2(f64::from(a)) as f32),
+        ("rsqrt", _) => float_fn!(|a| (1.0 / f64::from(a).sqrt()) as f32),
+        _ => return None,
+    })
+}
+
+fn quotient(_: bool, _: bool, _: bool) -> Fn2<u32> {
+    float_fn!(|a, b| a / b)
 }
