@@ -23,8 +23,8 @@
 //! # Encoding
 //!
 //! The real object is opaque. This one leaves two bits for a check, as the ranges of the manual
-//! (section 9.7.13.15.2) need 62. They catch all zeros, all ones, any change inside two neighbouring
-//! bits, and three of four arbitrary values; whoever must catch all keeps a list of the barriers.
+//! (section 9.7.13.15.2) need 62. They catch all zeros, all ones, any one changed bit, and
+//! three of four arbitrary values; whoever must catch all keeps a list of the barriers.
 //!
 //! ```text
 //! bits 19..0 pending   39..20 expected   60..40 tx + 2^20   61 phase   63..62 check
@@ -309,7 +309,8 @@ impl fmt::Display for Wait {
         if pending == expected && tx == 0 && expected > 0 {
             write!(
                 f,
-                "; nothing has happened in it, so if the phase before was meant, the parity is wrong"
+                "; nothing has happened in it, so if the phase before was meant, the parity is \
+                 wrong"
             )?;
         }
         Ok(())

@@ -362,7 +362,8 @@ impl fmt::Display for TileError {
             ),
             Self::NegativeStore { dimension, coordinate } => write!(
                 f,
-                "a store at coordinate {coordinate} of dimension {dimension}; it must not be negative"
+                "a store at coordinate {coordinate} of dimension {dimension}; it must not be \
+                 negative"
             ),
             Self::OutsideBox { dimension, position, first, last } => write!(
                 f,
@@ -374,8 +375,8 @@ impl fmt::Display for TileError {
             }
             Self::ShortRows { bytes, swizzle } => write!(
                 f,
-                "rows of {bytes} bytes under a swizzle of {} bytes are not supported: the layout is \
-                 not documented",
+                "rows of {bytes} bytes under a swizzle of {} bytes are not supported: the layout \
+                 is not documented",
                 swizzle.span()
             ),
             Self::SharedUnaligned { address } => {

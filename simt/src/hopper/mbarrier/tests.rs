@@ -262,7 +262,8 @@ fn a_wait_is_told_in_words() {
     barrier.arrive_expect_tx(100).unwrap();
     assert_eq!(
         barrier.wait(0).to_string(),
-        "a wait for the phase of parity 0 to end, in which 3 of 4 arrivals and 100 bytes are missing"
+        "a wait for the phase of parity 0 to end, in which 3 of 4 arrivals and 100 bytes are \
+         missing"
     );
     barrier.arrive(3).unwrap();
     assert_eq!(
