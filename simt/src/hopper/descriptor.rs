@@ -50,13 +50,14 @@
 //!
 //! # Where sources disagree
 //!
-//! - Manuals before 8.6 called LBO the distance of core matrices along k and SBO that along mn, for
-//!   every layout. For MN-major with a swizzle that is the other way round. The newer manual, its
-//!   worked examples and CuTe agree with each other; they are followed.
+//! - Manuals of 2024 (8.5) called LBO the distance of core matrices along k and SBO that along mn,
+//!   for every layout. For MN-major with a swizzle that is the other way round. The newer manual,
+//!   its worked examples and CuTe agree with each other; they are followed.
 //! - The base offset: the manual wants `(pattern start >> 7) & 7` where the pattern of the swizzle
-//!   does not start at a multiple of its period, but does not say how the hardware uses it, and
-//!   CuTe always leaves it 0. Bulk tensor copies swizzle absolute addresses, so what they write
-//!   has its pattern at multiples of the period. Anything but 0 is refused.
+//!   does not start at a multiple of its period, but does not say how the hardware uses it. The
+//!   manual has it for every swizzle, CuTe's comment for 128B and 64B only, and CuTe always leaves
+//!   it 0. Bulk tensor copies swizzle absolute addresses, so what they write has its pattern at
+//!   multiples of the period. Anything but 0 is refused.
 //! - A start address in the middle of a pattern (rows 1..7 of an atom) with base offset 0 reads
 //!   right under the rule of absolute addresses. The manual does not promise it, and it is how a
 //!   stage that is aligned to 128 bytes only looks; [`Descriptor::check`] refuses it.

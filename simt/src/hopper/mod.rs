@@ -10,6 +10,7 @@
 //! Sections are those of the PTX ISA manual, version 9.0.
 
 pub mod descriptor;
+pub mod mbarrier;
 pub mod swizzle;
 pub mod tensor_map;
 pub mod tile;

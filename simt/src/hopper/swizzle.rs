@@ -65,7 +65,7 @@ impl Swizzle {
             if offset >= bytes {
                 return None;
             }
-            let address = start + offset;
+            let address = start.wrapping_add(offset);
             let end_of_chunk = 16 - address % 16;
             let piece = Piece {
                 offset,

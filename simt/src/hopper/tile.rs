@@ -42,6 +42,9 @@ mod tests;
 /// [`Swizzle::period`] does the swizzle's pattern start with the tile.
 pub const SHARED_ALIGNMENT: u32 = 128;
 
+/// More than the shared memory of any block: no box of more bytes can be copied.
+const SHARED_BYTES: u64 = 1 << 18;
+
 /// Where a copy goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -91,7 +94,7 @@ impl<'a> Tile<'a> {
         // A box of b elements holds ceil(b / s) of every s-th (cuTensorMapEncodeTiled); beyond the
         // rank both are 1.
         let outer = box_dims[1..].iter().zip(&map.element_strides()[1..]);
-        let rows = outer.map(|(size, stride)| size.div_ceil(*stride)).product();
+        let rows = outer.map(|(size, stride)| u64::from(size.div_ceil(*stride))).product();
         Self::new(map, direction, coordinates, box_dims[0], rows)
     }
 
@@ -106,7 +109,7 @@ impl<'a> Tile<'a> {
         let Access::Im2col { lower, upper, channels, pixels } = map.access() else {
             return Err(TileError::Mode { im2col: false });
         };
-        let mut tile = Self::new(map, direction, coordinates, channels, pixels)?;
+        let mut tile = Self::new(map, direction, coordinates, channels, pixels.into())?;
         let spatial = map.rank() - 2;
         let expected = if direction == Direction::Load { spatial } else { 0 };
         if offsets.len() != expected {
@@ -139,7 +142,7 @@ impl<'a> Tile<'a> {
         direction: Direction,
         coordinates: &[i32],
         row_elements: u32,
-        rows: u32,
+        rows: u64,
     ) -> Result<Self, TileError> {
         let rank = map.rank();
         if coordinates.len() != rank {
@@ -162,6 +165,11 @@ impl<'a> Tile<'a> {
         if swizzle != Swizzle::None && row_bytes < swizzle.span() {
             return Err(TileError::ShortRows { bytes: row_bytes, swizzle });
         }
+        let box_bytes = u64::from(row_bytes) * rows;
+        if box_bytes > SHARED_BYTES {
+            return Err(TileError::BoxTooLarge { bytes: box_bytes });
+        }
+        let rows = rows as u32;
         Ok(Self { map, direction, start, offsets: [0; MAX_RANK], row_bytes, rows })
     }
 
@@ -329,6 +337,9 @@ pub enum TileError {
     SharedUnaligned {
         address: u32,
     },
+    BoxTooLarge {
+        bytes: u64,
+    },
 }
 
 impl std::error::Error for TileError {}
@@ -362,7 +373,8 @@ impl fmt::Display for TileError {
             ),
             Self::NegativeStore { dimension, coordinate } => write!(
                 f,
-                "a store at coordinate {coordinate} of dimension {dimension}; it must not be negative"
+                "a store at coordinate {coordinate} of dimension {dimension}; it must not be \
+                 negative"
             ),
             Self::OutsideBox { dimension, position, first, last } => write!(
                 f,
@@ -374,12 +386,15 @@ impl fmt::Display for TileError {
             }
             Self::ShortRows { bytes, swizzle } => write!(
                 f,
-                "rows of {bytes} bytes under a swizzle of {} bytes are not supported: the layout is \
-                 not documented",
+                "rows of {bytes} bytes under a swizzle of {} bytes are not supported: the layout \
+                 is not documented",
                 swizzle.span()
             ),
             Self::SharedUnaligned { address } => {
                 write!(f, "the shared address {address:#x} is no multiple of 128")
+            }
+            Self::BoxTooLarge { bytes } => {
+                write!(f, "a box of {bytes} bytes, which no shared memory can hold")
             }
         }
     }

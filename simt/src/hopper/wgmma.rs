@@ -1,8 +1,8 @@
 //! What `wgmma.mma_async` computes (section 9.7.15.5): D = A * B + D, or A * B, with A of 64 rows,
 //! B of N columns, K of 32 bytes, and sums in f32.
 //!
-//! Only the mathematics: an operand is unpacked into a [`Matrix`] by whoever knows the time at which
-//! it is read, and [`Wgmma::accumulate`] adds the product to the registers of four warps.
+//! Only the mathematics: an operand is unpacked into a [`Matrix`] by whoever knows when it is read,
+//! and [`Wgmma::accumulate`] adds the product to the registers of four warps.
 //!
 //! # Registers
 //!

@@ -47,8 +47,8 @@ const EXAMPLES: [Example; 5] = [
         leading_encoded: 16,
         stride_encoded: 8,
     },
-    // Swizzle<1,4,3> o ((8,2),(4,4)):((8,64),(1,4)): only the 8 columns that one wgmma takes; in this
-    // layout the other 8 would fall on the next rows.
+    // Swizzle<1,4,3> o ((8,2),(4,4)):((8,64),(1,4)): only the 8 columns that one wgmma takes; the
+    // other 8 would fall on the next rows in this layout.
     Example {
         major: Major::K,
         swizzle: Swizzle::B32,

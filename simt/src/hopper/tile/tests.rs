@@ -373,6 +373,15 @@ fn what_cannot_be_copied_is_named() {
         TileError::ShortRows { bytes: 64, swizzle: Swizzle::B128 }
     );
 
+    let huge = tensor(Element::F64, &[256; 5], &[16; 4], &[1; 5], Swizzle::None);
+    for (box_dims, bytes) in [([256; 5], 1 << 43), ([256, 129, 1, 1, 1], 264_192)] {
+        let map = TensorMap::tiled(&huge, &box_dims).unwrap();
+        let error = Tile::tiled(&map, Load, &[0; 5]).unwrap_err();
+        assert_eq!(error, TileError::BoxTooLarge { bytes });
+    }
+    let map = TensorMap::tiled(&huge, &[256, 128, 1, 1, 1]).unwrap();
+    assert_eq!(Tile::tiled(&map, Load, &[0; 5]).unwrap().box_bytes(), 1 << 18);
+
     let image = Image { n: 2, h: 14, w: 9, c: 64 };
     let map = image.map([[-1, -1], [-1, -1]], [1, 1], 8, 64);
     let refused = |direction, at: &[i32], offsets: &[u16]| {
