@@ -249,6 +249,13 @@ impl Clocks {
         }
     }
 
+    /// An asynchronous operation ends, which counts as an access of this thread: those who wait for it see it.
+    pub fn end_operation(&mut self, thread: u32, arrival: &mut Arrival) {
+        let warp = thread as usize / 32;
+        let clock = self.tick(warp);
+        arrival.seen.see(warp as u32, |l| if l == thread as usize % 32 { clock } else { 0 });
+    }
+
     /// A fence between the proxies by these lanes: what each has seen and done, the asynchronous proxy sees from
     /// now on as well.
     pub fn fence_proxy(&mut self, warp: usize, mask: u32) {

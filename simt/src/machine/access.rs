@@ -1,7 +1,7 @@
 //! Where a load or store goes, and whether it may.
 
 use super::Trouble;
-use super::block::Block;
+use super::cluster::Cluster;
 use super::warp::Warp;
 use crate::program::lanes::Lanes64;
 use crate::program::layout::SHARED_START;
@@ -58,7 +58,7 @@ pub fn addresses(warp: &Warp, address: Address) -> Lanes64 {
     }
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     /// Checks and records an access of one lane to `bytes` from `at` on; where they are on the host.
     #[inline]
     pub fn reach(

@@ -1,7 +1,7 @@
 //! Barriers of a block (9.7.13.1): `bar.sync`, `bar.arrive`, `bar.red`.
 
 use super::Trouble;
-use super::block::Block;
+use super::cluster::Cluster;
 use super::paths::State;
 use super::warp::Warp;
 use crate::clocks::Arrival;
@@ -37,7 +37,7 @@ impl Barrier {
     }
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     /// A path of a warp arrives. Whether it goes on.
     pub(super) fn barrier(
         &mut self,

@@ -3,7 +3,7 @@
 
 use super::Trouble;
 use super::atomic::combine;
-use super::block::Block;
+use super::cluster::Cluster;
 use super::exec::each;
 use super::paths::State;
 use super::warp::Warp;
@@ -24,7 +24,7 @@ fn mask_of(op: &Op) -> Src {
     }
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     /// A path arrives at a collective. Whether it goes on.
     pub(super) fn collective(
         &mut self,
@@ -91,7 +91,7 @@ impl Block<'_, '_> {
         match *op {
             Op::WarpSync { .. } => {
                 if self.grid.launch.is_checked {
-                    self.clocks.sync_warp(warp.index as usize, lanes);
+                    self.clocks.sync_warp(warp.id as usize, lanes);
                 }
             }
             Op::Shuffle { how, d, p, a, b, c, .. } => {

@@ -1,7 +1,7 @@
 //! One instruction of a warp that neither branches nor waits.
 
 use super::access::{Access, addresses, resolve, window};
-use super::block::Block;
+use super::cluster::Cluster;
 use super::warp::Warp;
 use super::{Trouble, traffic};
 use crate::arith::integer::{PermuteMode, byte_permute, logic3};
@@ -16,7 +16,7 @@ pub fn each(lanes: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |l| lanes >> l & 1 == 1)
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     #[inline(always)]
     pub(super) fn step(
         &mut self,
