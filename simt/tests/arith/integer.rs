@@ -344,7 +344,7 @@ macro_rules! check_width {
             assert_eq!($module::rem_signed(a, b), (sa % sb) as $unsigned, "{context}");
             assert_eq!($module::is_quotient_overflow(a, b), sa / sb > most, "{context}");
         }
-        assert_eq!($module::abs(a), sa.abs() as $unsigned, "{context}");
+        assert_eq!($module::abs(a), sa.unsigned_abs() as $unsigned, "{context}");
         assert_eq!($module::neg(a), (-sa) as $unsigned, "{context}");
         assert_eq!($module::min_unsigned(a, b) as u128, ua.min(ub), "{context}");
         assert_eq!($module::max_unsigned(a, b) as u128, ua.max(ub), "{context}");

@@ -144,7 +144,7 @@ impl Format {
 }
 
 /// `a * b + c`, if all are finite and it is not zero.
-fn check_sum(format: &Format, rounding: Rounding, [a, b, c]: [f64; 3], result: f64) {
+pub fn check_sum(format: &Format, rounding: Rounding, [a, b, c]: [f64; 3], result: f64) {
     let context = format!("{rounding:?} {a:e} * {b:e} + {c:e} = {result:e}");
     let exact = Big::new(a).mul(&Big::new(b)).add(&Big::new(c));
     if !exact.is_zero() {
