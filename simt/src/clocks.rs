@@ -15,6 +15,8 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub const NOTHING: Self = Self { warps: Vec::new(), lanes: Vec::new() };
+
     /// Whether accesses of this thread at this clock have been seen.
     pub fn has(&self, thread: u32, clock: u32) -> bool {
         let (warp, lane) = (thread / 32, (thread % 32) as usize);

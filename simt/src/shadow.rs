@@ -178,6 +178,12 @@ impl Byte {
         self.reads[1].store(0, Relaxed);
     }
 
+    /// The bytes of an asynchronous copy are there.
+    pub fn deliver(&self, writer: Stamp, site: u32) {
+        self.set(writer);
+        self.write_site.store(site, Relaxed);
+    }
+
     pub fn is_written(&self) -> bool {
         self.write.load(Relaxed) != 0
     }

@@ -91,7 +91,8 @@ impl Cluster<'_, '_> {
         pc: u32,
         counts: &mut Counts,
     ) -> Result<(), Trouble> {
-        let Op::TensorCopy { way, rank, shared, map, coordinates, offsets, barrier, multicast } = *op
+        let Op::TensorCopy { way, rank, shared, map, coordinates, offsets, barrier, multicast } =
+            *op
         else {
             return Err(Trouble::new(on, "no tensor copy"));
         };
@@ -210,7 +211,7 @@ impl Cluster<'_, '_> {
         bytes: u32,
         pc: u32,
     ) -> Result<(), Trouble> {
-        let who = Who { proxy: true, ..Who::thread(warp, lane) };
+        let who = Who::proxy(warp, lane);
         match &way {
             Way::Load { ctas, barrier, .. } => {
                 for &cta in ctas {
@@ -257,7 +258,7 @@ impl Cluster<'_, '_> {
         arrival: &mut Arrival,
     ) -> Result<(), Trouble> {
         let Operation { way, moves, lane, pc, agent, .. } = operation;
-        let who = Who { agent: Some(*agent), proxy: true, ..Who::thread(warp, *lane) };
+        let who = Who::agent(warp, *lane, *agent);
         let stamp = self.clocks.stamp_as(*agent, Flag::Async);
         match way {
             Way::Load { ctas, nan, .. } => {
@@ -322,7 +323,14 @@ impl Cluster<'_, '_> {
         all[start as usize..(start + bytes) as usize].to_vec()
     }
 
-    fn deliver(&mut self, cta: usize, start: u32, bytes: &[u8], stamp: crate::shadow::Stamp, pc: u32) {
+    fn deliver(
+        &mut self,
+        cta: usize,
+        start: u32,
+        bytes: &[u8],
+        stamp: crate::shadow::Stamp,
+        pc: u32,
+    ) {
         let range = start as usize..start as usize + bytes.len();
         let there: &mut [u8] = bytemuck::cast_slice_mut(&mut self.ctas[cta].shared);
         there[range.clone()].copy_from_slice(bytes);
@@ -409,4 +417,3 @@ fn moves(tile: &Tile, map: &TensorMap, start: u32, direction: Direction) -> Vec<
     }
     moves
 }
-

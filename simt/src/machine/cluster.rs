@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use super::asynchronous::Operations;
 use super::barrier::{BARRIERS, Barrier};
 use super::mbarriers::Mbarriers;
+use super::products::Warpgroup;
 use super::registers::Registers;
 use super::rendezvous::Rendezvous;
 use super::warp::Warp;
@@ -35,6 +36,7 @@ pub struct Cta {
     /// Per 16 bytes of shared memory: asynchronous operations under way that read there. Empty until one does.
     pub busy: Vec<u8>,
     pub registers: Registers,
+    pub warpgroups: Vec<Warpgroup>,
 }
 
 pub struct Cluster<'g, 'a> {
@@ -104,6 +106,7 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
             mbarriers: Mbarriers::default(),
             busy: Vec::new(),
             registers: Registers::new(program, per_cta),
+            warpgroups: Vec::new(),
         }
     });
     let all = all.collect();

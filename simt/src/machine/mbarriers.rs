@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
+use super::Trouble;
 use super::access::{Access, Who, addresses, resolve};
 use super::cluster::Cluster;
 use super::exec::each;
 use super::paths::{Path, State};
 use super::turn::Step;
 use super::warp::Warp;
-use super::Trouble;
 use crate::clocks::Arrival;
 use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier};
 use crate::program::op::{Address, Arrive, MbarrierOp, Op, WaitFor};

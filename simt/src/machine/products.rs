@@ -252,14 +252,15 @@ impl Cluster<'_, '_> {
             let descriptor = Descriptor::decode(bits).map_err(|e| fail(e.to_string()))?;
             let bytes = wgmma.input.bytes();
             descriptor.check(major, mn, bytes).map_err(|e| fail(e.to_string()))?;
-            let who = Who { proxy: true, ..Who::thread(warp, 0) };
+            let who = Who::proxy(warp, 0);
             let is_a = mn == 64 && wgmma.a_major.is_some() && bits == a_bits;
             let mut read = |at: u32| {
                 let place = (Space::Shared, shared_address(cta, at));
-                let from = this.reach_as(who, 0, place, 16, Access::Peek, pc).map_err(|mut t| {
-                    t.lanes = u32::MAX;
-                    t
-                })?;
+                let from =
+                    this.reach_as(who, 0, place, 16, Access::Peek, pc).map_err(|mut t| {
+                        t.lanes = u32::MAX;
+                        t
+                    })?;
                 reads.push(at);
                 // SAFETY: `reach_as` has checked 16 bytes there.
                 Ok::<_, Trouble>(unsafe { from.cast::<[u8; 16]>().read_unaligned() })
@@ -359,7 +360,7 @@ impl Cluster<'_, '_> {
         issued.waited += 1;
         if issued.waited == 1 {
             let reads = std::mem::take(&mut issued.reads);
-            let who = Who { agent: Some(agent), proxy: true, ..Who::thread(warp, 0) };
+            let who = Who::agent(warp, 0, agent);
             for &at in &reads {
                 self.ctas[cta].read_by_operation(at, 16, false);
                 let place = (Space::Shared, shared_address(cta, at));
@@ -387,4 +388,3 @@ fn whole(on: u32) -> Result<(), Trouble> {
         format!("an instruction of the whole warpgroup, reached by only {} lanes", on.count_ones());
     Err(Trouble::new(on, message))
 }
-

@@ -50,6 +50,7 @@ impl Cluster<'_, '_> {
             State::Barrier(id) => format!("waits at barrier {id}, {at}"),
             State::Cluster => format!("waits for the cluster, {at}"),
             State::Mbarrier => format!("{}, {at}", self.mbarrier_wait_in_words(warp, path)),
+            State::Warpgroup => format!("waits for the other warps of its warpgroup, {at}"),
             State::Bulk => format!("waits for its bulk copies, {at}"),
             State::Registers => {
                 let free = self.ctas[warp.cta as usize].registers.free();

@@ -47,7 +47,7 @@ impl Cluster<'_, '_> {
                 };
                 counts.note(pc, on);
                 if inst.touches && on != 0 {
-                    warp.products.touch(&inst.op, program).map_err(|m| (pc, Trouble::new(on, m)))?;
+                    warp.products.touch(pc, program).map_err(|m| (pc, Trouble::new(on, m)))?;
                 }
                 match &inst.op {
                     Op::Branch { target, is_uniform } => {
@@ -97,7 +97,14 @@ impl Cluster<'_, '_> {
                         warp.paths.get_mut(path).pc = pc;
                         match self.wait_at(warp, path, op, on, pc) {
                             Ok(Step::Done) => pc += 1,
-                            Ok(Step::Waits) => break,
+                            Ok(Step::Waits) => {
+                                // What is asked for again is counted once.
+                                let state = warp.paths.get(path).state;
+                                if !matches!(state, State::Barrier(_) | State::Collective(_)) {
+                                    counts.forget(pc, on);
+                                }
+                                break;
+                            }
                             Ok(Step::Yields) => {
                                 // The path is ready behind it; the turn ends.
                                 pc += 1;
@@ -131,6 +138,7 @@ impl Cluster<'_, '_> {
             Op::ClusterBarrier { .. } => self.cluster_barrier(warp, path, op, on),
             Op::MbarrierWait { .. } => self.mbarrier_wait(warp, path, op, on, pc),
             Op::BulkWait { .. } => self.bulk_wait(warp, path, op, on),
+            Op::ProductWait { .. } => self.product_wait(warp, path, op, on),
             Op::SetMaxRegisters { .. } => self.set_max_registers(warp, path, op, on),
             _ => self.collective(warp, path, op, on, pc),
         }
@@ -149,12 +157,7 @@ impl Cluster<'_, '_> {
 }
 
 /// The target that all lanes agree on.
-fn table_target(
-    warp: &Warp,
-    targets: &[u32],
-    index: Src,
-    on: u32,
-) -> Result<Option<u32>, Trouble> {
+fn table_target(warp: &Warp, targets: &[u32], index: Src, on: u32) -> Result<Option<u32>, Trouble> {
     let mut agreed = None;
     for lane in (0..32).filter(|l| on >> l & 1 == 1) {
         let i = warp.word_of(index, lane);
