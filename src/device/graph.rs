@@ -1,14 +1,15 @@
 //! A recorded sequence of launches that is started as one: a CUDA graph on a GPU, a list of launches
-//! on the emulated device, so that what a captured step relies on (addresses that stay, scalars in
+//! on a device that is executed on the host, so that what a captured step relies on (addresses that stay, scalars in
 //! device memory) is tested without a GPU.
 
-use super::{Device, dry, emulated};
+use super::emulated::Fibres;
+use super::{Device, dry, on_host};
 use crate::{Error, Result};
 
 /// Launches, copies and fills on one device, recorded once. While it lives, the memory that they use
 /// is not given to other tensors.
 pub enum Graph {
-    Emulated(emulated::Graph),
+    Emulated(on_host::Graph<Fibres>),
     Dry(dry::Graph),
     #[cfg(feature = "cuda")]
     Cuda(super::cuda::Graph),

@@ -15,6 +15,7 @@ mod graph;
 pub mod launch;
 pub mod memory;
 pub mod nvtx;
+pub mod on_host;
 mod storage;
 mod tensor;
 #[cfg(any(feature = "cuda", test))]
