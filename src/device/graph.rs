@@ -12,6 +12,8 @@ pub enum Graph {
     Emulated(on_host::Graph<Fibres>),
     Dry(dry::Graph),
     #[cfg(feature = "cuda")]
+    Ptx(on_host::Graph<super::ptx::Executor>),
+    #[cfg(feature = "cuda")]
     Cuda(super::cuda::Graph),
 }
 
@@ -21,6 +23,8 @@ impl Graph {
         match self {
             Self::Emulated(graph) => graph.replay(),
             Self::Dry(graph) => graph.replay(),
+            #[cfg(feature = "cuda")]
+            Self::Ptx(graph) => graph.replay(),
             #[cfg(feature = "cuda")]
             Self::Cuda(graph) => graph.replay(),
         }
@@ -48,6 +52,11 @@ impl Device {
             Self::Emulated(emulated) => {
                 let (graph, value) = emulated.capture(record)?;
                 Ok((Graph::Emulated(graph), value))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => {
+                let (graph, value) = ptx.capture(record)?;
+                Ok((Graph::Ptx(graph), value))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
