@@ -122,18 +122,25 @@ impl Decoder<'_> {
                 _ => Ok((self.packed(inst, m, ty)?, Pipe::Fma)),
             };
         }
-        let high = m.take("hi");
-        m.ignore(&["lo"]);
-        let sat = m.take("sat");
-        if sat && ty != Type::S32 {
+        let is_bits = matches!(ty, Type::Pred | Type::B8 | Type::B16 | Type::B32 | Type::B64);
+        if is_bits || ty.bytes() == 1 {
             return Err(not_implemented());
         }
         let is_product = matches!(name, "mul" | "mad");
+        let half = if is_product { m.one_of(&["hi", "lo"]) } else { None };
+        if is_product && half.is_none() {
+            return Err(".lo or .hi or .wide is needed".into());
+        }
+        let high = half == Some("hi");
+        let sat = matches!(name, "add" | "sub") && m.take("sat");
+        if sat && ty != Type::S32 {
+            return Err(not_implemented());
+        }
         let pipe = if is_product { Pipe::Fma } else { Pipe::Integer };
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let op = match (ty.bytes(), n) {
             (8, 2) => {
-                let f = long1(name).ok_or_else(not_implemented)?;
+                let f = long1(name, ty).ok_or_else(not_implemented)?;
                 Op::L1 { f, d: self.dst_long(d)?, a: self.long(&rest[0])? }
             }
             (8, 3) => {
@@ -531,10 +538,10 @@ fn word1(name: &str, ty: Type) -> Option<Fn1<u32>> {
     })
 }
 
-fn long1(name: &str) -> Option<Fn1<u64>> {
-    Some(match name {
-        "neg" => long_fn!(|a| b64::neg(a)),
-        "abs" => long_fn!(|a| b64::abs(a)),
+fn long1(name: &str, ty: Type) -> Option<Fn1<u64>> {
+    Some(match (name, ty) {
+        ("neg", Type::S64) => long_fn!(|a| b64::neg(a)),
+        ("abs", Type::S64) => long_fn!(|a| b64::abs(a)),
         _ => return None,
     })
 }

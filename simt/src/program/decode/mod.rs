@@ -11,7 +11,6 @@ mod moves;
 mod operands;
 mod special;
 
-use std::collections::HashMap;
 use std::fmt;
 
 use self::modifiers::Modifiers;
@@ -43,6 +42,77 @@ impl fmt::Display for DecodeError {
 }
 
 impl std::error::Error for DecodeError {}
+
+/// Every opcode that is implemented, at least with some modifiers. Others are refused before any decoder sees them.
+pub const OPCODES: &[&str] = &[
+    "abs",
+    "activemask",
+    "add",
+    "and",
+    "applypriority",
+    "atom",
+    "bar",
+    "barrier",
+    "bfe",
+    "bfi",
+    "bfind",
+    "bra",
+    "brev",
+    "brx",
+    "clz",
+    "cnot",
+    "copysign",
+    "cp",
+    "cvt",
+    "cvta",
+    "div",
+    "elect",
+    "ex2",
+    "exit",
+    "fence",
+    "fma",
+    "isspacep",
+    "ld",
+    "ldmatrix",
+    "ldu",
+    "lg2",
+    "lop3",
+    "mad",
+    "match",
+    "max",
+    "membar",
+    "min",
+    "mma",
+    "mov",
+    "mul",
+    "neg",
+    "not",
+    "or",
+    "popc",
+    "prefetch",
+    "prefetchu",
+    "prmt",
+    "rcp",
+    "red",
+    "redux",
+    "rem",
+    "ret",
+    "rsqrt",
+    "selp",
+    "set",
+    "setp",
+    "shf",
+    "shfl",
+    "shl",
+    "shr",
+    "sqrt",
+    "st",
+    "stmatrix",
+    "sub",
+    "trap",
+    "vote",
+    "xor",
+];
 
 /// What one instruction decodes to, or why it does not.
 type Decoded = Result<(Op, Pipe), String>;
@@ -95,8 +165,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
     instructions.push(Inst { op: Op::Exit, guard: None, pipe: Pipe::Control, line, at: None });
     let next: Vec<Next> = instructions.iter().map(|i| follow(i, &tables)).collect();
     let meets = flow::meeting_points(&next);
-    let names: HashMap<u32, String> =
-        function.instructions.iter().map(|i| (i.line, i.name())).collect();
+    let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
         target: module.target.clone(),
@@ -137,6 +206,9 @@ impl Decoder<'_> {
     }
 
     fn dispatch(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        if !OPCODES.contains(&inst.opcode.as_str()) {
+            return Err(not_implemented());
+        }
         match inst.opcode.as_str() {
             "mov" => self.mov(inst, m),
             "selp" => self.selp(inst, m),
