@@ -46,4 +46,10 @@ macro_rules! families {
 families! {
     moves
     integer
+    logic
+    compare
+    float
+    double
+    half
+
 }
