@@ -6,13 +6,20 @@
 //! as a shared library, for `scripts/mutate-kernels.py`, which exchanges single objects in it.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::{env, fs};
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+
 /// Machine code for these; PTX, for GPUs to come, of the first.
 const ARCHS: &str = "80,86,89,90a";
+
+/// The PTX of these is kept as well, if they are asked for: it can be executed without a GPU.
+const EXECUTED: [&str; 2] = ["80", "90a"];
 
 /// The checked build: the compiler calls the emulator before every load and store, and on undefined
 /// arithmetic; no sanitizer runtime is linked.
@@ -96,12 +103,12 @@ fn main() {
     if env::var_os("CARGO_FEATURE_NVTX").is_some() {
         nvtx();
     }
-    let fatbins = match env::var_os("CARGO_FEATURE_CUDA") {
+    let compiled = match env::var_os("CARGO_FEATURE_CUDA") {
         // The primitives too: a GPU is asked about them first. Kernels with faults are for the emulator.
         Some(_) => cuda(emulated.iter().filter(|file| stem(file) != "faults")),
         None => Vec::new(),
     };
-    fs::write(out().join("kernels.rs"), table(&emulated, &fatbins)).expect("OUT_DIR is writable");
+    fs::write(out().join("kernels.rs"), table(&emulated, &compiled)).expect("OUT_DIR is writable");
 }
 
 /// Links AddressSanitizer's runtime, as a whole and statically: its allocator must be the first.
@@ -251,8 +258,16 @@ fn stem(file: &Path) -> String {
     file.file_stem().expect("a file has a name").to_string_lossy().into_owned()
 }
 
-/// One fatbin per file; returns their paths in the order of `files`, each behind its file's stem.
-fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<(String, PathBuf)> {
+/// What nvcc made of one file.
+struct Compiled {
+    stem: String,
+    fatbin: PathBuf,
+    /// Architecture and compressed PTX, from the compilation that the fatbin is of.
+    ptx: Vec<(&'static str, PathBuf)>,
+}
+
+/// Compiles every file with nvcc.
+fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
     let files: Vec<&PathBuf> = files.collect();
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
@@ -260,10 +275,17 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<(String, PathBuf)> 
     // A sixth of the size; drivers since CUDA 12.4 unpack it, compilers since 12.8 make it.
     let help = Command::new(&nvcc).arg("--help").output().map(|o| o.stdout).unwrap_or_default();
     let compresses = String::from_utf8_lossy(&help).contains("--compress-mode");
+    let target =
+        |file: &Path, end: &str| out().join(format!("{}.{}.{end}", stem(file), archs.join("-")));
+    let kept = |file: &Path| -> Vec<(&'static str, PathBuf)> {
+        let asked = EXECUTED.into_iter().filter(|arch| archs.contains(arch));
+        asked.map(|arch| (arch, target(file, &format!("{arch}.ptx.zlib")))).collect()
+    };
     let compile = |file: &Path| {
-        let target = out().join(format!("{}.{}.fatbin", stem(file), archs.join("-")));
-        if is_fresh(&target, &[file, &nvcc]) {
-            return target;
+        let (fatbin, ptx) = (target(file, "fatbin"), kept(file));
+        let is_current = |target: &PathBuf| is_fresh(target, &[file, &nvcc]);
+        if is_current(&fatbin) && ptx.iter().all(|(_, path)| is_current(path)) {
+            return fatbin;
         }
         let mut command = Command::new(&nvcc);
         command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "-Ikernels/include"]);
@@ -278,14 +300,56 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<(String, PathBuf)> 
         if let Some(lowest) = archs.first() {
             command.arg("-gencode").arg(format!("arch=compute_{lowest},code=compute_{lowest}"));
         }
-        let status = command.arg("-o").arg(&target).arg(file).status();
+        let intermediates = out().join("nvcc").join(stem(file));
+        // What a build that was stopped has left; it may be nothing.
+        let _ = fs::remove_dir_all(&intermediates);
+        fs::create_dir_all(&intermediates).expect("OUT_DIR is writable");
+        command.arg("--keep").arg("--keep-dir").arg(&intermediates);
+        let status = command.arg("-o").arg(&fatbin).arg(file).status();
         let ok = status.is_ok_and(|s| s.success());
         assert!(ok, "nvcc could not compile {} ({command:?})", file.display());
-        target
+        for (arch, target) in &ptx {
+            // For one architecture nvcc leaves its name out.
+            let name = match archs.as_slice() {
+                [_] => format!("{}.ptx", stem(file)),
+                _ => format!("{}.compute_{arch}.ptx", stem(file)),
+            };
+            keep_ptx(&intermediates.join(name), target);
+        }
+        fs::remove_dir_all(&intermediates).expect("OUT_DIR is writable");
+        fatbin
     };
     let compile = &compile;
     let jobs = files.iter().map(|&file| Box::new(move || compile(file)) as Job).collect();
-    files.iter().map(|file| stem(file).to_owned()).zip(in_parallel(jobs)).collect()
+    let fatbins = files.iter().zip(in_parallel(jobs));
+    fatbins.map(|(file, fatbin)| Compiled { stem: stem(file), fatbin, ptx: kept(file) }).collect()
+}
+
+/// Compresses PTX, to a tenth or less. The paths of its sources are made independent of where they lie.
+fn keep_ptx(from: &Path, to: &Path) {
+    let text = fs::read_to_string(from)
+        .unwrap_or_else(|e| panic!("nvcc did not leave its PTX at {}: {e}", from.display()));
+    let file = fs::File::create(to).expect("OUT_DIR is writable");
+    let mut packed = ZlibEncoder::new(file, Compression::default());
+    for line in text.lines() {
+        writeln!(packed, "{}", without_folders(line)).expect("OUT_DIR is writable");
+    }
+    packed.finish().expect("OUT_DIR is writable");
+}
+
+/// A line of PTX; of a `.file` line, kernels with their path from here, and headers of CUDA by their names.
+fn without_folders(line: &str) -> String {
+    let Some((head, path)) = line.trim_start().strip_prefix(".file").and_then(|rest| {
+        let (number, path) = rest.split_once('"')?;
+        Some((number, path.strip_suffix('"')?))
+    }) else {
+        return line.to_owned();
+    };
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let ours = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
+    let name = Path::new(path).file_name().map(Path::new);
+    let shown = if ours.starts_with("kernels") { ours } else { name.unwrap_or(ours) };
+    format!("\t.file{head}\"{}\"", shown.display())
 }
 
 /// The ranges of profilers, for the feature `nvtx`.
@@ -337,7 +401,7 @@ fn exported(line: &str) -> Vec<&str> {
 }
 
 /// The table of kernels that `src/device/launch.rs` includes.
-fn table(files: &[PathBuf], fatbins: &[(String, PathBuf)]) -> String {
+fn table(files: &[PathBuf], compiled: &[Compiled]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {
         let text = fs::read_to_string(file).expect("read a moment ago");
@@ -356,9 +420,14 @@ fn table(files: &[PathBuf], fatbins: &[(String, PathBuf)]) -> String {
             );
         }
     }
-    let mut binaries = String::new();
-    for (stem, path) in fatbins {
-        _ = writeln!(binaries, "    ({stem:?}, include_bytes!({:?})),", path.display().to_string());
+    let (mut fatbins, mut ptx) = (String::new(), String::new());
+    let bytes = |path: &Path| format!("include_bytes!({:?})", path.display().to_string());
+    for file in compiled {
+        let stem = &file.stem;
+        _ = writeln!(fatbins, "    ({stem:?}, {}),", bytes(&file.fatbin));
+        for (arch, path) in &file.ptx {
+            _ = writeln!(ptx, "    ({stem:?}, {arch:?}, {}),", bytes(path));
+        }
     }
     format!(
         "/// Whether the emulated kernels of this binary run under sanitizers.\n\
@@ -366,7 +435,9 @@ fn table(files: &[PathBuf], fatbins: &[(String, PathBuf)]) -> String {
          unsafe extern \"C\" {{\n{externs}}}\n\
          /// Every exported kernel, by file.\npub static KERNELS: &[Kernel] = &[\n{rows}];\n\
          /// Fatbins by the stem of their file; empty without the feature `cuda`.\n\
-         pub static FATBINS: &[(&str, &[u8])] = &[\n{binaries}];\n",
+         pub static FATBINS: &[(&str, &[u8])] = &[\n{fatbins}];\n\
+         /// Stem of the file, architecture, and the PTX, compressed as by zlib; likewise.\n\
+         pub static PTX: &[(&str, &str, &[u8])] = &[\n{ptx}];\n",
         is_sanitized()
     )
 }

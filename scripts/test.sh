@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests: format, lints, every test of the crate, on the CPU and on the emulated CUDA device, and
+# The tests: format, lints, every test of both crates, on the CPU and on the emulated CUDA device, and
 # the CUDA build when there is an nvcc or one can be unpacked. Needs Rust, a C++ compiler, Python 3.
 #
 #   scripts/test.sh                    all of it
@@ -34,10 +34,10 @@ if [[ "$(uname -m)" == x86_64 ]] && ! grep -qw fma /proc/cpuinfo; then
 fi
 
 say "format"
-cargo fmt --check
+cargo fmt --all --check
 
 say "lints"
-cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets -- -D warnings
 if [[ -n "$nvcc" ]]; then
   # One architecture is enough for the lints; the budget below compiles the kernels for three.
   GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo clippy --locked --all-targets --features "$with_cuda" -- -D warnings
@@ -48,7 +48,7 @@ fi
 
 say "documents"
 # With an example: cargo then takes the build of the lints; without, it compiles all kernels once more.
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib --example cuda_stand_in --quiet
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib --example cuda_stand_in --quiet
 python3 scripts/gpu-results.py --check
 
 if [[ -e /dev/nvidia0 && -n "$nvcc" ]]; then
@@ -61,8 +61,8 @@ fi
 say "tests"
 # --show-output: a test that skips a part says so in its output. The examples run as a part of `main`, and need no
 # binaries of their own.
-NVCC="$nvcc" cargo test --locked "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
-NVCC="$nvcc" cargo test --locked "${features[@]}" --doc 2>&1 | tee -a "$log"
+NVCC="$nvcc" cargo test --locked --workspace "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
+NVCC="$nvcc" cargo test --locked --workspace "${features[@]}" --doc 2>&1 | tee -a "$log"
 
 # What follows is about kernels, which have their own compilers: the crate around them is optimised less.
 quickly=(--config profile.dev.package.glmae.opt-level=1)

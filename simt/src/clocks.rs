@@ -15,6 +15,8 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub const NOTHING: Self = Self { warps: Vec::new(), lanes: Vec::new() };
+
     /// Whether accesses of this thread at this clock have been seen.
     pub fn has(&self, thread: u32, clock: u32) -> bool {
         let (warp, lane) = (thread / 32, (thread % 32) as usize);
@@ -247,6 +249,13 @@ impl Clocks {
         for l in (0..32).filter(|l| mask >> l & 1 == 1) {
             Rc::make_mut(&mut all[warp * 32 + l]).join(arrival);
         }
+    }
+
+    /// An asynchronous operation ends, which counts as an access of this thread: those who wait for it see it.
+    pub fn end_operation(&mut self, thread: u32, arrival: &mut Arrival) {
+        let warp = thread as usize / 32;
+        let clock = self.tick(warp);
+        arrival.seen.see(warp as u32, |l| if l == thread as usize % 32 { clock } else { 0 });
     }
 
     /// A fence between the proxies by these lanes: what each has seen and done, the asynchronous proxy sees from

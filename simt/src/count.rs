@@ -60,6 +60,13 @@ impl Counts {
         count.lanes += u64::from(lanes.count_ones());
     }
 
+    /// Takes one back that will be executed again.
+    pub(crate) fn forget(&mut self, pc: u32, lanes: u32) {
+        let count = &mut self.instructions[pc as usize];
+        count.issued -= 1;
+        count.lanes -= u64::from(lanes.count_ones());
+    }
+
     pub(crate) fn traffic(&mut self, pc: u32) -> &mut Traffic {
         &mut self.instructions[pc as usize].traffic
     }

@@ -184,6 +184,11 @@ impl Memory {
         Self { map: Arc::default(), options, quarantined: 0, usage: Usage::default() }
     }
 
+    /// Whether every byte has a shadow.
+    pub fn is_checked(&self) -> bool {
+        self.options.checked
+    }
+
     /// The address of `len` new bytes, poisoned; `name` appears in messages.
     pub fn alloc(&mut self, len: usize, name: &str) -> Result<u64> {
         let new = Arc::new(Allocation::new(name, len, &self.options)?);

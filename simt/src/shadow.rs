@@ -95,7 +95,9 @@ impl View<'_> {
     /// Whether the access `other` of the same block is ordered before this one.
     fn precedes(&self, other: Stamp) -> bool {
         let thread = other.thread();
-        if thread == self.stamp.thread() || other.clock() == LAST_CLOCK {
+        // What a thread itself wrote, the asynchronous proxy sees behind a fence only.
+        let is_own = thread == self.stamp.thread() && self.proxy.is_none();
+        if is_own || other.clock() == LAST_CLOCK {
             return true;
         }
         let seen = match self.proxy {
@@ -110,7 +112,8 @@ impl View<'_> {
     fn lacks_fence(&self, other: Stamp) -> bool {
         self.proxy.is_some()
             && other.block() == self.stamp.block()
-            && self.seen.has(other.thread(), other.clock())
+            && (other.thread() == self.stamp.thread()
+                || self.seen.has(other.thread(), other.clock()))
     }
 
     /// What is wrong with the order of this access and an earlier write.
@@ -175,6 +178,12 @@ impl Byte {
         self.reads[1].store(0, Relaxed);
     }
 
+    /// The bytes of an asynchronous copy are there.
+    pub fn deliver(&self, writer: Stamp, site: u32) {
+        self.set(writer);
+        self.write_site.store(site, Relaxed);
+    }
+
     pub fn is_written(&self) -> bool {
         self.write.load(Relaxed) != 0
     }
@@ -182,6 +191,24 @@ impl Byte {
     /// A device-to-device copy takes along whether the byte was written.
     pub fn copy_from(&self, other: &Self) {
         self.set(if other.is_written() { HOST } else { Stamp(0) });
+    }
+
+    /// What is wrong with a read that is recorded later: one that an asynchronous operation makes.
+    pub fn peek(&self, view: &View, shared: bool) -> Option<Trouble> {
+        let write = Stamp(self.write.load(SeqCst));
+        self.after(write, view, shared)
+    }
+
+    /// What is wrong with reading behind this write.
+    fn after(&self, write: Stamp, view: &View, shared: bool) -> Option<Trouble> {
+        let block = view.stamp.block();
+        if write.0 == 0 || shared && write.block() != block {
+            return Some(Trouble::Unwritten);
+        }
+        if write.is(Flag::Pending) && write.block() == block {
+            return Some(Trouble::Pending);
+        }
+        view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
     }
 
     /// Records a read. `shared`: only writes of the same block count as having written.
@@ -214,13 +241,7 @@ impl Byte {
             }
         }
         let write = Stamp(self.write.load(SeqCst));
-        if write.0 == 0 || shared && write.block() != now.block() {
-            return Some(Trouble::Unwritten);
-        }
-        if write.is(Flag::Pending) && write.block() == now.block() {
-            return Some(Trouble::Pending);
-        }
-        view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
+        self.after(write, view, shared)
     }
 
     /// Records a write, or an atomic, which also reads.
@@ -236,6 +257,9 @@ impl Byte {
             last = Stamp(self.write.swap(now.0, SeqCst));
         }
         let is_there = last.0 != 0 && !(shared && last.block() != now.block());
+        if view.proxy.is_some() && last.is(Flag::Pending) && last.block() == now.block() {
+            return Some(Trouble::Pending);
+        }
         if now.is(Flag::Atomic) && !is_there {
             return Some(Trouble::Unwritten);
         }

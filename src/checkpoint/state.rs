@@ -17,9 +17,8 @@ pub fn activation_dtype(config: &Config, device: &Device) -> Result<DType> {
 /// As [`activation_dtype`].
 pub fn activation_dtype_of(precision: Precision, device: &Device) -> Result<DType> {
     match (precision, device) {
-        (Precision::F32, _) | (Precision::Auto, Device::Cpu | Device::Emulated(_)) => {
-            Ok(DType::F32)
-        }
+        (Precision::F32, _) | (Precision::Auto, Device::Cpu) => Ok(DType::F32),
+        (Precision::Auto, device) if device.is_simulated() => Ok(DType::F32),
         (Precision::Bf16, Device::Cpu) => Err(Error::Config(
             "train.precision = \"bf16\" needs the CUDA kernels: use --device cuda (or emulated), or \
              \"f32\""

@@ -182,6 +182,10 @@ fn devices() -> Vec<Finding> {
         Finding::new("auto", state("auto")),
         Finding::new("cpu", state("cpu")),
         Finding::new("emulated", state("emulated")),
+        #[cfg(feature = "cuda")]
+        Finding::new("ptx:80", state("ptx:80")),
+        #[cfg(feature = "cuda")]
+        Finding::new("ptx:90a", state("ptx:90a")),
         cuda,
         Finding::new("NVIDIA driver", gpu.unwrap_or_else(|| "none".into())),
     ];

@@ -1,15 +1,18 @@
 //! A recorded sequence of launches that is started as one: a CUDA graph on a GPU, a list of launches
-//! on the emulated device, so that what a captured step relies on (addresses that stay, scalars in
+//! on a device that is executed on the host, so that what a captured step relies on (addresses that stay, scalars in
 //! device memory) is tested without a GPU.
 
-use super::{Device, dry, emulated};
+use super::emulated::Fibres;
+use super::{Device, dry, on_host};
 use crate::{Error, Result};
 
 /// Launches, copies and fills on one device, recorded once. While it lives, the memory that they use
 /// is not given to other tensors.
 pub enum Graph {
-    Emulated(emulated::Graph),
+    Emulated(on_host::Graph<Fibres>),
     Dry(dry::Graph),
+    #[cfg(feature = "cuda")]
+    Ptx(on_host::Graph<super::ptx::Executor>),
     #[cfg(feature = "cuda")]
     Cuda(super::cuda::Graph),
 }
@@ -20,6 +23,8 @@ impl Graph {
         match self {
             Self::Emulated(graph) => graph.replay(),
             Self::Dry(graph) => graph.replay(),
+            #[cfg(feature = "cuda")]
+            Self::Ptx(graph) => graph.replay(),
             #[cfg(feature = "cuda")]
             Self::Cuda(graph) => graph.replay(),
         }
@@ -47,6 +52,11 @@ impl Device {
             Self::Emulated(emulated) => {
                 let (graph, value) = emulated.capture(record)?;
                 Ok((Graph::Emulated(graph), value))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => {
+                let (graph, value) = ptx.capture(record)?;
+                Ok((Graph::Ptx(graph), value))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {

@@ -1,5 +1,5 @@
 //! What a kernel launch is, on every device: name, grid, block, shared bytes and argument slots, and
-//! the checks that need no device. `Emulated` and `Cuda` both go through [`check`].
+//! the checks that need no device. All devices that run kernels go through [`check`].
 
 use std::ffi::c_void;
 
@@ -99,11 +99,25 @@ impl Arg<'_> {
         }
     }
 
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
             Self::Ptr(_) | Self::I64(_) | Self::U64(_) => 8,
             Self::Pod(bytes) => bytes.len(),
+        }
+    }
+
+    /// Writes the value to the first [`Arg::size`] bytes of `room`.
+    pub(super) fn write(&self, room: &mut [u8]) {
+        let mut write = |bytes: &[u8]| room[..bytes.len()].copy_from_slice(bytes);
+        match self {
+            Self::Ptr(v) => write(&v.0.to_ne_bytes()),
+            Self::I32(v) => write(&v.to_ne_bytes()),
+            Self::U32(v) => write(&v.to_ne_bytes()),
+            Self::I64(v) => write(&v.to_ne_bytes()),
+            Self::U64(v) => write(&v.to_ne_bytes()),
+            Self::F32(v) => write(&v.to_ne_bytes()),
+            Self::Pod(bytes) => write(bytes),
         }
     }
 }
@@ -122,17 +136,7 @@ impl Slots {
             let start = slots.values.len();
             slots.starts.push(start);
             slots.values.resize(start + arg.size().div_ceil(16).max(1), 0);
-            let room: &mut [u8] = bytemuck::cast_slice_mut(&mut slots.values[start..]);
-            let mut write = |bytes: &[u8]| room[..bytes.len()].copy_from_slice(bytes);
-            match arg {
-                Arg::Ptr(v) => write(&v.0.to_ne_bytes()),
-                Arg::I32(v) => write(&v.to_ne_bytes()),
-                Arg::U32(v) => write(&v.to_ne_bytes()),
-                Arg::I64(v) => write(&v.to_ne_bytes()),
-                Arg::U64(v) => write(&v.to_ne_bytes()),
-                Arg::F32(v) => write(&v.to_ne_bytes()),
-                Arg::Pod(bytes) => write(bytes),
-            }
+            arg.write(bytemuck::cast_slice_mut(&mut slots.values[start..]));
         }
         slots
     }
@@ -207,7 +211,11 @@ pub struct DeviceLimits {
 }
 
 impl DeviceLimits {
-    /// Compute capability 9.0. Of 8.0 and 8.6 only the last number differs: 163 KiB and 99 KiB.
+    /// Compute capability 8.0. Of 8.6 and 8.9 only the last number differs: 99 KiB.
+    #[cfg(feature = "cuda")]
+    pub const SM_80: Self = Self { shared_bytes_opt_in: 163 << 10, ..Self::SM_90 };
+
+    /// Compute capability 9.0.
     pub const SM_90: Self = Self {
         grid: [i32::MAX as u32, 65_535, 65_535],
         block: [1024, 1024, 64],

@@ -15,6 +15,9 @@ mod graph;
 pub mod launch;
 pub mod memory;
 pub mod nvtx;
+pub mod on_host;
+#[cfg(feature = "cuda")]
+pub mod ptx;
 mod storage;
 mod tensor;
 #[cfg(any(feature = "cuda", test))]
@@ -43,13 +46,16 @@ pub enum Device {
     Emulated(Arc<Emulated>),
     /// No arithmetic: only the books of memory, for plans.
     Dry(Arc<Dry>),
+    /// The PTX of the CUDA kernels, executed on the host.
+    #[cfg(feature = "cuda")]
+    Ptx(Arc<ptx::Ptx>),
     /// The CUDA kernels on a GPU.
     #[cfg(feature = "cuda")]
     Cuda(Arc<cuda::Cuda>),
 }
 
 impl Device {
-    /// Parses `auto`, `cpu`, `emulated`, `cuda:0`, ... as given on the command line. `auto` picks
+    /// Parses `auto`, `cpu`, `emulated`, `ptx:80`, `cuda:0`, ... as given on the command line. `auto` picks
     /// the best there is.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
@@ -57,6 +63,8 @@ impl Device {
             "cpu" => Ok(Self::Cpu),
             "emulated" => Ok(Self::emulated(Mode::Plain, Schedule::Ascending)),
             "emulated-checked" => Ok(Self::emulated(Mode::Checked, Schedule::Ascending)),
+            "ptx:80" => Self::ptx("80"),
+            "ptx" | "ptx:90a" => Self::ptx("90a"),
             other => match other.strip_prefix("cuda").map(|n| n.strip_prefix(':').unwrap_or(n)) {
                 Some(n) => Self::cuda(if n.is_empty() { Some(0) } else { n.parse().ok() }, other),
                 None => Err(unknown(other)),
@@ -87,11 +95,19 @@ impl Device {
     #[cfg(not(feature = "cuda"))]
     fn cuda(ordinal: Option<usize>, text: &str) -> Result<Self> {
         ordinal.ok_or_else(|| unknown(text))?;
-        Err(Error::Unsupported(format!(
-            "device '{text}': this binary was built without the feature 'cuda'; build with \
-             --features cuda, or use --device cpu, or --device emulated to execute the kernels on \
-             the host"
-        )))
+        Err(without_cuda(text))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn ptx(arch: &str) -> Result<Self> {
+        let text = || unknown(&format!("ptx:{arch}"));
+        let arch = ptx::Arch::parse(arch).ok_or_else(text)?;
+        Ok(Self::Ptx(Arc::new(ptx::Ptx::new(arch, ptx::Options::default())?)))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn ptx(arch: &str) -> Result<Self> {
+        Err(without_cuda(&format!("ptx:{arch}")))
     }
 
     /// An emulated device; see [`emulated`].
@@ -111,7 +127,19 @@ impl Device {
             Self::Emulated(_) => "emulated".into(),
             Self::Dry(_) => "dry".into(),
             #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => format!("ptx:{}", ptx.arch().name()),
+            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => format!("cuda ({})", cuda.name()),
+        }
+    }
+
+    /// Whether the kernels are executed on the host, in its memory, in place of a GPU.
+    pub fn is_simulated(&self) -> bool {
+        match self {
+            Self::Emulated(_) => true,
+            #[cfg(feature = "cuda")]
+            Self::Ptx(_) => true,
+            _ => false,
         }
     }
 
@@ -120,7 +148,7 @@ impl Device {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.is_exclusive(),
-            Self::Cpu | Self::Emulated(_) | Self::Dry(_) => false,
+            _ => false,
         }
     }
 
@@ -133,7 +161,7 @@ impl Device {
                 dry.release_unused();
                 Ok(())
             }
-            Self::Cpu | Self::Emulated(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -162,6 +190,13 @@ impl Device {
             }
             Self::Dry(dry) => dry.launch(name, config, args),
             #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => {
+                if config.shared_bytes > 0 {
+                    ptx.allow_shared(name, config.shared_bytes)?;
+                }
+                ptx.launch(name, config, args)
+            }
+            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
                 if config.shared_bytes > 0 {
                     cuda.allow_shared(name, config.shared_bytes)?;
@@ -177,6 +212,8 @@ impl Device {
             Self::Emulated(emulated) => emulated.upload(to, bytes),
             Self::Dry(_) => Ok(()),
             #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => ptx.upload(to, bytes),
+            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.upload(to, bytes),
         }
     }
@@ -190,6 +227,8 @@ impl Device {
                 Ok(())
             }
             #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => ptx.download(from, bytes),
+            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.download(from, bytes),
         }
     }
@@ -199,6 +238,8 @@ impl Device {
             Self::Cpu => Err(Error::Unsupported("device copy on the CPU".into())),
             Self::Emulated(emulated) => emulated.copy(to, from, bytes),
             Self::Dry(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => ptx.copy(to, from, bytes),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.copy(to, from, bytes),
         }
@@ -210,6 +251,8 @@ impl Device {
             Self::Emulated(emulated) => emulated.fill(to, 0, bytes),
             Self::Dry(_) => Ok(()),
             #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => ptx.fill(to, 0, bytes),
+            #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.fill(to, 0, bytes),
         }
     }
@@ -217,7 +260,17 @@ impl Device {
 
 fn unknown(text: &str) -> Error {
     Error::Config(format!(
-        "unknown device '{text}'; known: auto, cpu, emulated, emulated-checked, cuda, cuda:N"
+        "unknown device '{text}'; known: auto, cpu, emulated, emulated-checked, ptx (ptx:90a), ptx:80, cuda, \
+         cuda:N"
+    ))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn without_cuda(text: &str) -> Error {
+    Error::Unsupported(format!(
+        "device '{text}': this binary was built without the feature 'cuda'; build with \
+         --features cuda, or use --device cpu, or --device emulated to execute the kernels on \
+         the host"
     ))
 }
 
@@ -228,6 +281,8 @@ impl PartialEq for Device {
             (Self::Emulated(a), Self::Emulated(b)) => Arc::ptr_eq(a, b),
             (Self::Dry(a), Self::Dry(b)) => Arc::ptr_eq(a, b),
             #[cfg(feature = "cuda")]
+            (Self::Ptx(a), Self::Ptx(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
             (Self::Cuda(a), Self::Cuda(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
@@ -237,5 +292,61 @@ impl PartialEq for Device {
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        Device::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn devices_are_parsed_by_the_names_they_have() {
+        for name in ["cpu", "emulated"] {
+            assert_eq!(Device::parse(name).unwrap().name(), name);
+        }
+        assert_eq!(Device::parse("emulated-checked").unwrap().name(), "emulated");
+    }
+
+    #[test]
+    fn unknown_devices_are_errors_that_name_the_known_ones() {
+        for name in ["", "gpu", "cuda:x", "cudax", "ptx:70", "ptx:", "ptx80", "ptx:90"] {
+            let message = message(name);
+            assert!(message.contains(&format!("unknown device '{name}'")), "{message}");
+            for known in ["cpu", "emulated-checked", "ptx:80", "ptx:90a", "cuda:N"] {
+                assert!(message.contains(known), "{message}");
+            }
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn what_needs_the_feature_cuda_says_so() {
+        for name in ["cuda", "cuda:1", "ptx", "ptx:80", "ptx:90a"] {
+            let message = message(name);
+            assert!(message.contains("--features cuda"), "{message}");
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn ptx_stands_for_its_newest_architecture() {
+        for (text, name) in [("ptx", "90a"), ("ptx:80", "80"), ("ptx:90a", "90a")] {
+            // This binary may have been built for fewer.
+            if launch::PTX.iter().any(|row| row.1 == name) {
+                let device = Device::parse(text).unwrap();
+                assert_eq!(device.name(), format!("ptx:{name}"));
+                assert!(device.is_simulated() && device.captures());
+            } else {
+                let message = message(text);
+                assert!(
+                    message.contains("GLMAE_CUDA_ARCHS") && message.contains(name),
+                    "{message}"
+                );
+            }
+        }
     }
 }

@@ -30,6 +30,11 @@ impl Storage {
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
             }
             #[cfg(feature = "cuda")]
+            Device::Ptx(ptx) => {
+                let ptr = ptx.alloc(bytes.max(1), class::current())?;
+                Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
+            }
+            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => {
                 let ptr = cuda.alloc(bytes.max(1), class::current())?;
                 Ok(Self::Device(DeviceMemory { device: device.clone(), ptr }))
@@ -45,10 +50,12 @@ impl Drop for DeviceMemory {
             Device::Emulated(emulated) => emulated.free(self.ptr),
             Device::Dry(dry) => dry.free(self.ptr),
             #[cfg(feature = "cuda")]
+            Device::Ptx(ptx) => ptx.free(self.ptr),
+            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => cuda.free(self.ptr),
         };
         if let Err(error) = freed {
-            // A destructor cannot fail; the emulator reports writes outside of an allocation here.
+            // A destructor cannot fail; devices on the host report writes outside of an allocation here.
             tracing::error!(%error, "device memory");
         }
     }

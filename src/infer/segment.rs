@@ -53,7 +53,7 @@ impl<'a> Predictor<'a> {
             true => Blending::Gaussian { sigma_scale: 0.125 },
             false => Blending::Constant,
         };
-        if matches!(device, Device::Cpu | Device::Emulated(_)) {
+        if *device == Device::Cpu || device.is_simulated() {
             // Scores of a batch share the memory with the sums here: a quarter as much at most.
             let scores = 4 * outputs * config.roi.iter().product::<usize>();
             let room = settings.memory_mib.saturating_mul(1 << 18) / scores.max(1);

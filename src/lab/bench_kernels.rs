@@ -148,7 +148,7 @@ pub fn bench_kernels(
         rows: Vec::new(),
         skipped: Vec::new(),
     };
-    if options.ceilings && !matches!(options.device, Device::Emulated(_)) {
+    if options.ceilings && !options.device.is_simulated() {
         bench.ceilings = ceilings(options)?;
     }
     for (op, case) in cases {
@@ -272,6 +272,8 @@ fn rotation(device: &Device) -> (usize, usize) {
         // Last-level caches of hosts have up to some ten MB per socket.
         Device::Cpu => (192 << 20, 32),
         Device::Emulated(_) | Device::Dry(_) => (0, 1),
+        #[cfg(feature = "cuda")]
+        Device::Ptx(_) => (0, 1),
         // The largest L2 there is has 60 MB (H100, H200).
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => (192 << 20, 128),
@@ -336,7 +338,7 @@ fn bench_op(
             }
         }
     }
-    let on_gpu = !matches!(device, Device::Cpu | Device::Emulated(_));
+    let on_gpu = *device != Device::Cpu && !device.is_simulated();
     if on_gpu && let Some(times) = replayed(op, case, &mut sets, options)? {
         (forward, backward) = times;
         graph = [true; 2];
@@ -450,9 +452,9 @@ fn row(
 fn ceilings(options: &KernelBenchOptions) -> Result<Ceilings> {
     let device = &options.device;
     let (copied, product) = match device {
-        Device::Cpu | Device::Emulated(_) | Device::Dry(_) => (64 << 20, [1024, 768, 768]),
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => (1usize << 28, [8192, 4096, 8192]),
+        _ => (64 << 20, [1024, 768, 768]),
     };
     // Numbers, not zeros: memory may be compressed.
     let mut rng = Rng::new(1, Purpose::Test, 0, 0, 0);

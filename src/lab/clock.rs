@@ -21,6 +21,8 @@ impl Moment {
         match device {
             Device::Cpu | Device::Emulated(_) | Device::Dry(_) => Ok(Self::Host(Instant::now())),
             #[cfg(feature = "cuda")]
+            Device::Ptx(_) => Ok(Self::Host(Instant::now())),
+            #[cfg(feature = "cuda")]
             Device::Cuda(cuda) => Ok(Self::Cuda(cuda.mark()?)),
         }
     }

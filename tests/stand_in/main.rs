@@ -281,8 +281,8 @@ unsafe extern "C" fn cuFuncGetAttribute(
         let kernel = kernel(function)?;
         let found = match attribute {
             0 => kernel.signature().max_threads,
-            1 => driver.shared(kernel).static_bytes,
-            8 => driver.shared(kernel).opted_in,
+            1 => driver.shared(kernel)?.static_bytes,
+            8 => driver.shared(kernel)?.opted_in,
             _ => return Err(INVALID_VALUE),
         };
         give(value, found as c_int)
@@ -471,8 +471,8 @@ unsafe extern "C" fn cuLaunchKernel(
             Value { kind, bytes }
         });
         let launch = Launch { kernel, config, values: values.collect() };
-        let sound =
-            check(kernel, &config, &launch.args(), &DeviceLimits::SM_90, driver.shared(kernel));
+        let shared = driver.shared(kernel)?;
+        let sound = check(kernel, &config, &launch.args(), &DeviceLimits::SM_90, shared);
         if let Err(e) = sound {
             eprintln!("stand-in: {e}");
             return Err(INVALID_VALUE);

@@ -197,8 +197,8 @@ impl Driver {
 
     // Kernels.
 
-    pub fn shared(&self, kernel: &'static Kernel) -> Shared {
-        self.engine.shared(kernel)
+    pub fn shared(&self, kernel: &'static Kernel) -> Result<Shared, Code> {
+        self.engine.shared(kernel).map_err(|_| INVALID_VALUE)
     }
 
     pub fn opt_in(&mut self, kernel: &'static Kernel, bytes: u32) -> Answer {

@@ -30,10 +30,16 @@ impl Half {
     /// `cvt.f32.f16`, `cvt.f32.bf16`: exact.
     #[inline(always)]
     pub fn widen(self, bits: u16) -> f32 {
-        canonical(match self {
+        canonical(self.widen_any_nan(bits))
+    }
+
+    /// The value; of NaN, some NaN.
+    #[inline(always)]
+    pub(super) fn widen_any_nan(self, bits: u16) -> f32 {
+        match self {
             Half::F16 => f16_to_f32_any_nan(bits),
             Half::Bf16 => f32::from_bits(u32::from(bits) << 16),
-        })
+        }
     }
 
     /// `cvt.rn`, `.rz`, `.rm`, `.rp` to the format from `.f32`.
@@ -54,8 +60,8 @@ impl Half {
                     Rounding::Down => sign != 0,
                     Rounding::Up => sign == 0,
                 };
-                let is_too_small = is_away && back < x.abs();
-                let is_too_large = !is_away && back > x.abs();
+                let is_too_small = is_away & (back < x.abs());
+                let is_too_large = !is_away & (back > x.abs());
                 sign | (magnitude + u16::from(is_too_small) - u16::from(is_too_large))
             }
         };
@@ -66,7 +72,7 @@ impl Half {
     #[inline(always)]
     pub fn relu(self, bits: u16) -> u16 {
         let is_nan = bits & 0x7fff > self.infinity();
-        if bits & 0x8000 != 0 && !is_nan { 0 } else { bits }
+        if (bits & 0x8000 != 0) & !is_nan { 0 } else { bits }
     }
 
     /// `.satfinite`: infinities become the greatest number of their sign. The manual wants this of results
@@ -172,7 +178,7 @@ pub fn tf32_finite(bits: u32) -> u32 {
 /// `.relu` of `.f32` and `.tf32`: negative numbers and negative zero become zero.
 #[inline(always)]
 pub fn relu_f32(x: f32) -> f32 {
-    if x.is_sign_negative() && !x.is_nan() { 0.0 } else { x }
+    if x.is_sign_negative() & !x.is_nan() { 0.0 } else { x }
 }
 
 /// `cvt.rni.f32.f32`, `.rzi`, `.rmi`, `.rpi`: to an integral value, with the sign of `x` if that is zero.

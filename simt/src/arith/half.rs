@@ -3,7 +3,8 @@
 //! Every operation holds its exact result as the sum of two doubles and rounds it once. NaN results are `0x7fff`:
 //! "half-precision instructions return an unspecified NaN".
 
-use super::convert::{Half, NAN_HALF, pack};
+use super::Register;
+use super::convert::{Half, NAN_HALF};
 use super::minmax::MinMax;
 use super::round::{Rounding, exact_sum, saturate, to_odd_f32};
 
@@ -28,7 +29,7 @@ impl HalfMode {
             Half::F16 => 0x0400,
             Half::Bf16 => 0x0080,
         };
-        if self.ftz && bits & 0x7fff < least_normal { bits & 0x8000 } else { bits }
+        if self.ftz & (bits & 0x7fff < least_normal) { bits & 0x8000 } else { bits }
     }
 
     #[inline(always)]
@@ -95,28 +96,59 @@ impl HalfMode {
     /// text, which is followed here, at the NaN of the result.
     #[inline(always)]
     pub fn min_max(self, choice: MinMax, a: u16, b: u16) -> u16 {
-        let (a, b) = (self.format.widen(self.flush(a)), self.format.widen(self.flush(b)));
+        // With the sign that NaN has: it counts for `.xorsign`.
+        let [a, b] = [a, b].map(|bits| self.format.widen_any_nan(self.flush(bits)));
         // Subnormal numbers of bf16 are subnormal in single precision: already flushed if they should be.
         let choice = MinMax { ftz: false, ..choice };
         self.format.narrow(Rounding::Nearest, choice.two_f32(a, b))
     }
 }
 
-/// Does for both halves of registers what `operation` does for one: `.f16x2`, `.bf16x2` of one operand.
+/// `.f16x2` and `.bf16x2` of one operand: what `operation` does, for both halves of the register of every lane.
+/// One half after the other, since the compiler makes vector code of such loops only; for the same reason, give
+/// it a closure that is marked `#[inline(always)]`.
 #[inline(always)]
-pub fn per_half1(a: u32, operation: impl Fn(u16) -> u16) -> u32 {
-    pack(operation((a >> 16) as u16), operation(a as u16))
+pub fn packed1(a: &Register, operation: impl Fn(u16) -> u16) -> Register {
+    let mut result = [0; 32];
+    for lane in 0..32 {
+        result[lane] = u32::from(operation(a[lane] as u16));
+    }
+    for lane in 0..32 {
+        result[lane] |= u32::from(operation((a[lane] >> 16) as u16)) << 16;
+    }
+    result
 }
 
-/// Does for both halves of registers what `operation` does for one: `.f16x2`, `.bf16x2` of two operands.
+/// `.f16x2` and `.bf16x2` of two operands, as `packed1`.
 #[inline(always)]
-pub fn per_half2(a: u32, b: u32, operation: impl Fn(u16, u16) -> u16) -> u32 {
-    pack(operation((a >> 16) as u16, (b >> 16) as u16), operation(a as u16, b as u16))
+pub fn packed2(a: &Register, b: &Register, operation: impl Fn(u16, u16) -> u16) -> Register {
+    let mut result = [0; 32];
+    for lane in 0..32 {
+        result[lane] = u32::from(operation(a[lane] as u16, b[lane] as u16));
+    }
+    for lane in 0..32 {
+        let high = operation((a[lane] >> 16) as u16, (b[lane] >> 16) as u16);
+        result[lane] |= u32::from(high) << 16;
+    }
+    result
 }
 
-/// Does for both halves of registers what `operation` does for one: `.f16x2`, `.bf16x2` of three operands.
+/// `.f16x2` and `.bf16x2` of three operands, as `packed1`.
 #[inline(always)]
-pub fn per_half3(a: u32, b: u32, c: u32, operation: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    let high = operation((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
-    pack(high, operation(a as u16, b as u16, c as u16))
+pub fn packed3(
+    a: &Register,
+    b: &Register,
+    c: &Register,
+    operation: impl Fn(u16, u16, u16) -> u16,
+) -> Register {
+    let mut result = [0; 32];
+    for lane in 0..32 {
+        result[lane] = u32::from(operation(a[lane] as u16, b[lane] as u16, c[lane] as u16));
+    }
+    for lane in 0..32 {
+        let high =
+            operation((a[lane] >> 16) as u16, (b[lane] >> 16) as u16, (c[lane] >> 16) as u16);
+        result[lane] |= u32::from(high) << 16;
+    }
+    result
 }

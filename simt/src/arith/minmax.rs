@@ -30,9 +30,9 @@ impl MinMax {
     /// `-0` is less than `+0`: "if values of both inputs are 0.0, then +0.0 > -0.0".
     #[inline(always)]
     fn choose_f32(self, a: f32, b: f32) -> f32 {
-        let a_is_less = a < b || (a == b && a.is_sign_negative());
+        let a_is_less = (a < b) | ((a == b) & a.is_sign_negative());
         let chosen = if a_is_less == (self.which == Which::Min) { a } else { b };
-        let is_nan = a.is_nan() || b.is_nan();
+        let is_nan = a.is_nan() | b.is_nan();
         let number = if a.is_nan() { b } else { a };
         let with_nan = if self.nan { f32::NAN } else { number };
         if is_nan { with_nan } else { chosen }

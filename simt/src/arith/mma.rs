@@ -4,6 +4,7 @@
 //! exact and sums at least of single precision. Here each product is added by a fused multiplication and
 //! addition, so that it is never rounded itself, in one of two orders.
 
+use super::Register;
 use super::convert::Half;
 use super::round::{Rounding, canonical, fma_f64};
 
@@ -12,12 +13,9 @@ use super::round::{Rounding, canonical, fma_f64};
 pub enum SumOrder {
     /// `c`, then the products by ascending k: `((c + p0) + p1) + p2 ...`.
     First,
-    /// The products by descending k, then `c`: `((0 + p15) + p14) ... + p0) + c`.
+    /// The products by descending k, then `c`: `((0 + p15) + p14) ... + p0) + c`. Of doubles, `c` comes first.
     Second,
 }
-
-/// The bits of one register in every lane.
-pub type Register = [u32; 32];
 
 /// Row and column of element `index` (0..8) of A of 16-bit types for k = 16; for k = 8 of elements 0..4
 /// (9.7.14.5.7, 9.7.14.5.8). Register `index / 2` holds it, the lower half if `index` is even.
@@ -99,10 +97,26 @@ pub fn multiply_add<const M: usize, const N: usize, const K: usize>(
     }
 }
 
-/// The values of both halves of a register.
+/// Numbers from two sources by turns. Registers hold rows of eight numbers, two in a lane, four lanes in a row.
 #[inline(always)]
-fn halves(format: Half, bits: u32) -> (f32, f32) {
-    (format.widen(bits as u16), format.widen((bits >> 16) as u16))
+fn interleave(even: &[f32; 32], odd: &[f32; 32]) -> [f32; 64] {
+    let mut all = [0.0; 64];
+    for lane in 0..32 {
+        all[2 * lane] = even[lane];
+        all[2 * lane + 1] = odd[lane];
+    }
+    all
+}
+
+/// The values of the lower and of the upper halves of a register. NaN is whatever it is.
+#[inline(always)]
+fn halves(format: Half, register: &Register) -> [[f32; 32]; 2] {
+    let mut values = [[0.0; 32]; 2];
+    for lane in 0..32 {
+        values[0][lane] = format.widen_any_nan(register[lane] as u16);
+        values[1][lane] = format.widen_any_nan((register[lane] >> 16) as u16);
+    }
+    values
 }
 
 /// A of 16-bit types by rows, from R registers: two for every eight columns.
@@ -113,15 +127,19 @@ fn rows_of_a<const R: usize, const K: usize>(
 ) -> [[f32; K]; 16] {
     let mut a = [[0.0; K]; 16];
     for (register, bits) in registers.iter().enumerate() {
-        for (lane, &bits) in bits.iter().enumerate() {
-            let (row, column) = a_index(lane, 2 * register);
-            (a[row][column], a[row][column + 1]) = halves(format, bits);
+        let (first_row, first_column) = a_index(0, 2 * register);
+        let [low, high] = halves(format, bits);
+        let tile = interleave(&low, &high);
+        for row in 0..8 {
+            for column in 0..8 {
+                a[first_row + row][first_column + column] = tile[8 * row + column];
+            }
         }
     }
     a
 }
 
-/// B of 16-bit types by rows, from R registers: one for every eight rows.
+/// B of 16-bit types by rows, from R registers: one for every eight rows. It lies in registers by columns.
 #[inline(always)]
 fn rows_of_b<const R: usize, const K: usize>(
     format: Half,
@@ -129,9 +147,17 @@ fn rows_of_b<const R: usize, const K: usize>(
 ) -> [[f32; 8]; K] {
     let mut b = [[0.0; 8]; K];
     for (register, bits) in registers.iter().enumerate() {
-        for (lane, &bits) in bits.iter().enumerate() {
-            let (row, column) = b_index(lane, 2 * register);
-            (b[row][column], b[row + 1][column]) = halves(format, bits);
+        let mut by_rows = [0; 32];
+        for pair in 0..4 {
+            for column in 0..8 {
+                by_rows[8 * pair + column] = bits[4 * column + pair];
+            }
+        }
+        let values = halves(format, &by_rows);
+        for row in 0..8 {
+            for column in 0..8 {
+                b[8 * register + row][column] = values[row % 2][row / 2 * 8 + column];
+            }
         }
     }
     b
@@ -141,10 +167,12 @@ fn rows_of_b<const R: usize, const K: usize>(
 #[inline(always)]
 fn rows_of_c(registers: &[[f32; 32]; 4]) -> [[f32; 8]; 16] {
     let mut c = [[0.0; 8]; 16];
-    for (index, values) in registers.iter().enumerate() {
-        for (lane, &value) in values.iter().enumerate() {
-            let (row, column) = c_index(lane, index);
-            c[row][column] = value;
+    for half in 0..2 {
+        let tile = interleave(&registers[2 * half], &registers[2 * half + 1]);
+        for row in 0..8 {
+            for column in 0..8 {
+                c[8 * half + row][column] = tile[8 * row + column];
+            }
         }
     }
     c
@@ -153,11 +181,12 @@ fn rows_of_c(registers: &[[f32; 32]; 4]) -> [[f32; 8]; 16] {
 /// D as it lies in registers. NaN becomes the canonical one.
 #[inline(always)]
 fn registers_of_d(d: &[[f32; 8]; 16]) -> [[f32; 32]; 4] {
+    let d = d.as_flattened();
     let mut registers = [[0.0; 32]; 4];
-    for (index, values) in registers.iter_mut().enumerate() {
-        for (lane, value) in values.iter_mut().enumerate() {
-            let (row, column) = c_index(lane, index);
-            *value = canonical(d[row][column]);
+    for half in 0..2 {
+        for lane in 0..32 {
+            registers[2 * half][lane] = canonical(d[64 * half + 2 * lane]);
+            registers[2 * half + 1][lane] = canonical(d[64 * half + 2 * lane + 1]);
         }
     }
     registers
@@ -250,14 +279,8 @@ pub fn mma_16x8x4_tf32(
 /// Accumulators of `.f16`, two in a register, as those of `.f32`.
 #[inline(always)]
 pub fn widen_accumulators(c: &[Register; 2]) -> [[f32; 32]; 4] {
-    let mut wide = [[0.0; 32]; 4];
-    for register in 0..2 {
-        for lane in 0..32 {
-            (wide[2 * register][lane], wide[2 * register + 1][lane]) =
-                halves(Half::F16, c[register][lane]);
-        }
-    }
-    wide
+    let [[c0, c1], [c2, c3]] = [halves(Half::F16, &c[0]), halves(Half::F16, &c[1])];
+    [c0, c1, c2, c3]
 }
 
 /// Accumulators of `.f32`, rounded to `.f16`, two in a register. Sums "of at least half precision" may be made
@@ -275,7 +298,7 @@ pub fn narrow_accumulators(d: &[[f32; 32]; 4]) -> [Register; 2] {
     narrow
 }
 
-/// `mma.m8n8k4` of `.f64`: "identical to fused multiply-add", here in the given order.
+/// `mma.m8n8k4` of `.f64`, whose steps are those of `fma`: from `c` on, by ascending or descending k.
 #[inline(always)]
 pub fn mma_8x8x4_f64(
     rounding: Rounding,

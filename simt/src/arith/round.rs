@@ -84,8 +84,9 @@ fn step(x: f32, up: bool) -> f32 {
 pub(super) fn to_f32(rounding: Rounding, high: f64, low: f64) -> f32 {
     let nearest = high as f32;
     let back = f64::from(nearest);
-    let is_below = high < back || (high == back && low < 0.0);
-    let is_above = high > back || (high == back && low > 0.0);
+    // Without short circuits, as elsewhere here: they would be branches.
+    let is_below = (high < back) | ((high == back) & (low < 0.0));
+    let is_above = (high > back) | ((high == back) & (low > 0.0));
     match rounding {
         Rounding::Nearest => nearest,
         Rounding::Down => {
@@ -103,7 +104,7 @@ pub(super) fn to_f32(rounding: Rounding, high: f64, low: f64) -> f32 {
             }
         }
         Rounding::Zero => {
-            let is_too_far = (is_below && high > 0.0) || (is_above && high < 0.0);
+            let is_too_far = (is_below & (high > 0.0)) | (is_above & (high < 0.0));
             if is_too_far { f32::from_bits(nearest.to_bits().wrapping_sub(1)) } else { nearest }
         }
     }
@@ -115,9 +116,9 @@ pub(super) fn to_f32(rounding: Rounding, high: f64, low: f64) -> f32 {
 #[inline(always)]
 pub(super) fn to_odd_f32(high: f64, low: f64) -> f32 {
     let toward_zero = to_f32(Rounding::Zero, high, low);
-    let is_inexact = f64::from(toward_zero) != high || low < 0.0 || low > 0.0;
-    let is_number = !high.is_nan();
-    f32::from_bits(toward_zero.to_bits() | u32::from(is_inexact && is_number))
+    let back = f64::from(toward_zero);
+    let is_inexact = (back < high) | (back > high) | (low < 0.0) | (low > 0.0);
+    f32::from_bits(toward_zero.to_bits() | u32::from(is_inexact))
 }
 
 /// Sums of opposite numbers are `+0`, but `-0` if rounded down (IEEE 754, 6.3).
@@ -125,9 +126,8 @@ pub(super) fn to_odd_f32(high: f64, low: f64) -> f32 {
 fn round_sum(rounding: Rounding, a: f64, b: f64) -> f32 {
     let (high, low) = exact_sum(a, b);
     let rounded = to_f32(rounding, high, low);
-    let is_negative_zero =
-        rounding == Rounding::Down && high == 0.0 && a.is_sign_negative() != b.is_sign_negative();
-    canonical(if is_negative_zero { -0.0 } else { rounded })
+    let is_negative_zero = (high == 0.0) & (a.is_sign_negative() != b.is_sign_negative());
+    canonical(if (rounding == Rounding::Down) & is_negative_zero { -0.0 } else { rounded })
 }
 
 /// `add.f32` (9.7.3.3).

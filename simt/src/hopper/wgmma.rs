@@ -24,15 +24,16 @@
 //!
 //! # Sums
 //!
-//! The manual leaves order and rounding open ("at least single precision"). Products are rounded to
-//! f32, which is exact unless they fall below the normal range, and added in one of two orders, so
-//! that what depends on the order shows: see [`SumOrder`].
+//! The manual leaves order and rounding open ("at least single precision"). Each product is added by a fused
+//! multiplication and addition, in one of the two orders of [`SumOrder`], so that what depends on the order shows.
 
 use std::fmt;
 
 use half::f16;
 
 use super::descriptor::{Descriptor, K_BYTES, Major};
+pub use crate::arith::mma::SumOrder;
+use crate::program::lanes::is_wide;
 
 #[cfg(test)]
 mod tests;
@@ -79,16 +80,6 @@ impl Input {
             self.value(if width == 16 { bits & 0xffff } else { bits })
         })
     }
-}
-
-/// The order in which the products of an element of D are added.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SumOrder {
-    /// One after the other to the old value: ((d + p0) + p1) + ..
-    #[default]
-    First,
-    /// Neighbours first, the old value last: d + ((p0 + p1) + (p2 + p3) + ..).
-    Second,
 }
 
 /// Elements of one operand as f32.
@@ -219,36 +210,82 @@ impl Wgmma {
         matrix
     }
 
-    /// D = A * B + D, or D = A * B. Each warp's D is N / 2 registers of f32 bits.
+    /// A from the four registers of one warp: its 16 rows.
+    pub fn a_of_warp(&self, registers: &[Lanes; 4]) -> Matrix {
+        let mut matrix = Matrix::zeros(16, self.input.k());
+        for (register, lanes) in registers.iter().enumerate() {
+            for (lane, word) in lanes.iter().enumerate() {
+                for (i, value) in self.input.values(*word).enumerate() {
+                    let (row, k) = a_position(self.input, 0, lane, register, i);
+                    matrix.set(row, k, value);
+                }
+            }
+        }
+        matrix
+    }
+
+    /// D = A * B + D, or D = A * B, of all four warps. Each warp's D is N / 2 registers of f32 bits.
     pub fn accumulate(
         &self,
         d: [&mut [Lanes]; 4],
         a: &Matrix,
         b: &Matrix,
     ) -> Result<(), WgmmaError> {
-        self.check()?;
-        let k_count = self.input.k();
-        let expected = (M * k_count, self.n as usize * k_count);
-        if (a.values.len(), b.values.len()) != expected {
+        if a.values.len() != M * self.input.k() {
             return Err(WgmmaError::OperandSize);
         }
         for (warp, registers) in d.into_iter().enumerate() {
-            if registers.len() != self.n as usize / 2 {
-                return Err(WgmmaError::Registers { count: registers.len(), n: self.n });
-            }
-            let blocks = registers.chunks_exact_mut(4).zip(b.values.chunks_exact(8 * k_count));
-            for (block, columns) in blocks {
-                let rows = a.values.chunks_exact(8 * k_count).skip(2 * warp);
-                for (half, rows) in block.chunks_exact_mut(2).zip(rows) {
-                    self.eight_by_eight(half, rows, columns);
-                }
-            }
+            self.accumulate_warp(registers, a, warp, b)?;
         }
         Ok(())
     }
 
+    /// The same of one warp, whose rows are those from `16 warp` on of `a`.
+    pub fn accumulate_warp(
+        &self,
+        d: &mut [Lanes],
+        a: &Matrix,
+        warp: usize,
+        b: &Matrix,
+    ) -> Result<(), WgmmaError> {
+        self.check()?;
+        let k_count = self.input.k();
+        let rows = 16 * warp * k_count..16 * (warp + 1) * k_count;
+        let (Some(a), true) = (a.values.get(rows), b.values.len() == self.n as usize * k_count)
+        else {
+            return Err(WgmmaError::OperandSize);
+        };
+        if d.len() != self.n as usize / 2 {
+            return Err(WgmmaError::Registers { count: d.len(), n: self.n });
+        }
+        if is_wide() {
+            // SAFETY: the processor has what the function was compiled for.
+            unsafe { self.add_wide(d, a, &b.values) };
+        } else {
+            self.add(d, a, &b.values);
+        }
+        Ok(())
+    }
+
+    #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+    unsafe fn add_wide(&self, d: &mut [Lanes], a: &[f32], b: &[f32]) {
+        self.add(d, a, b);
+    }
+
+    #[inline(always)]
+    fn add(&self, d: &mut [Lanes], a: &[f32], b: &[f32]) {
+        let k_count = self.input.k();
+        for (block, columns) in d.chunks_exact_mut(4).zip(b.chunks_exact(8 * k_count)) {
+            let rows = a.chunks_exact(8 * k_count);
+            for (half, rows) in block.chunks_exact_mut(2).zip(rows) {
+                self.eight_by_eight(half, rows, columns);
+            }
+        }
+    }
+
     /// Eight rows and columns of D, which are two registers of a warp. `a` and `b` hold eight
     /// elements per k.
+    #[inline(always)]
     fn eight_by_eight(&self, registers: &mut [Lanes], a: &[f32], b: &[f32]) {
         let ((a, _), (b, _)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
         // Negation is exact, so that of a factor is that of the product.
@@ -260,52 +297,30 @@ impl Wgmma {
                     *sum = f32::from_bits(registers[column % 2][4 * row + column / 2]);
                 }
             }
-            let mut factors = [0.0; 16];
-            for (factor, a) in factors.iter_mut().zip(a) {
-                *factor = sign * a[row];
-            }
             match self.order {
-                SumOrder::First => add_in_turn(&mut sums, &factors, b),
-                SumOrder::Second => add_in_pairs(&mut sums, &factors, b),
+                SumOrder::First => {
+                    for (a, line) in a.iter().zip(b) {
+                        let factor = sign * a[row];
+                        for (sum, value) in sums.iter_mut().zip(line) {
+                            *sum = factor.mul_add(*value, *sum);
+                        }
+                    }
+                }
+                SumOrder::Second => {
+                    let mut products = [0.0; 8];
+                    for (a, line) in a.iter().zip(b).rev() {
+                        let factor = sign * a[row];
+                        for (sum, value) in products.iter_mut().zip(line) {
+                            *sum = factor.mul_add(*value, *sum);
+                        }
+                    }
+                    sums.iter_mut().zip(products).for_each(|(sum, p)| *sum += p);
+                }
             }
             for (column, sum) in sums.iter().enumerate() {
                 registers[column % 2][4 * row + column / 2] = sum.to_bits();
             }
         }
-    }
-}
-
-/// [`SumOrder::First`].
-fn add_in_turn(sums: &mut [f32; 8], factors: &[f32; 16], b: &[[f32; 8]]) {
-    let mut here = *sums;
-    for (factor, line) in factors.iter().zip(b) {
-        for (sum, value) in here.iter_mut().zip(line) {
-            *sum += factor * value;
-        }
-    }
-    *sums = here;
-}
-
-/// [`SumOrder::Second`].
-fn add_in_pairs(sums: &mut [f32; 8], factors: &[f32; 16], b: &[[f32; 8]]) {
-    let mut products = [[0.0; 8]; 16];
-    for ((products, factor), line) in products.iter_mut().zip(factors).zip(b) {
-        for (product, value) in products.iter_mut().zip(line) {
-            *product = factor * value;
-        }
-    }
-    let mut count = b.len();
-    while count > 1 {
-        count /= 2;
-        for i in 0..count {
-            let (left, right) = (products[2 * i], products[2 * i + 1]);
-            for ((sum, left), right) in products[i].iter_mut().zip(left).zip(right) {
-                *sum = left + right;
-            }
-        }
-    }
-    for (sum, product) in sums.iter_mut().zip(&products[0]) {
-        *sum += product;
     }
 }
 

@@ -1,8 +1,9 @@
 //! Barriers of a block (9.7.13.1): `bar.sync`, `bar.arrive`, `bar.red`.
 
 use super::Trouble;
-use super::block::Block;
+use super::cluster::Cluster;
 use super::paths::State;
+use super::turn::Step;
 use super::warp::Warp;
 use crate::clocks::Arrival;
 use crate::program::op::{Dst, Op, Reduce};
@@ -37,7 +38,7 @@ impl Barrier {
     }
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     /// A path of a warp arrives. Whether it goes on.
     pub(super) fn barrier(
         &mut self,
@@ -45,8 +46,7 @@ impl Block<'_, '_> {
         path: u32,
         op: &Op,
         on: u32,
-        _pc: u32,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Step, Trouble> {
         let Op::Barrier { id, threads, waits, reduce, d, d_pred, p, .. } = *op else {
             return Err(Trouble::new(on, "no barrier"));
         };
@@ -81,7 +81,7 @@ impl Block<'_, '_> {
             Reduce::Popc | Reduce::None => value,
         };
         let is_checked = self.grid.launch.is_checked;
-        let barrier = &mut self.barriers[id as usize];
+        let barrier = &mut self.ctas[self.cta].barriers[id as usize];
         if barrier.warps == 0 {
             (barrier.expected, barrier.reduce, barrier.value) = (expected, Some(reduce), value);
         } else if (barrier.expected, barrier.reduce) != (expected, Some(reduce)) {
@@ -102,16 +102,16 @@ impl Block<'_, '_> {
         }
         barrier.warps |= 1 << warp.index;
         if is_checked {
-            self.clocks.release(warp.index as usize, on, &mut barrier.seen);
+            self.clocks.release(warp.id as usize, on, &mut barrier.seen);
         }
         let is_complete = barrier.arrived() == barrier.expected;
         if waits && !is_complete {
             barrier.waiting.push((warp.index, path));
             warp.paths.get_mut(path).state = State::Barrier(id as u8);
-            return Ok(false);
+            return Ok(Step::Waits);
         }
         if !is_complete {
-            return Ok(true);
+            return Ok(Step::Done);
         }
         barrier.result = barrier.value;
         let result = barrier.result;
@@ -120,19 +120,19 @@ impl Block<'_, '_> {
         barrier.warps = 0;
         if is_checked {
             for &(other, _) in &waiting {
-                self.clocks.acquire_all(other as usize, &seen);
+                self.clocks.acquire_all((warp.id - warp.index + other) as usize, &seen);
             }
             if waits {
-                self.clocks.acquire_all(warp.index as usize, &seen);
+                self.clocks.acquire_all(warp.id as usize, &seen);
             }
         }
         for (other, path) in waiting {
-            self.woken.push((other, path, result));
+            self.woken.push((warp.cta * n + other, path, result));
         }
         if waits {
             give(warp, d, d_pred, on, result);
         }
-        Ok(true)
+        Ok(Step::Done)
     }
 }
 

@@ -3,9 +3,10 @@
 
 use super::Trouble;
 use super::atomic::combine;
-use super::block::Block;
+use super::cluster::Cluster;
 use super::exec::each;
 use super::paths::State;
+use super::turn::Step;
 use super::warp::Warp;
 use crate::program::op::{AtomicOp, Op, Shuffle, Src, Vote};
 
@@ -24,8 +25,8 @@ fn mask_of(op: &Op) -> Src {
     }
 }
 
-impl Block<'_, '_> {
-    /// A path arrives at a collective. Whether it goes on.
+impl Cluster<'_, '_> {
+    /// A path arrives at a collective. Whether it goes on at once.
     pub(super) fn collective(
         &mut self,
         warp: &mut Warp,
@@ -33,7 +34,7 @@ impl Block<'_, '_> {
         op: &Op,
         on: u32,
         pc: u32,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Step, Trouble> {
         let mask = mask_of(op);
         let mut left = on;
         // Lanes may come in groups, each with a mask of its own.
@@ -76,13 +77,13 @@ impl Block<'_, '_> {
             }
             warp.paths.get_mut(path).state = State::Collective(names);
             if warp.paths.gathered(pc, names) != names {
-                return Ok(false);
+                return Ok(Step::Waits);
             }
             self.together(warp, op, names)?;
             warp.paths.release(pc, names);
-            return Ok(false);
+            return Ok(Step::Waits);
         }
-        Ok(true)
+        Ok(Step::Done)
     }
 
     /// All lanes of a mask are here.
@@ -91,7 +92,7 @@ impl Block<'_, '_> {
         match *op {
             Op::WarpSync { .. } => {
                 if self.grid.launch.is_checked {
-                    self.clocks.sync_warp(warp.index as usize, lanes);
+                    self.clocks.sync_warp(warp.id as usize, lanes);
                 }
             }
             Op::Shuffle { how, d, p, a, b, c, .. } => {

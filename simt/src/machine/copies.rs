@@ -1,7 +1,7 @@
 //! `cp.async` of sm_80 (9.7.9.25.3): copies that are under way until their thread waits for their group.
 
 use super::access::{Access, addresses};
-use super::block::Block;
+use super::cluster::Cluster;
 use super::exec::each;
 use super::warp::Warp;
 use super::{Trouble, traffic};
@@ -40,7 +40,7 @@ impl Copies {
     }
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     pub(super) fn copy_async(
         &mut self,
         warp: &mut Warp,

@@ -1,13 +1,13 @@
 //! One instruction of a warp that neither branches nor waits.
 
-use super::access::{Access, addresses, resolve, window};
-use super::block::Block;
+use super::access::{Access, addresses, resolve, shared_address, window};
+use super::cluster::Cluster;
 use super::warp::Warp;
 use super::{Trouble, traffic};
 use crate::arith::integer::{PermuteMode, byte_permute, logic3};
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
-use crate::program::op::{BoolOp, Cvta, Op, Special, SrcPred};
+use crate::program::op::{Arrive, BoolOp, Cvta, Dst, MbarrierOp, Op, Special, SrcPred};
 use crate::ptx::ast::Space;
 use crate::shadow::Flag;
 
@@ -16,7 +16,7 @@ pub fn each(lanes: u32) -> impl Iterator<Item = usize> {
     (0..32).filter(move |l| lanes >> l & 1 == 1)
 }
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     #[inline(always)]
     pub(super) fn step(
         &mut self,
@@ -316,9 +316,66 @@ impl Block<'_, '_> {
             Op::CopyWait { open } => return self.copy_wait(warp, open, on),
             Op::StMatrix { .. } => return self.store_matrix(warp, op, on, pc, counts),
             Op::Trap => return Err(Trouble::new(on, "trap")),
+            Op::Mapa { d, a, rank } => {
+                let mut out = [0u64; 32];
+                for lane in each(on) {
+                    let rank = warp.word_of(rank, lane);
+                    if rank as usize >= self.ctas.len() {
+                        let message =
+                            format!("mapa of block {rank} of a cluster of {}", self.ctas.len());
+                        return Err(Trouble::new(1 << lane, message));
+                    }
+                    let at = warp.value_of(a, lane);
+                    let base = at / super::access::WINDOW * super::access::WINDOW;
+                    let (_, offset) = self.shared_cta(self.cta, at - base);
+                    out[lane] = base + shared_address(rank as usize, offset as u32);
+                }
+                warp.put_any(d, &out, on);
+            }
+            Op::FenceProxy => {
+                if self.grid.launch.is_checked {
+                    self.clocks.fence_proxy(warp.id as usize, on);
+                }
+                self.fence_barriers(warp, on);
+            }
+            Op::FenceMbarrierInit => self.fence_barriers(warp, on),
+            Op::Mbarrier { .. } => return self.mbarrier(warp, op, on, pc),
+            Op::CopyArrive { at, space, is_counted } => {
+                // The thread's copies may end now as well as later.
+                warp.copies.commit(on);
+                self.copy_wait(warp, 0, on)?;
+                let how = Arrive::Plain;
+                // With `.noinc` the barrier counts this arrival already; without, it is one more.
+                if is_counted {
+                    let action = MbarrierOp::Arrive {
+                        how,
+                        count: None,
+                        tx: None,
+                        state: Dst::Sink,
+                        is_relaxed: false,
+                    };
+                    return self.mbarrier(warp, &Op::Mbarrier { action, at, space }, on, pc);
+                }
+            }
+            Op::BulkCopy { .. } => return self.bulk_copy(warp, op, on, pc, counts),
+            Op::TensorCopy { .. } => return self.tensor_copy(warp, op, on, pc, counts),
+            Op::BulkPrefetch { from, bytes } => {
+                return self.bulk_prefetch(warp, (from, bytes), on, pc, counts);
+            }
+            Op::BulkCommit => warp.bulk.commit(on),
+            Op::ProductFence => return self.product_fence(warp, on),
+            Op::ProductCommit => return self.product_commit(warp, on),
+            Op::Product(index) => return self.product(warp, index, on, pc),
             _ => return Err(Trouble::new(on, "the executor does not know this instruction")),
         }
         Ok(())
+    }
+
+    /// Barriers that these lanes have initialised can be seen by the asynchronous proxy.
+    fn fence_barriers(&mut self, warp: &Warp, on: u32) {
+        for lane in each(on) {
+            self.here().mbarriers.fence(warp.id * 32 + lane as u32);
+        }
     }
 
     /// Special registers of all lanes (chapter 10).
@@ -332,7 +389,7 @@ impl Block<'_, '_> {
                 std::array::from_fn(|l| axis(self.grid.thread(warp.index * 32 + l as u32), i))
             }
             Special::Ntid(i) => one(axis(launch.block, i)),
-            Special::Ctaid(i) => one(axis(self.index, i)),
+            Special::Ctaid(i) => one(axis(self.ctas[self.cta].index, i)),
             Special::Nctaid(i) => one(axis(launch.grid, i)),
             Special::LaneId => lane(|l| l),
             Special::WarpId => one(warp.index.into()),
@@ -347,11 +404,17 @@ impl Block<'_, '_> {
             Special::TotalShared => {
                 one(u64::from(launch.shared_bytes) + u64::from(launch.program.static_shared()))
             }
-            // Without clusters every block is one of its own.
-            Special::ClusterRank | Special::IsExplicitCluster | Special::ClusterCtaid(_) => one(0),
-            Special::ClusterSize | Special::ClusterNctaid(_) => one(1),
-            Special::ClusterId(i) => one(axis(self.index, i)),
-            Special::NClusterId(i) => one(axis(launch.grid, i)),
+            Special::ClusterRank => one(self.cta as u64),
+            Special::ClusterSize => one(self.ctas.len() as u64),
+            Special::ClusterCtaid(i) => {
+                one(axis(self.ctas[self.cta].index, i) % axis(launch.cluster, i))
+            }
+            Special::ClusterNctaid(i) => one(axis(launch.cluster, i)),
+            Special::ClusterId(i) => {
+                one(axis(self.ctas[self.cta].index, i) / axis(launch.cluster, i))
+            }
+            Special::NClusterId(i) => one(axis(launch.grid, i) / axis(launch.cluster, i)),
+            Special::IsExplicitCluster => one(u64::from(self.ctas.len() > 1)),
             Special::Clock | Special::GlobalTimer => one(self.time),
         }
     }

@@ -1,7 +1,7 @@
 //! Matrices in registers: `ldmatrix`, `stmatrix`, `mma.sync`.
 
 use super::access::{Access, addresses, resolve};
-use super::block::Block;
+use super::cluster::Cluster;
 use super::exec::each;
 use super::warp::Warp;
 use super::{Trouble, traffic};
@@ -13,7 +13,7 @@ use crate::program::op::{Address, MmaKind, Op, Src};
 use crate::ptx::ast::Space;
 use crate::shadow::Flag;
 
-impl Block<'_, '_> {
+impl Cluster<'_, '_> {
     /// The rows of `n` matrices of 8 x 8 halves: lane `8 m + i` gives the address of row `i` of matrix `m`.
     fn rows(
         &mut self,

@@ -2,15 +2,23 @@
 //! of a warp in vector code.
 
 mod access;
+mod asynchronous;
 mod atomic;
 mod barrier;
-mod block;
+mod bulk;
+mod cluster;
 mod collective;
 mod copies;
 mod exec;
 mod matrix;
+mod mbarriers;
 mod paths;
+mod products;
+mod registers;
+mod rendezvous;
+mod report;
 mod traffic;
+mod turn;
 mod warp;
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+pub(crate) use self::access::window as window_of;
 use crate::count::Counts;
 use crate::memory::Map;
 use crate::program::Program;
@@ -41,6 +50,8 @@ pub struct Launch<'a> {
     pub program: &'a Program,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster by axis; `[1, 1, 1]` without clusters.
+    pub cluster: [u32; 3],
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
     /// The parameters as they lie in their buffer, [`Program::param_bytes`] long.
@@ -81,6 +92,9 @@ impl fmt::Display for Fault {
         if !self.place.is_empty() {
             write!(f, ", {}", self.place)?;
         }
+        if self.line == 0 {
+            return write!(f, ": {}", self.message);
+        }
         write!(f, ", PTX line {} ({}): {}", self.line, self.instruction, self.message)
     }
 }
@@ -92,11 +106,13 @@ impl std::error::Error for Fault {}
 struct Trouble {
     lanes: u32,
     message: String,
+    /// The instruction, where it is not the one that is executed: of a copy that was started before.
+    pc: Option<u32>,
 }
 
 impl Trouble {
     fn new(lanes: u32, message: impl Into<String>) -> Self {
-        Self { lanes, message: message.into() }
+        Self { lanes, message: message.into(), pc: None }
     }
 }
 
@@ -109,9 +125,19 @@ struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    fn index(&self, linear: u32) -> [u32; 3] {
+    /// Where a block of a cluster is in the grid.
+    fn block_index(&self, cluster: u32, rank: u32) -> [u32; 3] {
+        let [cx, cy, _] = self.launch.cluster;
         let [x, y, _] = self.launch.grid;
-        [linear % x, linear / x % y, linear / x / y]
+        let (across, down) = (x / cx, y / cy);
+        let at = [cluster % across, cluster / across % down, cluster / across / down];
+        let inner = [rank % cx, rank / cx % cy, rank / cx / cy];
+        std::array::from_fn(|i| at[i] * self.launch.cluster[i] + inner[i])
+    }
+
+    /// Blocks of a cluster.
+    fn cluster_blocks(&self) -> u32 {
+        self.launch.cluster.iter().product()
     }
 
     fn threads(&self) -> u32 {
@@ -164,9 +190,25 @@ pub fn run(launch: &Launch) -> Result<Counts, Box<Fault>> {
     if program.required_threads.is_some_and(|required| required != launch.block) {
         return Err(whole(format!("blocks of {:?}, where .reqntid says otherwise", launch.block)));
     }
+    let size: u64 = launch.cluster.iter().map(|&n| u64::from(n)).product();
+    let fits = (0..3).all(|i| launch.cluster[i] > 0 && launch.grid[i] % launch.cluster[i] == 0);
+    if !fits || size > 16 || size * (threads.div_ceil(32) + 1) > 512 {
+        let (grid, cluster) = (launch.grid, launch.cluster);
+        return Err(whole(format!("a grid of {grid:?} blocks in clusters of {cluster:?}")));
+    }
+    if program.cluster.is_some_and(|wanted| wanted != launch.cluster) {
+        let wanted = program.cluster;
+        return Err(whole(format!(
+            "clusters of {:?}, the kernel wants {wanted:?}",
+            launch.cluster
+        )));
+    }
+    let blocks = blocks / size;
     let blocks = u32::try_from(blocks).map_err(|_| whole("2^32 blocks or more".into()))?;
-    let Some(first_block) = shadow::number_blocks(blocks) else {
-        return Err(whole("more than 2^32 blocks in one process".into()));
+    // Only checks need numbers of their own.
+    let first_block = if launch.is_checked { shadow::number_blocks(blocks) } else { Some(2) };
+    let Some(first_block) = first_block else {
+        return Err(whole("more than 2^28 checked blocks in one process".into()));
     };
     let grid = Grid { launch, first_block, met: Mutex::default() };
     let order: Vec<u32> = match launch.schedule {
@@ -182,7 +224,7 @@ pub fn run(launch: &Launch) -> Result<Counts, Box<Fault>> {
             || (Counts::new(program), None::<(u32, Box<Fault>)>),
             |(mut counts, mut first), &linear| {
                 if !stop.load(Relaxed)
-                    && let Err(fault) = block::run(&grid, linear, &mut counts)
+                    && let Err(fault) = cluster::run(&grid, linear, &mut counts)
                 {
                     stop.store(true, Relaxed);
                     if first.as_ref().is_none_or(|(n, _)| linear < *n) {

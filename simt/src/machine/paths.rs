@@ -16,6 +16,16 @@ pub enum State {
     Barrier(u8),
     /// At an instruction that these lanes have to reach together.
     Collective(u32),
+    /// For the other blocks of the cluster.
+    Cluster,
+    /// For a phase of a barrier in shared memory.
+    Mbarrier,
+    /// For bulk stores.
+    Bulk,
+    /// For the other warps of the warpgroup.
+    Warpgroup,
+    /// For registers.
+    Registers,
     Free,
 }
 
@@ -69,7 +79,7 @@ impl Paths {
 
     /// The paths that wait, with their numbers.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, &Path)> {
-        let waits = |p: &Path| matches!(p.state, State::Barrier(_) | State::Collective(_));
+        let waits = |p: &Path| !matches!(p.state, State::Ready | State::Split | State::Free);
         self.all.iter().enumerate().filter(move |(_, p)| waits(p)).map(|(i, p)| (i as u32, p))
     }
 

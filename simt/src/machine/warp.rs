@@ -1,20 +1,30 @@
 //! A warp: its registers, where its lanes are, and what it waits for.
 
+use super::bulk::Groups;
 use super::copies::Copies;
 use super::paths::Paths;
+use super::products::Products;
 use crate::program::Program;
 use crate::program::lanes::{Lanes32, Lanes64};
 use crate::program::op::{Dst, Src, Src64, SrcPred, Value};
 
 pub struct Warp {
+    /// Its block in the cluster.
+    pub cta: u32,
     /// Within its block.
     pub index: u32,
+    /// Within the clocks of the cluster.
+    pub id: u32,
     /// The lanes that are threads: all but in the last warp of an odd block.
     pub lanes: u32,
     /// Those that have ended.
     pub exited: u32,
     pub paths: Paths,
     pub copies: Copies,
+    pub bulk: Groups,
+    pub products: Products,
+    /// The phase of the cluster's barrier at which it has arrived without having waited.
+    pub cluster_phase: Option<u64>,
     words: Vec<Lanes32>,
     longs: Vec<Lanes64>,
     preds: Vec<u32>,
@@ -26,11 +36,16 @@ impl Warp {
     pub fn new(program: &Program) -> Self {
         let counts = program.counts;
         Self {
+            cta: 0,
             index: 0,
+            id: 0,
             lanes: 0,
             exited: 0,
             paths: Paths::default(),
             copies: Copies::default(),
+            bulk: Groups::default(),
+            products: Products::default(),
+            cluster_phase: None,
             words: vec![[0; 32]; counts.words as usize],
             longs: vec![[0; 32]; counts.longs as usize],
             preds: vec![0; counts.preds as usize],
@@ -40,13 +55,16 @@ impl Warp {
 
     /// Ready for another block. Registers keep what they held: nvcc's code reads none before writing it, and
     /// zeroing them would cost as much as a small block; see [`Warp::forget`] for checked runs.
-    pub fn begin(&mut self, index: u32, threads: u32) {
+    pub fn begin(&mut self, cta: u32, index: u32, id: u32, threads: u32) {
         let there = (threads - index * 32).min(32);
-        self.index = index;
+        (self.cta, self.index, self.id) = (cta, index, id);
         self.lanes = if there == 32 { u32::MAX } else { (1 << there) - 1 };
         self.exited = 0;
         self.paths.begin(self.lanes);
         self.copies.clear();
+        self.bulk = Groups::default();
+        self.products.clear();
+        self.cluster_phase = None;
     }
 
     /// Fills registers with a pattern that reads as NaN, and local memory likewise.

@@ -93,3 +93,25 @@ macro_rules! lane_test {
     }};
 }
 pub(crate) use lane_test;
+
+/// `register_fn!(|a, b| expression)`: a function of whole registers of a warp, for what is already written so.
+macro_rules! register_fn {
+    (|$($x:ident),+| $body:expr) => {{
+        #[inline(always)]
+        fn all($($x: &[u32; 32],)+ out: &mut [u32; 32]) {
+            *out = $body;
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+        unsafe fn wide($($x: &[u32; 32],)+ out: &mut [u32; 32]) {
+            all($($x,)+ out);
+        }
+        unsafe fn plain($($x: &[u32; 32],)+ out: &mut [u32; 32]) {
+            all($($x,)+ out);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        use plain as wide;
+        if $crate::program::lanes::is_wide() { wide as _ } else { plain as _ }
+    }};
+}
+pub(crate) use register_fn;

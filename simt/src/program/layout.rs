@@ -72,6 +72,13 @@ impl Slots {
         }
     }
 
+    /// Names of words by their slots, for messages.
+    pub fn names(&self, function: &Function) -> Vec<String> {
+        let of = |class: &Class| matches!(class, Class::Half(_) | Class::Word(_));
+        let words = self.classes.iter().zip(&function.registers).filter(|(class, _)| of(class));
+        words.map(|(_, register)| register.name.clone()).collect()
+    }
+
     pub fn counts(&self) -> SlotCounts {
         self.counts
     }

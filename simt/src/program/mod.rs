@@ -6,10 +6,12 @@ pub mod lanes;
 pub mod layout;
 pub mod op;
 
+use std::collections::{HashMap, HashSet};
+
 pub use decode::{DecodeError, OPCODES};
 
 use self::layout::{Layout, Param, SlotCounts};
-use self::op::Inst;
+use self::op::{Inst, Product, Touch};
 use crate::ptx::ast::{Module, Place};
 
 /// Freedoms of the hardware that a kernel must not depend on.
@@ -36,6 +38,12 @@ pub struct Program {
     /// Threads of a block at most, by axis.
     pub max_threads: Option<[u32; 3]>,
     pub(crate) required_threads: Option<[u32; 3]>,
+    pub(crate) min_blocks: Option<u32>,
+    pub(crate) products: Vec<Product>,
+    /// Registers that products use, and who else touches them.
+    pub(crate) product_slots: HashSet<u32>,
+    pub(crate) touches: HashMap<u32, Touch>,
+    register_names: Vec<String>,
     /// `.reqnctapercluster`.
     pub cluster: Option<[u32; 3]>,
     places: Vec<Place>,
@@ -65,6 +73,11 @@ impl Program {
     /// Bytes of static shared memory, as the hardware counts them.
     pub fn static_shared(&self) -> u32 {
         self.layout.static_shared
+    }
+
+    /// The name of a register of 32 bits.
+    pub(crate) fn register_name(&self, slot: u32) -> &str {
+        self.register_names.get(slot as usize).map_or("?", String::as_str)
     }
 
     /// An instruction with its modifiers.

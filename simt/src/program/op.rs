@@ -1,8 +1,10 @@
 //! Decoded instructions: operands are slots, arithmetic is a function over the lanes of a warp.
 
 use super::lanes::{
-    Compare32, Compare64, Fn1, Fn2, Fn3, Lanes32, Mix32To64, Mix64To32, MulWide, Shift64, Wide3,
+    Compare32, Compare64, Fn1, Fn2, Fn3, Mix32To64, Mix64To32, MulWide, Shift64, Wide3,
 };
+use crate::hopper::descriptor::Major;
+use crate::hopper::wgmma::Input;
 use crate::ptx::ast::Space;
 
 /// A source of 32 bits (or of 16, in the lower half).
@@ -506,6 +508,169 @@ pub enum Op {
     },
     /// `membar`, `fence`: orders this thread's accesses for others.
     Fence,
+
+    /// `fence.proxy.async`: what was done so far, the asynchronous proxy sees.
+    FenceProxy,
+    /// `fence.mbarrier_init`.
+    FenceMbarrierInit,
+    /// The shared address of another block of the cluster.
+    Mapa {
+        d: Dst,
+        a: Value,
+        rank: Src,
+    },
+    ClusterBarrier {
+        waits: bool,
+        is_relaxed: bool,
+    },
+    Mbarrier {
+        action: MbarrierOp,
+        at: Address,
+        space: Space,
+    },
+    MbarrierWait {
+        at: Address,
+        space: Space,
+        what: WaitFor,
+        p: u32,
+        tries: bool,
+        is_relaxed: bool,
+    },
+    /// `cp.async.mbarrier.arrive`.
+    CopyArrive {
+        at: Address,
+        space: Space,
+        is_counted: bool,
+    },
+    BulkCopy {
+        way: BulkWay,
+        to: Address,
+        from: Address,
+        bytes: Src,
+        barrier: Option<Address>,
+        multicast: Option<Src>,
+    },
+    TensorCopy {
+        way: TensorWay,
+        rank: u8,
+        shared: Address,
+        map: Src64,
+        coordinates: [Src; 5],
+        offsets: [Src; 3],
+        barrier: Option<Address>,
+        multicast: Option<Src>,
+    },
+    BulkPrefetch {
+        from: Address,
+        bytes: Src,
+    },
+    BulkCommit,
+    /// Leaves at most that many groups open.
+    BulkWait {
+        open: u32,
+        reads_only: bool,
+    },
+    ProductFence,
+    ProductCommit,
+    ProductWait {
+        open: u32,
+    },
+    /// `wgmma.mma_async`: an index of the program's products.
+    Product(u32),
+    SetMaxRegisters {
+        count: u32,
+        is_more: bool,
+    },
+}
+
+/// What is done to a barrier in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MbarrierOp {
+    Init { count: Src },
+    Invalidate,
+    ExpectTx { bytes: Src },
+    CompleteTx { bytes: Src },
+    Arrive { how: Arrive, count: Option<Src>, tx: Option<Src>, state: Dst, is_relaxed: bool },
+    PendingCount { d: Dst, state: Src64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrive {
+    Plain,
+    NoComplete,
+    Drop,
+    DropNoComplete,
+}
+
+/// The phase that a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    State(Src64),
+    Parity(Src),
+}
+
+/// Where a bulk copy goes: global to shared memory, back, or to another block's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkWay {
+    Load,
+    Store,
+    Across,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorWay {
+    Load,
+    LoadIm2col,
+    Store,
+    StoreIm2col,
+}
+
+/// A of a product of a warpgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactorA {
+    Registers([Src; 4]),
+    /// A descriptor.
+    Shared(Src64),
+}
+
+/// A product of a warpgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    pub input: Input,
+    pub n: u32,
+    /// The accumulators, which are results as well.
+    pub d: Vec<u32>,
+    pub a: FactorA,
+    pub b: Src64,
+    pub scale_d: SrcPred,
+    pub negate_a: bool,
+    pub negate_b: bool,
+    pub a_major: Major,
+    pub b_major: Major,
+}
+
+impl Product {
+    /// Registers that are not to be touched while it is under way.
+    pub fn registers(&self) -> impl Iterator<Item = u32> {
+        let a: &[Src] = match &self.a {
+            FactorA::Registers(sources) => sources,
+            FactorA::Shared(_) => &[],
+        };
+        let a = a.iter().filter_map(|source| match source {
+            Src::Slot(slot) => Some(*slot),
+            Src::Value(_) => None,
+        });
+        self.d.iter().copied().chain(a)
+    }
+}
+
+/// Registers of products that another instruction touches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touch {
+    pub reads: Vec<u32>,
+    pub writes: Vec<u32>,
+    /// A mere copy: to and from.
+    pub copy: Option<(u32, u32)>,
 }
 
 /// The shapes of `mma.sync` that kernels use (9.7.14.5).
@@ -540,11 +705,12 @@ pub struct Inst {
     pub op: Op,
     pub guard: Option<(u32, bool)>,
     pub pipe: Pipe,
+    /// Whether a path may have to wait here.
+    pub may_wait: bool,
+    /// Whether it touches registers of products of warpgroups without being one.
+    pub touches: bool,
     /// Line of the PTX.
     pub line: u32,
     /// Index into the places of the function.
     pub at: Option<u32>,
 }
-
-/// A buffer of lanes that a function over them writes.
-pub type Out = Lanes32;

@@ -51,7 +51,7 @@ fn bit_fields_are_those_of_the_manual() {
             _ => random.word(),
         };
         let (start, length) = (count(&mut random), count(&mut random));
-        let context = format!("{a:x} {b:x} {start} {length}");
+        let context = format_args!("{a:x} {b:x} {start} {length}");
         let (low_a, low_b) = (a as u32, b as u32);
         let narrow = u64::from(low_a);
         assert_eq!(
@@ -149,7 +149,7 @@ fn masks_and_extensions_are_those_of_the_manual() {
         for _ in 0..2000 {
             let a = random.bits() as u32;
             for (overflow, is_clamp) in [(Overflow::Clamp, true), (Overflow::Wrap, false)] {
-                let start = if a % 3 == 0 { a } else { a % 40 };
+                let start = if a & 1 == 0 { a } else { a % 40 };
                 // The manual's program and its text differ for `.wrap` with a sum of 32 or more only in words.
                 assert_eq!(
                     integer::bit_mask(start, b, overflow),
@@ -307,7 +307,7 @@ fn shifts_clamp_or_wrap_their_counts() {
 macro_rules! check_width {
     ($module:ident, $products:ident, $unsigned:ty, $signed:ty, $a:expr, $b:expr, $c:expr) => {{
         let (a, b, c) = ($a as $unsigned, $b as $unsigned, $c as $unsigned);
-        let context = format!("{a:x} {b:x} {c:x}");
+        let context = format_args!("{a:x} {b:x} {c:x}");
         let (ua, ub) = (a as u128, b as u128);
         let (sa, sb) = (a as $signed as i128, b as $signed as i128);
         let (least, most) = (<$signed>::MIN as i128, <$signed>::MAX as i128);
@@ -344,7 +344,7 @@ macro_rules! check_width {
             assert_eq!($module::rem_signed(a, b), (sa % sb) as $unsigned, "{context}");
             assert_eq!($module::is_quotient_overflow(a, b), sa / sb > most, "{context}");
         }
-        assert_eq!($module::abs(a), sa.abs() as $unsigned, "{context}");
+        assert_eq!($module::abs(a), sa.unsigned_abs() as $unsigned, "{context}");
         assert_eq!($module::neg(a), (-sa) as $unsigned, "{context}");
         assert_eq!($module::min_unsigned(a, b) as u128, ua.min(ub), "{context}");
         assert_eq!($module::max_unsigned(a, b) as u128, ua.max(ub), "{context}");
@@ -374,8 +374,8 @@ fn arithmetic_is_that_of_wider_integers() {
         let (sa, sb) = (sign(ua), sign(ub));
         assert_eq!(integer::mul24_low(a, b, false), (ua * ub) as u32);
         assert_eq!(integer::mul24_low(a, b, true), (sa * sb) as u32);
-        assert_eq!(integer::mul24_high(a, b, false), (ua * ub >> 16) as u32);
-        assert_eq!(integer::mul24_high(a, b, true), (sa * sb >> 16) as u32);
+        assert_eq!(integer::mul24_high(a, b, false), ((ua * ub) >> 16) as u32);
+        assert_eq!(integer::mul24_high(a, b, true), ((sa * sb) >> 16) as u32);
         let sum = integer::per_half(a, b, b16::add);
         assert_eq!(sum as u16, (a as u16).wrapping_add(b as u16));
         assert_eq!((sum >> 16) as u16, ((a >> 16) as u16).wrapping_add((b >> 16) as u16));

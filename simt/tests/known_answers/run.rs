@@ -155,6 +155,7 @@ fn launch(
         program,
         grid: case.grid,
         block: case.block,
+        cluster: [1; 3],
         shared_bytes: case.shared,
         params: &params,
         memory: memory.map.clone(),

@@ -20,29 +20,24 @@
 mod access;
 mod block;
 mod ffi;
-mod graph;
 mod sanitizer;
 mod symbols;
 mod sync;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once};
 
-use glmae_simt::memory::{Map, Memory};
-use glmae_simt::{memory, shadow};
+use glmae_simt::memory::{self, Map};
+use glmae_simt::shadow;
 use rayon::prelude::*;
 
 use self::access::SharedMap;
-pub use self::graph::Graph;
-use self::graph::Recording;
 use self::symbols::Symbols;
-use super::arena::{self, Usage};
-use super::capturing::Capturing;
-use super::launch::{
-    Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, SANITIZED, Shared, Slots, check,
-};
+use super::arena;
+use super::launch::{DeviceLimits, Kernel, LaunchConfig, SANITIZED, Slots};
+use super::on_host::{self, Engine, OnHost, lock};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Rng};
 
@@ -78,14 +73,11 @@ impl Default for Options {
 }
 
 /// An emulated device. All methods take `&self`; launches are finished when they return.
-pub struct Emulated {
+pub type Emulated = OnHost<Fibres>;
+
+/// Executes kernels that the host's C++ compiler compiled, with a fibre per thread.
+pub struct Fibres {
     options: Options,
-    memory: Mutex<Memory>,
-    shared: Mutex<HashMap<&'static str, Shared>>,
-    launched: Mutex<BTreeSet<&'static str>>,
-    /// Present while a graph is captured.
-    capturing: Capturing,
-    recording: Mutex<Recording>,
 }
 
 /// A launch, as its blocks see it.
@@ -148,11 +140,7 @@ impl Launch<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Emulated {
+impl OnHost<Fibres> {
     pub fn new(mut options: Options) -> Self {
         if SANITIZED {
             // The sanitizers do the checking.
@@ -161,116 +149,33 @@ impl Emulated {
         static INSTALL: Once = Once::new();
         // SAFETY: the table is a static of the layout that the layout test checks.
         INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
-        let memory = Memory::new(memory::Options {
+        let memory = memory::Options {
             device: "emulated device",
             checked: options.mode == Mode::Checked,
             unit: arena::UNIT,
             poison: sanitizer::poison,
-        });
-        Self {
-            options,
-            memory: Mutex::new(memory),
-            shared: Mutex::default(),
-            launched: Mutex::default(),
-            capturing: Capturing::default(),
-            recording: Mutex::default(),
-        }
-    }
-
-    /// Names of the kernels that have run to their end on this device, sorted.
-    pub fn launched(&self) -> Vec<&'static str> {
-        lock(&self.launched).iter().copied().collect()
+        };
+        Self::with(Fibres { options }, memory)
     }
 
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.engine().options
+    }
+}
+
+impl Engine for Fibres {
+    fn limits(&self) -> &DeviceLimits {
+        &self.options.limits
     }
 
-    /// Allocates `bytes` (256-byte aligned), poisoned; `name` appears in messages.
-    ///
-    /// Errors: `OutOfMemory`.
-    pub fn alloc(&self, bytes: usize, name: &str) -> Result<DevicePtr> {
-        self.capturing.takes_in("allocation")?;
-        Ok(DevicePtr(lock(&self.memory).alloc(bytes, name)?))
+    /// Without a symbol table nothing is known to be static.
+    fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32> {
+        Ok(SharedMap::get().bytes_of(kernel))
     }
 
-    /// Frees an allocation.
-    ///
-    /// Errors: `Device` when `ptr` is not the start of a live allocation, or when something was
-    /// written just outside it.
-    pub fn free(&self, ptr: DevicePtr) -> Result<()> {
-        if !self.note_free(ptr) {
-            lock(&self.memory).free(ptr.0)?;
-        }
-        Ok(())
-    }
-
-    /// Errors (of this and the next three): `Device` when a range is not within one allocation.
-    pub fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.capturing.refuse("upload")?;
-        Ok(lock(&self.memory).upload(to.0, from)?)
-    }
-
-    /// Also an error, when checked: bytes that were never written.
-    pub fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.capturing.refuse("download")?;
-        Ok(lock(&self.memory).download(from.0, to)?)
-    }
-
-    /// Copies within the device; never-written bytes stay so.
-    pub fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
-        if self.note_copy(to, from, bytes)? {
-            return Ok(());
-        }
-        Ok(lock(&self.memory).copy(to.0, from.0, bytes)?)
-    }
-
-    pub fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
-        if self.note_fill(to, byte, bytes)? {
-            return Ok(());
-        }
-        Ok(lock(&self.memory).fill(to.0, byte, bytes)?)
-    }
-
-    /// Bytes held now and at most so far; compare [`crate::device::Dry::usage`].
-    pub fn usage(&self) -> Usage {
-        let memory::Usage { live, peak } = lock(&self.memory).usage();
-        Usage { live, peak, reserved: live }
-    }
-
-    /// Allows a kernel `bytes` of dynamic shared memory beyond the default 48 KiB, static ones
-    /// included, as `cuFuncSetAttribute` does.
-    ///
-    /// Errors: `Unsupported` for an unknown kernel, `Device` above the limit.
-    pub fn allow_shared(&self, kernel: &str, bytes: u32) -> Result<()> {
-        let kernel = Kernel::find(kernel)?;
-        if self.shared(kernel).must_opt_in(kernel, bytes, &self.options.limits)? {
-            lock(&self.shared).entry(kernel.name).or_default().opted_in = bytes;
-        }
-        Ok(())
-    }
-
-    /// Static and allowed shared memory of a kernel. Without a symbol table nothing is known to be static.
-    pub fn shared(&self, kernel: &'static Kernel) -> Shared {
-        *lock(&self.shared).entry(kernel.name).or_insert_with(|| Shared {
-            static_bytes: SharedMap::get().bytes_of(kernel),
-            opted_in: 0,
-        })
-    }
-
-    /// Runs a kernel to its end.
-    ///
-    /// Errors: `Unsupported` for an unknown kernel (or a checked launch in a stripped executable);
-    /// `Device` for a wrong launch, and for everything the emulator reports.
-    pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
-        let kernel = Kernel::find(name)?;
-        check(kernel, config, args, &self.options.limits, self.shared(kernel))?;
-        let map = lock(&self.memory).map.clone();
-        check_pointers(kernel, args, &map)?;
-        if self.note_launch(kernel, config, args)? {
-            return Ok(());
-        }
-
+    /// Errors: `Unsupported` for a checked launch in a stripped executable or without checked kernels.
+    fn run(&self, launch: &on_host::Launch) -> Result<()> {
+        let on_host::Launch { kernel, config, args, .. } = *launch;
         let checked = self.options.mode == Mode::Checked;
         let symbols = Symbols::get();
         let shared = SharedMap::get();
@@ -299,7 +204,7 @@ impl Emulated {
             schedule: self.options.schedule,
             call,
             args: &slots.pointers(),
-            map,
+            map: launch.map.clone(),
             checked,
             symbols,
             shared,
@@ -310,30 +215,8 @@ impl Emulated {
             same_line: Mutex::default(),
             met: Mutex::default(),
         };
-        run(&launch, blocks)?;
-        lock(&self.launched).insert(kernel.name);
-        if !checked {
-            lock(&self.memory).check_guards()?;
-        }
-        Ok(())
+        run(&launch, blocks)
     }
-}
-
-/// Pointer arguments must point into live allocations, or be null.
-fn check_pointers(kernel: &Kernel, args: &[Arg], map: &Map) -> Result<()> {
-    for (i, arg) in args.iter().enumerate() {
-        if let Arg::Ptr(ptr) = arg
-            && *ptr != DevicePtr::NULL
-            && map.find(ptr.0).is_none()
-        {
-            return Err(Error::Device(format!(
-                "kernel {}: argument {i} points to {}",
-                kernel.name,
-                map.describe(ptr.0, 1)
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Runs all blocks; of the faults seen, reports that of the first block.

@@ -65,10 +65,8 @@ impl MemoryPlan {
 
     /// Adds what a run on `device` holds in the memory of the host.
     pub(in crate::train) fn on_host(self, device: &Device, reads: &Reads<'_>) -> Self {
-        let tensors = match device {
-            Device::Cpu | Device::Emulated(_) => self.reserved_bytes,
-            _ => 0,
-        };
+        let is_here = *device == Device::Cpu || device.is_simulated();
+        let tensors = if is_here { self.reserved_bytes } else { 0 };
         let cache = (reads.cache_mib as u64) << 20;
         // What is left when the foreground is cut out shows in the voxels only: half is little.
         let left = match reads.prepare.foreground_threshold {

@@ -4,7 +4,7 @@
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
 use crate::arith::convert::Half;
-use crate::arith::half::HalfMode;
+use crate::arith::half::{self, HalfMode};
 use crate::arith::integer::{
     self, b16, b32, b64, field32, field64, product16, product32, product64,
 };
@@ -12,7 +12,7 @@ use crate::arith::minmax::{
     MinMax, Which, abs_f32, abs_f64, copysign_f32, copysign_f64, min_max_f64, neg_f32, neg_f64,
 };
 use crate::arith::round::{self, Mode, Rounding};
-use crate::program::lanes::{Fn1, Fn2, Fn3, Shift64, lane_fn};
+use crate::program::lanes::{Fn1, Fn2, Fn3, Shift64, lane_fn, register_fn};
 use crate::program::op::{BoolOp, Op, Pipe};
 use crate::ptx::ast::{Instruction, Operand, Type};
 
@@ -685,15 +685,13 @@ const F16: HalfMode = HalfMode { format: Half::F16, ftz: false, sat: false, relu
 /// A function of halves, done for both halves of a register. Of `.bf16` and `.f16` the upper one is not read.
 macro_rules! pair_fn {
     (|$a:ident| $body:expr) => {
-        lane_fn!(|a: u32| -> u32 { crate::arith::half::per_half1(a, |$a| $body) })
+        register_fn!(|a| half::packed1(a, |$a| $body))
     };
     (|$a:ident, $b:ident| $body:expr) => {
-        lane_fn!(|a: u32, b: u32| -> u32 { crate::arith::half::per_half2(a, b, |$a, $b| $body) })
+        register_fn!(|a, b| half::packed2(a, b, |$a, $b| $body))
     };
     (|$a:ident, $b:ident, $c:ident| $body:expr) => {
-        lane_fn!(|a: u32, b: u32, c: u32| -> u32 {
-            crate::arith::half::per_half3(a, b, c, |$a, $b, $c| $body)
-        })
+        register_fn!(|a, b, c| half::packed3(a, b, c, |$a, $b, $c| $body))
     };
 }
 

@@ -50,7 +50,7 @@ impl Decoder<'_> {
             return Ok((Op::WarpSync { mask: self.word(&inst.operands[0])? }, Pipe::Control));
         }
         if m.take("cluster") {
-            return Err(not_implemented());
+            return self.cluster_barrier(inst, m);
         }
         m.ignore(&["cta"]);
         // `bar` is `barrier` with `.aligned`.
@@ -100,6 +100,9 @@ impl Decoder<'_> {
 
     /// `membar`, `fence` (9.7.13.4).
     pub(super) fn fence(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        if inst.has("proxy") || inst.has("mbarrier_init") {
+            return self.proxy_fence(inst, m);
+        }
         self.count(inst, 0)?;
         m.ignore(&["cta", "cluster", "gpu", "gl", "sys", "sc", "acq_rel", "acquire", "release"]);
         Ok((Op::Fence, Pipe::Control))

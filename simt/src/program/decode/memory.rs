@@ -180,8 +180,14 @@ impl Decoder<'_> {
 
     /// `cp.async` of sm_80 (9.7.9.25.3).
     pub(super) fn copy(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
-        if !m.take("async") || m.take("bulk") || m.take("mbarrier") {
+        if !m.take("async") {
             return Err(not_implemented());
+        }
+        if m.take("bulk") {
+            return self.bulk(inst, m);
+        }
+        if m.take("mbarrier") {
+            return self.copy_arrive(inst, m);
         }
         if m.take("commit_group") {
             self.count(inst, 0)?;

@@ -5,18 +5,22 @@ mod arithmetic;
 mod compare;
 mod control;
 mod convert;
+mod hopper;
 mod memory;
 mod modifiers;
 mod moves;
+mod opcodes;
 mod operands;
 mod special;
+mod touches;
 
 use std::fmt;
 
 use self::modifiers::Modifiers;
+pub use self::opcodes::OPCODES;
 use super::flow::{self, Next};
 use super::layout::{Layout, Slots};
-use super::op::{Inst, Op, Pipe};
+use super::op::{Inst, Op, Pipe, Product};
 use super::{Numerics, Program};
 use crate::ptx::ast::{Function, Instruction, LabelId, Module};
 
@@ -43,77 +47,6 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// Every opcode that is implemented, at least with some modifiers. Others are refused before any decoder sees them.
-pub const OPCODES: &[&str] = &[
-    "abs",
-    "activemask",
-    "add",
-    "and",
-    "applypriority",
-    "atom",
-    "bar",
-    "barrier",
-    "bfe",
-    "bfi",
-    "bfind",
-    "bra",
-    "brev",
-    "brx",
-    "clz",
-    "cnot",
-    "copysign",
-    "cp",
-    "cvt",
-    "cvta",
-    "div",
-    "elect",
-    "ex2",
-    "exit",
-    "fence",
-    "fma",
-    "isspacep",
-    "ld",
-    "ldmatrix",
-    "ldu",
-    "lg2",
-    "lop3",
-    "mad",
-    "match",
-    "max",
-    "membar",
-    "min",
-    "mma",
-    "mov",
-    "mul",
-    "neg",
-    "not",
-    "or",
-    "popc",
-    "prefetch",
-    "prefetchu",
-    "prmt",
-    "rcp",
-    "red",
-    "redux",
-    "rem",
-    "ret",
-    "rsqrt",
-    "selp",
-    "set",
-    "setp",
-    "shf",
-    "shfl",
-    "shl",
-    "shr",
-    "sqrt",
-    "st",
-    "stmatrix",
-    "sub",
-    "trap",
-    "vote",
-    "xor",
-];
-
 /// What one instruction decodes to, or why it does not.
 type Decoded = Result<(Op, Pipe), String>;
 
@@ -125,6 +58,7 @@ struct Decoder<'a> {
     numerics: Numerics,
     /// Targets of `brx.idx`, by table.
     tables: Vec<Vec<u32>>,
+    products: Vec<Product>,
 }
 
 /// Decodes the kernel of this name.
@@ -141,8 +75,14 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         .ok_or_else(|| error(0, "", "the module has no kernel of this name".into()))?;
     let layout = Layout::new(module, function).map_err(|m| error(function.line, "", m))?;
     let slots = Slots::new(function);
-    let mut decoder =
-        Decoder { function, layout: &layout, slots: &slots, numerics, tables: Vec::new() };
+    let mut decoder = Decoder {
+        function,
+        layout: &layout,
+        slots: &slots,
+        numerics,
+        tables: Vec::new(),
+        products: Vec::new(),
+    };
     let mut instructions = Vec::with_capacity(function.instructions.len() + 1);
     for instruction in &function.instructions {
         let (op, pipe) = decoder
@@ -157,12 +97,25 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
                 Some((slot, guard.negated))
             }
         };
-        instructions.push(Inst { op, guard, pipe, line: instruction.line, at: instruction.at });
+        let (line, at) = (instruction.line, instruction.at);
+        let may_wait = may_wait(&op);
+        instructions.push(Inst { op, guard, pipe, may_wait, touches: false, line, at });
     }
-    let tables = decoder.tables;
+    let Decoder { tables, products, .. } = decoder;
+    let product_slots = products.iter().flat_map(Product::registers).collect();
+    let touches = touches::find(function, &slots, &instructions, &product_slots);
+    touches.keys().for_each(|&pc| instructions[pc as usize].touches = true);
     // Running off the end of a kernel ends the thread.
     let line = instructions.last().map_or(function.line, |i| i.line);
-    instructions.push(Inst { op: Op::Exit, guard: None, pipe: Pipe::Control, line, at: None });
+    instructions.push(Inst {
+        op: Op::Exit,
+        guard: None,
+        pipe: Pipe::Control,
+        may_wait: false,
+        touches: false,
+        line,
+        at: None,
+    });
     let next: Vec<Next> = instructions.iter().map(|i| follow(i, &tables)).collect();
     let meets = flow::meeting_points(&next);
     let names = function.instructions.iter().map(Instruction::name).collect();
@@ -177,11 +130,38 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         counts: slots.counts(),
         max_threads: function.required_threads.or(function.max_threads),
         required_threads: function.required_threads,
+        min_blocks: function.min_blocks,
         cluster: function.cluster,
+        products,
+        product_slots,
+        touches,
+        register_names: slots.names(function),
         places: function.places.clone(),
         files: module.files.clone(),
         names,
     })
+}
+
+/// Whether a path may have to wait at the instruction for other paths, warps, blocks or copies.
+fn may_wait(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Barrier { .. }
+            | Op::WarpSync { .. }
+            | Op::Shuffle { .. }
+            | Op::Vote { .. }
+            | Op::MatchAny { .. }
+            | Op::MatchAll { .. }
+            | Op::MatchAny64 { .. }
+            | Op::MatchAll64 { .. }
+            | Op::Redux { .. }
+            | Op::Elect { .. }
+            | Op::ClusterBarrier { .. }
+            | Op::MbarrierWait { .. }
+            | Op::BulkWait { .. }
+            | Op::ProductWait { .. }
+            | Op::SetMaxRegisters { .. }
+    )
 }
 
 fn follow(inst: &Inst, tables: &[Vec<u32>]) -> Next {
@@ -225,6 +205,14 @@ impl Decoder<'_> {
             "bra" | "brx" | "ret" | "exit" | "trap" => self.branch(inst, m),
             "bar" | "barrier" => self.barrier(inst, m),
             "membar" | "fence" => self.fence(inst, m),
+            "mbarrier" => self.mbarrier(inst, m),
+            "wgmma" => self.wgmma(inst, m),
+            "setmaxnreg" => self.set_max_registers(inst, m),
+            // Waiting for other grids, and sleeping, change nothing here.
+            "griddepcontrol" | "nanosleep" => {
+                while m.first().is_some() {}
+                Ok((Op::Nop, Pipe::Control))
+            }
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => {
                 self.collective(inst, m)
             }

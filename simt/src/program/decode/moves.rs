@@ -89,7 +89,7 @@ impl Decoder<'_> {
     /// `cvta`, `isspacep`.
     pub(super) fn address_of(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         if inst.opcode == "mapa" {
-            return Err(not_implemented());
+            return self.mapa(inst, m);
         }
         if inst.opcode == "isspacep" {
             self.count(inst, 2)?;

@@ -3,6 +3,10 @@
 use super::arithmetic::{float_fn, needed_rounding};
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
+use crate::arith::approx::{
+    self,
+    Accuracy::{Nearest, Perturbed},
+};
 use crate::arith::round::{self, Rounding, ftz};
 use crate::program::lanes::{Fn1, Fn2, lane_fn};
 use crate::program::op::{Op, Pipe};
@@ -58,15 +62,43 @@ fn proper(name: &str, flush: bool, how: Rounding) -> Option<Fn1<u32>> {
     })
 }
 
-fn approximation(name: &str, flush: bool, _: bool) -> Option<Fn1<u32>> {
-    Some(match (name, flush) {
-        ("ex2", _) => float_fn!(|a| libm::exp2(f64::from(a)) as f32),
-        ("lg2", _) => float_fn!(|a| libm::log2(f64::from(a)) as f32),
-        ("rsqrt", _) => float_fn!(|a| (1.0 / f64::from(a).sqrt()) as f32),
+fn approximation(name: &str, flush: bool, is_perturbed: bool) -> Option<Fn1<u32>> {
+    macro_rules! case {
+        ($f:ident) => {
+            match (flush, is_perturbed) {
+                (false, false) => float_fn!(|a| approx::$f(Nearest, false, a)),
+                (true, false) => float_fn!(|a| approx::$f(Nearest, true, a)),
+                (false, true) => float_fn!(|a| approx::$f(Perturbed, false, a)),
+                (true, true) => float_fn!(|a| approx::$f(Perturbed, true, a)),
+            }
+        };
+    }
+    Some(match name {
+        "ex2" => case!(ex2),
+        "lg2" => case!(lg2),
+        "rcp" => case!(rcp),
+        "sqrt" => case!(sqrt),
+        "rsqrt" => case!(rsqrt),
+        "sin" => case!(sin),
+        "cos" => case!(cos),
+        "tanh" if !flush => match is_perturbed {
+            false => float_fn!(|a| approx::tanh(Nearest, a)),
+            true => float_fn!(|a| approx::tanh(Perturbed, a)),
+        },
         _ => return None,
     })
 }
 
-fn quotient(_: bool, _: bool, _: bool) -> Fn2<u32> {
-    float_fn!(|a, b| a / b)
+fn quotient(is_full: bool, flush: bool, is_perturbed: bool) -> Fn2<u32> {
+    macro_rules! case {
+        ($f:ident) => {
+            match (flush, is_perturbed) {
+                (false, false) => float_fn!(|a, b| approx::$f(Nearest, false, a, b)),
+                (true, false) => float_fn!(|a, b| approx::$f(Nearest, true, a, b)),
+                (false, true) => float_fn!(|a, b| approx::$f(Perturbed, false, a, b)),
+                (true, true) => float_fn!(|a, b| approx::$f(Perturbed, true, a, b)),
+            }
+        };
+    }
+    if is_full { case!(div_full) } else { case!(div_approx) }
 }

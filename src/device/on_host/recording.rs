@@ -1,8 +1,9 @@
-//! Capture on the emulated device: launches, copies and fills are written down and run at replay.
+//! Capture on a device that is executed on the host: launches, copies and fills are written down and run at
+//! replay.
 
 use std::sync::Arc;
 
-use super::{Emulated, lock};
+use super::{Engine, OnHost, lock};
 use crate::device::launch::{Arg, DevicePtr, Kernel, LaunchConfig};
 use crate::error::Result;
 
@@ -47,12 +48,12 @@ impl Value {
 }
 
 /// See [`crate::device::Graph`].
-pub struct Graph {
-    device: Arc<Emulated>,
+pub struct Graph<E: Engine> {
+    device: Arc<OnHost<E>>,
     recording: Recording,
 }
 
-impl Graph {
+impl<E: Engine> Graph<E> {
     /// Runs what was recorded, to its end.
     pub fn replay(&mut self) -> Result<()> {
         for step in &self.recording.steps {
@@ -69,7 +70,7 @@ impl Graph {
     }
 }
 
-impl Drop for Graph {
+impl<E: Engine> Drop for Graph<E> {
     fn drop(&mut self) {
         for ptr in std::mem::take(&mut self.recording.freed) {
             if let Err(error) = self.device.free(ptr) {
@@ -79,9 +80,12 @@ impl Drop for Graph {
     }
 }
 
-impl Emulated {
+impl<E: Engine> OnHost<E> {
     /// See [`crate::device::Device::capture`].
-    pub fn capture<T>(self: &Arc<Self>, record: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+    pub fn capture<T>(
+        self: &Arc<Self>,
+        record: impl FnOnce() -> Result<T>,
+    ) -> Result<(Graph<E>, T)> {
         let capture = self.capturing.begin()?;
         let recorded = record();
         let recording = std::mem::take(&mut *lock(&self.recording));

@@ -1,0 +1,390 @@
+//! Matrix products of a warpgroup: `wgmma` (9.7.15). A product goes on while its warps do: until they wait for its
+//! group nobody may touch its registers or overwrite its operands in shared memory.
+//!
+//! The result is computed when a warp issues the product, from what is in shared memory then. That is right for
+//! every kernel that keeps the rules, and the rules are checked: operands are busy until the first warp has waited,
+//! registers are in flight until their warp has.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::Trouble;
+use super::access::{Access, Who, shared_address};
+use super::cluster::Cluster;
+use super::paths::State;
+use super::turn::Step;
+use super::warp::Warp;
+use crate::clocks::Arrival;
+use crate::hopper::descriptor::{Descriptor, Major};
+use crate::hopper::wgmma::{Lanes, Matrix, SumOrder, Wgmma};
+use crate::program::Program;
+use crate::program::op::{FactorA, Op, Product, Value};
+use crate::ptx::ast::Space;
+
+/// The products of a warp that it has not waited for.
+#[derive(Default)]
+pub struct Products {
+    /// Registers of A or D in flight, and the group that they belong to.
+    flying: HashMap<u32, u32>,
+    /// Registers of products that were written since the last `wgmma.fence`.
+    unfenced: HashSet<u32>,
+    has_fenced: bool,
+    /// Groups committed.
+    committed: u32,
+    /// Of each product of this warp, in order: its group and instruction.
+    open: Vec<(u32, u32)>,
+    /// Products issued by this warp.
+    issued: u32,
+    /// Products that were waited for.
+    retired: u32,
+}
+
+impl Products {
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The first product that was not waited for.
+    pub fn first_open(&self) -> Option<u32> {
+        self.open.first().map(|o| o.1)
+    }
+
+    /// An instruction that is no product reads or writes registers of products. The compiler may copy a register
+    /// that is in flight: ptxas merges such copies.
+    pub fn touch(&mut self, pc: u32, program: &Program) -> Result<(), String> {
+        let Some(touch) = program.touches.get(&pc) else { return Ok(()) };
+        if let Some((d, a)) = touch.copy {
+            let flying = self.flying.get(&a).copied();
+            match flying {
+                Some(group) => _ = self.flying.insert(d, group),
+                None => _ = self.flying.remove(&d),
+            }
+            // A value that no product knows is written; one that is known keeps its state.
+            let is_fenced = program.product_slots.contains(&a) && !self.unfenced.contains(&a);
+            if is_fenced {
+                self.unfenced.remove(&d);
+            } else {
+                self.unfenced.insert(d);
+            }
+            return Ok(());
+        }
+        let all = touch.reads.iter().chain(&touch.writes);
+        if let Some((slot, _)) = all.filter_map(|s| self.flying.get_key_value(s)).next() {
+            return Err(format!(
+                "a register of a product that is under way ({}) is touched before wgmma.wait_group",
+                program.register_name(*slot)
+            ));
+        }
+        self.unfenced.extend(&touch.writes);
+        Ok(())
+    }
+}
+
+/// A product as the first warp of the group issued it.
+struct Issued {
+    pc: u32,
+    a: u64,
+    b: u64,
+    scale_d: bool,
+    matrix: Arc<Matrix>,
+    a_matrix: Option<Arc<Matrix>>,
+    /// Bytes of shared memory that it reads.
+    reads: Vec<u32>,
+    /// Warps that have issued it, as bits, and how many have waited for it.
+    warps: u32,
+    waited: u32,
+    /// What those who wait for it see.
+    arrival: Arrival,
+}
+
+/// Products of a warpgroup that its warps have not all waited for.
+#[derive(Default)]
+pub struct Warpgroup {
+    /// From product number `first` on.
+    all: std::collections::VecDeque<Issued>,
+    first: u32,
+}
+
+impl Cluster<'_, '_> {
+    pub(super) fn product_fence(&mut self, warp: &mut Warp, on: u32) -> Result<(), Trouble> {
+        whole(on)?;
+        warp.products.unfenced.clear();
+        warp.products.has_fenced = true;
+        Ok(())
+    }
+
+    pub(super) fn product_commit(&mut self, warp: &mut Warp, on: u32) -> Result<(), Trouble> {
+        whole(on)?;
+        warp.products.committed += 1;
+        Ok(())
+    }
+
+    pub(super) fn product(
+        &mut self,
+        warp: &mut Warp,
+        index: u32,
+        on: u32,
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        whole(on)?;
+        let fail = |message: String| Trouble::new(on, message);
+        let program = self.grid.launch.program;
+        let product = &program.products[index as usize];
+        let n = self.warps() - warp.index / 4 * 4;
+        if n < 4 {
+            return Err(fail(format!("the last warpgroup of the block has only {n} warps")));
+        }
+        self.check_registers(warp, product, program).map_err(fail)?;
+        let a_bits = match product.a {
+            FactorA::Registers(_) => 0,
+            FactorA::Shared(source) => self.uniform(warp, Value::Long(source))?,
+        };
+        let b_bits = self.uniform(warp, Value::Long(product.b))?;
+        let scale = warp.pred(product.scale_d);
+        if scale != 0 && scale != u32::MAX {
+            return Err(fail("lanes disagree about scale-d".into()));
+        }
+        let wgmma = Wgmma {
+            input: product.input,
+            n: product.n,
+            scale_d: scale != 0,
+            negate_a: product.negate_a,
+            negate_b: product.negate_b,
+            a_major: match product.a {
+                FactorA::Registers(_) => None,
+                FactorA::Shared(_) => Some(product.a_major),
+            },
+            b_major: product.b_major,
+            order: match program.numerics.is_reordered {
+                false => SumOrder::First,
+                true => SumOrder::Second,
+            },
+        };
+        wgmma.check().map_err(|e| fail(e.to_string()))?;
+        let number = warp.products.issued;
+        let group = (warp.index / 4) as usize;
+        let place = self.issued(warp, group, number, pc, (a_bits, b_bits), &wgmma)?;
+        let issued = &self.ctas[warp.cta as usize].warpgroups[group].all[place];
+        let matrix = issued.matrix.clone();
+        let a = match product.a {
+            FactorA::Registers(sources) => {
+                let mut room = [0u32; 32];
+                let registers: [Lanes; 4] = sources.map(|s| *warp.word(s, &mut room));
+                Arc::new(wgmma.a_of_warp(&registers))
+            }
+            FactorA::Shared(_) => match &issued.a_matrix {
+                Some(a) => a.clone(),
+                None => return Err(fail("the product has no A".into())),
+            },
+        };
+        let rows = match product.a {
+            FactorA::Registers(_) => 0,
+            FactorA::Shared(_) => warp.index as usize % 4,
+        };
+        let mut d: Vec<Lanes> = product.d.iter().map(|slot| *warp.word_slot(*slot)).collect();
+        wgmma.accumulate_warp(&mut d, &a, rows, &matrix).map_err(|e| fail(e.to_string()))?;
+        for (slot, value) in product.d.iter().zip(&d) {
+            warp.put(*slot, value, u32::MAX);
+        }
+        let products = &mut warp.products;
+        products.issued += 1;
+        products.open.push((products.committed, pc));
+        for slot in product.registers() {
+            products.flying.insert(slot, products.committed);
+        }
+        Ok(())
+    }
+
+    /// What the rules say about the registers of a product.
+    fn check_registers(
+        &self,
+        warp: &Warp,
+        product: &Product,
+        program: &Program,
+    ) -> Result<(), String> {
+        let products = &warp.products;
+        if !products.has_fenced {
+            return Err("wgmma.fence is missing before the first product".into());
+        }
+        if let Some(slot) = product.registers().find(|slot| products.unfenced.contains(slot)) {
+            return Err(format!(
+                "wgmma.fence is missing: {} was written since the last one",
+                program.register_name(slot)
+            ));
+        }
+        Ok(())
+    }
+
+    fn uniform(&self, warp: &Warp, value: Value) -> Result<u64, Trouble> {
+        let first = warp.value_of(value, 0);
+        if (1..32).any(|lane| warp.value_of(value, lane) != first) {
+            return Err(Trouble::new(u32::MAX, "lanes disagree about a descriptor"));
+        }
+        Ok(first)
+    }
+
+    /// The product of that number of a warpgroup: its first warp reads the operands, the others must agree.
+    fn issued(
+        &mut self,
+        warp: &mut Warp,
+        group: usize,
+        number: u32,
+        pc: u32,
+        (a_bits, b_bits): (u64, u64),
+        wgmma: &Wgmma,
+    ) -> Result<usize, Trouble> {
+        let fail = |message: String| Trouble::new(u32::MAX, message);
+        let cta = warp.cta as usize;
+        while self.ctas[cta].warpgroups.len() <= group {
+            self.ctas[cta].warpgroups.push(Warpgroup::default());
+        }
+        let warpgroup = &mut self.ctas[cta].warpgroups[group];
+        let place = number.wrapping_sub(warpgroup.first) as usize;
+        if let Some(there) = warpgroup.all.get_mut(place) {
+            if (there.pc, there.a, there.b, there.scale_d) != (pc, a_bits, b_bits, wgmma.scale_d) {
+                return Err(fail("the warps of a warpgroup disagree about this product".into()));
+            }
+            there.warps |= 1 << (warp.index % 4);
+            return Ok(place);
+        }
+        let mut reads = Vec::new();
+        let mut operand = |this: &mut Self, bits: u64, major: Major, mn: u32| {
+            let descriptor = Descriptor::decode(bits).map_err(|e| fail(e.to_string()))?;
+            let bytes = wgmma.input.bytes();
+            descriptor.check(major, mn, bytes).map_err(|e| fail(e.to_string()))?;
+            let who = Who::proxy(warp, 0);
+            let is_a = mn == 64 && wgmma.a_major.is_some() && bits == a_bits;
+            let mut read = |at: u32| {
+                let place = (Space::Shared, shared_address(cta, at));
+                let from =
+                    this.reach_as(who, 0, place, 16, Access::Peek, pc).map_err(|mut t| {
+                        t.lanes = u32::MAX;
+                        t
+                    })?;
+                reads.push(at);
+                // SAFETY: `reach_as` has checked 16 bytes there.
+                Ok::<_, Trouble>(unsafe { from.cast::<[u8; 16]>().read_unaligned() })
+            };
+            match is_a {
+                true => wgmma.a_from_shared(&descriptor, &mut read),
+                false => wgmma.b_from_shared(&descriptor, &mut read),
+            }
+        };
+        let a_matrix = match wgmma.a_major {
+            Some(major) => Some(Arc::new(operand(self, a_bits, major, 64)?)),
+            None => None,
+        };
+        let matrix = Arc::new(operand(self, b_bits, wgmma.b_major, wgmma.n)?);
+        let there = &mut self.ctas[cta];
+        reads.iter().for_each(|&at| there.read_by_operation(at, 16, true));
+        there.warpgroups[group].all.push_back(Issued {
+            pc,
+            a: a_bits,
+            b: b_bits,
+            scale_d: wgmma.scale_d,
+            matrix,
+            a_matrix,
+            reads,
+            warps: 1 << (warp.index % 4),
+            waited: 0,
+            arrival: Arrival::default(),
+        });
+        Ok(self.ctas[cta].warpgroups[group].all.len() - 1)
+    }
+
+    /// Products of this warp that a wait with so many open groups is for.
+    fn due(&self, warp: &Warp, open: u32) -> usize {
+        let below = warp.products.committed.saturating_sub(open);
+        warp.products.open.iter().take_while(|o| o.0 < below).count()
+    }
+
+    /// Whether all warps of the group have issued what this warp waits for.
+    pub(super) fn products_are_done(&self, warp: &Warp, open: u32) -> bool {
+        let due = self.due(warp, open);
+        if due == 0 {
+            return true;
+        }
+        let warpgroup = &self.ctas[warp.cta as usize].warpgroups[(warp.index / 4) as usize];
+        (warp.products.retired..warp.products.retired + due as u32).all(|number| {
+            let place = number.wrapping_sub(warpgroup.first) as usize;
+            warpgroup.all.get(place).is_some_and(|p| p.warps == 0xf)
+        })
+    }
+
+    /// `wgmma.wait_group`.
+    pub(super) fn product_wait(
+        &mut self,
+        warp: &mut Warp,
+        path: u32,
+        op: &Op,
+        on: u32,
+    ) -> Result<Step, Trouble> {
+        let Op::ProductWait { open } = *op else {
+            return Err(Trouble::new(on, "no wait"));
+        };
+        whole(on)?;
+        if !self.products_are_done(warp, open) {
+            warp.paths.get_mut(path).state = State::Warpgroup;
+            return Ok(Step::Waits);
+        }
+        let due = self.due(warp, open);
+        let (cta, group) = (warp.cta as usize, (warp.index / 4) as usize);
+        for _ in 0..due {
+            let number = warp.products.retired;
+            warp.products.retired += 1;
+            let (_, pc) = warp.products.open.remove(0);
+            let first = self.ctas[cta].warpgroups[group].first;
+            let place = number.wrapping_sub(first) as usize;
+            self.retire(warp, (cta, group, place), pc)?;
+        }
+        let below = warp.products.committed.saturating_sub(open);
+        warp.products.flying.retain(|_, group| *group >= below);
+        // Numbers that every warp has retired are forgotten.
+        let warpgroup = &mut self.ctas[cta].warpgroups[group];
+        while warpgroup.all.front().is_some_and(|p| p.waited == 4) {
+            warpgroup.all.pop_front();
+            warpgroup.first += 1;
+        }
+        Ok(Step::Done)
+    }
+
+    /// A warp has waited for a product. With the first one its operands are free again.
+    fn retire(
+        &mut self,
+        warp: &Warp,
+        (cta, group, place): (usize, usize, usize),
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        let agent = self.agent(warp, true);
+        let issued = &mut self.ctas[cta].warpgroups[group].all[place];
+        issued.waited += 1;
+        if issued.waited == 1 {
+            let reads = std::mem::take(&mut issued.reads);
+            let who = Who::agent(warp, 0, agent);
+            for &at in &reads {
+                self.ctas[cta].read_by_operation(at, 16, false);
+                let place = (Space::Shared, shared_address(cta, at));
+                self.reach_as(who, 0, place, 16, Access::Read, pc)?;
+            }
+            if self.grid.launch.is_checked {
+                let mut arrival = Arrival::default();
+                self.clocks.end_operation(agent, &mut arrival);
+                self.ctas[cta].warpgroups[group].all[place].arrival = arrival;
+            }
+        }
+        if self.grid.launch.is_checked {
+            let arrival = self.ctas[cta].warpgroups[group].all[place].arrival.clone();
+            self.clocks.acquire(warp.id as usize, warp.lanes, &arrival);
+        }
+        Ok(())
+    }
+}
+
+fn whole(on: u32) -> Result<(), Trouble> {
+    if on == u32::MAX {
+        return Ok(());
+    }
+    let message =
+        format!("an instruction of the whole warpgroup, reached by only {} lanes", on.count_ones());
+    Err(Trouble::new(on, message))
+}

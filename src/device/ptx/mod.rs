@@ -1,0 +1,255 @@
+//! The kernels as nvcc compiled them, without a GPU: the PTX of this binary's kernels is executed on the host
+//! by the crate `glmae_simt`. It is what the machine code in the fatbins was made of, in the very same run of
+//! the compiler.
+
+mod modules;
+mod params;
+mod run;
+mod shared;
+
+use std::fmt::{self, Display};
+
+use glmae_simt::memory;
+use glmae_simt::ptx::ast::{Function, Module};
+
+use super::arena;
+use super::launch::{DeviceLimits, Kernel, PTX};
+use super::on_host::{Engine, Launch, OnHost};
+use crate::error::{Error, Result};
+
+/// A device that executes PTX.
+pub type Ptx = OnHost<Executor>;
+
+/// The architectures whose PTX is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    Sm80,
+    Sm90a,
+}
+
+impl Arch {
+    pub const ALL: [Self; 2] = [Self::Sm80, Self::Sm90a];
+
+    /// As in `sm_80`, and in the name of the device.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sm80 => "80",
+            Self::Sm90a => "90a",
+        }
+    }
+
+    /// The architecture of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|arch| arch.name() == name)
+    }
+
+    /// What a GPU of this architecture allows.
+    pub fn limits(self) -> &'static DeviceLimits {
+        match self {
+            Self::Sm80 => &DeviceLimits::SM_80,
+            Self::Sm90a => &DeviceLimits::SM_90,
+        }
+    }
+}
+
+impl Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sm_{}", self.name())
+    }
+}
+
+/// Settings of a device that executes PTX.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether every byte has a shadow, which tells reads of what was never written, and races.
+    pub checked: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { checked: true }
+    }
+}
+
+/// Executes PTX of one architecture.
+pub struct Executor {
+    arch: Arch,
+    options: Options,
+}
+
+/// A kernel in the PTX of its file.
+struct Entry {
+    module: &'static Module,
+    function: &'static Function,
+}
+
+impl OnHost<Executor> {
+    /// Errors: `Unsupported` when this binary has no PTX of `arch`.
+    pub fn new(arch: Arch, options: Options) -> Result<Self> {
+        if PTX.iter().all(|row| row.1 != arch.name()) {
+            return Err(Error::Unsupported(format!(
+                "device 'ptx:{0}': this binary was built without the PTX of {arch}; build it with {0} in \
+                 GLMAE_CUDA_ARCHS",
+                arch.name()
+            )));
+        }
+        let memory = memory::Options {
+            device: "ptx device",
+            checked: options.checked,
+            unit: arena::UNIT,
+            poison: |_, _, _| {},
+        };
+        Ok(Self::with(Executor { arch, options }, memory))
+    }
+
+    pub fn arch(&self) -> Arch {
+        self.engine().arch
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.engine().options
+    }
+}
+
+impl Executor {
+    /// Errors: `Unsupported` for PTX that cannot be read; `Device` when it was compiled for fewer threads than
+    /// the kernel's export says.
+    fn entry(&self, kernel: &Kernel) -> Result<Entry> {
+        let module = modules::find(kernel.file, self.arch)?;
+        let function = module.function(kernel.name).filter(|f| f.is_entry).ok_or_else(|| {
+            Error::Unsupported(format!(
+                "the PTX of {}.cu has no kernel {}",
+                kernel.file, kernel.name
+            ))
+        })?;
+        let threads = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product();
+        let most: u64 = function.max_threads.map_or(self.limits().threads, threads);
+        let stated = kernel.signature().max_threads;
+        if most < u64::from(stated) {
+            return Err(Error::Device(format!(
+                "kernel {}: compiled for {most} threads, its export says {stated}",
+                kernel.name
+            )));
+        }
+        Ok(Entry { module, function })
+    }
+}
+
+impl Engine for Executor {
+    fn limits(&self) -> &DeviceLimits {
+        self.arch.limits()
+    }
+
+    fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32> {
+        let Entry { module, function } = self.entry(kernel)?;
+        Ok(shared::static_bytes(module, function))
+    }
+
+    fn run(&self, launch: &Launch) -> Result<()> {
+        let entry = self.entry(launch.kernel)?;
+        let params = params::pack(launch.kernel.name, &entry.function.params, launch.args)?;
+        run::run(self, &entry, launch, &params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::device::abi::ArgKind;
+    use crate::device::launch::{Arg, DevicePtr, KERNELS, LaunchConfig};
+    use crate::device::{Device, Tensor};
+
+    /// Of the first architecture of this binary.
+    fn device() -> Arc<Ptx> {
+        let has = |arch: &Arch| PTX.iter().any(|row| row.1 == arch.name());
+        let arch = Arch::ALL.into_iter().find(has).unwrap();
+        Arc::new(Ptx::new(arch, Options::default()).unwrap())
+    }
+
+    #[test]
+    fn tensors_live_on_it() {
+        let ptx = device();
+        let device = Device::Ptx(ptx.clone());
+        let x = Tensor::from_slice(&device, &[1.0f32, 2.0, 3.0], &[3]).unwrap();
+        assert_eq!(x.duplicate().unwrap().to_f32_vec().unwrap(), [1.0, 2.0, 3.0]);
+        assert!(ptx.usage().live > 0);
+        drop(x);
+        assert_eq!(ptx.usage().live, 0);
+    }
+
+    #[test]
+    fn architectures_differ_in_the_shared_memory_there_is() {
+        assert_eq!(Arch::Sm80.limits().shared_bytes_opt_in, 163 * 1024);
+        assert_eq!(Arch::Sm90a.limits().shared_bytes_opt_in, 227 * 1024);
+        let device = device();
+        let kernel = KERNELS.iter().find(|kernel| kernel.file == "primitives").unwrap();
+        let fixed = device.shared(kernel).unwrap().static_bytes;
+        let most = device.arch().limits().shared_bytes_opt_in - fixed;
+        device.allow_shared(kernel.name, most).unwrap();
+        assert_eq!(device.shared(kernel).unwrap().opted_in, most);
+        assert!(device.allow_shared(kernel.name, most + 1).is_err());
+    }
+
+    /// The parameters of every kernel are those of its C++ type, and it was compiled for enough threads.
+    #[test]
+    fn parameters_are_those_of_the_kernels_types() {
+        let device = device();
+        let mut kernels = 0;
+        for kernel in KERNELS.iter().filter(|kernel| kernel.file != "faults") {
+            let entry = device.engine().entry(kernel).unwrap();
+            let sizes: Vec<_> = entry.function.params.iter().filter_map(|p| p.bytes).collect();
+            let expected = kernel.signature().args.into_iter().map(|(_, size)| size as u64);
+            assert_eq!(sizes, expected.collect::<Vec<_>>(), "{}", kernel.name);
+            kernels += 1;
+        }
+        assert!(kernels > 100, "only {kernels} kernels");
+    }
+
+    #[test]
+    fn launches_are_checked_as_on_every_device() {
+        let device = device();
+        let name = "layer_norm_fwd_f32";
+        let wrong = |name: &str, args: &[Arg]| {
+            device.launch(name, &LaunchConfig::linear(1, 32), args).unwrap_err().to_string()
+        };
+        assert!(wrong("nothing", &[]).contains("no kernel 'nothing'"));
+        assert!(wrong(name, &[Arg::I32(1)]).contains("arguments, got 1"));
+        let arg = |kind: ArgKind, size: usize| match (kind, size) {
+            (ArgKind::Pointer, _) => Arg::Ptr(DevicePtr(4096)),
+            (ArgKind::Signed, 4) => Arg::I32(1),
+            (ArgKind::Signed, _) => Arg::I64(1),
+            (ArgKind::Unsigned, 4) => Arg::U32(1),
+            (ArgKind::Unsigned, _) => Arg::U64(1),
+            (ArgKind::Float, _) => Arg::F32(1.0),
+            other => panic!("{other:?}"),
+        };
+        let signature = Kernel::find(name).unwrap().signature();
+        let args: Vec<_> = signature.args.iter().map(|&(kind, size)| arg(kind, size)).collect();
+        let message = wrong(name, &args);
+        assert!(message.contains("argument 0 points to 0x1000, in no allocation"), "{message}");
+    }
+
+    #[test]
+    fn captures_are_replayed() {
+        let device = device();
+        let (x, y) = (device.alloc(4, "x").unwrap(), device.alloc(4, "y").unwrap());
+        device.upload(x, &[1, 2, 3, 4]).unwrap();
+        let record = || {
+            device.copy(y, x, 4)?;
+            device.fill(x, 9, 2)
+        };
+        let (mut graph, ()) = device.capture(record).unwrap();
+        let read = |at| {
+            let mut bytes = [0; 4];
+            device.download(at, &mut bytes).map(|()| bytes)
+        };
+        assert!(read(y).is_err(), "nothing ran yet, so nothing was written");
+        assert_eq!(read(x).unwrap(), [1, 2, 3, 4]);
+        graph.replay().unwrap();
+        assert_eq!((read(y).unwrap(), read(x).unwrap()), ([1, 2, 3, 4], [9, 9, 3, 4]));
+        let refused = device.capture(|| device.upload(x, &[0])).err().unwrap().to_string();
+        assert!(refused.contains("while a graph is captured"), "{refused}");
+    }
+}
