@@ -51,5 +51,9 @@ families! {
     float
     double
     half
+    convert
+    special
+
+
 
 }
