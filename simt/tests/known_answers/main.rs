@@ -53,6 +53,8 @@ families! {
     half
     convert
     special
+    memory
+
 
 
 

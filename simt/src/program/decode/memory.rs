@@ -70,6 +70,10 @@ impl Decoder<'_> {
                 return Err(format!("reads bytes {}..{end} of the parameters", address.offset));
             }
             let offset = address.offset as u32;
+            let total = u32::from(bytes) * u32::from(n);
+            if !offset.is_multiple_of(total) {
+                return Err(format!("misaligned read of {total} bytes at byte {offset}"));
+            }
             return Ok((Op::LoadParam { offset, bytes, n, d, is_signed }, Pipe::LoadStore));
         }
         let at = Access { space, address, bytes, n };
@@ -119,7 +123,12 @@ impl Decoder<'_> {
         let sources = if op == AtomicOp::CompareSwap { 2 } else { 1 };
         self.count(inst, 1 + sources + usize::from(returns))?;
         let first = usize::from(returns);
-        let d = if returns { self.dst(&inst.operands[0])? } else { Dst::Sink };
+        let d = match inst.operands.first() {
+            Some(Operand::Sink) => Dst::Sink,
+            Some(d) if returns && bytes == 8 => Dst::Long(self.dst_long(d)?),
+            Some(d) if returns => Dst::Word(self.dst_word(d)?),
+            _ => Dst::Sink,
+        };
         let address = self.address(&inst.operands[first])?;
         let b = self.value(&inst.operands[first + 1], bytes)?;
         let c = match inst.operands.get(first + 2) {
@@ -132,10 +141,18 @@ impl Decoder<'_> {
 
     /// Advice about caches does nothing here.
     pub(super) fn hint(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
-        if inst.opcode == "discard" || m.take("tensor") {
-            return Err(not_implemented());
+        let levels: &[&str] = match inst.opcode.as_str() {
+            "prefetch" => &["L1", "L2", "L2::evict_last", "L2::evict_normal", "tensormap"],
+            "prefetchu" => &["L1"],
+            "applypriority" => &["L2::evict_normal"],
+            _ => return Err(not_implemented()),
+        };
+        if inst.opcode != "prefetchu" {
+            m.space();
         }
-        while m.first().is_some() {}
+        m.one_of(levels).ok_or("a level is needed")?;
+        self.count(inst, if inst.opcode == "applypriority" { 2 } else { 1 })?;
+        self.address(&inst.operands[0])?;
         Ok((Op::Nop, Pipe::LoadStore))
     }
 
