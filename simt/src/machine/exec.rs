@@ -288,7 +288,10 @@ impl Cluster<'_, '_> {
             }
             Op::IsSpace { space, d, a } => {
                 let a = *warp.long(a, &mut p);
-                let hit = each(on).filter(|&l| resolve(Space::Generic, a[l]).0 == space);
+                // The window of the parameters lies in that of global memory.
+                let is_there =
+                    |found| found == space || found == Space::Param && space == Space::Global;
+                let hit = each(on).filter(|&l| is_there(resolve(Space::Generic, a[l]).0));
                 let hit = hit.fold(0, |all, l| all | 1 << l);
                 warp.put_pred(d, hit, on);
             }
