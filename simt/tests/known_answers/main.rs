@@ -54,6 +54,8 @@ families! {
     convert
     special
     memory
+    atomics
+
 
 
 

@@ -6,6 +6,11 @@
 //! `%t0` to `%t3` (64), `%g0`, `%g1` (16) and `%v0`, `%v1` (predicates) are free. Each is executed by a whole warp; once
 //! with a guard that only odd lanes pass, so that the others must keep what they had; and with a number as the last
 //! operand, where the form is short and the operand has 32 bits or more.
+//!
+//! `%cell` (32 bits) is the address of 16 bytes of shared memory of the lane's own, `%place` (64 bits) one in global
+//! memory. `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell
+//! again: the old value is the first result, the new one the second. `red@` has only the latter. Either is tried in
+//! global and shared memory and by generic addresses.
 
 use glmae_simt::machine::{Launch, Schedule, run as execute};
 use glmae_simt::program::{Numerics, Program};
@@ -24,13 +29,14 @@ const DECLARATIONS: &str = "
 .version 9.0
 .target sm_90
 .address_size 64
-.visible .entry k(.param .u64 k_in, .param .u64 k_out)
+.visible .entry k(.param .u64 k_in, .param .u64 k_out, .param .u64 k_cells)
 {
 .reg .pred %p<8>; .reg .pred %v<2>; .reg .pred %guard;
 .reg .b16 %h<8>; .reg .b16 %g<2>;
 .reg .b32 %r<8>; .reg .b32 %s<4>; .reg .b32 %w<4>;
 .reg .b64 %d<8>; .reg .b64 %t<4>; .reg .b64 %in; .reg .b64 %out;
-.shared .align 16 .b8 tile[64];
+.reg .b32 %cell; .reg .b64 %place; .reg .b64 %generic;
+.shared .align 16 .b8 tile[512];
 ";
 
 fn width(class: char) -> u32 {
@@ -71,6 +77,24 @@ fn instantiate(table: &Table, instruction: &str, last: Option<&str>, form: Form)
     text.split(';').map(|one| format!("{guard}{};\n", one.trim())).collect()
 }
 
+/// What `atom@` and `red@` stand for; any other instruction stands for itself.
+fn expand(table: &Table, instruction: &str) -> Vec<String> {
+    let Some((opcode, rest)) = instruction.split_once('@') else {
+        return vec![instruction.to_owned()];
+    };
+    let sources = if table.inputs.len() == 3 { "$b, $c" } else { "$b" };
+    let (old, new) = if opcode == "atom" { ("$d, ", "$q") } else { ("", "$d") };
+    let bits = format!("b{}", width(table.inputs[0]));
+    [(".global", "%place"), (".shared", "%cell"), ("", "%generic")]
+        .map(|(space, at)| {
+            format!(
+                "st{space}.{bits} [{at}], $a; {opcode}{space}.{rest} {old}[{at}], {sources}; \
+                 ld{space}.{bits} {new}, [{at}]"
+            )
+        })
+        .to_vec()
+}
+
 /// A kernel around instructions, and the lines where these are.
 fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
     let mut text = DECLARATIONS.to_owned();
@@ -79,6 +103,9 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
         mov.u32 %w0, %ctaid.x; mov.u32 %w1, %tid.x; shl.b32 %w0, %w0, 5; add.u32 %w0, %w0, %w1;
         mul.wide.u32 %t0, %w0, 32; add.u64 %in, %in, %t0;
         mul.wide.u32 %t0, %w0, 16; add.u64 %out, %out, %t0;
+        ld.param.u64 %place, [k_cells]; add.u64 %place, %place, %t0;
+        mov.u32 %cell, tile; mad.lo.u32 %cell, %w1, 16, %cell;
+        cvt.u64.u32 %generic, %cell; cvta.shared.u64 %generic, %generic;
         and.b32 %w1, %w1, 1; setp.ne.u32 %guard, %w1, 0;\n",
     );
     for (i, class) in table.inputs.iter().enumerate() {
@@ -139,7 +166,8 @@ fn immediate(table: &Table, instruction: &str, row: &Row) -> Option<String> {
 }
 
 pub fn run(file: &str, table: &Table, report: &mut Report) {
-    for instruction in &table.instructions {
+    for instruction in table.instructions.iter().flat_map(|i| expand(table, i)) {
+        let instruction = instruction.as_str();
         let mut fail = |message: String| {
             report.failures.push(format!("{file}:{}: {instruction}: {message}", table.line));
         };
@@ -208,7 +236,8 @@ fn rows_fit(
         let output = memory.alloc(16 * lanes, "out").map_err(|e| e.to_string())?;
         memory.upload(input, &operands(&rows_of, lanes)).map_err(|e| e.to_string())?;
         memory.fill(output, 0, 16 * lanes).map_err(|e| e.to_string())?;
-        let params = [input.to_le_bytes(), output.to_le_bytes()].concat();
+        let cells = memory.alloc(16 * lanes, "cells").map_err(|e| e.to_string())?;
+        let params = [input, output, cells].map(u64::to_le_bytes).concat();
         let launch = Launch {
             program,
             grid: [lanes as u32 / 32, 1, 1],
@@ -270,7 +299,8 @@ fn faults(
         let input = memory.alloc(32 * 32, "in").map_err(|e| e.to_string())?;
         let output = memory.alloc(16 * 32, "out").map_err(|e| e.to_string())?;
         memory.upload(input, &operands(&rows, 32)).map_err(|e| e.to_string())?;
-        let params = [input.to_le_bytes(), output.to_le_bytes()].concat();
+        let cells = memory.alloc(16 * 32, "cells").map_err(|e| e.to_string())?;
+        let params = [input, output, cells].map(u64::to_le_bytes).concat();
         let launch = Launch {
             program: &program,
             grid: [1; 3],

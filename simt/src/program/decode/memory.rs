@@ -116,10 +116,17 @@ impl Decoder<'_> {
         }
         let op = m.atomic_op(ty).ok_or("an operation is needed")?;
         let bytes = ty.bytes();
-        if bytes != 4 && bytes != 8 {
+        let returns = inst.opcode == "atom";
+        let is_bits = matches!(ty, Type::B32 | Type::B64);
+        let has_type = match op {
+            AtomicOp::Exchange | AtomicOp::CompareSwap => is_bits && returns,
+            AtomicOp::And | AtomicOp::Or | AtomicOp::Xor => is_bits,
+            AtomicOp::Increment | AtomicOp::Decrement => ty == Type::U32,
+            _ => !is_bits,
+        };
+        if bytes != 4 && bytes != 8 || !has_type {
             return Err(not_implemented());
         }
-        let returns = inst.opcode == "atom";
         let sources = if op == AtomicOp::CompareSwap { 2 } else { 1 };
         self.count(inst, 1 + sources + usize::from(returns))?;
         let first = usize::from(returns);
