@@ -55,6 +55,8 @@ families! {
     special
     memory
     atomics
+    flow
+
 
 
 

@@ -8,6 +8,7 @@
 //!   n`, `val type = value` a number. Values are one expression in `i` (index), `t` (`i` modulo the threads of a
 //!   block), `b` (`i` divided by them), `l` (`i % 32`) and `w` (`t / 32`), or a list of numbers; `_`: stays unwritten.
 //!   `count mark name n ...`: what the counters say of the line with the comment `// @mark`.
+//!   `spins`: a warp waits in a loop, so that counts depend on the schedule.
 //!   `params n`: so many bytes of parameters instead of the right number. `kernel name`: another name.
 //! * `fault "text" or "text": items`: the launch has to fail with a message that holds one of the texts. Further
 //!   items: `lanes mask`, `thread x y z`, `cta x y z`, `at mark ...` (one of the marked lines; `at none`: no
@@ -64,6 +65,7 @@ pub struct Case {
     pub shared: u32,
     pub args: Vec<Arg>,
     pub param_bytes: Option<usize>,
+    pub spins: bool,
     /// Line of the PTX, name of the counter, value.
     pub counts: Vec<(u32, String, u64)>,
     pub wanted: Wanted,
@@ -231,6 +233,7 @@ fn case(text: &str, line: usize, lines: &[&str]) -> Case {
         shared: 0,
         args: Vec::new(),
         param_bytes: None,
+        spins: false,
         counts: Vec::new(),
         wanted: Wanted::Success,
     };
@@ -240,6 +243,7 @@ fn case(text: &str, line: usize, lines: &[&str]) -> Case {
             "grid" => case.grid = three(&words[1..]),
             "block" => case.block = three(&words[1..]),
             "shared" => case.shared = whole(words[1]) as u32,
+            "spins" => case.spins = true,
             "params" => case.param_bytes = Some(whole(words[1]) as usize),
             "kernel" => case.kernel = words[1].to_owned(),
             "lanes" => wanted.lanes = Some(whole(words[1]) as u32),

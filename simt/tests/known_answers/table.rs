@@ -334,8 +334,9 @@ pub fn refuse(refused: &Refused) -> Result<(), String> {
         return Err(format!("{instruction} decodes"));
     };
     let told = error.to_string();
-    let name = instruction.split_whitespace().next().unwrap_or_default().trim_end_matches(';');
-    if told.contains(text.as_str()) && lines.contains(&error.line) && error.instruction == name {
+    let is_named =
+        instruction.split_whitespace().any(|w| w.trim_end_matches(';') == error.instruction);
+    if told.contains(text.as_str()) && lines.contains(&error.line) && is_named {
         return Ok(());
     }
     Err(format!("{instruction}: {told}, wanted '{text}'"))

@@ -172,7 +172,9 @@ fn follow(inst: &Inst, tables: &[Vec<u32>]) -> Next {
         Op::BranchTable { table, .. } => {
             Next::Jump { targets: tables[table as usize].clone(), falls: inst.guard.is_some() }
         }
-        Op::Exit | Op::Trap => Next::End { falls: inst.guard.is_some() },
+        // Lanes that trap, or return by a guard, do not keep the others from meeting.
+        Op::Trap => Next::Jump { targets: Vec::new(), falls: inst.guard.is_some() },
+        Op::Exit if inst.guard.is_none() => Next::End { falls: false },
         _ => Next::Through,
     }
 }
