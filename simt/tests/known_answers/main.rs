@@ -56,6 +56,8 @@ families! {
     memory
     atomics
     flow
+    collectives
+
 
 
 
