@@ -57,6 +57,8 @@ families! {
     atomics
     flow
     collectives
+    barriers
+
 
 
 

@@ -66,7 +66,9 @@ impl Decoder<'_> {
             };
             let ty = m.ty()?;
             let (d, d_pred) = match (reduce, ty) {
-                (Reduce::Popc, Type::U32) => (self.dst(self.operand(inst, 0)?)?, u32::MAX),
+                (Reduce::Popc, Type::U32) => {
+                    (Dst::Word(self.dst_word(self.operand(inst, 0)?)?), u32::MAX)
+                }
                 (Reduce::And | Reduce::Or, Type::Pred) => {
                     (Dst::Sink, self.dst_pred(self.operand(inst, 0)?)?)
                 }
