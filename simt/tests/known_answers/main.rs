@@ -58,6 +58,8 @@ families! {
     flow
     collectives
     barriers
+    copies
+
 
 
 

@@ -232,7 +232,9 @@ impl Decoder<'_> {
         if !is_whole && !m.take("ca") {
             return Err("'.ca' or '.cg' is needed".into());
         }
-        if !(m.take("shared") || m.take("shared::cta")) || !m.take("global") {
+        let at = |names: &[&str]| inst.modifiers.iter().position(|w| names.contains(&w.as_str()));
+        let is_inward = at(&["shared", "shared::cta"]) < at(&["global"]);
+        if !(m.take("shared") || m.take("shared::cta")) || !m.take("global") || !is_inward {
             return Err("copies from global to shared memory only".into());
         }
         if inst.operands.len() < 3 || inst.operands.len() > 4 {
