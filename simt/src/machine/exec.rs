@@ -316,7 +316,12 @@ impl Cluster<'_, '_> {
             Op::ActiveMask { d } => warp.put(d, &[on; 32], on),
             Op::CopyAsync { .. } => return self.copy_async(warp, op, on, pc, counts),
             Op::CopyCommit => warp.copies.commit(on),
-            Op::CopyWait { open } => return self.copy_wait(warp, open, on),
+            Op::CopyWait { open, commits } => {
+                if commits {
+                    warp.copies.commit(on);
+                }
+                return self.copy_wait(warp, open, on);
+            }
             Op::StMatrix { .. } => return self.store_matrix(warp, op, on, pc, counts),
             Op::Trap => return Err(Trouble::new(on, "trap")),
             Op::Mapa { d, a, rank } => {

@@ -219,13 +219,13 @@ impl Decoder<'_> {
         }
         if m.take("wait_all") {
             self.count(inst, 0)?;
-            return Ok((Op::CopyWait { open: 0 }, Pipe::LoadStore));
+            return Ok((Op::CopyWait { open: 0, commits: true }, Pipe::LoadStore));
         }
         if m.take("wait_group") {
             self.count(inst, 1)?;
             let open = self.constant(&inst.operands[0])?;
             let open = u32::try_from(open).map_err(|_| format!("{open} groups"))?;
-            return Ok((Op::CopyWait { open }, Pipe::LoadStore));
+            return Ok((Op::CopyWait { open, commits: false }, Pipe::LoadStore));
         }
         m.ignore_prefix("L2::");
         let is_whole = m.take("cg");
