@@ -25,7 +25,8 @@ impl Cluster<'_, '_> {
         })
     }
 
-    fn at(&self, pc: u32) -> String {
+    /// An instruction in words.
+    pub(super) fn at(&self, pc: u32) -> String {
         let program = self.grid.launch.program;
         let place = program.place(pc);
         let line = program.instructions[pc as usize].line;
