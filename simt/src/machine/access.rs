@@ -309,13 +309,13 @@ impl Cluster<'_, '_> {
             Found::Unwritten => format!("{place}, which was never written"),
             Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
             Found::NoFence(other) => {
-                let line = self.grid.launch.program.place(other.site);
+                let line = self.at(other.site);
                 let who = self.who(other.stamp);
                 format!("{place}, written by {who} ({line}) with no fence.proxy.async behind it")
             }
             Found::Race(other) => {
                 let did = if other.was_write { "written" } else { "read" };
-                let line = self.grid.launch.program.place(other.site);
+                let line = self.at(other.site);
                 let who = self.who(other.stamp);
                 format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
             }

@@ -9,14 +9,15 @@ mod hopper;
 mod memory;
 mod modifiers;
 mod moves;
+mod opcodes;
 mod operands;
 mod special;
 mod touches;
 
-use std::collections::HashMap;
 use std::fmt;
 
 use self::modifiers::Modifiers;
+pub use self::opcodes::OPCODES;
 use super::flow::{self, Next};
 use super::layout::{Layout, Slots};
 use super::op::{Inst, Op, Pipe, Product};
@@ -117,8 +118,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
     });
     let next: Vec<Next> = instructions.iter().map(|i| follow(i, &tables)).collect();
     let meets = flow::meeting_points(&next);
-    let names: HashMap<u32, String> =
-        function.instructions.iter().map(|i| (i.line, i.name())).collect();
+    let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
         target: module.target.clone(),
@@ -172,7 +172,9 @@ fn follow(inst: &Inst, tables: &[Vec<u32>]) -> Next {
         Op::BranchTable { table, .. } => {
             Next::Jump { targets: tables[table as usize].clone(), falls: inst.guard.is_some() }
         }
-        Op::Exit | Op::Trap => Next::End { falls: inst.guard.is_some() },
+        // Lanes that trap, or return by a guard, do not keep the others from meeting.
+        Op::Trap => Next::Jump { targets: Vec::new(), falls: inst.guard.is_some() },
+        Op::Exit if inst.guard.is_none() => Next::End { falls: false },
         _ => Next::Through,
     }
 }
@@ -186,6 +188,9 @@ impl Decoder<'_> {
     }
 
     fn dispatch(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        if !OPCODES.contains(&inst.opcode.as_str()) {
+            return Err(not_implemented());
+        }
         match inst.opcode.as_str() {
             "mov" => self.mov(inst, m),
             "selp" => self.selp(inst, m),
