@@ -252,6 +252,11 @@ pub fn pending_count(state: u64) -> Result<u32, MbarrierError> {
     open_state(state).map(|(_, pending)| pending)
 }
 
+/// The parity of the phase of an arrival that returned this state.
+pub fn state_parity(state: u64) -> Result<u32, MbarrierError> {
+    open_state(state).map(|(parity, _)| parity)
+}
+
 /// What marks a state.
 const STATE: u64 = 0x6d62_6172 << 32;
 

@@ -7,7 +7,7 @@ use super::{Trouble, traffic};
 use crate::arith::integer::{PermuteMode, byte_permute, logic3};
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
-use crate::program::op::{Arrive, BoolOp, Cvta, Dst, MbarrierOp, Op, Special, SrcPred};
+use crate::program::op::{BoolOp, Cvta, Op, Special, SrcPred};
 use crate::ptx::ast::Space;
 use crate::shadow::Flag;
 
@@ -136,7 +136,12 @@ impl Cluster<'_, '_> {
         let (mut x, mut y) = ([0u32; 32], [0u32; 32]);
         let (mut p, mut q, mut r) = ([0u64; 32], [0u64; 32], [0u64; 32]);
         match *op {
-            Op::Nop | Op::Fence => {}
+            Op::Nop => {}
+            Op::Fence => {
+                if self.grid.launch.is_checked {
+                    self.clocks.fence(warp.id as usize, on);
+                }
+            }
             Op::L1 { f, d, a } => {
                 let mut out = [0; 32];
                 // SAFETY: as in `step`.
@@ -346,24 +351,16 @@ impl Cluster<'_, '_> {
                 }
                 self.fence_barriers(warp, on);
             }
-            Op::FenceMbarrierInit => self.fence_barriers(warp, on),
+            Op::FenceMbarrierInit => {
+                if self.grid.launch.is_checked {
+                    let agent = self.init_agent(warp);
+                    self.clocks.fence_only(warp.id as usize, on, agent);
+                }
+                self.fence_barriers(warp, on);
+            }
             Op::Mbarrier { .. } => return self.mbarrier(warp, op, on, pc),
             Op::CopyArrive { at, space, is_counted } => {
-                // The thread's copies may end now as well as later.
-                warp.copies.commit(on);
-                self.copy_wait(warp, 0, on)?;
-                let how = Arrive::Plain;
-                // With `.noinc` the barrier counts this arrival already; without, it is one more.
-                if is_counted {
-                    let action = MbarrierOp::Arrive {
-                        how,
-                        count: None,
-                        tx: None,
-                        state: Dst::Sink,
-                        is_relaxed: false,
-                    };
-                    return self.mbarrier(warp, &Op::Mbarrier { action, at, space }, on, pc);
-                }
+                return self.copy_arrive(warp, (at, space), is_counted, on, pc);
             }
             Op::BulkCopy { .. } => return self.bulk_copy(warp, op, on, pc, counts),
             Op::TensorCopy { .. } => return self.tensor_copy(warp, op, on, pc, counts),

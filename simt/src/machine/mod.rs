@@ -196,11 +196,12 @@ pub fn run(launch: &Launch) -> Result<Counts, Box<Fault>> {
         let (grid, cluster) = (launch.grid, launch.cluster);
         return Err(whole(format!("a grid of {grid:?} blocks in clusters of {cluster:?}")));
     }
-    if program.cluster.is_some_and(|wanted| wanted != launch.cluster) {
-        let wanted = program.cluster;
+    if let Some(wanted) = program.cluster
+        && wanted != launch.cluster
+    {
+        let got = launch.cluster;
         return Err(whole(format!(
-            "clusters of {:?}, the kernel wants {wanted:?}",
-            launch.cluster
+            "clusters of {got:?}, where .reqnctapercluster says {wanted:?}"
         )));
     }
     let blocks = blocks / size;

@@ -1,0 +1,10 @@
+//! What sm_90 added, executed: small kernels by hand, in `tests/ptx/hopper_*.ptx`, and what they have to give. Every
+//! case runs under all schedules, checked and unchecked; expected values are computed here, naively, from the text of
+//! the PTX ISA manual, version 9.0.
+//!
+//! Faults are made by changing one marked line of a kernel that is right (`// @mark`).
+
+mod launch;
+mod mbarrier;
+
+use launch::{Arg, Job, Source};
