@@ -1,7 +1,7 @@
 //! Where a load or store goes, and whether it may.
 
 use super::Trouble;
-use super::cluster::{Cluster, INIT_AGENT};
+use super::cluster::{ARRIVAL_AGENT, Cluster, INIT_AGENT};
 use super::warp::Warp;
 use crate::clocks::Sight;
 use crate::program::lanes::Lanes64;
@@ -398,6 +398,7 @@ impl Cluster<'_, '_> {
             return match lane {
                 0..8 => format!("a product of warpgroup {lane}{of_block}"),
                 INIT_AGENT => format!("mbarrier.init{of_block}"),
+                ARRIVAL_AGENT => format!("an arrival{of_block}"),
                 _ => format!("an asynchronous copy{of_block}"),
             };
         }

@@ -175,7 +175,7 @@ impl Cluster<'_, '_> {
     /// A block has ended. Nothing may be under way in it any more: its shared memory is gone.
     pub(super) fn end_operations(&self, warps: &[Warp], cta: u32) -> Result<(), Box<Fault>> {
         let cta = cta as usize;
-        let is_there = |o: &&super::asynchronous::Operation| match &o.way {
+        let is_there = |o: &&Operation| match &o.way {
             Way::Load { ctas, .. } => ctas.contains(&cta),
             Way::Across { to, .. } => *to == cta || o.cta == cta,
             // Stores have been waited for: see `end_warp`.
@@ -184,12 +184,17 @@ impl Cluster<'_, '_> {
         };
         let Some(operation) = self.operations.open.iter().find(is_there) else { return Ok(()) };
         let warp = warps.iter().find(|w| w.id == operation.warp).unwrap_or(&warps[0]);
-        let message = match self.ctas.len() {
-            1 => "the block ended while this copy was under way: nobody waited for its barrier"
-                .into(),
+        let block = match self.ctas.len() {
+            1 => "the block".to_owned(),
+            _ => format!("block {cta} of the cluster"),
+        };
+        let message = match operation.way {
+            Way::Across { to, .. } if to != cta => format!(
+                "{block} ended while this copy out of its shared memory was under way: a \
+                 barrier.cluster is missing before its end"
+            ),
             _ => format!(
-                "block {cta} of the cluster ended while this copy was under way: nobody there waited for \
-                 its barrier"
+                "{block} ended while this copy was under way: nobody there waited for its barrier"
             ),
         };
         Err(self.fault(warp, operation.pc, Trouble::new(1 << operation.lane, message)))

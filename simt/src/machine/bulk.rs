@@ -353,6 +353,10 @@ impl Cluster<'_, '_> {
             }
             Way::Across { start, to, barrier } => {
                 self.has_read(who, (*cta, *start, operation.bytes), *lane, *pc)?;
+                if to != cta {
+                    // Its own block must not end before, either.
+                    self.ctas[*cta].visit(stamp, *pc);
+                }
                 let bytes = self.bytes(*cta, *start, operation.bytes).to_vec();
                 self.deliver(*to, operation.start, &bytes, stamp, *pc);
                 self.end_agent(*agent, &mut arrival);

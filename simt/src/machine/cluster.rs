@@ -51,9 +51,11 @@ impl Cta {
 }
 
 /// Lanes of the warp behind those of a block that stand for what happens asynchronously: one for each warpgroup's
-/// products, one for initialisations of barriers, the others for copies in turn.
+/// products, one for initialisations of barriers, one for arrivals at those of other blocks, the others for copies in
+/// turn.
 pub const INIT_AGENT: u32 = 8;
-const COPY_AGENTS: std::ops::Range<u32> = 9..32;
+pub const ARRIVAL_AGENT: u32 = 9;
+const COPY_AGENTS: std::ops::Range<u32> = 10..32;
 
 pub struct Cluster<'g, 'a> {
     pub grid: &'g Grid<'a>,
@@ -191,6 +193,11 @@ impl Cluster<'_, '_> {
     /// The agent that stands for what a block's threads initialise.
     pub fn init_agent(&self, warp: &Warp) -> u32 {
         self.agent(warp.cta, INIT_AGENT)
+    }
+
+    /// The agent that stands for arrivals of a block's threads elsewhere.
+    pub fn arrival_agent(&self, warp: &Warp) -> u32 {
+        self.agent(warp.cta, ARRIVAL_AGENT)
     }
 
     /// An agent for the next copy of a warp. They take turns, so that who waits for one copy has not seen those

@@ -223,6 +223,10 @@ impl Cluster<'_, '_> {
                 let value = self.special(warp, which);
                 warp.put_any(d, &value, on);
             }
+            Op::ExplicitCluster { d } => {
+                let is_explicit = self.ctas.len() > 1;
+                warp.put_pred(d, if is_explicit { u32::MAX } else { 0 }, on);
+            }
             Op::Pack32 { d, low, high } => {
                 let (low, high) = (*warp.word(low, &mut x), warp.word(high, &mut y));
                 let out = std::array::from_fn(|i| low[i] & 0xffff | high[i] << 16);
@@ -419,7 +423,8 @@ impl Cluster<'_, '_> {
                 one(axis(self.ctas[self.cta].index, i) / axis(launch.cluster, i))
             }
             Special::NClusterId(i) => one(axis(launch.grid, i) / axis(launch.cluster, i)),
-            Special::IsExplicitCluster => one(u64::from(self.ctas.len() > 1)),
+            // A predicate: see `Op::ExplicitCluster`.
+            Special::IsExplicitCluster => one(0),
             Special::Clock | Special::GlobalTimer => one(self.time),
         }
     }

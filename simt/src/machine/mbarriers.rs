@@ -165,7 +165,9 @@ impl Cluster<'_, '_> {
             MbarrierOp::Invalidate => Flag::Plain,
             _ => Flag::Atomic,
         };
-        let who = Who::thread(warp, lane);
+        // Whoever waits for an arrival knows that it has come, even if it is relaxed: it counts as an agent's.
+        let agent = (cta != warp.cta as usize).then(|| self.arrival_agent(warp));
+        let who = agent.map_or_else(|| Who::thread(warp, lane), |a| Who::agent(warp, lane, a));
         let bits = self.barrier_bits(who, lane, place, Access::Write(flag), pc)?;
         self.check_init(warp, lane, place)?;
         let mut barrier = load(bits).map_err(|e| fail(self, e))?;
@@ -190,14 +192,21 @@ impl Cluster<'_, '_> {
         };
         let ended = ended.map_err(|e| fail(self, e))?;
         store(bits, barrier.to_bits());
-        if let MbarrierOp::Arrive { is_relaxed, .. } = action
-            && self.grid.launch.is_checked
-        {
+        if self.grid.launch.is_checked {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             let (warp, arrival) = (warp.id as usize, &mut beside.arrival);
-            match is_relaxed {
-                false => self.clocks.release(warp, 1 << lane, arrival),
-                true => self.clocks.release_relaxed(warp, 1 << lane, arrival),
+            match action {
+                MbarrierOp::Arrive { is_relaxed: false, .. } => {
+                    self.clocks.release(warp, 1 << lane, arrival);
+                }
+                MbarrierOp::Arrive { .. } => self.clocks.release_relaxed(warp, 1 << lane, arrival),
+                _ => {}
+            }
+            if let Some(agent) = agent {
+                let mut own = Arrival::default();
+                self.clocks.end_operation(agent, &mut own);
+                self.clocks.acquire(warp, 1 << lane, &own);
+                arrival.join(&own);
             }
         }
         self.end_phase(place, ended);

@@ -4,6 +4,8 @@
 //!
 //! Faults are made by changing one marked line of a kernel that is right (`// @mark`).
 
+mod bulk;
+mod cluster;
 mod launch;
 mod mbarrier;
 

@@ -200,7 +200,7 @@ impl Decoder<'_> {
             BulkWay::Store => None,
             _ => Some(self.address(&inst.operands[3])?),
         };
-        let multicast = if multicasts { Some(self.word(&inst.operands[4])?) } else { None };
+        let multicast = if multicasts { Some(self.half(&inst.operands[4])?) } else { None };
         Ok((Op::BulkCopy { way, to, from, bytes, barrier, multicast }, pipe))
     }
 
