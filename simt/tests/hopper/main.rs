@@ -8,5 +8,7 @@ mod bulk;
 mod cluster;
 mod launch;
 mod mbarrier;
+mod random;
+mod tensor;
 
 use launch::{Arg, Job, Source};
