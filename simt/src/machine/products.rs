@@ -89,7 +89,7 @@ impl Products {
                 true => "wgmma.commit_group and wgmma.wait_group are missing",
                 false => "wgmma.wait_group is missing, or leaves too many groups open",
             };
-            let verb = if touch.writes.contains(&slot) { "write" } else { "read" };
+            let verb = if touch.reads.contains(&slot) { "read" } else { "write" };
             return Err(format!(
                 "{verb} of {}, which belongs to a product that is under way: {why}",
                 program.register_name(slot)
@@ -419,10 +419,11 @@ impl Cluster<'_, '_> {
         let landed = warp.products.flying.iter_mut().filter(|f| f.group <= below);
         landed.for_each(|flight| *flight = Flight::default());
         // Numbers that every warp has retired are forgotten.
-        let warpgroup = &mut self.ctas[cta].warpgroups[group];
-        while warpgroup.all.front().is_some_and(|p| p.waited == 4) {
-            warpgroup.all.pop_front();
-            warpgroup.first += 1;
+        if let Some(warpgroup) = self.ctas[cta].warpgroups.get_mut(group) {
+            while warpgroup.all.front().is_some_and(|p| p.waited == 4) {
+                warpgroup.all.pop_front();
+                warpgroup.first += 1;
+            }
         }
         Ok(Step::Done)
     }

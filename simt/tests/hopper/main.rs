@@ -8,6 +8,7 @@ mod bulk;
 mod cluster;
 mod launch;
 mod mbarrier;
+mod product;
 mod random;
 mod tensor;
 

@@ -212,7 +212,9 @@ fn swizzled_boxes() {
             let n = row / element.bytes();
             let dims = [u64::from(n) * 3, 40];
             let shape = Shape::new(element, &dims, &[n, 24]).swizzled(swizzle);
-            for at in [[0, 0], [n as i32, 5], [2 * n as i32, 30], [-(16 / element.bytes() as i32), -3]] {
+            for at in
+                [[0, 0], [n as i32, 5], [2 * n as i32, 30], [-(16 / element.bytes() as i32), -3]]
+            {
                 check_load(&shape, &at);
             }
         }
@@ -287,9 +289,12 @@ fn stores_that_are_wrong() {
     let text = ["data race", "never written"];
     let half = good.without("full").change("write", "@!%p0 st.shared.u32 [%r2], %r3;");
     job(&half).fails(&fault(&text, &["store"]));
-    job(&good.without("end")).fails(&fault(&["without having waited for this bulk store"], &["store"]));
-    store_job(&good, &shape, &[0, -1])
-        .fails(&fault(&["a store at coordinate -1 of dimension 1; it must not be negative"], &["store"]));
+    job(&good.without("end"))
+        .fails(&fault(&["without having waited for this bulk store"], &["store"]));
+    store_job(&good, &shape, &[0, -1]).fails(&fault(
+        &["a store at coordinate -1 of dimension 1; it must not be negative"],
+        &["store"],
+    ));
     let low = good.change("tile", "mov.u32 %tile, tiles; add.u32 %tile, %tile, 64;");
     let job = store_job(&low, &shape, &[0, 0]).shared(4096);
     job.fails(&fault(&["is no multiple of 128"], &["store"]));
@@ -314,7 +319,10 @@ fn loads_that_are_wrong() {
     // Maps that are none.
     let mut garbage = job(&good);
     garbage.args[0] = Arg::Raw(vec![0x5a; 128]);
-    garbage.fails(&fault(&["no tensor map at 0x", "tensor map: these 128 bytes are none"], &["load"]).lanes(1));
+    garbage.fails(
+        &fault(&["no tensor map at 0x", "tensor map: these 128 bytes are none"], &["load"])
+            .lanes(1),
+    );
     let mut damaged = job(&good);
     damaged.args[0] = Arg::Map(Box::new(shape.map()));
     let bytes = shape.map()(&[0, 0, 1 << 20]).to_bytes();
@@ -335,11 +343,15 @@ fn loads_that_are_wrong() {
     tall.args[0] = Arg::map(taller.map());
     tall.fails(&fault(&["past the end of 'buffer 2'"], &["load"]));
     // The middle of 16 bytes of global memory.
-    load_job(&good, &shape, &tensor, &[4, 0])
-        .fails(&fault(&["starts at byte 8 of the innermost dimension, which is no multiple of 16"], &["load"]));
+    load_job(&good, &shape, &tensor, &[4, 0]).fails(&fault(
+        &["starts at byte 8 of the innermost dimension, which is no multiple of 16"],
+        &["load"],
+    ));
     // A stage that is aligned to 64 bytes only; one to 128, under the swizzle of 128 bytes, is another picture.
     let low = good.change("tile", "mov.u32 %tile, tiles; add.u32 %tile, %tile, 64;");
-    job(&low).shared(8192).fails(&fault(&["the shared address 0x", "is no multiple of 128"], &["load"]));
+    job(&low)
+        .shared(8192)
+        .fails(&fault(&["the shared address 0x", "is no multiple of 128"], &["load"]));
     // Beyond shared memory.
     job(&good).shared(3056).fails(&fault(&["of dynamic shared memory (3056 bytes)"], &["load"]));
 }
@@ -350,7 +362,8 @@ fn a_tile_that_is_only_aligned_to_128_bytes_has_its_pattern_elsewhere() {
     let shape = Shape::new(Element::Bf16, &[128, 40], &[64, 24]).swizzled(Swizzle::B128);
     let tensor = noise(shape.bytes(), 7);
     let low = load_source(2).change("tile", "mov.u32 %tile, tiles; add.u32 %tile, %tile, 384;");
-    let flat = image(&Shape { swizzle: Swizzle::None, ..shape.clone() }, &tensor, &shape.places(&[0, 0]));
+    let flat =
+        image(&Shape { swizzle: Swizzle::None, ..shape.clone() }, &tensor, &shape.places(&[0, 0]));
     let mut wanted = vec![0; flat.len()];
     for (i, byte) in flat.iter().enumerate() {
         wanted[swizzled(Swizzle::B128, 384 + i) - 384] = *byte;
@@ -373,7 +386,8 @@ impl Column {
         let (shape, lower, upper) = (self.shape.clone(), self.lower.clone(), self.upper.clone());
         let (channels, pixels) = (self.channels, self.pixels);
         move |at| {
-            TensorMap::im2col(&shape.tensor(at[2]), &lower, &upper, channels, pixels).expect("a map")
+            TensorMap::im2col(&shape.tensor(at[2]), &lower, &upper, channels, pixels)
+                .expect("a map")
         }
     }
 
@@ -396,7 +410,11 @@ impl Column {
                 }
                 let is_in = x.iter().zip(dims).all(|(&x, &n)| (0..n as i64).contains(&x));
                 let place: i64 = x[0] * i64::from(self.shape.element.bytes())
-                    + x[1..].iter().zip(&self.shape.strides).map(|(&x, &s)| x * s as i64).sum::<i64>();
+                    + x[1..]
+                        .iter()
+                        .zip(&self.shape.strides)
+                        .map(|(&x, &s)| x * s as i64)
+                        .sum::<i64>();
                 all.push(is_in.then_some(place as usize));
             }
             for i in 0..=spatial {
@@ -447,7 +465,11 @@ fn columns_of_images() {
     check_im2col(&column(&[16, 10, 3], &[-1], &[-1], 8, 20), &[8, 3, 0], &[1]);
     check_im2col(&column(&[16, 9, 14, 2], &[-1, -1], &[-1, -1], 16, 64), &[0, 6, 4, 0], &[2, 1]);
     check_im2col(&column(&[16, 9, 14, 2], &[0, 0], &[-2, -2], 16, 64), &[0, 6, 11, 0], &[0, 0]);
-    check_im2col(&column(&[8, 5, 4, 3, 2], &[-1, -1, -1], &[0, 1, 0], 8, 70), &[0, 2, 1, 0, 0], &[1, 0, 2]);
+    check_im2col(
+        &column(&[8, 5, 4, 3, 2], &[-1, -1, -1], &[0, 1, 0], 8, 70),
+        &[0, 2, 1, 0, 0],
+        &[1, 0, 2],
+    );
     let mut strided = column(&[64, 9, 14, 3], &[-1, -1], &[-1, -1], 64, 32);
     strided.shape.steps = vec![1, 2, 2, 1];
     strided.shape.swizzle = Swizzle::B128;
@@ -485,7 +507,8 @@ fn multicast_to_two_and_four_blocks() {
         let tensor = noise(shape.bytes(), 3);
         let wanted = image(&shape, &tensor, &shape.places(&[0, 0])).repeat(blocks as usize);
         shape.size[1] = rows / blocks;
-        let map = move |at: &[u64]| TensorMap::tiled(&shape.tensor(at[1]), &shape.size).expect("a map");
+        let map =
+            move |at: &[u64]| TensorMap::tiled(&shape.tensor(at[1]), &shape.size).expect("a map");
         let args = |n: usize| {
             vec![Arg::map(map.clone()), Arg::Out(n), Arg::u32(rows), Arg::In(tensor.clone())]
         };
@@ -495,10 +518,18 @@ fn multicast_to_two_and_four_blocks() {
         job(&source).passes(|ran| assert!(ran.buffers[0] == wanted));
         // Each block's barrier has to expect the bytes of all shares.
         let text = "bytes too many came";
-        let texts = [text, "bytes came that were not expected", "not waited for", "data race", "ended while this copy"];
-        let less = source.change("expect", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 128;");
+        let texts = [
+            text,
+            "bytes came that were not expected",
+            "not waited for",
+            "data race",
+            "ended while this copy",
+        ];
+        let less =
+            source.change("expect", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 128;");
         job(&less).fails(&fault(&texts, &["wait", "read", "load"]));
-        let more = source.change("expect", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 8192;");
+        let more =
+            source.change("expect", "mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], 8192;");
         job(&more).fails(&fault(&["in which all arrived but 4096 bytes are missing"], &["wait"]));
     }
 }
