@@ -496,7 +496,7 @@ fn accumulators_that_are_touched_too_early() {
     changed(
         &trial(),
         "before",
-        &format!("wgmma.wait_group.sync.aligned 0; {other} wgmma.commit_group.sync.aligned;"),
+        &format!("wgmma.wait_group.sync.aligned 0; sub.u64 %a, %a, %as; sub.u64 %b, %b, %bs; {other} wgmma.commit_group.sync.aligned;"),
     )
     .passes(|_| ());
     // The warp ends with a product under way.
@@ -662,7 +662,9 @@ fn warps_that_are_absent() {
     ));
     // Three warps, and seven.
     for (threads, warps) in [(96, 3), (224, 3), (32, 1)] {
-        let (job, _) = trial().job();
+        let (mut job, _) = trial().job();
+        let write = "setp.lt.u32 %p2, %r0, 128; @%p2 st.shared.v4.u32 [%r6], {%r2, %r3, %r4, %r5};";
+        job.source = job.source.change("write", write);
         let text = format!("the last warpgroup of the block has only {warps} warps");
         job.block(threads).fails(&fault(&[&text], &["product"]).lanes(u32::MAX));
     }
