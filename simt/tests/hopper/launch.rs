@@ -87,6 +87,11 @@ impl Source {
         Self { text: lines.collect::<Vec<_>>().join("\n"), kernel: self.kernel.clone() }
     }
 
+    /// Puts directives of performance (section 11.4) between the parameters and the body of the kernel.
+    pub fn entry(&self, directives: &str) -> Self {
+        Self { text: self.text.replacen("\n{", &format!(" {directives}\n{{"), 1), ..self.clone() }
+    }
+
     /// The same without the marked lines.
     pub fn without(&self, mark: &str) -> Self {
         self.change(mark, "")

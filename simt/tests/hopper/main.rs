@@ -6,6 +6,7 @@
 
 mod bulk;
 mod cluster;
+mod gemm;
 mod launch;
 mod mbarrier;
 mod product;
