@@ -17,6 +17,8 @@ pub struct Pipeline {
     pub n: usize,
     pub k: usize,
     pub stages: u32,
+    /// Columns of a tile.
+    pub columns: u32,
     /// Warpgroups that multiply.
     pub groups: u32,
     /// Whether C is bf16 and goes through `stmatrix`, or f32.
@@ -32,6 +34,7 @@ pub const GOOD: Pipeline = Pipeline {
     n: 64,
     k: 448,
     stages: 3,
+    columns: 64,
     groups: 2,
     is_half: false,
     cluster: 1,
@@ -65,11 +68,19 @@ impl Pipeline {
         64 * self.groups
     }
 
+    /// Bytes of a stage.
+    fn stage(&self) -> u32 {
+        128 * (self.rows() + self.columns)
+    }
+
+    /// Bytes of the panels through which a warpgroup's part of C goes out.
+    fn panels(&self) -> u32 {
+        64 * self.columns * if self.is_half { 2 } else { 4 }
+    }
+
     pub fn source(&self) -> Source {
-        let a_bytes = 128 * self.rows();
-        let stage = a_bytes + 8192;
-        let d: Vec<String> = (0..32).map(|i| format!("%f{i}")).collect();
-        let c_bytes = if self.is_half { 8192 } else { 16384 };
+        let (a_bytes, stage) = (128 * self.rows(), self.stage());
+        let d: Vec<String> = (0..self.columns / 2).map(|i| format!("%f{i}")).collect();
         let (begin, load_b, release, tail);
         if self.cluster == 1 {
             begin = "bar.sync 0;".to_owned();
@@ -80,7 +91,7 @@ impl Pipeline {
             release = "mbarrier.arrive.shared::cta.b64 _, [%last];".to_owned();
             tail = String::new();
         } else {
-            let share = 64 / self.cluster;
+            let share = self.columns / self.cluster;
             begin = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;"
                 .to_owned();
             load_b = format!(
@@ -99,13 +110,16 @@ impl Pipeline {
             release = (0..self.cluster).map(to).collect();
             tail = "barrier.cluster.arrive; barrier.cluster.wait;".to_owned();
         }
-        let (put, store) = if self.is_half { Self::half() } else { Self::single() };
+        let (put, store) = if self.is_half { self.half() } else { self.single() };
         Source::kernel("hopper_gemm", "gemm")
             .with("stages_bytes", self.stages * stage)
             .with("stage_sixteenths", stage / 16)
             .with("stage_bytes", stage)
             .with("stages", self.stages)
-            .with("panel_bytes", c_bytes)
+            .with("panel_bytes", self.panels())
+            .with("columnsk16", format!("{}k16", self.columns))
+            .with("columns", self.columns)
+            .with("count", self.columns / 2)
             .with("a_bytes", a_bytes)
             .with("rows", self.rows())
             .with("releases", self.groups * self.cluster)
@@ -123,43 +137,51 @@ impl Pipeline {
             .with("d", d.join(", "))
     }
 
-    /// C in f32: two panels of 32 columns, written pair by pair.
-    fn single() -> (String, String) {
+    /// C in f32: panels of 32 columns, written pair by pair.
+    fn single(&self) -> (String, String) {
         let mut put = "shr.u32 %row, %lane, 2; add.u32 %row, %row, %r1; shl.b32 %row, %row, 7; \
                        and.b32 %x, %lane, 3; shl.b32 %x, %x, 3; add.u32 %x, %x, %row; \
                        add.u32 %x, %x, %panel;\n"
             .to_owned();
-        for i in (0..32).step_by(2) {
+        for i in (0..self.columns / 2).step_by(2) {
             let column = 8 * (i / 4);
             let at = column / 32 * 8192 + i / 2 % 2 * 1024 + column % 32 * 4;
             put += &format!("st.shared.v2.f32 [%x+{at}], {{%f{i}, %f{}}}; // @put\n", i + 1);
         }
-        let one = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group";
-        let store = format!(
-            "{one} [%mc, {{%n, %y}}], [%panel]; add.u32 %r3, %n, 32; add.u32 %r4, %panel, 8192; \
-             {one} [%mc, {{%r3, %y}}], [%r4];"
-        );
-        (put, store)
+        (put, self.stores(32))
     }
 
-    /// C in bf16: one swizzled panel of 64 columns, four matrices of 8 x 8 at a time.
-    fn half() -> (String, String) {
+    /// C in bf16: swizzled panels of 64 columns, four matrices of 8 x 8 at a time.
+    fn half(&self) -> (String, String) {
         let mut put = "and.b32 %row, %lane, 15; add.u32 %row, %row, %r1; and.b32 %r5, %row, 7; \
                        shl.b32 %row, %row, 7; add.u32 %row, %row, %panel; shr.u32 %r6, %lane, 4;\n"
             .to_owned();
-        for j in 0..4 {
+        for j in 0..self.columns / 16 {
             for h in 0..4 {
                 let i = 8 * j + 2 * h;
                 put += &format!("cvt.rn.bf16x2.f32 %h{h}, %f{}, %f{i};\n", i + 1);
             }
             put += &format!(
                 "add.u32 %x, %r6, {}; xor.b32 %x, %x, %r5; shl.b32 %x, %x, 4; add.u32 %x, %x, %row;\n\
-                 stmatrix.sync.aligned.m8n8.x4.shared.b16 [%x], {{%h0, %h1, %h2, %h3}}; // @put\n",
-                2 * j
+                 stmatrix.sync.aligned.m8n8.x4.shared.b16 [%x+{}], {{%h0, %h1, %h2, %h3}}; // @put\n",
+                2 * (j % 4),
+                j / 4 * 8192
             );
         }
-        let one = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group";
-        (put, format!("{one} [%mc, {{%n, %y}}], [%panel];"))
+        (put, self.stores(64))
+    }
+
+    /// A store for each panel of so many columns.
+    fn stores(&self, columns: u32) -> String {
+        let one = |i: u32| {
+            format!(
+                "add.u32 %r3, %n, {}; add.u32 %r4, %panel, {}; \
+                 cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%mc, {{%r3, %y}}], [%r4]; ",
+                columns * i,
+                8192 * i
+            )
+        };
+        (0..self.columns / columns).map(one).collect()
     }
 
     fn numbers(&self, rows: usize, seed: u64) -> Vec<bf16> {
@@ -190,7 +212,7 @@ impl Pipeline {
             false => (Element::F32, [32, 64]),
         };
         let c_swizzle = if self.is_half { Swizzle::B128 } else { Swizzle::None };
-        let (rows, share) = (self.rows(), 64 / self.cluster);
+        let (rows, share) = (self.rows(), self.columns / self.cluster);
         let c_stride = (n * c.bytes() as usize).next_multiple_of(16);
         let args = vec![
             Arg::map(move |at| map(bf, at[0], (m, k), [64, rows], Swizzle::B128)),
@@ -202,12 +224,10 @@ impl Pipeline {
             Arg::In(vec![0x33; m * c_stride]),
         ];
         let tiles = m.div_ceil(rows as usize).next_multiple_of(self.cluster as usize) as u32;
-        let stage = 128 * rows + 8192;
-        let panel = if self.is_half { 8192 } else { 16384 };
         let mut job = source.job(args).block(128 * self.groups + 32);
         job.cluster = [self.cluster, 1, 1];
-        job.grid([tiles, n.div_ceil(64) as u32, 1])
-            .shared(self.stages * stage + self.groups * panel)
+        let grid = [tiles, n.div_ceil(self.columns as usize) as u32, 1];
+        job.grid(grid).shared(self.stages * self.stage() + self.groups * self.panels())
     }
 
     /// Compares C with the product as a naive loop has it.
@@ -265,6 +285,12 @@ fn shapes_with_tails() {
     Pipeline { k: 128, stages: 4, ..GOOD }.passes();
     Pipeline { m: 200, n: 100, k: 328, ..GOOD }.passes();
     Pipeline { m: 70, n: 72, k: 200, groups: 1, stages: 2, ..GOOD }.passes();
+}
+
+#[test]
+fn tiles_of_many_columns() {
+    Pipeline { columns: 256, n: 300, k: 200, stages: 2, is_half: true, ..GOOD }.passes();
+    Pipeline { columns: 192, n: 192, k: 200, stages: 2, ..GOOD }.passes();
 }
 
 #[test]
@@ -535,5 +561,21 @@ fn registers_move_from_the_producer_to_the_consumers() {
     {
         let refusal = with(&inc(n), "", bounds).refusal();
         assert!(refusal.contains(text), "{refusal}");
+    }
+}
+
+/// Prints how long products take: `cargo test --release -p glmae-simt --test hopper -- --ignored --nocapture times`.
+#[test]
+#[ignore = "prints times, checks nothing"]
+fn times() {
+    let pipeline = Pipeline { columns: 256, n: 256, k: 64 * 32, stages: 4, is_half: true, ..GOOD };
+    let job = pipeline.job();
+    let program = job.program();
+    for is_checked in [false, true] {
+        let start = std::time::Instant::now();
+        let ran = job.run(&program, Schedule::Ascending, is_checked);
+        assert!(ran.outcome.is_ok());
+        let all = start.elapsed();
+        println!("checked {is_checked}: {:?} for each of 256 products of 64 x 256 x 16", all / 256);
     }
 }

@@ -159,8 +159,6 @@ pub struct Ran {
     pub outcome: Result<Counts, Box<Fault>>,
     /// Every buffer; 0xff where nobody has written.
     pub buffers: Vec<Vec<u8>>,
-    /// Of every buffer: which bytes were written. Only of checked runs.
-    pub written: Vec<Vec<bool>>,
 }
 
 impl Job {
@@ -252,23 +250,18 @@ impl Job {
             schedule,
         });
         memory.check_guards().expect("guards");
-        let mut buffers = Vec::new();
-        let mut written = Vec::new();
-        for (&at, &n) in addresses.iter().zip(&lengths) {
-            // Byte by byte where not all is written.
+        let read = |(&at, &n): (&u64, &usize)| {
             let mut bytes = vec![0xff; n];
-            let mut there = vec![true; n];
             if memory.download(at, &mut bytes).is_err() {
-                for i in 0..n {
+                // Byte by byte where not all is written.
+                for (byte, at) in bytes.iter_mut().zip(at..) {
                     let mut one = [0xff];
-                    there[i] = memory.download(at + i as u64, &mut one).is_ok();
-                    bytes[i] = if there[i] { one[0] } else { 0xff };
+                    *byte = memory.download(at, &mut one).map_or(0xff, |()| one[0]);
                 }
             }
-            buffers.push(bytes);
-            written.push(there);
-        }
-        Ran { outcome, buffers, written }
+            bytes
+        };
+        Ran { outcome, buffers: addresses.iter().zip(&lengths).map(read).collect() }
     }
 
     /// Runs under all schedules, checked and unchecked; all must end well and pass the check.
