@@ -145,8 +145,8 @@ impl View<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Unwritten,
-    /// The bytes are still on their way (`cp.async` without its wait).
-    Pending,
+    /// The bytes are still on their way: of a copy that was started there, and not waited for.
+    Pending(u32),
     Race(Other),
     /// The asynchronous proxy would see an older state: a `fence.proxy.async` is missing behind the write.
     NoFence(Other),
@@ -208,7 +208,7 @@ impl Byte {
             return Some(Trouble::Unwritten);
         }
         if write.is(Flag::Pending) && write.block() == block {
-            return Some(Trouble::Pending);
+            return Some(Trouble::Pending(self.write_site.load(Relaxed)));
         }
         view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
     }
@@ -271,7 +271,7 @@ impl Byte {
         }
         let is_there = last.0 != 0 && !(shared && last.block() != now.block());
         if view.proxy.is_some() && last.is(Flag::Pending) && last.block() == now.block() {
-            return Some(Trouble::Pending);
+            return Some(Trouble::Pending(site));
         }
         if now.is(Flag::Atomic) && !is_there {
             return Some(Trouble::Unwritten);

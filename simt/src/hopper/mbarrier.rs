@@ -359,7 +359,10 @@ impl fmt::Display for MbarrierError {
             ),
             Self::Count(count) => write!(f, "a count of {count}; it must be 1 to 2^20 - 1"),
             Self::TooManyArrivals { count, pending } => {
-                write!(f, "{count} arrive where {pending} are pending")
+                write!(
+                    f,
+                    "{count} arrive where {pending} are pending: too many arrivals, or too early"
+                )
             }
             Self::TooManyDropped { count, expected } => {
                 write!(f, "{count} drop out where {expected} are expected")

@@ -119,7 +119,7 @@ impl Cluster<'_, '_> {
             0 => (own, offset),
             rank if rank <= self.ctas.len() => (rank - 1, offset),
             // No block: an offset that nothing can hold.
-            _ => (own, at),
+            _ => (own, 0xffff_fc00),
         }
     }
 
@@ -366,7 +366,10 @@ impl Cluster<'_, '_> {
         let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
         match found {
             Found::Unwritten => format!("{place}, which was never written"),
-            Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
+            Found::Pending(site) => format!(
+                "{place}, where an asynchronous copy was not waited for ({})",
+                self.at(site)
+            ),
             Found::NoFence(other) => {
                 let line = self.at(other.site);
                 let who = self.who(other.stamp);

@@ -491,9 +491,13 @@ impl Cluster<'_, '_> {
     ) -> Result<(), Trouble> {
         let at = addresses(warp, from);
         for lane in each(on) {
-            let bytes = warp.word_of(bytes, lane) as usize;
-            let place = (Space::Global, at[lane]);
-            self.reach_as(Who::thread(warp, lane), lane, place, bytes, Access::Peek, pc)?;
+            let (bytes, from) = (warp.word_of(bytes, lane), at[lane]);
+            if bytes == 0 || !bytes.is_multiple_of(16) || !from.is_multiple_of(16) {
+                let message = format!("bulk prefetch of {bytes} bytes from {from:#x}: not by 16");
+                return Err(Trouble::new(1 << lane, message));
+            }
+            let (who, place) = (Who::thread(warp, lane), (Space::Global, from));
+            self.reach_as(who, lane, place, bytes as usize, Access::Peek, pc)?;
         }
         traffic::count(counts.traffic(pc), Space::Global, &at, 16, on);
         Ok(())

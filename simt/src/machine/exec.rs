@@ -343,8 +343,13 @@ impl Cluster<'_, '_> {
                         return Err(Trouble::new(1 << lane, message));
                     }
                     let at = warp.value_of(a, lane);
+                    // A generic address, or one in the window of shared memory.
                     let base = at / super::access::WINDOW * super::access::WINDOW;
                     let (_, offset) = self.shared_cta(self.cta, at - base);
+                    if base != 0 && base != window(Space::Shared) || offset >> 24 != 0 {
+                        let message = format!("mapa of {at:#x}, which is not in shared memory");
+                        return Err(Trouble::new(1 << lane, message));
+                    }
                     out[lane] = base + shared_address(rank as usize, offset as u32);
                 }
                 warp.put_any(d, &out, on);

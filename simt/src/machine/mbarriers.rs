@@ -90,6 +90,21 @@ impl Cluster<'_, '_> {
         self.ctas[cta].shared.as_mut_ptr().cast::<u8>().wrapping_add(offset as usize)
     }
 
+    /// The barrier there, if it is one that this thread may know of.
+    fn known_barrier(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        place: (usize, u32),
+    ) -> Result<Mbarrier, Trouble> {
+        self.shared_range(place.1.into(), 8)
+            .map_err(|m| Trouble::new(1 << lane, format!("a barrier {m}")))?;
+        let barrier = load(self.known_bits(place));
+        let barrier = barrier.map_err(|e| self.barrier_trouble(lane, place, e))?;
+        self.check_init(warp, lane, place)?;
+        Ok(barrier)
+    }
+
     /// What is wrong with a barrier, in words.
     fn barrier_trouble(
         &self,
@@ -168,9 +183,8 @@ impl Cluster<'_, '_> {
         // Whoever waits for an arrival knows that it has come, even if it is relaxed: it counts as an agent's.
         let agent = (cta != warp.cta as usize).then(|| self.arrival_agent(warp));
         let who = agent.map_or_else(|| Who::thread(warp, lane), |a| Who::agent(warp, lane, a));
+        let mut barrier = self.known_barrier(warp, lane, place)?;
         let bits = self.barrier_bits(who, lane, place, Access::Write(flag), pc)?;
-        self.check_init(warp, lane, place)?;
-        let mut barrier = load(bits).map_err(|e| fail(self, e))?;
         let mut returned = 0;
         let ended = match action {
             MbarrierOp::Invalidate => {
@@ -291,9 +305,8 @@ impl Cluster<'_, '_> {
             return Err(Trouble::new(1 << lane, message));
         }
         let who = Who::thread(warp, lane);
-        let bits = self.barrier_bits(who, lane, place, Access::PeekAtomic, pc)?;
-        self.check_init(warp, lane, place)?;
-        load(bits).map_err(|e| self.barrier_trouble(lane, place, e))?;
+        self.known_barrier(warp, lane, place)?;
+        self.barrier_bits(who, lane, place, Access::PeekAtomic, pc)?;
         if self.ctas[cta].mbarriers.all.entry(offset).or_default().is_fenced {
             return Ok(());
         }
@@ -362,9 +375,8 @@ impl Cluster<'_, '_> {
             return Err(Trouble::new(1 << lane, "the barrier is in another block of the cluster"));
         }
         let who = Who::thread(warp, lane);
+        let mut barrier = self.known_barrier(warp, lane, place)?;
         let bits = self.barrier_bits(who, lane, place, Access::Write(Flag::Atomic), pc)?;
-        self.check_init(warp, lane, place)?;
-        let mut barrier = load(bits).map_err(|e| self.barrier_trouble(lane, place, e))?;
         if !is_counted {
             barrier.increment_pending().map_err(|e| self.barrier_trouble(lane, place, e))?;
             store(bits, barrier.to_bits());
@@ -391,7 +403,7 @@ impl Cluster<'_, '_> {
                 return Err(Trouble::new(1 << lane, message));
             }
             self.shared_range(offset.into(), 8)
-                .map_err(|m| Trouble::new(1 << lane, format!("read {m}")))?;
+                .map_err(|m| Trouble::new(1 << lane, format!("a barrier {m}")))?;
             let has_ended = load(self.known_bits(place)).and_then(|barrier| match what {
                 WaitFor::Parity(parity) => barrier.test_wait_parity(warp.word_of(parity, lane)),
                 WaitFor::State(state) => barrier.test_wait(warp.value_of(Value::Long(state), lane)),
@@ -423,10 +435,9 @@ impl Cluster<'_, '_> {
             return Ok(Step::Waits);
         }
         for lane in each(on) {
-            // Records the access: it races with an initialisation that is not behind a barrier.
+            self.check_init(warp, lane, places[lane])?;
             let access = Access::Write(Flag::Atomic);
             self.barrier_bits(Who::thread(warp, lane), lane, places[lane], access, pc)?;
-            self.check_init(warp, lane, places[lane])?;
         }
         if self.grid.launch.is_checked {
             let mut left = done;

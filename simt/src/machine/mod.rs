@@ -35,13 +35,16 @@ use crate::program::Program;
 use crate::random::Random;
 use crate::shadow;
 
-/// The order in which warps, and blocks, are started and resumed. A correct deterministic kernel gives the same
-/// bits under all of them.
+/// The order in which warps, and blocks, are started and resumed, and when asynchronous operations end. A correct
+/// deterministic kernel gives the same bits under all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
+    /// Operations end as late as possible.
     Ascending,
+    /// Operations end as early as possible.
     Descending,
-    /// Another order at every pass, from this seed.
+    /// Another order at every pass, from this seed. Operations end at any time, and `mbarrier.try_wait` sometimes
+    /// gives up, so that counts depend on the seed where it is used.
     Shuffled(u64),
 }
 

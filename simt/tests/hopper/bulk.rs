@@ -296,7 +296,19 @@ fn bulk_copies_by_sixteen_bytes_only() {
         (format!("{load} [cells+248], [%in], 16, [bar];"), "not by 16"),
         (format!("{load} [cells+256], [%in], 16, [bar];"), "past the end of __shared__ cells"),
         (format!("{load} [cells], [%in], 16, [bar+4];"), "no multiple of 8"),
-        (format!("{load} [cells], [%in], 16, [cells+16];"), "never written"),
+        (
+            format!("{load} [cells], [%in], 16, [cells+16];"),
+            "is no barrier: it was never initialised",
+        ),
+        (format!("{load} [cells], [%in], 16, [%in];"), "past the end of __shared__"),
+        ("cp.async.bulk.prefetch.L2.global [%in], 8;".into(), "not by 16"),
+        ("cp.async.bulk.prefetch.L2.global [%in+8], 16;".into(), "not by 16"),
+        ("cp.async.bulk.prefetch.L2.global [%in], 0;".into(), "not by 16"),
+        // What the thread has written itself in global memory, without a fence.
+        (
+            format!("st.global.u32 [%in], 5; {load} [cells], [%in], 16, [bar];"),
+            "byte 0 of 'buffer 0', written by thread (0, 0, 0) (PTX line 246) with no fence.proxy.async",
+        ),
         (
             "cp.async.bulk.global.shared::cta.bulk_group [%in], [cells], 16;".into(),
             "read of 16 bytes at byte 0 of '__shared__ cells', which was never written",
@@ -305,6 +317,9 @@ fn bulk_copies_by_sixteen_bytes_only() {
         let job = source("single").with("it", it).job(vec![Arg::words(0..64)]);
         job.fails(&fault(&[text], &["it"]).lanes(1));
     }
+    let fenced =
+        format!("st.global.u32 [%in], 5; fence.proxy.async; {load} [cells], [%in], 16, [bar];");
+    source("single").with("it", fenced).job(vec![Arg::words(0..64)]).passes(|_| ());
     for (it, text) in [
         (
             "cp.async.bulk.shared::cta.global.bulk_group [cells], [%in], 16;",

@@ -80,6 +80,8 @@ fn sums_that_are_wrong() {
     // A block that is not there.
     let far = source.change("map", "add.u32 %i, %i, 2; mapa.shared::cluster.u32 %at, %r2, %i;");
     sums(&far, 2).fails(&fault(&["mapa of block 2 of a cluster of 2"], &["map"]));
+    let global = source.change("map", "mapa.u64 %d1, %out, 0;");
+    sums(&global, 2).fails(&fault(&["which is not in shared memory"], &["map"]));
     let beyond = source.change("read", "ld.shared::cluster.u32 %r4, [%at+512];");
     sums(&beyond, 2).fails(&fault(&["past the end of __shared__ c"], &["read"]));
     // Only one warp arrives.

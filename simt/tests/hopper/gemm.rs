@@ -442,6 +442,9 @@ fn consumers_that_do_not_wait() {
     GOOD.changed("wait_all", "wgmma.wait_group.sync.aligned 1;").fails(&fault(&[text], &["put"]));
     let text = "wgmma.fence is missing before the first product of the warp";
     GOOD.changed("fence", "").fails(&fault(&[text], &["product"]));
+    // What orders grids, or wastes time, changes nothing here.
+    let other = "griddepcontrol.wait; griddepcontrol.launch_dependents; nanosleep.u32 20;";
+    GOOD.changed("more", other).passes(|ran| GOOD.check(&ran.buffers[2]));
     // Copies of accumulators in the loop, as compilers make them.
     GOOD.changed("early", "mov.f32 %f31, %f31; mov.f32 %f0, %f0;")
         .passes(|ran| GOOD.check(&ran.buffers[2]));

@@ -201,7 +201,10 @@ fn misuse_is_refused() {
             "noComplete would end the phase",
         ),
         ("mbarrier.arrive_drop.shared::cta.b64 %s1, [bar], 3;", "3 drop out where 2 are expected"),
-        ("mbarrier.arrive.shared::cta.b64 %s1, [bar+8];", "never written"),
+        (
+            "mbarrier.arrive.shared::cta.b64 %s1, [bar+8];",
+            "byte 8 of '__shared__ bar': mbarrier: 0xffffffffffffffff is no barrier",
+        ),
         ("mbarrier.arrive.shared::cta.b64 %s1, [bar+4];", "no multiple of 8"),
         ("mbarrier.arrive.shared::cta.b64 %s1, [bar+16];", "past the end of __shared__ bar"),
         ("mbarrier.arrive.b64 %s1, [%s0];", "not in shared memory"),
