@@ -59,6 +59,8 @@ families! {
     collectives
     barriers
     copies
+    matrix
+
 
 
 
