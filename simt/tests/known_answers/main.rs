@@ -60,6 +60,8 @@ families! {
     barriers
     copies
     matrix
+    faults
+
 
 
 
