@@ -61,6 +61,8 @@ families! {
     copies
     matrix
     faults
+    counts
+
 
 
 
