@@ -8,7 +8,7 @@
 //! operand, where the form is short and the operand has 32 bits or more.
 //!
 //! `%cell` (32 bits) is the address of 16 bytes of shared memory of the lane's own, `%place` (64 bits) one in global
-//! memory. `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell
+//! memory, `depot` 16 bytes of local memory, and `%in` the row of operands, of which each has 8 bytes. `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell
 //! again: the old value is the first result, the new one the second. `red@` has only the latter. Either is tried in
 //! global and shared memory and by generic addresses.
 
@@ -37,6 +37,7 @@ const DECLARATIONS: &str = "
 .reg .b64 %d<8>; .reg .b64 %t<4>; .reg .b64 %in; .reg .b64 %out;
 .reg .b32 %cell; .reg .b64 %place; .reg .b64 %generic;
 .shared .align 16 .b8 tile[512];
+.local .align 16 .b8 depot[16];
 ";
 
 fn width(class: char) -> u32 {
