@@ -80,6 +80,13 @@ macro_rules! ordered {
     };
 }
 
+/// Whether the two cannot be compared.
+macro_rules! is_nan {
+    ($of:expr, $a:ident, $b:ident) => {
+        $of($a).is_nan() | $of($b).is_nan()
+    };
+}
+
 /// Those of floating point. `ne` is ordered as well: false for NaN; the forms with `u` are true for NaN.
 macro_rules! floating {
     ($name:expr, $bits:ty, $of:expr) => {
@@ -92,12 +99,12 @@ macro_rules! floating {
             "ge" => lane_test!(|a: $bits, b: $bits| $of(a) >= $of(b)),
             "equ" => lane_test!(|a: $bits, b: $bits| !(($of(a) < $of(b)) | ($of(a) > $of(b)))),
             "neu" => lane_test!(|a: $bits, b: $bits| !($of(a) == $of(b))),
-            "ltu" => lane_test!(|a: $bits, b: $bits| !($of(a) >= $of(b))),
-            "leu" => lane_test!(|a: $bits, b: $bits| !($of(a) > $of(b))),
-            "gtu" => lane_test!(|a: $bits, b: $bits| !($of(a) <= $of(b))),
-            "geu" => lane_test!(|a: $bits, b: $bits| !($of(a) < $of(b))),
+            "ltu" => lane_test!(|a: $bits, b: $bits| ($of(a) < $of(b)) | is_nan!($of, a, b)),
+            "leu" => lane_test!(|a: $bits, b: $bits| ($of(a) <= $of(b)) | is_nan!($of, a, b)),
+            "gtu" => lane_test!(|a: $bits, b: $bits| ($of(a) > $of(b)) | is_nan!($of, a, b)),
+            "geu" => lane_test!(|a: $bits, b: $bits| ($of(a) >= $of(b)) | is_nan!($of, a, b)),
             "num" => lane_test!(|a: $bits, b: $bits| !$of(a).is_nan() & !$of(b).is_nan()),
-            "nan" => lane_test!(|a: $bits, b: $bits| $of(a).is_nan() | $of(b).is_nan()),
+            "nan" => lane_test!(|a: $bits, b: $bits| is_nan!($of, a, b)),
             _ => return None,
         }
     };
