@@ -1,5 +1,5 @@
 //! Compiles `kernels/*.cu`: always with the host C++ compiler for the emulated device, and with the
-//! feature `cuda` with nvcc. Downloads nothing and looks at no hardware.
+//! feature `cuda` with nvcc, whose PTX is kept as well. Downloads nothing and looks at no hardware.
 //!
 //! Environment: `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is; `GLMAE_CUDA_ARCHS` (such as
 //! `80,90a`) replaces the list of architectures. `GLMAE_KERNELS_SHARED=1` links the emulated kernels
@@ -325,16 +325,18 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
     fatbins.map(|(file, fatbin)| Compiled { stem: stem(file), fatbin, ptx: kept(file) }).collect()
 }
 
-/// Compresses PTX, to a tenth or less. The paths of its sources are made independent of where they lie.
+/// Compresses PTX, to about a seventh. The paths of its sources are made independent of where they lie.
 fn keep_ptx(from: &Path, to: &Path) {
     let text = fs::read_to_string(from)
         .unwrap_or_else(|e| panic!("nvcc did not leave its PTX at {}: {e}", from.display()));
-    let file = fs::File::create(to).expect("OUT_DIR is writable");
-    let mut packed = ZlibEncoder::new(file, Compression::default());
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
     for line in text.lines() {
-        writeln!(packed, "{}", without_folders(line)).expect("OUT_DIR is writable");
+        writeln!(packed, "{}", without_folders(line)).expect("memory takes it");
     }
-    packed.finish().expect("OUT_DIR is writable");
+    // Whole or absent: a build that is stopped here must not leave a part.
+    let whole = from.with_extension("zlib");
+    fs::write(&whole, packed.finish().expect("memory takes it")).expect("OUT_DIR is writable");
+    fs::rename(whole, to).expect("OUT_DIR is writable");
 }
 
 /// A line of PTX; of a `.file` line, kernels with their path from here, and headers of CUDA by their names.
@@ -345,10 +347,11 @@ fn without_folders(line: &str) -> String {
     }) else {
         return line.to_owned();
     };
-    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    let ours = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
-    let name = Path::new(path).file_name().map(Path::new);
-    let shown = if ours.starts_with("kernels") { ours } else { name.unwrap_or(ours) };
+    let path = Path::new(path);
+    // Build scripts run in the folder of their package.
+    let ours = env::current_dir().ok().and_then(|root| path.strip_prefix(root).ok());
+    let name = path.file_name().map_or(path, Path::new);
+    let shown = ours.filter(|path| path.starts_with("kernels")).unwrap_or(name);
     format!("\t.file{head}\"{}\"", shown.display())
 }
 
