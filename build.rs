@@ -4,6 +4,7 @@
 //! Environment: `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is; `GLMAE_CUDA_ARCHS` (such as
 //! `80,90a`) replaces the list of architectures. `GLMAE_KERNELS_SHARED=1` links the emulated kernels
 //! as a shared library, for `scripts/mutate-kernels.py`, which exchanges single objects in it.
+//! `GLMAE_NO_KERNELS=1` compiles no kernel at all, for lints: what is built so cannot be linked.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -44,21 +45,22 @@ fn is_sanitized() -> bool {
     env::var_os("CARGO_FEATURE_SANITIZE").is_some()
 }
 
-/// Whether the kernels are there with every access checked by the emulator. The builds for development do
-/// without: sanitizers check in its place, and fused products need no second look at addresses.
+/// Whether the kernels are there with every access checked by the emulator. Under sanitizers these check in
+/// its place.
 fn is_checked() -> bool {
-    !is_sanitized() && !is_contracted()
+    !is_sanitized()
 }
 
-/// Whether products and sums may be fused, as nvcc does it, in the emulated kernels.
-fn is_contracted() -> bool {
-    env::var_os("CARGO_FEATURE_CONTRACT").is_some()
+/// Whether nothing will be linked, as for lints: the table of kernels is written, and none is compiled.
+fn is_for_lints() -> bool {
+    env::var_os("GLMAE_NO_KERNELS").is_some()
 }
 
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=GLMAE_KERNELS_SHARED");
+    println!("cargo:rerun-if-env-changed=GLMAE_NO_KERNELS");
     // Without these features nothing reads them, and a change would compile everything once more.
     if ["CUDA", "NVTX"].iter().any(|f| env::var_os(format!("CARGO_FEATURE_{f}")).is_some()) {
         for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS"] {
@@ -68,6 +70,10 @@ fn main() {
     let kernels = sources("kernels", "cu");
     let mut emulated = kernels.clone();
     emulated.extend(sources("kernels/emulate", "cu"));
+    if is_for_lints() {
+        fs::write(out().join("kernels.rs"), table(&emulated, &[])).expect("OUT_DIR is writable");
+        return;
+    }
     let mut jobs: Vec<Job> = Vec::new();
     for file in &emulated {
         if is_sanitized() {
@@ -204,21 +210,14 @@ fn sources(directory: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Settings shared by all host compilations. Results must not depend on the host's instruction set
-/// or (but for the feature `contract`) on contraction, messages and binaries not on where the sources lie.
+/// Settings shared by all host compilations. Results must not depend on the host's instruction set or on
+/// contraction, messages and binaries not on where the sources lie.
 fn host(opt_level: u32) -> cc::Build {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").cpp_link_stdlib(None).opt_level(opt_level).debug(true);
     build.flag(format!("-ffile-prefix-map={root}=."));
-    if is_contracted() {
-        build.flag("-ffp-contract=fast");
-        if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-            build.flag("-mfma");
-        }
-    } else {
-        build.flag("-ffp-contract=off");
-    }
+    build.flag("-ffp-contract=off");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fno-rtti");
     // Where variables live at each instruction is of use to nobody here and takes half the time of a compilation.
     build.flag_if_supported("-fno-var-tracking");
