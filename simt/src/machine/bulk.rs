@@ -47,7 +47,7 @@ impl Cluster<'_, '_> {
             let fail = |message: String| Trouble::new(1 << lane, message);
             let bytes = warp.word_of(bytes, lane);
             let (to, from) = (addresses(warp, to)[lane], addresses(warp, from)[lane]);
-            if bytes == 0 || bytes % 16 != 0 || to % 16 != 0 || from % 16 != 0 {
+            if bytes == 0 || !(u64::from(bytes) | to | from).is_multiple_of(16) {
                 let message =
                     format!("bulk copy of {bytes} bytes from {from:#x} to {to:#x}: not by 16");
                 return Err(fail(message));
@@ -157,7 +157,7 @@ impl Cluster<'_, '_> {
         pc: u32,
     ) -> Result<TensorMap, Trouble> {
         let fail = |message: String| Trouble::new(1 << lane, message);
-        if at % 64 != 0 {
+        if !at.is_multiple_of(64) {
             return Err(fail(format!("a tensor map at {at:#x}, which is no multiple of 64")));
         }
         let place = resolve(Space::Generic, at);

@@ -191,7 +191,8 @@ pub fn run(launch: &Launch) -> Result<Counts, Box<Fault>> {
         return Err(whole(format!("blocks of {:?}, where .reqntid says otherwise", launch.block)));
     }
     let size: u64 = launch.cluster.iter().map(|&n| u64::from(n)).product();
-    let fits = (0..3).all(|i| launch.cluster[i] > 0 && launch.grid[i] % launch.cluster[i] == 0);
+    let fits =
+        (0..3).all(|i| launch.cluster[i] > 0 && launch.grid[i].is_multiple_of(launch.cluster[i]));
     if !fits || size > 16 || size * (threads.div_ceil(32) + 1) > 512 {
         let (grid, cluster) = (launch.grid, launch.cluster);
         return Err(whole(format!("a grid of {grid:?} blocks in clusters of {cluster:?}")));

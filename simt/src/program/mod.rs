@@ -65,6 +65,11 @@ impl Program {
         self.layout.param_bytes
     }
 
+    /// Threads of a block at most, where the kernel says so.
+    pub fn most_threads(&self) -> Option<u32> {
+        self.max_threads.map(|axes| axes.iter().product())
+    }
+
     /// The parameters with their places in the buffer.
     pub fn params(&self) -> &[Param] {
         &self.layout.params

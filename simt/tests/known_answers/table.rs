@@ -224,10 +224,10 @@ fn rows_fit(
     let programs = numerics.map(|numerics| Program::new(&module, "k", numerics));
     let [exact, perturbed] = programs.map(|p| p.map_err(|e| e.to_string()));
     let (exact, perturbed) = (exact?, perturbed?);
-    // A count of lanes that has no divisor in common with 2: each row comes to odd and to even lanes.
-    let lanes = (2 * rows.len()).next_multiple_of(32).max(64);
-    let rows_of = if rows.len() % 2 == 0 { [rows, &rows[..1]].concat() } else { rows.to_vec() };
-    let lanes = lanes.max((2 * rows_of.len()).next_multiple_of(32));
+    // An odd count of rows: each comes to odd and to even lanes.
+    let is_even = rows.len().is_multiple_of(2);
+    let rows_of = if is_even { [rows, &rows[..1]].concat() } else { rows.to_vec() };
+    let lanes = (2 * rows_of.len()).next_multiple_of(32);
     let programs = [&exact, &perturbed, &exact, &perturbed];
     for ((schedule, checked), program) in
         SCHEDULES.into_iter().zip([true, true, false, false]).zip(programs)

@@ -4,24 +4,28 @@
 
 mod modules;
 mod params;
+mod programs;
 mod run;
-mod shared;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::sync::{Arc, Mutex};
 
+pub use glmae_simt::count::Counts;
+pub use glmae_simt::machine::Schedule;
 use glmae_simt::memory;
-use glmae_simt::ptx::ast::{Function, Module};
+pub use glmae_simt::program::{Numerics, Program};
 
 use super::arena;
-use super::launch::{DeviceLimits, Kernel, PTX};
-use super::on_host::{Engine, Launch, OnHost};
+use super::launch::{DeviceLimits, Kernel, LaunchConfig, PTX};
+use super::on_host::{Engine, Launch, OnHost, lock};
 use crate::error::{Error, Result};
 
 /// A device that executes PTX.
 pub type Ptx = OnHost<Executor>;
 
 /// The architectures whose PTX is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Arch {
     Sm80,
     Sm90a,
@@ -63,11 +67,14 @@ impl Display for Arch {
 pub struct Options {
     /// Whether every byte has a shadow, which tells reads of what was never written, and races.
     pub checked: bool,
+    pub schedule: Schedule,
+    /// What the hardware leaves open, and kernels must not depend on.
+    pub numerics: Numerics,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checked: true }
+        Self { checked: true, schedule: Schedule::Ascending, numerics: Numerics::default() }
     }
 }
 
@@ -75,12 +82,17 @@ impl Default for Options {
 pub struct Executor {
     arch: Arch,
     options: Options,
+    recorded: Mutex<BTreeMap<&'static str, Recorded>>,
 }
 
-/// A kernel in the PTX of its file.
-struct Entry {
-    module: &'static Module,
-    function: &'static Function,
+/// What the launches of a kernel did.
+#[derive(Clone)]
+pub struct Recorded {
+    pub program: Arc<Program>,
+    pub launches: u64,
+    pub counts: Counts,
+    /// Of the last launch.
+    pub config: LaunchConfig,
 }
 
 impl OnHost<Executor> {
@@ -99,7 +111,7 @@ impl OnHost<Executor> {
             unit: arena::UNIT,
             poison: |_, _, _| {},
         };
-        Ok(Self::with(Executor { arch, options }, memory))
+        Ok(Self::with(Executor { arch, options, recorded: Mutex::default() }, memory))
     }
 
     pub fn arch(&self) -> Arch {
@@ -109,29 +121,10 @@ impl OnHost<Executor> {
     pub fn options(&self) -> &Options {
         &self.engine().options
     }
-}
 
-impl Executor {
-    /// Errors: `Unsupported` for PTX that cannot be read; `Device` when it was compiled for fewer threads than
-    /// the kernel's export says.
-    fn entry(&self, kernel: &Kernel) -> Result<Entry> {
-        let module = modules::find(kernel.file, self.arch)?;
-        let function = module.function(kernel.name).filter(|f| f.is_entry).ok_or_else(|| {
-            Error::Unsupported(format!(
-                "the PTX of {}.cu has no kernel {}",
-                kernel.file, kernel.name
-            ))
-        })?;
-        let threads = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product();
-        let most: u64 = function.max_threads.map_or(self.limits().threads, threads);
-        let stated = kernel.signature().max_threads;
-        if most < u64::from(stated) {
-            return Err(Error::Device(format!(
-                "kernel {}: compiled for {most} threads, its export says {stated}",
-                kernel.name
-            )));
-        }
-        Ok(Entry { module, function })
+    /// What launches did since this was last asked, by kernel.
+    pub fn take_counts(&self) -> BTreeMap<&'static str, Recorded> {
+        std::mem::take(&mut *lock(&self.engine().recorded))
     }
 }
 
@@ -141,24 +134,32 @@ impl Engine for Executor {
     }
 
     fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32> {
-        let Entry { module, function } = self.entry(kernel)?;
-        Ok(shared::static_bytes(module, function))
+        Ok(programs::find(kernel, self.arch, self.options.numerics)?.static_shared())
     }
 
     fn run(&self, launch: &Launch) -> Result<()> {
-        let entry = self.entry(launch.kernel)?;
-        let params = params::pack(launch.kernel.name, &entry.function.params, launch.args)?;
-        run::run(self, &entry, launch, &params)
+        let program = programs::find(launch.kernel, self.arch, self.options.numerics)?;
+        let params = params::pack(launch.kernel.name, program.params(), launch.args)?;
+        let counts = run::run(&program, &self.options, launch, &params)?;
+        let mut recorded = lock(&self.recorded);
+        let of = recorded.entry(launch.kernel.name).or_insert_with(|| Recorded {
+            counts: Counts::new(&program),
+            program,
+            launches: 0,
+            config: *launch.config,
+        });
+        of.counts.add(&counts);
+        of.launches += 1;
+        of.config = *launch.config;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::device::abi::ArgKind;
-    use crate::device::launch::{Arg, DevicePtr, KERNELS, LaunchConfig};
+    use crate::device::launch::{Arg, DevicePtr, KERNELS};
     use crate::device::{Device, Tensor};
 
     /// Of the first architecture of this binary.
@@ -198,9 +199,10 @@ mod tests {
         let device = device();
         let mut kernels = 0;
         for kernel in KERNELS.iter().filter(|kernel| kernel.file != "faults") {
-            let entry = device.engine().entry(kernel).unwrap();
-            let sizes: Vec<_> = entry.function.params.iter().filter_map(|p| p.bytes).collect();
-            let expected = kernel.signature().args.into_iter().map(|(_, size)| size as u64);
+            let options = device.options();
+            let program = programs::find(kernel, device.arch(), options.numerics).unwrap();
+            let sizes: Vec<_> = program.params().iter().map(|p| p.bytes).collect();
+            let expected = kernel.signature().args.into_iter().map(|(_, size)| size as u32);
             assert_eq!(sizes, expected.collect::<Vec<_>>(), "{}", kernel.name);
             kernels += 1;
         }

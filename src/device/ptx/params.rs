@@ -1,15 +1,14 @@
 //! Arguments as a kernel of PTX finds them: one behind the other in the space of parameters.
 
-use glmae_simt::ptx::ast::Variable;
+use glmae_simt::program::layout::Param;
 
 use crate::device::launch::Arg;
 use crate::error::{Error, Result};
 
-/// Packs the arguments of a kernel, each at the next multiple of its parameter's alignment (PTX ISA, 4.4 and
-/// 5.1.6).
+/// Packs the arguments of a kernel, each where its parameter is.
 ///
 /// Errors: `Device` when number or sizes are not those of the PTX.
-pub(super) fn pack(kernel: &str, params: &[Variable], args: &[Arg]) -> Result<Vec<u8>> {
+pub(super) fn pack(kernel: &str, params: &[Param], args: &[Arg]) -> Result<Vec<u8>> {
     if params.len() != args.len() {
         return Err(Error::Device(format!(
             "kernel {kernel}: its PTX takes {} parameters, got {}",
@@ -19,14 +18,14 @@ pub(super) fn pack(kernel: &str, params: &[Variable], args: &[Arg]) -> Result<Ve
     }
     let mut packed = Vec::new();
     for (i, (param, arg)) in params.iter().zip(args).enumerate() {
-        if param.bytes != Some(arg.size() as u64) {
+        if param.bytes as usize != arg.size() {
             return Err(Error::Device(format!(
                 "kernel {kernel}: parameter {i} of its PTX has {} bytes, the argument {}",
-                param.bytes.unwrap_or(0),
+                param.bytes,
                 arg.size()
             )));
         }
-        let start = packed.len().next_multiple_of(param.align.max(1) as usize);
+        let start = param.offset as usize;
         packed.resize(start + arg.size(), 0);
         arg.write(&mut packed[start..]);
     }
@@ -35,32 +34,17 @@ pub(super) fn pack(kernel: &str, params: &[Variable], args: &[Arg]) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
-    use glmae_simt::ptx::ast::{Space, Type};
-
     use super::*;
     use crate::device::launch::DevicePtr;
 
-    fn param(ty: Type, align: u32, bytes: u64) -> Variable {
-        Variable {
-            name: "p".into(),
-            space: Space::Param,
-            ty,
-            align,
-            bytes: Some(bytes),
-            init: Vec::new(),
-            is_extern: false,
-        }
+    fn param(offset: u32, align: u32, bytes: u32) -> Param {
+        Param { offset, bytes, align }
     }
 
     #[test]
-    fn every_parameter_is_at_its_own_alignment() {
-        let params = [
-            param(Type::U32, 4, 4),
-            param(Type::U64, 8, 8),
-            param(Type::B8, 1, 3),
-            param(Type::F32, 4, 4),
-            param(Type::B8, 16, 5),
-        ];
+    fn every_argument_is_where_its_parameter_is() {
+        let params =
+            [param(0, 4, 4), param(8, 8, 8), param(16, 1, 3), param(20, 4, 4), param(32, 16, 5)];
         let args = [
             Arg::U32(0x0403_0201),
             Arg::Ptr(DevicePtr(0x1122_3344_5566_7788)),
@@ -79,7 +63,7 @@ mod tests {
 
     #[test]
     fn wrong_numbers_and_sizes_are_errors() {
-        let params = [param(Type::U32, 4, 4)];
+        let params = [param(0, 4, 4)];
         let message = |args: &[Arg]| pack("k", &params, args).unwrap_err().to_string();
         assert!(message(&[]).contains("kernel k: its PTX takes 1 parameters, got 0"));
         let wide = message(&[Arg::U64(1)]);

@@ -80,13 +80,6 @@ macro_rules! ordered {
     };
 }
 
-/// Whether the two cannot be compared.
-macro_rules! is_nan {
-    ($of:expr, $a:ident, $b:ident) => {
-        $of($a).is_nan() | $of($b).is_nan()
-    };
-}
-
 /// Those of floating point. `ne` is ordered as well: false for NaN; the forms with `u` are true for NaN.
 macro_rules! floating {
     ($name:expr, $bits:ty, $of:expr) => {
@@ -97,14 +90,20 @@ macro_rules! floating {
             "le" => lane_test!(|a: $bits, b: $bits| $of(a) <= $of(b)),
             "gt" => lane_test!(|a: $bits, b: $bits| $of(a) > $of(b)),
             "ge" => lane_test!(|a: $bits, b: $bits| $of(a) >= $of(b)),
-            "equ" => lane_test!(|a: $bits, b: $bits| !(($of(a) < $of(b)) | ($of(a) > $of(b)))),
-            "neu" => lane_test!(|a: $bits, b: $bits| !($of(a) == $of(b))),
-            "ltu" => lane_test!(|a: $bits, b: $bits| ($of(a) < $of(b)) | is_nan!($of, a, b)),
-            "leu" => lane_test!(|a: $bits, b: $bits| ($of(a) <= $of(b)) | is_nan!($of, a, b)),
-            "gtu" => lane_test!(|a: $bits, b: $bits| ($of(a) > $of(b)) | is_nan!($of, a, b)),
-            "geu" => lane_test!(|a: $bits, b: $bits| ($of(a) >= $of(b)) | is_nan!($of, a, b)),
-            "num" => lane_test!(|a: $bits, b: $bits| !$of(a).is_nan() & !$of(b).is_nan()),
-            "nan" => lane_test!(|a: $bits, b: $bits| is_nan!($of, a, b)),
+            "equ" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) == $of(b)) | unordered($of(a), $of(b)))
+            }
+            "neu" => lane_test!(|a: $bits, b: $bits| $of(a) != $of(b)),
+            "ltu" => lane_test!(|a: $bits, b: $bits| ($of(a) < $of(b)) | unordered($of(a), $of(b))),
+            "leu" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) <= $of(b)) | unordered($of(a), $of(b)))
+            }
+            "gtu" => lane_test!(|a: $bits, b: $bits| ($of(a) > $of(b)) | unordered($of(a), $of(b))),
+            "geu" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) >= $of(b)) | unordered($of(a), $of(b)))
+            }
+            "num" => lane_test!(|a: $bits, b: $bits| !unordered($of(a), $of(b))),
+            "nan" => lane_test!(|a: $bits, b: $bits| unordered($of(a), $of(b))),
             _ => return None,
         }
     };
@@ -132,6 +131,11 @@ fn signed64(a: u64) -> i64 {
 
 fn unsigned64(a: u64) -> u64 {
     a
+}
+
+/// Whether one of two numbers is NaN.
+fn unordered<T: PartialOrd>(a: T, b: T) -> bool {
+    a.partial_cmp(&b).is_none()
 }
 
 /// A subnormal counts as zero under `.ftz`.
