@@ -6,6 +6,7 @@
 
 mod coverage;
 mod expr;
+mod harness;
 mod literal;
 mod run;
 mod script;
@@ -59,8 +60,10 @@ families! {
     collectives
     barriers
     copies
-    matrix
-    faults
+    ldmatrix
+    mma
+    bounds
+    races
     counts
 
 
