@@ -8,6 +8,7 @@ mod coverage;
 mod expr;
 mod harness;
 mod literal;
+mod random_flow;
 mod run;
 mod script;
 mod table;
