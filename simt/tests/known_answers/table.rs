@@ -107,7 +107,7 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
         ld.param.u64 %place, [k_cells]; add.u64 %place, %place, %t0;
         mov.u32 %cell, tile; mad.lo.u32 %cell, %w1, 16, %cell;
         cvt.u64.u32 %generic, %cell; cvta.shared.u64 %generic, %generic;
-        and.b32 %w1, %w1, 1; setp.ne.u32 %guard, %w1, 0;\n",
+        and.b32 %w3, %w1, 2; and.b32 %w1, %w1, 1; setp.ne.u32 %guard, %w1, 0;\n",
     );
     for (i, class) in table.inputs.iter().enumerate() {
         let at = 8 * i;
@@ -119,8 +119,8 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
     for (i, class) in table.outputs.iter().enumerate() {
         let i = i + 4;
         text += &match class {
-            'p' => format!("setp.ne.u32 %p{i}, 0, 0;\n"),
-            class => format!("mov.b{} %{class}{i}, {:#x};\n", width(*class), kept(*class)),
+            'p' => format!("setp.ne.u32 %p{i}, %w3, 0;\n"),
+            class => format!("mov.b{} %{class}{i}, {:#x};\n", width(*class), kept(*class, 0)),
         };
     }
     let first = text.lines().count() as u32 + 1;
@@ -138,9 +138,10 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
     (text, first..behind)
 }
 
-fn kept(class: char) -> u64 {
+/// What a register holds before: a pattern, and of predicates the second bit of the lane.
+fn kept(class: char, lane: usize) -> u64 {
     match class {
-        'p' => 0,
+        'p' => lane as u64 >> 1 & 1,
         class => KEPT >> (64 - width(class)),
     }
 }
@@ -269,7 +270,7 @@ fn rows_fit(
                 let value = u64::from_le_bytes(value);
                 let fits = match is_on {
                     true => matches(&row.outputs[i], value, width(*class)),
-                    false => value == kept(*class),
+                    false => value == kept(*class, lane),
                 };
                 if !fits {
                     let on = if is_on { "" } else { " (a lane that is off)" };
