@@ -1,9 +1,10 @@
 //! Compiles `kernels/*.cu`: always with the host C++ compiler for the emulated device, and with the
-//! feature `cuda` with nvcc. Downloads nothing and looks at no hardware.
+//! feature `cuda` with nvcc, whose PTX is kept as well. Downloads nothing and looks at no hardware.
 //!
 //! Environment: `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where nvcc is; `GLMAE_CUDA_ARCHS` (such as
 //! `80,90a`) replaces the list of architectures. `GLMAE_KERNELS_SHARED=1` links the emulated kernels
 //! as a shared library, for `scripts/mutate-kernels.py`, which exchanges single objects in it.
+//! `GLMAE_NO_KERNELS=1` compiles no kernel at all, for lints: what is built so cannot be linked.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -44,21 +45,22 @@ fn is_sanitized() -> bool {
     env::var_os("CARGO_FEATURE_SANITIZE").is_some()
 }
 
-/// Whether the kernels are there with every access checked by the emulator. The builds for development do
-/// without: sanitizers check in its place, and fused products need no second look at addresses.
+/// Whether the kernels are there with every access checked by the emulator. Under sanitizers these check in
+/// its place.
 fn is_checked() -> bool {
-    !is_sanitized() && !is_contracted()
+    !is_sanitized()
 }
 
-/// Whether products and sums may be fused, as nvcc does it, in the emulated kernels.
-fn is_contracted() -> bool {
-    env::var_os("CARGO_FEATURE_CONTRACT").is_some()
+/// Whether nothing will be linked, as for lints: the table of kernels is written, and none is compiled.
+fn is_for_lints() -> bool {
+    env::var_os("GLMAE_NO_KERNELS").is_some()
 }
 
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=GLMAE_KERNELS_SHARED");
+    println!("cargo:rerun-if-env-changed=GLMAE_NO_KERNELS");
     // Without these features nothing reads them, and a change would compile everything once more.
     if ["CUDA", "NVTX"].iter().any(|f| env::var_os(format!("CARGO_FEATURE_{f}")).is_some()) {
         for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "GLMAE_CUDA_ARCHS"] {
@@ -68,6 +70,10 @@ fn main() {
     let kernels = sources("kernels", "cu");
     let mut emulated = kernels.clone();
     emulated.extend(sources("kernels/emulate", "cu"));
+    if is_for_lints() {
+        fs::write(out().join("kernels.rs"), table(&emulated, &[])).expect("OUT_DIR is writable");
+        return;
+    }
     let mut jobs: Vec<Job> = Vec::new();
     for file in &emulated {
         if is_sanitized() {
@@ -204,21 +210,14 @@ fn sources(directory: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Settings shared by all host compilations. Results must not depend on the host's instruction set
-/// or (but for the feature `contract`) on contraction, messages and binaries not on where the sources lie.
+/// Settings shared by all host compilations. Results must not depend on the host's instruction set or on
+/// contraction, messages and binaries not on where the sources lie.
 fn host(opt_level: u32) -> cc::Build {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").cpp_link_stdlib(None).opt_level(opt_level).debug(true);
     build.flag(format!("-ffile-prefix-map={root}=."));
-    if is_contracted() {
-        build.flag("-ffp-contract=fast");
-        if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-            build.flag("-mfma");
-        }
-    } else {
-        build.flag("-ffp-contract=off");
-    }
+    build.flag("-ffp-contract=off");
     build.flag("-fno-strict-aliasing").flag("-fno-exceptions").flag("-fno-rtti");
     // Where variables live at each instruction is of use to nobody here and takes half the time of a compilation.
     build.flag_if_supported("-fno-var-tracking");
@@ -325,16 +324,18 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
     fatbins.map(|(file, fatbin)| Compiled { stem: stem(file), fatbin, ptx: kept(file) }).collect()
 }
 
-/// Compresses PTX, to a tenth or less. The paths of its sources are made independent of where they lie.
+/// Compresses PTX, to about a seventh. The paths of its sources are made independent of where they lie.
 fn keep_ptx(from: &Path, to: &Path) {
     let text = fs::read_to_string(from)
         .unwrap_or_else(|e| panic!("nvcc did not leave its PTX at {}: {e}", from.display()));
-    let file = fs::File::create(to).expect("OUT_DIR is writable");
-    let mut packed = ZlibEncoder::new(file, Compression::default());
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
     for line in text.lines() {
-        writeln!(packed, "{}", without_folders(line)).expect("OUT_DIR is writable");
+        writeln!(packed, "{}", without_folders(line)).expect("memory takes it");
     }
-    packed.finish().expect("OUT_DIR is writable");
+    // Whole or absent: a build that is stopped here must not leave a part.
+    let whole = from.with_extension("zlib");
+    fs::write(&whole, packed.finish().expect("memory takes it")).expect("OUT_DIR is writable");
+    fs::rename(whole, to).expect("OUT_DIR is writable");
 }
 
 /// A line of PTX; of a `.file` line, kernels with their path from here, and headers of CUDA by their names.
@@ -345,10 +346,11 @@ fn without_folders(line: &str) -> String {
     }) else {
         return line.to_owned();
     };
-    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    let ours = Path::new(path).strip_prefix(root).unwrap_or(Path::new(path));
-    let name = Path::new(path).file_name().map(Path::new);
-    let shown = if ours.starts_with("kernels") { ours } else { name.unwrap_or(ours) };
+    let path = Path::new(path);
+    // Build scripts run in the folder of their package.
+    let ours = env::current_dir().ok().and_then(|root| path.strip_prefix(root).ok());
+    let name = path.file_name().map_or(path, Path::new);
+    let shown = ours.filter(|path| path.starts_with("kernels")).unwrap_or(name);
     format!("\t.file{head}\"{}\"", shown.display())
 }
 

@@ -26,55 +26,52 @@ else
 fi
 [[ -n "$nvcc" ]] || echo "SKIPPED ${skipped[-1]}"
 
-# The kernels behind the stand-in for the driver round as nvcc's do, where the processor can.
-with_cuda=cuda,contract
-if [[ "$(uname -m)" == x86_64 ]] && ! grep -qw fma /proc/cpuinfo; then
-  with_cuda=cuda
-  skipped+=("kernels with fused products: the processor has no FMA")
+# With the compiler, everything below is built with the feature cuda: with the PTX and the machine code of the
+# kernels for the two architectures whose PTX can be executed.
+features=()
+if [[ -n "$nvcc" ]]; then
+  features=(--features cuda)
+  export NVCC="$nvcc" GLMAE_CUDA_ARCHS="${GLMAE_CUDA_ARCHS:-80,90a}"
+else
+  skipped+=("compiled kernels executed without a GPU: they need the CUDA compiler")
 fi
+[[ -e /dev/nvidia0 && -n "$nvcc" ]] || skipped+=("tests on a GPU: no CUDA device")
 
 say "format"
 cargo fmt --all --check
 
 say "lints"
-cargo clippy --locked --workspace --all-targets -- -D warnings
+# CI, which lints once, does without kernels here: they are compiled for the tests.
+lint=(env ${GLMAE_LINT_WITHOUT_KERNELS:+GLMAE_NO_KERNELS=1} cargo clippy --locked --workspace --all-targets)
+"${lint[@]}" -- -D warnings
 if [[ -n "$nvcc" ]]; then
-  # One architecture is enough for the lints; the budget below compiles the kernels for three.
-  GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo clippy --locked --all-targets --features "$with_cuda" -- -D warnings
+  "${lint[@]}" "${features[@]}" -- -D warnings
   say "machine code of every kernel against its budget"
-  NVCC="$nvcc" scripts/kernel-budget.sh --self-test | tail -n 1
-  NVCC="$nvcc" scripts/kernel-budget.sh | tail -n 3
+  scripts/kernel-budget.sh --self-test | tail -n 1
+  scripts/kernel-budget.sh | tail -n 3
 fi
 
 say "documents"
-# With an example: cargo then takes the build of the lints; without, it compiles all kernels once more.
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib --example cuda_stand_in --quiet
+# With an example: cargo then takes the build of the lints.
+env ${GLMAE_LINT_WITHOUT_KERNELS:+GLMAE_NO_KERNELS=1} RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace \
+  "${features[@]}" --no-deps --lib --example cuda_stand_in --quiet
 python3 scripts/gpu-results.py --check
-
-if [[ -e /dev/nvidia0 && -n "$nvcc" ]]; then
-  features=(--features cuda)
-else
-  features=()
-  skipped+=("tests on a GPU: no CUDA device")
-fi
 
 say "tests"
 # --show-output: a test that skips a part says so in its output. The examples run as a part of `main`, and need no
-# binaries of their own.
-NVCC="$nvcc" cargo test --locked --workspace "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
-NVCC="$nvcc" cargo test --locked --workspace "${features[@]}" --doc 2>&1 | tee -a "$log"
-
-# What follows is about kernels, which have their own compilers: the crate around them is optimised less.
-quickly=(--config profile.dev.package.glmae.opt-level=1)
+# binaries of their own, but the stand-in for the driver is built along.
+cargo test --locked --workspace "${features[@]}" --lib --bins --tests -- --show-output 2>&1 | tee "$log"
+cargo test --locked --workspace "${features[@]}" --doc 2>&1 | tee -a "$log"
 
 if [[ -n "$nvcc" ]]; then
   say "a day on a GPU, rehearsed behind a stand-in for the driver"
-  # The same features and architecture as for the lints: the kernels are compiled already.
-  GLMAE_CUDA_ARCHS=80 NVCC="$nvcc" cargo build "${quickly[@]}" --locked --features "$with_cuda" --bin glmae \
-    --example cuda_stand_in
+  cargo build --locked "${features[@]}" --bin glmae --example cuda_stand_in
   target=${CARGO_TARGET_DIR:-target}/debug
   python3 scripts/gpu-day/rehearse.py "$target/glmae" "$target/examples/libcuda_stand_in.so"
 fi
+
+# These kernels have a compiler of their own: the crate around them is optimised less.
+quickly=(--config profile.dev.package.glmae.opt-level=1)
 
 say "kernels under AddressSanitizer and UndefinedBehaviorSanitizer"
 if [[ "$(g++ -print-file-name=libasan.a 2>/dev/null)" == /* ]]; then

@@ -93,6 +93,49 @@ fn cuda_kernels_follow_the_f64_reference() {
     }
 }
 
+/// The PTX that nvcc made of the kernels, every instruction executed and every access checked: what is compiled for
+/// sm_80 and for sm_90a, under two schedules; and with all freedoms of the hardware taken the other way.
+#[cfg(feature = "cuda")]
+#[test]
+fn compiled_kernels_follow_the_f64_reference() {
+    use std::sync::Arc;
+
+    use glmae::device::ptx::{Arch, Numerics, Options, Ptx, Schedule};
+
+    let device = |arch, options| match Ptx::new(arch, options) {
+        Ok(ptx) => Some(Device::Ptx(Arc::new(ptx))),
+        Err(e) => {
+            println!("skipped: {e}");
+            None
+        }
+    };
+    let checked = |schedule| Options { schedule, ..Options::default() };
+    let other = Options {
+        checked: false,
+        schedule: Schedule::Shuffled(5),
+        numerics: Numerics { is_perturbed: true, is_reordered: true },
+    };
+    for (arch, options) in [
+        (Arch::Sm80, checked(Schedule::Shuffled(23))),
+        (Arch::Sm90a, checked(Schedule::Descending)),
+        (Arch::Sm80, other),
+    ] {
+        if device(arch, options).is_some() {
+            let what = format!("{arch}, {options:?}");
+            kernels_follow_the_f64_reference(&what, &|| {
+                device(arch, options).into_iter().collect()
+            });
+        }
+    }
+}
+
+/// Without the compiler for CUDA there is nothing to execute.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn compiled_kernels_follow_the_f64_reference() {
+    println!("skipped: a build without the feature cuda has no PTX");
+}
+
 /// Every case of every op that has kernels, on each of `devices` (fresh ones per case).
 fn kernels_follow_the_f64_reference(what: &str, devices: &dyn Fn() -> Vec<Device>) {
     let (units, without) = units(&only(), None).unwrap();

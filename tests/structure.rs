@@ -10,7 +10,7 @@ use std::process::Command;
 use glmae::config::{OBJECTIVES, TERMS};
 use glmae::ops::OPS;
 
-/// Lines of a file of src at most.
+/// Lines of a file of the crates at most.
 const LONG: usize = 500;
 
 fn root() -> PathBuf {
@@ -172,7 +172,7 @@ fn the_fast_path_of_an_op_stands_beside_it() {
 
 #[test]
 fn files_stay_small() {
-    for path in files("src", ".rs") {
+    for path in [files("src", ".rs"), files("simt", ".rs")].concat() {
         let lines = read(&path).lines().count();
         assert!(lines <= LONG, "{path} has {lines} lines: split it by idea");
     }
@@ -337,7 +337,9 @@ fn sources() -> Vec<String> {
     let alone =
         ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Cargo.toml", "build.rs", ".ci/run"];
     let mut all = alone.map(String::from).to_vec();
-    for folder in ["src", "kernels", "tests", "examples", "scripts", "configs", "benches", "docs"] {
+    for folder in
+        ["src", "simt", "kernels", "tests", "examples", "scripts", "configs", "benches", "docs"]
+    {
         for end in [".rs", ".cu", ".cuh", ".h", ".cpp", ".py", ".sh", ".toml", ".txt", ".md"] {
             all.extend(files(folder, end));
         }

@@ -2,12 +2,14 @@
 //! warp on the host. Every access is checked, and what the hardware would be asked to do is counted.
 
 pub mod arith;
+pub mod bound;
 pub mod clocks;
 pub mod count;
 pub mod error;
 pub mod hopper;
 pub mod machine;
 pub mod memory;
+pub mod profile;
 pub mod program;
 pub mod ptx;
 mod random;

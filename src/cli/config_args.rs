@@ -11,7 +11,7 @@ use glmae::train::run::Launches;
 #[derive(Args)]
 pub struct DeviceArg {
     /// Where to compute: auto (the best there is), cpu, emulated (the CUDA kernels on the CPU,
-    /// slow), ptx:80 or ptx:90a (their PTX on the CPU, slower), cuda:N
+    /// slow), ptx:80 or ptx:90a (their PTX on the CPU), cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
 }

@@ -150,7 +150,7 @@ impl Slots {
 }
 
 /// An exported kernel: its file (the stem names the fatbin) and its two emulated builds; `checked` is
-/// null with the features `sanitize` and `contract`.
+/// null with the feature `sanitize`.
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,

@@ -45,6 +45,48 @@ fn a_captured_step_gives_the_bits_of_single_launches() {
     }
 }
 
+/// Twenty steps of the compiled kernels: the losses of the emulated ones, and the same bits twice.
+#[cfg(feature = "cuda")]
+#[test]
+fn compiled_kernels_train_like_emulated_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = volumes(folder.path(), 6);
+    let ptx = |arch: &str| Device::parse(&format!("ptx:{arch}"));
+    let (Ok(first), Ok(second)) = (ptx("80"), ptx("90a")) else {
+        println!("skipped: no PTX of both sm_80 and sm_90a in this build");
+        return;
+    };
+    let config = config(&data, &["train.steps=20", "train.save_every=20", "train.log_every=1"]);
+    let run = |name: &str, device: Device| {
+        let out = folder.path().join(name);
+        run_on(device, Launches::Graph, &config, &out);
+        (log(&out), tensors(&out, 20))
+    };
+    let emulated = run("emulated", emulated());
+    let compiled = run("ptx80", first.clone());
+    assert_eq!(emulated.0.len(), compiled.0.len());
+    follow("sm_80", &compiled.0, &emulated.0);
+    let again = run("again", first);
+    assert!(compiled.0 == again.0 && compiled.1 == again.1, "two runs, two results");
+    // What nvcc makes of the same text for sm_90a may be fused otherwise.
+    let hopper = run("ptx90a", second);
+    follow("sm_90a", &hopper.0, &emulated.0);
+}
+
+/// The losses of every step agree to 1e-5.
+#[cfg(feature = "cuda")]
+fn follow(what: &str, ours: &[String], theirs: &[String]) {
+    assert_eq!((ours.len(), theirs.len()), (20, 20), "{what}");
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        let parse = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let (ours, theirs) = (parse(ours), parse(theirs));
+        for key in ["loss", "rec_global", "rec_local", "g2g", "l2g"] {
+            let (a, b) = (ours[key].as_f64().unwrap(), theirs[key].as_f64().unwrap());
+            assert!((a - b).abs() <= 1e-5 * b.abs(), "{key}: {a} of {what}, {b} emulated");
+        }
+    }
+}
+
 /// bf16 follows f32 closely while the two have not had time to part (training is chaotic), and learns.
 #[test]
 fn bf16_trains_like_f32() {

@@ -267,7 +267,8 @@ impl Cluster<'_, '_> {
                 return Ok(Some(i));
             }
             if at < layout.dynamic_start || size == 0 {
-                let past = (at + bytes as u64).saturating_sub(variable.start + variable.bytes);
+                let end = at.saturating_add(bytes as u64);
+                let past = end.saturating_sub(variable.start + variable.bytes);
                 return Err(format!(
                     "of {bytes} bytes, {past} bytes past the end of __shared__ {} ({} bytes)",
                     variable.name, variable.bytes
@@ -279,7 +280,7 @@ impl Cluster<'_, '_> {
         }
         Err(format!(
             "of {bytes} bytes at byte {} of dynamic shared memory ({size} bytes)",
-            at as i64 - layout.dynamic_start as i64
+            (at as i64).wrapping_sub(layout.dynamic_start as i64)
         ))
     }
 

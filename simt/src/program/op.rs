@@ -693,9 +693,9 @@ pub enum MmaKind {
 /// Which unit of a multiprocessor an instruction goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Pipe {
-    /// Whole numbers, logic, comparisons, moves, selection.
+    /// Whole numbers, logic, comparisons of them, moves, selection.
     Integer,
-    /// f32 sums and products, and 32-bit integer products.
+    /// f32 sums, products and comparisons.
     Fma,
     /// Conversions and special functions.
     Special,

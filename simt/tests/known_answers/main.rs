@@ -6,7 +6,9 @@
 
 mod coverage;
 mod expr;
+mod harness;
 mod literal;
+mod random_flow;
 mod run;
 mod script;
 mod table;
@@ -59,6 +61,14 @@ families! {
     collectives
     barriers
     copies
+    ldmatrix
+    mma
+    bounds
+    races
+    counts
+
+
+
 
 
 

@@ -10,9 +10,10 @@
 //!   `count mark name n ...`: what the counters say of the line with the comment `// @mark`.
 //!   `spins`: a warp waits in a loop, so that counts depend on the schedule.
 //!   `params n`: so many bytes of parameters instead of the right number. `kernel name`: another name.
-//! * `fault "text" or "text": items`: the launch has to fail with a message that holds one of the texts. Further
-//!   items: `lanes mask`, `thread x y z`, `cta x y z`, `at mark ...` (one of the marked lines; `at none`: no
-//!   line), `checked` (only checked runs see it), `name instruction` (the one that is blamed).
+//! * `fault "text" or "text": items`: the launch has to fail with a message that holds one of the texts, in which
+//!   `@mark` stands for the number of a marked line. Further items: `lanes mask`, `thread x y z`, `cta x y z`,
+//!   `at mark ...` (one of the marked lines; `at none`: no line), `checked` (only checked runs see it), `name
+//!   instruction` (the one that is blamed).
 //! * `error "text": items`: the kernel must not decode.
 //! * `refused "text": instruction`: an instruction that must not decode.
 //! * `op instruction | ... : inputs -> outputs`, with rows of values below, indented: see `table`.
@@ -221,7 +222,11 @@ fn case(text: &str, line: usize, lines: &[&str]) -> Case {
         name: None,
     };
     while head != "case" && !rest.starts_with(':') {
-        let (message, behind) = quoted(rest);
+        let (mut message, behind) = quoted(rest);
+        if let Some((start, name)) = message.split_once('@') {
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len());
+            message = format!("{start}{}{}", mark(&name[..end]), &name[end..]);
+        }
         wanted.texts.push(message);
         rest = behind.strip_prefix("or").unwrap_or(behind).trim_start();
     }

@@ -8,9 +8,10 @@
 //! operand, where the form is short and the operand has 32 bits or more.
 //!
 //! `%cell` (32 bits) is the address of 16 bytes of shared memory of the lane's own, `%place` (64 bits) one in global
-//! memory. `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell
-//! again: the old value is the first result, the new one the second. `red@` has only the latter. Either is tried in
-//! global and shared memory and by generic addresses.
+//! memory, `depot` 16 bytes of local memory, and `%in` the row of operands, of which each has 8 bytes.
+//! `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell again: the
+//! old value is the first result, the new one the second. `red@` has only the latter. Either is tried in global and
+//! shared memory and by generic addresses.
 
 use glmae_simt::machine::{Launch, Schedule, run as execute};
 use glmae_simt::program::{Numerics, Program};
@@ -37,6 +38,7 @@ const DECLARATIONS: &str = "
 .reg .b64 %d<8>; .reg .b64 %t<4>; .reg .b64 %in; .reg .b64 %out;
 .reg .b32 %cell; .reg .b64 %place; .reg .b64 %generic;
 .shared .align 16 .b8 tile[512];
+.local .align 16 .b8 depot[16];
 ";
 
 fn width(class: char) -> u32 {
@@ -106,7 +108,7 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
         ld.param.u64 %place, [k_cells]; add.u64 %place, %place, %t0;
         mov.u32 %cell, tile; mad.lo.u32 %cell, %w1, 16, %cell;
         cvt.u64.u32 %generic, %cell; cvta.shared.u64 %generic, %generic;
-        and.b32 %w1, %w1, 1; setp.ne.u32 %guard, %w1, 0;\n",
+        and.b32 %w3, %w1, 2; and.b32 %w1, %w1, 1; setp.ne.u32 %guard, %w1, 0;\n",
     );
     for (i, class) in table.inputs.iter().enumerate() {
         let at = 8 * i;
@@ -118,8 +120,8 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
     for (i, class) in table.outputs.iter().enumerate() {
         let i = i + 4;
         text += &match class {
-            'p' => format!("setp.ne.u32 %p{i}, 0, 0;\n"),
-            class => format!("mov.b{} %{class}{i}, {:#x};\n", width(*class), kept(*class)),
+            'p' => format!("setp.ne.u32 %p{i}, %w3, 0;\n"),
+            class => format!("mov.b{} %{class}{i}, {:#x};\n", width(*class), kept(*class, 0)),
         };
     }
     let first = text.lines().count() as u32 + 1;
@@ -137,9 +139,10 @@ fn kernel(table: &Table, body: &str) -> (String, std::ops::Range<u32>) {
     (text, first..behind)
 }
 
-fn kept(class: char) -> u64 {
+/// What a register holds before: a pattern, and of predicates the second bit of the lane.
+fn kept(class: char, lane: usize) -> u64 {
     match class {
-        'p' => 0,
+        'p' => lane as u64 >> 1 & 1,
         class => KEPT >> (64 - width(class)),
     }
 }
@@ -223,10 +226,10 @@ fn rows_fit(
     let programs = numerics.map(|numerics| Program::new(&module, "k", numerics));
     let [exact, perturbed] = programs.map(|p| p.map_err(|e| e.to_string()));
     let (exact, perturbed) = (exact?, perturbed?);
-    // A count of lanes that has no divisor in common with 2: each row comes to odd and to even lanes.
-    let lanes = (2 * rows.len()).next_multiple_of(32).max(64);
-    let rows_of = if rows.len() % 2 == 0 { [rows, &rows[..1]].concat() } else { rows.to_vec() };
-    let lanes = lanes.max((2 * rows_of.len()).next_multiple_of(32));
+    // An odd count of rows: each comes to odd and to even lanes.
+    let is_even = rows.len().is_multiple_of(2);
+    let rows_of = if is_even { [rows, &rows[..1]].concat() } else { rows.to_vec() };
+    let lanes = (2 * rows_of.len()).next_multiple_of(32);
     let programs = [&exact, &perturbed, &exact, &perturbed];
     for ((schedule, checked), program) in
         SCHEDULES.into_iter().zip([true, true, false, false]).zip(programs)
@@ -268,7 +271,7 @@ fn rows_fit(
                 let value = u64::from_le_bytes(value);
                 let fits = match is_on {
                     true => matches(&row.outputs[i], value, width(*class)),
-                    false => value == kept(*class),
+                    false => value == kept(*class, lane),
                 };
                 if !fits {
                     let on = if is_on { "" } else { " (a lane that is off)" };

@@ -190,7 +190,7 @@ impl Engine for Fibres {
         let info = if checked { kernel.checked } else { kernel.plain };
         if info.is_null() {
             return Err(Error::Unsupported(
-                "checked emulation in a build with the feature `contract`".into(),
+                "checked emulation in a build with the feature `sanitize`".into(),
             ));
         }
         // SAFETY: both point to immutable statics.

@@ -43,13 +43,8 @@ mod tests {
 
     #[test]
     fn every_argument_is_where_its_parameter_is() {
-        let params = [
-            param(0, 4, 4),
-            param(8, 8, 8),
-            param(16, 1, 3),
-            param(20, 4, 4),
-            param(32, 16, 5),
-        ];
+        let params =
+            [param(0, 4, 4), param(8, 8, 8), param(16, 1, 3), param(20, 4, 4), param(32, 16, 5)];
         let args = [
             Arg::U32(0x0403_0201),
             Arg::Ptr(DevicePtr(0x1122_3344_5566_7788)),

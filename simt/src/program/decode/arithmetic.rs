@@ -155,7 +155,7 @@ impl Decoder<'_> {
         if sat && ty != Type::S32 {
             return Err(not_implemented());
         }
-        let pipe = if is_product { Pipe::Fma } else { Pipe::Integer };
+        let pipe = Pipe::Integer;
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let op = match (ty.bytes(), n) {
             (8, 2) => {
@@ -354,7 +354,7 @@ impl Decoder<'_> {
             }
             _ => return Err(not_implemented()),
         };
-        Ok((op, Pipe::Fma))
+        Ok((op, Pipe::Integer))
     }
 
     fn logic(&self, inst: &Instruction, m: &mut Modifiers) -> Decoded {

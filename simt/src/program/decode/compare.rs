@@ -90,14 +90,20 @@ macro_rules! floating {
             "le" => lane_test!(|a: $bits, b: $bits| $of(a) <= $of(b)),
             "gt" => lane_test!(|a: $bits, b: $bits| $of(a) > $of(b)),
             "ge" => lane_test!(|a: $bits, b: $bits| $of(a) >= $of(b)),
-            "equ" => lane_test!(|a: $bits, b: $bits| !(($of(a) < $of(b)) | ($of(a) > $of(b)))),
-            "neu" => lane_test!(|a: $bits, b: $bits| !($of(a) == $of(b))),
-            "ltu" => lane_test!(|a: $bits, b: $bits| !($of(a) >= $of(b))),
-            "leu" => lane_test!(|a: $bits, b: $bits| !($of(a) > $of(b))),
-            "gtu" => lane_test!(|a: $bits, b: $bits| !($of(a) <= $of(b))),
-            "geu" => lane_test!(|a: $bits, b: $bits| !($of(a) < $of(b))),
-            "num" => lane_test!(|a: $bits, b: $bits| !$of(a).is_nan() & !$of(b).is_nan()),
-            "nan" => lane_test!(|a: $bits, b: $bits| $of(a).is_nan() | $of(b).is_nan()),
+            "equ" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) == $of(b)) | unordered($of(a), $of(b)))
+            }
+            "neu" => lane_test!(|a: $bits, b: $bits| $of(a) != $of(b)),
+            "ltu" => lane_test!(|a: $bits, b: $bits| ($of(a) < $of(b)) | unordered($of(a), $of(b))),
+            "leu" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) <= $of(b)) | unordered($of(a), $of(b)))
+            }
+            "gtu" => lane_test!(|a: $bits, b: $bits| ($of(a) > $of(b)) | unordered($of(a), $of(b))),
+            "geu" => {
+                lane_test!(|a: $bits, b: $bits| ($of(a) >= $of(b)) | unordered($of(a), $of(b)))
+            }
+            "num" => lane_test!(|a: $bits, b: $bits| !unordered($of(a), $of(b))),
+            "nan" => lane_test!(|a: $bits, b: $bits| unordered($of(a), $of(b))),
             _ => return None,
         }
     };
@@ -125,6 +131,11 @@ fn signed64(a: u64) -> i64 {
 
 fn unsigned64(a: u64) -> u64 {
     a
+}
+
+/// Whether one of two numbers is NaN.
+fn unordered<T: PartialOrd>(a: T, b: T) -> bool {
+    a.partial_cmp(&b).is_none()
 }
 
 /// A subnormal counts as zero under `.ftz`.

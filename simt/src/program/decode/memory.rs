@@ -65,7 +65,7 @@ impl Decoder<'_> {
             if address.base != Base::None {
                 return Err("parameters at an address from a register are not implemented".into());
             }
-            let end = address.offset + i64::from(bytes) * i64::from(n);
+            let end = address.offset.saturating_add(i64::from(bytes) * i64::from(n));
             if address.offset < 0 || end > i64::from(self.layout.param_bytes) {
                 return Err(format!("reads bytes {}..{end} of the parameters", address.offset));
             }

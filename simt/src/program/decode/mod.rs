@@ -116,8 +116,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         line,
         at: None,
     });
-    let next: Vec<Next> = instructions.iter().map(|i| follow(i, &tables)).collect();
-    let meets = flow::meeting_points(&next);
+    let meets = meets(&instructions, &tables);
     let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
@@ -163,17 +162,36 @@ fn may_wait(op: &Op) -> bool {
     )
 }
 
-fn follow(inst: &Inst, tables: &[Vec<u32>]) -> Next {
+/// Where lanes meet again that disagree about a branch. Lanes that return early, or trap, never come there, and do not
+/// keep the others from meeting; where nothing is left without them (a loop that only a return ends), they count.
+fn meets(instructions: &[Inst], tables: &[Vec<u32>]) -> Vec<u32> {
+    let all = |early: bool| -> Vec<u32> {
+        let next: Vec<Next> =
+            instructions.iter().map(|i| follow(i, instructions, tables, early)).collect();
+        flow::meeting_points(&next)
+    };
+    let (without, with) = (all(false), all(true));
+    without.into_iter().zip(with).map(|(w, o)| if w == flow::NEVER { o } else { w }).collect()
+}
+
+/// Where control may go after an instruction; `early`: returns and traps of some lanes are a way as well.
+fn follow(inst: &Inst, instructions: &[Inst], tables: &[Vec<u32>], early: bool) -> Next {
+    let falls = inst.guard.is_some();
+    let is_return = |target: u32| {
+        let there = instructions.get(target as usize);
+        there.is_some_and(|i| matches!(i.op, Op::Exit) && i.guard.is_none())
+    };
     match inst.op {
-        Op::Branch { target, .. } => {
-            Next::Jump { targets: vec![target], falls: inst.guard.is_some() }
+        Op::Branch { target, .. } if falls && !early && is_return(target) => {
+            Next::Jump { targets: Vec::new(), falls }
         }
+        Op::Branch { target, .. } => Next::Jump { targets: vec![target], falls },
         Op::BranchTable { table, .. } => {
-            Next::Jump { targets: tables[table as usize].clone(), falls: inst.guard.is_some() }
+            Next::Jump { targets: tables[table as usize].clone(), falls }
         }
-        // Lanes that trap, or return by a guard, do not keep the others from meeting.
-        Op::Trap => Next::Jump { targets: Vec::new(), falls: inst.guard.is_some() },
-        Op::Exit if inst.guard.is_none() => Next::End { falls: false },
+        Op::Trap if !early => Next::Jump { targets: Vec::new(), falls },
+        Op::Exit if !early && falls => Next::Through,
+        Op::Exit | Op::Trap => Next::End { falls },
         _ => Next::Through,
     }
 }
