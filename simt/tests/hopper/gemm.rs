@@ -445,6 +445,8 @@ fn consumers_that_do_not_wait() {
     // What orders grids, or wastes time, changes nothing here.
     let other = "griddepcontrol.wait; griddepcontrol.launch_dependents; nanosleep.u32 20;";
     GOOD.changed("more", other).passes(|ran| GOOD.check(&ran.buffers[2]));
+    GOOD.job_of(&GOOD.source().change("elect", "elect.sync _|%p1, 0xffffffff;"))
+        .passes(|ran| GOOD.check(&ran.buffers[2]));
     // Copies of accumulators in the loop, as compilers make them.
     GOOD.changed("early", "mov.f32 %f31, %f31; mov.f32 %f0, %f0;")
         .passes(|ran| GOOD.check(&ran.buffers[2]));
