@@ -8,6 +8,7 @@ mod barrier;
 mod bulk;
 mod cluster;
 mod collective;
+mod completion;
 mod copies;
 mod exec;
 mod matrix;
@@ -19,6 +20,7 @@ mod rendezvous;
 mod report;
 mod traffic;
 mod turn;
+mod waits;
 mod warp;
 
 use std::collections::{HashMap, HashSet};
