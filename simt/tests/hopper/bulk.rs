@@ -351,3 +351,30 @@ fn bulk_copies_by_sixteen_bytes_only() {
         assert!(refusal.contains(text), "{it}: {refusal}");
     }
 }
+
+#[test]
+fn what_a_load_reads_stays_until_it_was_waited_for() {
+    let write = "setp.eq.u32 %p2, %r0, 7; @%p2 st.global.u32 [%in+16], %r0;";
+    let job = |early: &str, late: &str| {
+        let source = source("late").with("early", early).with("late", late);
+        source.job(vec![Arg::words(0..32), Arg::Out(128)])
+    };
+    let wanted: Vec<u32> = (0..32).collect();
+    job("", "").gives(1, &wanted);
+    job("", write).passes(|ran| assert_eq!(words(&ran.buffers[1]), wanted));
+    // The thread that started the load hears of the write before it waits: too late.
+    for early in [write.to_owned(), format!("{write} bar.sync 0;")] {
+        job(&early, "").fails(&fault(&["data race"], &["early", "load"]));
+    }
+}
+
+#[test]
+fn each_load_has_to_be_waited_for() {
+    let job = |source: &Source| source.job(vec![Arg::words(0..8), Arg::Out(8)]).block(1);
+    let source = source("two");
+    job(&source).gives(1, &[0, 4]);
+    for (wait, read) in [("first", "read_first"), ("second", "read_second")] {
+        let one = source.change(wait, "setp.eq.u32 %p1, 0, 0;");
+        job(&one).fails(&fault(&["not waited for", "data race"], &[read]));
+    }
+}
