@@ -353,6 +353,17 @@ impl Clocks {
         }
     }
 
+    /// An operation has begun, with accesses of this agent at the clock that is returned: later ones have another.
+    pub fn start_operation(&mut self, agent: u32) -> u32 {
+        self.tick(agent as usize / 32) - 1
+    }
+
+    /// An operation ends that had accesses at this clock: those who wait for it see these.
+    pub fn end_operation_at(&mut self, agent: u32, clock: u32, arrival: &mut Arrival) {
+        let (warp, lane) = (agent / 32, agent as usize % 32);
+        arrival.seen.see(warp, |l| if l == lane { clock + 1 } else { 0 });
+    }
+
     /// An asynchronous operation ends, which counts as an access of this agent: those who wait for it see it.
     pub fn end_operation(&mut self, agent: u32, arrival: &mut Arrival) {
         let warp = agent as usize / 32;

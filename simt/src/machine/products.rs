@@ -112,6 +112,8 @@ struct Issued {
     reads: Vec<(u32, u32)>,
     /// Who wrote these bytes, each with the address of one of them.
     writers: Vec<(Stamp, u32)>,
+    /// The clock of its reads, which count as its warpgroup's agent's.
+    clock: u32,
     /// Warps that have issued it, as bits, and how many have waited for it.
     warps: u32,
     waited: u32,
@@ -303,7 +305,7 @@ impl Cluster<'_, '_> {
             let mut read = |at: u32| {
                 let place = (Space::Shared, shared_address(cta, at));
                 let from = this
-                    .reach_as(who, 0, place, 16, Access::Peek, pc)
+                    .reach_as(who, 0, place, 16, Access::Read, pc)
                     .map_err(|t| wrong(&t.message))?;
                 match reads.last_mut() {
                     Some((start, n)) if *start + *n == at => *n += 16,
@@ -325,6 +327,7 @@ impl Cluster<'_, '_> {
             None => None,
         };
         let matrix = Arc::new(operand(self, ("B", b_bits), wgmma.b_major, wgmma.n)?);
+        let clock = self.clocks.start_operation(agent);
         let there = &mut self.ctas[cta];
         reads.iter().for_each(|&(at, n)| there.read_by_operation(at, n, true));
         there.warpgroups[group].all.push_back(Issued {
@@ -336,6 +339,7 @@ impl Cluster<'_, '_> {
             a_matrix,
             reads,
             writers,
+            clock,
             warps: 1 << (warp.index % 4),
             waited: 0,
             arrival: Arrival::default(),
@@ -410,10 +414,10 @@ impl Cluster<'_, '_> {
         for _ in 0..due {
             let number = warp.products.retired;
             warp.products.retired += 1;
-            let (_, pc) = warp.products.open.remove(0);
+            warp.products.open.remove(0);
             let first = self.ctas[cta].warpgroups[group].first;
             let place = number.wrapping_sub(first) as usize;
-            self.retire(warp, (cta, group, place), pc)?;
+            self.retire(warp, (cta, group, place));
         }
         let below = warp.products.committed.saturating_sub(open);
         let landed = warp.products.flying.iter_mut().filter(|f| f.group <= below);
@@ -429,34 +433,22 @@ impl Cluster<'_, '_> {
     }
 
     /// A warp has waited for a product. With the first one its operands are free again.
-    fn retire(
-        &mut self,
-        warp: &Warp,
-        (cta, group, place): (usize, usize, usize),
-        pc: u32,
-    ) -> Result<(), Trouble> {
+    fn retire(&mut self, warp: &Warp, (cta, group, place): (usize, usize, usize)) {
         let agent = self.product_agent(warp);
         let issued = &mut self.ctas[cta].warpgroups[group].all[place];
         issued.waited += 1;
         if issued.waited == 1 {
-            let reads = std::mem::take(&mut issued.reads);
-            let who = Who::agent(warp, 0, agent);
+            let (reads, clock) = (std::mem::take(&mut issued.reads), issued.clock);
             for &(at, n) in &reads {
                 self.ctas[cta].read_by_operation(at, n, false);
-                let place = (Space::Shared, shared_address(cta, at));
-                self.reach_as(who, 0, place, n as usize, Access::Note, pc)?;
             }
-            if self.grid.launch.is_checked {
-                let mut arrival = Arrival::default();
-                self.clocks.end_operation(agent, &mut arrival);
-                self.ctas[cta].warpgroups[group].all[place].arrival = arrival;
-            }
+            let arrival = &mut self.ctas[cta].warpgroups[group].all[place].arrival;
+            self.clocks.end_operation_at(agent, clock, arrival);
         }
         if self.grid.launch.is_checked {
             let arrival = self.ctas[cta].warpgroups[group].all[place].arrival.clone();
             self.clocks.acquire(warp.id as usize, warp.lanes, &arrival);
         }
-        Ok(())
     }
 }
 
