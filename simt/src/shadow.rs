@@ -251,6 +251,16 @@ impl Byte {
         }
     }
 
+    /// Takes over all that is known of another byte.
+    pub fn assign(&self, other: &Self) {
+        self.write.store(other.write.load(Relaxed), Relaxed);
+        self.write_site.store(other.write_site.load(Relaxed), Relaxed);
+        for i in 0..2 {
+            self.reads[i].store(other.reads[i].load(Relaxed), Relaxed);
+            self.read_sites[i].store(other.read_sites[i].load(Relaxed), Relaxed);
+        }
+    }
+
     /// Who wrote the byte last.
     #[inline]
     pub fn writer(&self) -> Stamp {

@@ -201,8 +201,10 @@ impl Cluster<'_, '_> {
                     self.last_allocation = i;
                     if self.grid.launch.is_checked {
                         let view = self.view(who, access, pc);
-                        let shadow = &live[i].shadow[offset..offset + bytes];
-                        if let Some((byte, found)) = record(&view, shadow, access, false) {
+                        let mut visit = recorder(&view, access, false);
+                        let shadow = live[i].shadow[offset..offset + bytes].iter().enumerate();
+                        let found = shadow.into_iter().find_map(|(i, b)| Some((i, visit(b)?)));
+                        if let Some((byte, found)) = found {
                             let what = (verb(), bytes, offset + byte);
                             return Err(trouble(self.tell(found, what, &live[i].name)));
                         }
@@ -242,8 +244,9 @@ impl Cluster<'_, '_> {
                 if self.grid.launch.is_checked {
                     let view = View { first_block: u32::MAX, ..self.view(who, access, pc) };
                     let stamp = view.stamp;
-                    let shadow = &self.ctas[cta].shadow[offset..offset + bytes];
-                    if let Some((byte, found)) = record(&view, shadow, access, true) {
+                    let visit = recorder(&view, access, true);
+                    let found = self.ctas[cta].shadow.visit(offset, bytes, visit);
+                    if let Some((byte, found)) = found {
                         let start = self.shared_start(name);
                         let what = (verb(), bytes, offset + byte - start);
                         let name = self.shared_name(name);
@@ -364,7 +367,7 @@ impl Cluster<'_, '_> {
         let view = View { first_block: u32::MAX, ..self.view(who, Access::Peek, pc) };
         for &(stamp, at) in writers {
             if !view.precedes(stamp) {
-                let found = self.ctas[cta].shadow[at as usize].peek(&view, true);
+                let found = self.ctas[cta].shadow.byte(at as usize).peek(&view, true);
                 let name = self.shared_range(at.into(), 1).unwrap_or_default();
                 let offset = at as usize - self.shared_start(name);
                 let Some(found) = found else { continue };
@@ -436,34 +439,34 @@ fn within(at: u64, bytes: usize, start: u64, len: usize) -> Option<usize> {
     (end <= len as u64).then_some(offset as usize)
 }
 
-/// Notes the access in the shadow; the first byte with trouble, and which.
+/// Notes an access in the shadow, byte after byte: what is wrong with it.
 #[inline]
-fn record(view: &View, shadow: &[Byte], access: Access, shared: bool) -> Option<(usize, Found)> {
-    match access {
-        Access::Write(_) => {
-            shadow.iter().enumerate().find_map(|(i, b)| Some((i, b.write(view, shared)?)))
-        }
+fn recorder<'v>(
+    view: &'v View<'v>,
+    access: Access,
+    shared: bool,
+) -> impl FnMut(&Byte) -> Option<Found> + 'v {
+    // Neighbours have mostly the same writer, which has to be asked about only once.
+    let mut good = Stamp(0);
+    move |byte| match access {
+        Access::Write(_) => byte.write(view, shared),
         Access::Note => {
-            shadow.iter().for_each(|b| b.note(view));
+            byte.note(view);
             None
         }
         Access::Read | Access::Peek | Access::PeekAtomic => {
-            // Neighbours have mostly the same writer, which has to be asked about only once.
-            let mut good = Stamp(0);
-            for (i, byte) in shadow.iter().enumerate() {
-                if access == Access::Read {
-                    byte.note(view);
-                }
-                let writer = byte.writer();
-                if writer == good && writer != Stamp(0) {
-                    continue;
-                }
-                if let Some(found) = byte.peek(view, shared) {
-                    return Some((i, found));
-                }
+            if access == Access::Read {
+                byte.note(view);
+            }
+            let writer = byte.writer();
+            if writer == good && writer != Stamp(0) {
+                return None;
+            }
+            let found = byte.peek(view, shared);
+            if found.is_none() {
                 good = writer;
             }
-            None
+            found
         }
     }
 }

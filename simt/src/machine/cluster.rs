@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::asynchronous::Operations;
 use super::barrier::{BARRIERS, Barrier};
+use super::chunks::Chunks;
 use super::mbarriers::Mbarriers;
 use super::products::Warpgroup;
 use super::registers::Registers;
@@ -15,7 +16,7 @@ use crate::clocks::Clocks;
 use crate::count::Counts;
 use crate::program::layout::SlotCounts;
 use crate::random::Random;
-use crate::shadow::{Byte, Stamp, shadow};
+use crate::shadow::Stamp;
 
 /// Instructions of one warp before another one gets its turn: a warp that waits for memory to change must not keep
 /// the others from changing it.
@@ -30,7 +31,7 @@ pub struct Cta {
     pub index: [u32; 3],
     /// Shared memory from the start of its window on, static and dynamic.
     pub shared: Vec<u128>,
-    pub shadow: Box<[Byte]>,
+    pub shadow: Chunks,
     pub barriers: [Barrier; BARRIERS],
     pub mbarriers: Mbarriers,
     /// Per 16 bytes of shared memory: asynchronous operations under way that read there. Empty until one does.
@@ -86,7 +87,7 @@ pub struct Cluster<'g, 'a> {
 struct Pool {
     shape: Option<(SlotCounts, u32)>,
     warps: Vec<Warp>,
-    shared: Vec<(Vec<u128>, Box<[Byte]>)>,
+    shared: Vec<(Vec<u128>, Chunks)>,
 }
 
 thread_local! {
@@ -110,16 +111,16 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
     }
     let bytes = program.layout.dynamic_start as usize + launch.shared_bytes as usize;
     let all = (0..ctas).map(|rank| {
-        let (mut shared, mut shadow_bytes) = pool.shared.pop().unwrap_or_default();
+        let (mut shared, mut shadow) = pool.shared.pop().unwrap_or_default();
         shared.clear();
         shared.resize(bytes.div_ceil(16), u128::MAX);
-        if launch.is_checked && shadow_bytes.len() < bytes {
-            shadow_bytes = shadow(bytes);
+        if launch.is_checked {
+            shadow.grow(bytes);
         }
         Cta {
             index: grid.block_index(linear, rank),
             shared,
-            shadow: shadow_bytes,
+            shadow,
             barriers: Default::default(),
             mbarriers: Mbarriers::default(),
             busy: Vec::new(),

@@ -120,11 +120,11 @@ impl Cluster<'_, '_> {
     }
 
     fn deliver(&mut self, cta: usize, start: u32, bytes: &[u8], stamp: Stamp, pc: u32) {
-        let range = start as usize..start as usize + bytes.len();
+        let start = start as usize;
         let there: &mut [u8] = bytemuck::cast_slice_mut(&mut self.ctas[cta].shared);
-        there[range.clone()].copy_from_slice(bytes);
+        there[start..start + bytes.len()].copy_from_slice(bytes);
         if self.grid.launch.is_checked {
-            self.ctas[cta].shadow[range].iter().for_each(|b| b.deliver(stamp, pc));
+            self.ctas[cta].shadow.deliver(start, bytes.len(), stamp, pc);
         }
     }
 }

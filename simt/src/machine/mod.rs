@@ -6,6 +6,7 @@ mod asynchronous;
 mod atomic;
 mod barrier;
 mod bulk;
+mod chunks;
 mod cluster;
 mod collective;
 mod completion;

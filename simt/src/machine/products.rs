@@ -349,8 +349,7 @@ impl Cluster<'_, '_> {
 
     /// Adds who wrote these 16 bytes, where that is not known yet.
     fn note_writers(&self, cta: usize, at: u32, writers: &mut Vec<(Stamp, u32)>) {
-        for (byte, at) in self.ctas[cta].shadow[at as usize..].iter().take(16).zip(at..) {
-            let stamp = byte.writer();
+        for (stamp, at) in self.ctas[cta].shadow.writers(at as usize) {
             // The last one is the likely one.
             if writers.last().is_some_and(|w| w.0 == stamp) {
                 continue;
@@ -360,7 +359,7 @@ impl Cluster<'_, '_> {
                     let last = writers.len() - 1;
                     writers.swap(i, last);
                 }
-                None => writers.push((stamp, at)),
+                None => writers.push((stamp, at as u32)),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Kernels with marked lines, and launches of them.
 
+use std::time::{Duration, Instant};
+
 use glmae_simt::count::Counts;
 use glmae_simt::hopper::tensor_map::TensorMap;
 use glmae_simt::machine::{Fault, Launch, Schedule, run};
@@ -157,6 +159,8 @@ pub struct Job {
 /// A launch that has been.
 pub struct Ran {
     pub outcome: Result<Counts, Box<Fault>>,
+    /// How long the kernel itself took.
+    pub took: Duration,
     /// Every buffer; 0xff where nobody has written.
     pub buffers: Vec<Vec<u8>>,
 }
@@ -238,6 +242,7 @@ impl Job {
             let at = param.offset as usize;
             params[at..at + bytes.len()].copy_from_slice(&bytes);
         }
+        let start = Instant::now();
         let outcome = run(&Launch {
             program,
             grid: self.grid,
@@ -249,6 +254,7 @@ impl Job {
             is_checked,
             schedule,
         });
+        let took = start.elapsed();
         memory.check_guards().expect("guards");
         let read = |(&at, &n): (&u64, &usize)| {
             let mut bytes = vec![0xff; n];
@@ -261,7 +267,7 @@ impl Job {
             }
             bytes
         };
-        Ran { outcome, buffers: addresses.iter().zip(&lengths).map(read).collect() }
+        Ran { outcome, took, buffers: addresses.iter().zip(&lengths).map(read).collect() }
     }
 
     /// Runs under all schedules, checked and unchecked; all must end well and pass the check.
