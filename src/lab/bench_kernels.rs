@@ -170,7 +170,40 @@ pub fn bench_kernels(
     Ok(bench)
 }
 
-fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, OpCase)> {
+/// One forward and one backward pass; `after` is told of each when it is done.
+#[cfg(feature = "cuda")]
+pub(super) fn passes(
+    op: &dyn OpSpec,
+    case: &OpCase,
+    device: &Device,
+    dtype: DType,
+    after: &mut dyn FnMut(&'static str) -> Result<()>,
+) -> Result<()> {
+    let options = KernelBenchOptions {
+        device: device.clone(),
+        dtype,
+        targets: Vec::new(),
+        warmup: 0,
+        repeats: 1,
+        ceilings: false,
+    };
+    let mut sets = sets(op, case, &options)?;
+    let Some(set) = sets.first_mut() else { return Ok(()) };
+    set.arm(device)?;
+    // What came before was only to know the shapes of the outputs.
+    if let Device::Ptx(ptx) = device {
+        ptx.take_counts();
+    }
+    set.forward(op, case)?;
+    after("fwd")?;
+    if op.differentiable() {
+        set.backward()?;
+        after("bwd")?;
+    }
+    Ok(())
+}
+
+pub(super) fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, OpCase)> {
     let Some(op) = OPS.iter().copied().find(|op| op.name() == target.op) else {
         let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
         let known = known.join(", ");
