@@ -247,7 +247,8 @@ impl Cluster<'_, '_> {
                 return Ok(Some(i));
             }
             if at < layout.dynamic_start || size == 0 {
-                let past = (at + bytes as u64).saturating_sub(variable.start + variable.bytes);
+                let end = at.saturating_add(bytes as u64);
+                let past = end.saturating_sub(variable.start + variable.bytes);
                 return Err(format!(
                     "of {bytes} bytes, {past} bytes past the end of __shared__ {} ({} bytes)",
                     variable.name, variable.bytes
@@ -259,7 +260,7 @@ impl Cluster<'_, '_> {
         }
         Err(format!(
             "of {bytes} bytes at byte {} of dynamic shared memory ({size} bytes)",
-            at as i64 - layout.dynamic_start as i64
+            (at as i64).wrapping_sub(layout.dynamic_start as i64)
         ))
     }
 
@@ -309,13 +310,13 @@ impl Cluster<'_, '_> {
             Found::Unwritten => format!("{place}, which was never written"),
             Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
             Found::NoFence(other) => {
-                let line = self.grid.launch.program.place(other.site);
+                let line = self.at(other.site);
                 let who = self.who(other.stamp);
                 format!("{place}, written by {who} ({line}) with no fence.proxy.async behind it")
             }
             Found::Race(other) => {
                 let did = if other.was_write { "written" } else { "read" };
-                let line = self.grid.launch.program.place(other.site);
+                let line = self.at(other.site);
                 let who = self.who(other.stamp);
                 format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
             }

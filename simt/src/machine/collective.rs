@@ -5,7 +5,7 @@ use super::Trouble;
 use super::atomic::combine;
 use super::cluster::Cluster;
 use super::exec::each;
-use super::paths::State;
+use super::paths::{ANYWHERE, State};
 use super::turn::Step;
 use super::warp::Warp;
 use crate::program::op::{AtomicOp, Op, Shuffle, Src, Vote};
@@ -75,12 +75,13 @@ impl Cluster<'_, '_> {
                 );
                 return Err(Trouble::new(group, message));
             }
-            warp.paths.get_mut(path).state = State::Collective(names);
-            if warp.paths.gathered(pc, names) != names {
+            let place = if matches!(op, Op::WarpSync { .. }) { ANYWHERE } else { pc };
+            warp.paths.get_mut(path).state = State::Collective(names, place);
+            if warp.paths.gathered(names, place) != names {
                 return Ok(Step::Waits);
             }
             self.together(warp, op, names)?;
-            warp.paths.release(pc, names);
+            warp.paths.release(names, place);
             return Ok(Step::Waits);
         }
         Ok(Step::Done)

@@ -113,7 +113,7 @@ impl Cluster<'_, '_> {
         for copy in all {
             let lane = usize::from(copy.lane);
             let committed = warp.copies.committed[lane];
-            let is_due = on >> lane & 1 == 1 && copy.group + open < committed;
+            let is_due = on >> lane & 1 == 1 && copy.group.saturating_add(open) < committed;
             if !is_due {
                 left.push(copy);
                 continue;

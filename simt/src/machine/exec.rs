@@ -288,7 +288,10 @@ impl Cluster<'_, '_> {
             }
             Op::IsSpace { space, d, a } => {
                 let a = *warp.long(a, &mut p);
-                let hit = each(on).filter(|&l| resolve(Space::Generic, a[l]).0 == space);
+                // The window of the parameters lies in that of global memory.
+                let is_there =
+                    |found| found == space || found == Space::Param && space == Space::Global;
+                let hit = each(on).filter(|&l| is_there(resolve(Space::Generic, a[l]).0));
                 let hit = hit.fold(0, |all, l| all | 1 << l);
                 warp.put_pred(d, hit, on);
             }
@@ -313,7 +316,12 @@ impl Cluster<'_, '_> {
             Op::ActiveMask { d } => warp.put(d, &[on; 32], on),
             Op::CopyAsync { .. } => return self.copy_async(warp, op, on, pc, counts),
             Op::CopyCommit => warp.copies.commit(on),
-            Op::CopyWait { open } => return self.copy_wait(warp, open, on),
+            Op::CopyWait { open, commits } => {
+                if commits {
+                    warp.copies.commit(on);
+                }
+                return self.copy_wait(warp, open, on);
+            }
             Op::StMatrix { .. } => return self.store_matrix(warp, op, on, pc, counts),
             Op::Trap => return Err(Trouble::new(on, "trap")),
             Op::Mapa { d, a, rank } => {

@@ -14,8 +14,8 @@ pub enum State {
     Split,
     /// At a barrier of the block.
     Barrier(u8),
-    /// At an instruction that these lanes have to reach together.
-    Collective(u32),
+    /// At an instruction that these lanes have to reach together: this one, or any `bar.warp.sync` ([`ANYWHERE`]).
+    Collective(u32, u32),
     /// For the other blocks of the cluster.
     Cluster,
     /// For a phase of a barrier in shared memory.
@@ -28,6 +28,9 @@ pub enum State {
     Registers,
     Free,
 }
+
+/// The place of a `bar.warp.sync`: lanes may execute different ones with the same mask.
+pub const ANYWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
@@ -83,16 +86,16 @@ impl Paths {
         self.all.iter().enumerate().filter(move |(_, p)| waits(p)).map(|(i, p)| (i as u32, p))
     }
 
-    /// Lanes at collectives of this program counter and mask.
-    pub fn gathered(&self, pc: u32, mask: u32) -> u32 {
-        let here = |p: &&Path| p.pc == pc && p.state == State::Collective(mask);
+    /// Lanes at collectives of this mask and place.
+    pub fn gathered(&self, mask: u32, place: u32) -> u32 {
+        let here = |p: &&Path| p.state == State::Collective(mask, place);
         self.all.iter().filter(here).fold(0, |lanes, p| lanes | p.lanes)
     }
 
     /// Lets all that wait at this collective go on behind it.
-    pub fn release(&mut self, pc: u32, mask: u32) {
+    pub fn release(&mut self, mask: u32, place: u32) {
         for path in &mut self.all {
-            if path.pc == pc && path.state == State::Collective(mask) {
+            if path.state == State::Collective(mask, place) {
                 path.state = State::Ready;
                 path.pc += 1;
             }

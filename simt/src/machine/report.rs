@@ -25,7 +25,8 @@ impl Cluster<'_, '_> {
         })
     }
 
-    fn at(&self, pc: u32) -> String {
+    /// An instruction in words.
+    pub(super) fn at(&self, pc: u32) -> String {
         let program = self.grid.launch.program;
         let place = program.place(pc);
         let line = program.instructions[pc as usize].line;
@@ -56,7 +57,7 @@ impl Cluster<'_, '_> {
                 let free = self.ctas[warp.cta as usize].registers.free();
                 format!("waits for registers ({free} a thread of a warp are free), {at}")
             }
-            State::Collective(mask) => format!("waits for lanes of mask {mask:#010x}, {at}"),
+            State::Collective(mask, _) => format!("waits for lanes of mask {mask:#010x}, {at}"),
             State::Ready | State::Split | State::Free => format!("is at {at}"),
         }
     }
@@ -66,8 +67,8 @@ impl Cluster<'_, '_> {
         let all = warps.iter().flat_map(|w| w.paths.waiting().map(move |(_, path)| (w, *path)));
         let all: Vec<(&Warp, Path)> = all.collect();
         let absent = all.iter().find_map(|(warp, path)| match path.state {
-            State::Collective(mask) => {
-                let missing = mask & !warp.paths.gathered(path.pc, mask);
+            State::Collective(mask, place) => {
+                let missing = mask & !warp.paths.gathered(mask, place);
                 Some((*warp, *path, mask, missing))
             }
             _ => None,

@@ -100,7 +100,7 @@ impl Cluster<'_, '_> {
                             Ok(Step::Waits) => {
                                 // What is asked for again is counted once.
                                 let state = warp.paths.get(path).state;
-                                if !matches!(state, State::Barrier(_) | State::Collective(_)) {
+                                if !matches!(state, State::Barrier(_) | State::Collective(..)) {
                                     counts.forget(pc, on);
                                 }
                                 break;

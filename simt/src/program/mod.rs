@@ -8,7 +8,7 @@ pub mod op;
 
 use std::collections::{HashMap, HashSet};
 
-pub use decode::DecodeError;
+pub use decode::{DecodeError, OPCODES};
 
 use self::layout::{Layout, Param, SlotCounts};
 use self::op::{Inst, Product, Touch};
@@ -48,8 +48,8 @@ pub struct Program {
     pub cluster: Option<[u32; 3]>,
     places: Vec<Place>,
     files: Vec<(u32, String)>,
-    /// Instructions as written, by line.
-    names: HashMap<u32, String>,
+    /// Instructions as written. The end that every kernel has behind its last one has no name.
+    names: Vec<String>,
 }
 
 impl Program {
@@ -87,8 +87,7 @@ impl Program {
 
     /// An instruction with its modifiers.
     pub fn name_of(&self, pc: u32) -> String {
-        let line = self.instructions.get(pc as usize).map_or(0, |i| i.line);
-        self.names.get(&line).cloned().unwrap_or_default()
+        self.names.get(pc as usize).cloned().unwrap_or_default()
     }
 
     /// Where an instruction comes from: `kernels/gemm.cuh:31, inlined at kernels/linear.cu:12`.

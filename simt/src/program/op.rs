@@ -409,6 +409,8 @@ pub enum Op {
     /// Leaves at most that many groups open.
     CopyWait {
         open: u32,
+        /// `wait_all`: what no group holds yet becomes one first.
+        commits: bool,
     },
     LdMatrix {
         n: u8,

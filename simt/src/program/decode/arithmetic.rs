@@ -86,6 +86,25 @@ pub(super) fn rounding(m: &mut Modifiers) -> Rounding {
     }
 }
 
+/// The rounding of an instruction that has no default.
+pub(super) fn needed_rounding(m: &mut Modifiers) -> Result<Rounding, String> {
+    Ok(match m.one_of(&["rn", "rz", "rm", "rp"]).ok_or("a rounding is needed")? {
+        "rz" => Rounding::Zero,
+        "rm" => Rounding::Down,
+        "rp" => Rounding::Up,
+        _ => Rounding::Nearest,
+    })
+}
+
+/// The rounding of these instructions; others have none.
+fn rounding_of(name: &str, m: &mut Modifiers) -> Result<Rounding, String> {
+    match name {
+        "add" | "sub" | "mul" => Ok(rounding(m)),
+        "fma" | "mad" | "div" => needed_rounding(m),
+        _ => Ok(Rounding::Nearest),
+    }
+}
+
 impl Decoder<'_> {
     /// What no other decoder took: arithmetic.
     pub(super) fn arithmetic(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
@@ -122,9 +141,17 @@ impl Decoder<'_> {
                 _ => Ok((self.packed(inst, m, ty)?, Pipe::Fma)),
             };
         }
-        let high = m.take("hi");
-        m.ignore(&["lo"]);
-        let sat = m.take("sat");
+        let is_bits = matches!(ty, Type::Pred | Type::B8 | Type::B16 | Type::B32 | Type::B64);
+        if is_bits || ty.bytes() == 1 {
+            return Err(not_implemented());
+        }
+        let is_product = matches!(name, "mul" | "mad");
+        let half = if is_product { m.one_of(&["hi", "lo"]) } else { None };
+        if is_product && half.is_none() {
+            return Err(".lo or .hi or .wide is needed".into());
+        }
+        let high = half == Some("hi");
+        let sat = matches!(name, "add" | "sub") && m.take("sat");
         if sat && ty != Type::S32 {
             return Err(not_implemented());
         }
@@ -132,7 +159,7 @@ impl Decoder<'_> {
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let op = match (ty.bytes(), n) {
             (8, 2) => {
-                let f = long1(name).ok_or_else(not_implemented)?;
+                let f = long1(name, ty).ok_or_else(not_implemented)?;
                 Op::L1 { f, d: self.dst_long(d)?, a: self.long(&rest[0])? }
             }
             (8, 3) => {
@@ -183,7 +210,9 @@ impl Decoder<'_> {
 
     fn float(&self, inst: &Instruction, m: &mut Modifiers) -> Result<Op, String> {
         let name = inst.opcode.as_str();
-        let mode = Mode { rounding: rounding(m), ftz: m.take("ftz"), sat: m.take("sat") };
+        let sat = matches!(name, "add" | "sub" | "mul" | "fma" | "mad") && m.take("sat");
+        let ftz = name != "copysign" && m.take("ftz");
+        let mode = Mode { rounding: rounding_of(name, m)?, ftz, sat };
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let d = self.dst_word(d)?;
         let word = |i: usize| self.word(rest.get(i).ok_or("an operand is missing")?);
@@ -210,10 +239,8 @@ impl Decoder<'_> {
                 Op::A2 { f, d, a: word(0)?, b: word(1)? }
             }
             "min" | "max" => {
+                expect(2)?;
                 let nan = m.take("NaN");
-                if inst.operands.len() != 3 || m.take("xorsign") {
-                    return Err(not_implemented());
-                }
                 let f = least(name == "min", mode.ftz, nan);
                 Op::A2 { f, d, a: word(0)?, b: word(1)? }
             }
@@ -227,7 +254,7 @@ impl Decoder<'_> {
 
     fn double(&self, inst: &Instruction, m: &mut Modifiers) -> Result<Op, String> {
         let name = inst.opcode.as_str();
-        if rounding(m) != Rounding::Nearest {
+        if rounding_of(name, m)? != Rounding::Nearest {
             return Err(not_implemented());
         }
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
@@ -260,8 +287,10 @@ impl Decoder<'_> {
 
     /// Arithmetic of `.bf16`, `.bf16x2`, `.f16`, `.f16x2`, to nearest and without further modifiers.
     fn packed(&self, inst: &Instruction, m: &mut Modifiers, ty: Type) -> Result<Op, String> {
-        m.ignore(&["rn"]);
         let name = inst.opcode.as_str();
+        if rounding_of(name, m)? != Rounding::Nearest {
+            return Err(not_implemented());
+        }
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let is_pair = ty.bytes() == 4;
         let d = if is_pair { self.dst_word(d)? } else { self.dst_half(d)? };
@@ -392,6 +421,10 @@ impl Decoder<'_> {
         self.count(inst, 3)?;
         let [d, a, b] = &inst.operands[..] else { return Err(not_implemented()) };
         let left = inst.opcode == "shl";
+        let is_bits = matches!(ty, Type::B16 | Type::B32 | Type::B64);
+        if ty.is_float() || left && !is_bits {
+            return Err(not_implemented());
+        }
         // A number as the count may be larger than what it is put into.
         let count = match b {
             Operand::Integer(n) => {
@@ -443,11 +476,20 @@ impl Decoder<'_> {
 
     fn bits(&self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         let name = inst.opcode.as_str();
-        let amount = m.take("shiftamt");
-        let funnel = m.one_of(&["l", "r"]);
-        let wraps = m.take("wrap");
-        m.ignore(&["clamp"]);
+        let amount = name == "bfind" && m.take("shiftamt");
+        let (mut funnel, mut overflow) = (None, None);
+        if name == "shf" {
+            funnel = Some(m.one_of(&["l", "r"]).ok_or("a direction is needed")?);
+            overflow = Some(m.one_of(&["wrap", "clamp"]).ok_or(".wrap or .clamp is needed")?);
+        }
         let ty = m.ty()?;
+        let is_typed = match name {
+            "bfe" | "bfind" => !ty.is_float() && !matches!(ty, Type::B32 | Type::B64),
+            _ => matches!(ty, Type::B32 | Type::B64),
+        };
+        if !is_typed {
+            return Err(not_implemented());
+        }
         let word = |i: usize| self.word(self.operand(inst, i)?);
         let d = self.operand(inst, 0)?;
         let op = match (name, ty.bytes()) {
@@ -463,7 +505,8 @@ impl Decoder<'_> {
             }
             ("shf", 4) => {
                 self.count(inst, 4)?;
-                let f = funnel_shift(funnel, wraps).ok_or("a direction is needed")?;
+                let f =
+                    funnel_shift(funnel, overflow == Some("wrap")).ok_or_else(not_implemented)?;
                 Op::A3 { f, d: self.dst_word(d)?, a: word(1)?, b: word(2)?, c: word(3)? }
             }
             ("bfe", 4) => {
@@ -485,6 +528,7 @@ impl Decoder<'_> {
                 Op::A3 { f, d: self.dst_word(d)?, a: word(1)?, b: word(2)?, c }
             }
             ("bfind", 4) => {
+                self.count(inst, 2)?;
                 let f = match (ty.is_signed(), amount) {
                     (true, true) => word_fn!(|a| field32::find_signed(a, true)),
                     (true, false) => word_fn!(|a| field32::find_signed(a, false)),
@@ -493,20 +537,17 @@ impl Decoder<'_> {
                 };
                 Op::A1 { f, d: self.dst_word(d)?, a: word(1)? }
             }
-            ("clz", 4) => Op::A1 {
-                f: word_fn!(|a| field32::leading_zeros(a)),
-                d: self.dst_word(d)?,
-                a: word(1)?,
-            },
-            ("popc", 4) => Op::A1 {
-                f: word_fn!(|a| field32::count_ones(a)),
-                d: self.dst_word(d)?,
-                a: word(1)?,
-            },
-            ("brev", 4) => {
-                Op::A1 { f: word_fn!(|a| field32::reverse(a)), d: self.dst_word(d)?, a: word(1)? }
+            ("clz" | "popc" | "brev", 4) => {
+                self.count(inst, 2)?;
+                let f = match name {
+                    "clz" => word_fn!(|a| field32::leading_zeros(a)),
+                    "popc" => word_fn!(|a| field32::count_ones(a)),
+                    _ => word_fn!(|a| field32::reverse(a)),
+                };
+                Op::A1 { f, d: self.dst_word(d)?, a: word(1)? }
             }
             ("clz" | "popc", 8) => {
+                self.count(inst, 2)?;
                 let f = match name {
                     "clz" => lane_fn!(|a: u64| -> u32 { field64::leading_zeros(a) }),
                     _ => lane_fn!(|a: u64| -> u32 { field64::count_ones(a) }),
@@ -530,10 +571,10 @@ fn word1(name: &str, ty: Type) -> Option<Fn1<u32>> {
     })
 }
 
-fn long1(name: &str) -> Option<Fn1<u64>> {
-    Some(match name {
-        "neg" => long_fn!(|a| b64::neg(a)),
-        "abs" => long_fn!(|a| b64::abs(a)),
+fn long1(name: &str, ty: Type) -> Option<Fn1<u64>> {
+    Some(match (name, ty) {
+        ("neg", Type::S64) => long_fn!(|a| b64::neg(a)),
+        ("abs", Type::S64) => long_fn!(|a| b64::abs(a)),
         _ => return None,
     })
 }

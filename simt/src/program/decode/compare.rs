@@ -16,6 +16,9 @@ impl Decoder<'_> {
         let comparison = m.one_of(COMPARISONS).ok_or("a comparison is needed")?;
         let ftz = m.take("ftz");
         let ty = m.ty()?;
+        if ftz && ty != Type::F32 {
+            return Err(not_implemented());
+        }
         let combine = m.bool_op();
         let n = if combine.is_some() { 4 } else { 3 };
         self.count(inst, n)?;
@@ -49,7 +52,8 @@ impl Decoder<'_> {
             }
             one => (Some(self.dst_pred(one)?), None),
         };
-        let d = d.ok_or("the first of two results cannot be left out here")?;
+        // Without the first result the second is written over it.
+        let d = d.or(inverse).ok_or("one of two results is needed")?;
         if ty.bytes() == 8 {
             let f = compare64(comparison, ty).ok_or_else(not_implemented)?;
             let (a, b) = (self.long(a)?, self.long(b)?);
@@ -145,7 +149,6 @@ fn compare32(name: &str, ty: Type, ftz: bool) -> Option<Compare32> {
     Some(match ty {
         Type::F32 if ftz => floating!(name, u32, flushed),
         Type::F32 => floating!(name, u32, f32::from_bits),
-        _ if ftz => return None,
         Type::B16 | Type::B32 if !matches!(name, "eq" | "ne") => return None,
         Type::S16 | Type::S32 if is_unsigned_word => return None,
         Type::S16 => ordered!(name, u32, signed16),

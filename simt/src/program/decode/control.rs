@@ -2,7 +2,7 @@
 
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
-use crate::program::op::{Dst, Op, Pipe, Reduce, Shuffle, Src, SrcPred, Vote};
+use crate::program::op::{AtomicOp, Dst, Op, Pipe, Reduce, Shuffle, Src, SrcPred, Vote};
 use crate::ptx::ast::{Instruction, Operand, Type};
 
 impl Decoder<'_> {
@@ -66,7 +66,9 @@ impl Decoder<'_> {
             };
             let ty = m.ty()?;
             let (d, d_pred) = match (reduce, ty) {
-                (Reduce::Popc, Type::U32) => (self.dst(self.operand(inst, 0)?)?, u32::MAX),
+                (Reduce::Popc, Type::U32) => {
+                    (Dst::Word(self.dst_word(self.operand(inst, 0)?)?), u32::MAX)
+                }
                 (Reduce::And | Reduce::Or, Type::Pred) => {
                     (Dst::Sink, self.dst_pred(self.operand(inst, 0)?)?)
                 }
@@ -136,7 +138,21 @@ impl Decoder<'_> {
                 let ty = m.ty()?;
                 self.count(inst, 3)?;
                 let op = m.atomic_op(ty).ok_or("an operation is needed")?;
-                if ty.bytes() != 4 || ty.is_float() {
+                let is_bits = matches!(op, AtomicOp::And | AtomicOp::Or | AtomicOp::Xor);
+                let is_number = matches!(
+                    op,
+                    AtomicOp::Add
+                        | AtomicOp::MinSigned
+                        | AtomicOp::MinUnsigned
+                        | AtomicOp::MaxSigned
+                        | AtomicOp::MaxUnsigned
+                );
+                let has_type = match ty {
+                    Type::U32 | Type::S32 => is_number,
+                    Type::B32 => is_bits,
+                    _ => false,
+                };
+                if !has_type {
                     return Err(not_implemented());
                 }
                 let d = self.dst_word(&inst.operands[0])?;

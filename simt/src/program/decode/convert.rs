@@ -1,6 +1,6 @@
 //! `cvt` (9.7.9): between integers, between floats, and from one to the other.
 
-use super::arithmetic::rounding;
+use super::arithmetic::needed_rounding;
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
 use crate::arith::convert::{
@@ -9,7 +9,7 @@ use crate::arith::convert::{
 use crate::arith::convert_int::{IntType, f32_to_int, int_to_f32, int_to_int};
 use crate::arith::round::{Rounding, ftz, saturate};
 use crate::program::lanes::{Fn1, Fn2, Mix32To64, Mix64To32, lane_fn};
-use crate::program::op::{Dst, Op, Pipe};
+use crate::program::op::{Dst, Op, Pipe, Src};
 use crate::ptx::ast::{Instruction, Operand, Type};
 
 impl Decoder<'_> {
@@ -35,14 +35,16 @@ impl Decoder<'_> {
                 Ok((self.integers(d, a, from, to)?, Pipe::Integer))
             }
             (false, true) => {
-                let how = rounding(m);
+                let how = needed_rounding(m)?;
                 let (Some(int), Type::F32) = (int_type(from), to) else {
                     return Err(not_implemented());
                 };
                 let d = self.dst_word(d)?;
                 let op = match from.bytes() {
                     8 => Op::Narrow { f: float_of_long(how, int), d, a: self.long(a)? },
-                    _ => Op::A1 { f: float_of_word(how, int), d, a: self.narrow_register(a)? },
+                    _ => {
+                        Op::A1 { f: float_of_word(how, int), d, a: self.narrow_register(a, from)? }
+                    }
                 };
                 Ok((op, pipe))
             }
@@ -77,29 +79,46 @@ impl Decoder<'_> {
         }
     }
 
-    /// A register of 16 or 32 bits.
-    fn narrow_register(&self, operand: &Operand) -> Result<crate::program::op::Src, String> {
-        if self.is_half(operand) { self.half(operand) } else { self.word(operand) }
+    /// A register of 16 or 32 bits, which has room for the type.
+    fn narrow_register(&self, operand: &Operand, ty: Type) -> Result<Src, String> {
+        if ty.bytes() <= 2 && self.is_half(operand) {
+            self.half(operand)
+        } else {
+            self.word(operand)
+        }
     }
 
     fn integers(&self, d: &Operand, a: &Operand, from: Type, to: Type) -> Result<Op, String> {
         let (Some(source), Some(target)) = (int_type(from), int_type(to)) else {
             return Err(not_implemented());
         };
-        Ok(match (from.bytes(), self.dst(d)?) {
+        let to_register = self.dst(d)?;
+        let room = match to_register {
+            Dst::Half(_) => 2,
+            Dst::Word(_) => 4,
+            Dst::Long(_) | Dst::Sink => 8,
+        };
+        if to.bytes() > room {
+            return Err(format!("a register of {} bits for a .{to}", 8 * room));
+        }
+        Ok(match (from.bytes(), to_register) {
             (8, Dst::Long(d)) => Op::L1 { f: long_of_long(target), d, a: self.long(a)? },
             (8, Dst::Word(d) | Dst::Half(d)) => {
                 Op::Narrow { f: word_of_long(target), d, a: self.long(a)? }
             }
             (_, Dst::Long(d)) => {
-                Op::Widen { f: long_of_word(source, target), d, a: self.narrow_register(a)? }
+                Op::Widen { f: long_of_word(source, target), d, a: self.narrow_register(a, from)? }
             }
-            (_, Dst::Word(d)) => {
-                Op::A1 { f: word_of_word(source, target, false), d, a: self.narrow_register(a)? }
-            }
-            (_, Dst::Half(d)) => {
-                Op::A1 { f: word_of_word(source, target, true), d, a: self.narrow_register(a)? }
-            }
+            (_, Dst::Word(d)) => Op::A1 {
+                f: word_of_word(source, target, false),
+                d,
+                a: self.narrow_register(a, from)?,
+            },
+            (_, Dst::Half(d)) => Op::A1 {
+                f: word_of_word(source, target, true),
+                d,
+                a: self.narrow_register(a, from)?,
+            },
             _ => return Err(not_implemented()),
         })
     }
@@ -112,17 +131,18 @@ impl Decoder<'_> {
         to: Type,
         m: &mut Modifiers,
     ) -> Result<Op, String> {
-        let (flush, sat, relu) = (m.take("ftz"), m.take("sat"), m.take("relu"));
+        let (flush, sat) = (m.take("ftz"), m.take("sat"));
         let integral = m.one_of(&["rni", "rzi", "rmi", "rpi"]);
-        let how = rounding(m);
-        if relu && (flush || sat) {
-            return Err(not_implemented());
-        }
+        let is_narrower = to.bytes() < from.bytes();
+        let how = if is_narrower { needed_rounding(m)? } else { Rounding::Nearest };
         Ok(match (from, to) {
             (Type::F32, Type::F32) => {
                 let f: Fn1<u32> = match (integral, sat, flush) {
-                    (None, true, _) => {
+                    (None, true, false) => {
                         lane_fn!(|a: u32| -> u32 { saturate(f32::from_bits(a)).to_bits() })
+                    }
+                    (None, true, true) => {
+                        lane_fn!(|a: u32| -> u32 { saturate(ftz(f32::from_bits(a))).to_bits() })
                     }
                     (None, false, true) => {
                         lane_fn!(|a: u32| -> u32 { ftz(f32::from_bits(a)).to_bits() })
@@ -138,11 +158,11 @@ impl Decoder<'_> {
                 Op::A1 { f, d: self.dst_word(d)?, a: self.word(a)? }
             }
             (Type::F32, Type::Bf16 | Type::F16) if integral.is_none() && !sat && !flush => {
-                let f: Fn1<u32> = match (to, how, relu) {
-                    (Type::Bf16, Rounding::Nearest, false) => narrow_fn!(Bf16, Nearest),
-                    (Type::Bf16, Rounding::Zero, false) => narrow_fn!(Bf16, Zero),
-                    (Type::F16, Rounding::Nearest, false) => narrow_fn!(F16, Nearest),
-                    (Type::F16, Rounding::Zero, false) => narrow_fn!(F16, Zero),
+                let f: Fn1<u32> = match (to, how) {
+                    (Type::Bf16, Rounding::Nearest) => narrow_fn!(Bf16, Nearest),
+                    (Type::Bf16, Rounding::Zero) => narrow_fn!(Bf16, Zero),
+                    (Type::F16, Rounding::Nearest) => narrow_fn!(F16, Nearest),
+                    (Type::F16, Rounding::Zero) => narrow_fn!(F16, Zero),
                     _ => return Err(not_implemented()),
                 };
                 Op::A1 { f, d: self.dst_half(d)?, a: self.word(a)? }
@@ -177,7 +197,7 @@ impl Decoder<'_> {
     /// `cvt.rn.bf16x2.f32 d, a, b`: `a` becomes the upper half.
     fn pack_halves(&self, inst: &Instruction, m: &mut Modifiers, to: Type, from: Type) -> Decoded {
         self.count(inst, 3)?;
-        let how = rounding(m);
+        let how = needed_rounding(m)?;
         let relu = m.take("relu");
         if from != Type::F32 {
             return Err(not_implemented());

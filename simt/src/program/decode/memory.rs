@@ -65,11 +65,15 @@ impl Decoder<'_> {
             if address.base != Base::None {
                 return Err("parameters at an address from a register are not implemented".into());
             }
-            let end = address.offset + i64::from(bytes) * i64::from(n);
+            let end = address.offset.saturating_add(i64::from(bytes) * i64::from(n));
             if address.offset < 0 || end > i64::from(self.layout.param_bytes) {
                 return Err(format!("reads bytes {}..{end} of the parameters", address.offset));
             }
             let offset = address.offset as u32;
+            let total = u32::from(bytes) * u32::from(n);
+            if !offset.is_multiple_of(total) {
+                return Err(format!("misaligned read of {total} bytes at byte {offset}"));
+            }
             return Ok((Op::LoadParam { offset, bytes, n, d, is_signed }, Pipe::LoadStore));
         }
         let at = Access { space, address, bytes, n };
@@ -112,14 +116,26 @@ impl Decoder<'_> {
         }
         let op = m.atomic_op(ty).ok_or("an operation is needed")?;
         let bytes = ty.bytes();
-        if bytes != 4 && bytes != 8 {
+        let returns = inst.opcode == "atom";
+        let is_bits = matches!(ty, Type::B32 | Type::B64);
+        let has_type = match op {
+            AtomicOp::Exchange | AtomicOp::CompareSwap => is_bits && returns,
+            AtomicOp::And | AtomicOp::Or | AtomicOp::Xor => is_bits,
+            AtomicOp::Increment | AtomicOp::Decrement => ty == Type::U32,
+            _ => !is_bits,
+        };
+        if bytes != 4 && bytes != 8 || !has_type {
             return Err(not_implemented());
         }
-        let returns = inst.opcode == "atom";
         let sources = if op == AtomicOp::CompareSwap { 2 } else { 1 };
         self.count(inst, 1 + sources + usize::from(returns))?;
         let first = usize::from(returns);
-        let d = if returns { self.dst(&inst.operands[0])? } else { Dst::Sink };
+        let d = match inst.operands.first() {
+            Some(Operand::Sink) => Dst::Sink,
+            Some(d) if returns && bytes == 8 => Dst::Long(self.dst_long(d)?),
+            Some(d) if returns => Dst::Word(self.dst_word(d)?),
+            _ => Dst::Sink,
+        };
         let address = self.address(&inst.operands[first])?;
         let b = self.value(&inst.operands[first + 1], bytes)?;
         let c = match inst.operands.get(first + 2) {
@@ -132,10 +148,18 @@ impl Decoder<'_> {
 
     /// Advice about caches does nothing here.
     pub(super) fn hint(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
-        if inst.opcode == "discard" || m.take("tensor") {
-            return Err(not_implemented());
+        let levels: &[&str] = match inst.opcode.as_str() {
+            "prefetch" => &["L1", "L2", "L2::evict_last", "L2::evict_normal", "tensormap"],
+            "prefetchu" => &["L1"],
+            "applypriority" => &["L2::evict_normal"],
+            _ => return Err(not_implemented()),
+        };
+        if inst.opcode != "prefetchu" {
+            m.space();
         }
-        while m.first().is_some() {}
+        m.one_of(levels).ok_or("a level is needed")?;
+        self.count(inst, if inst.opcode == "applypriority" { 2 } else { 1 })?;
+        self.address(&inst.operands[0])?;
         Ok((Op::Nop, Pipe::LoadStore))
     }
 
@@ -195,20 +219,22 @@ impl Decoder<'_> {
         }
         if m.take("wait_all") {
             self.count(inst, 0)?;
-            return Ok((Op::CopyWait { open: 0 }, Pipe::LoadStore));
+            return Ok((Op::CopyWait { open: 0, commits: true }, Pipe::LoadStore));
         }
         if m.take("wait_group") {
             self.count(inst, 1)?;
             let open = self.constant(&inst.operands[0])?;
             let open = u32::try_from(open).map_err(|_| format!("{open} groups"))?;
-            return Ok((Op::CopyWait { open }, Pipe::LoadStore));
+            return Ok((Op::CopyWait { open, commits: false }, Pipe::LoadStore));
         }
         m.ignore_prefix("L2::");
         let is_whole = m.take("cg");
         if !is_whole && !m.take("ca") {
             return Err("'.ca' or '.cg' is needed".into());
         }
-        if !(m.take("shared") || m.take("shared::cta")) || !m.take("global") {
+        let at = |names: &[&str]| inst.modifiers.iter().position(|w| names.contains(&w.as_str()));
+        let is_inward = at(&["shared", "shared::cta"]) < at(&["global"]);
+        if !(m.take("shared") || m.take("shared::cta")) || !m.take("global") || !is_inward {
             return Err("copies from global to shared memory only".into());
         }
         if inst.operands.len() < 3 || inst.operands.len() > 4 {

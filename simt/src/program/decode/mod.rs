@@ -9,14 +9,15 @@ mod hopper;
 mod memory;
 mod modifiers;
 mod moves;
+mod opcodes;
 mod operands;
 mod special;
 mod touches;
 
-use std::collections::HashMap;
 use std::fmt;
 
 use self::modifiers::Modifiers;
+pub use self::opcodes::OPCODES;
 use super::flow::{self, Next};
 use super::layout::{Layout, Slots};
 use super::op::{Inst, Op, Pipe, Product};
@@ -115,10 +116,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         line,
         at: None,
     });
-    let next: Vec<Next> = instructions.iter().map(|i| follow(i, &tables)).collect();
-    let meets = flow::meeting_points(&next);
-    let names: HashMap<u32, String> =
-        function.instructions.iter().map(|i| (i.line, i.name())).collect();
+    let meets = meets(&instructions, &tables);
+    let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
         target: module.target.clone(),
@@ -164,15 +163,36 @@ fn may_wait(op: &Op) -> bool {
     )
 }
 
-fn follow(inst: &Inst, tables: &[Vec<u32>]) -> Next {
+/// Where lanes meet again that disagree about a branch. Lanes that return early, or trap, never come there, and do not
+/// keep the others from meeting; where nothing is left without them (a loop that only a return ends), they count.
+fn meets(instructions: &[Inst], tables: &[Vec<u32>]) -> Vec<u32> {
+    let all = |early: bool| -> Vec<u32> {
+        let next: Vec<Next> =
+            instructions.iter().map(|i| follow(i, instructions, tables, early)).collect();
+        flow::meeting_points(&next)
+    };
+    let (without, with) = (all(false), all(true));
+    without.into_iter().zip(with).map(|(w, o)| if w == flow::NEVER { o } else { w }).collect()
+}
+
+/// Where control may go after an instruction; `early`: returns and traps of some lanes are a way as well.
+fn follow(inst: &Inst, instructions: &[Inst], tables: &[Vec<u32>], early: bool) -> Next {
+    let falls = inst.guard.is_some();
+    let is_return = |target: u32| {
+        let there = instructions.get(target as usize);
+        there.is_some_and(|i| matches!(i.op, Op::Exit) && i.guard.is_none())
+    };
     match inst.op {
-        Op::Branch { target, .. } => {
-            Next::Jump { targets: vec![target], falls: inst.guard.is_some() }
+        Op::Branch { target, .. } if falls && !early && is_return(target) => {
+            Next::Jump { targets: Vec::new(), falls }
         }
+        Op::Branch { target, .. } => Next::Jump { targets: vec![target], falls },
         Op::BranchTable { table, .. } => {
-            Next::Jump { targets: tables[table as usize].clone(), falls: inst.guard.is_some() }
+            Next::Jump { targets: tables[table as usize].clone(), falls }
         }
-        Op::Exit | Op::Trap => Next::End { falls: inst.guard.is_some() },
+        Op::Trap if !early => Next::Jump { targets: Vec::new(), falls },
+        Op::Exit if !early && falls => Next::Through,
+        Op::Exit | Op::Trap => Next::End { falls },
         _ => Next::Through,
     }
 }
@@ -186,6 +206,9 @@ impl Decoder<'_> {
     }
 
     fn dispatch(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        if !OPCODES.contains(&inst.opcode.as_str()) {
+            return Err(not_implemented());
+        }
         match inst.opcode.as_str() {
             "mov" => self.mov(inst, m),
             "selp" => self.selp(inst, m),

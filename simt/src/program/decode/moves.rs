@@ -94,6 +94,9 @@ impl Decoder<'_> {
         if inst.opcode == "isspacep" {
             self.count(inst, 2)?;
             let space = m.space();
+            if space == Space::Generic {
+                return Err("a space is needed".into());
+            }
             let (d, a) = (self.dst_pred(&inst.operands[0])?, self.long(&inst.operands[1])?);
             return Ok((Op::IsSpace { space, d, a }, Pipe::Integer));
         }

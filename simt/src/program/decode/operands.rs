@@ -45,10 +45,10 @@ impl Decoder<'_> {
         }
     }
 
-    /// A source of at most 32 bits.
+    /// A source of 32 bits.
     pub(super) fn word(&self, operand: &Operand) -> Result<Src, String> {
         match (operand, self.class(operand)) {
-            (_, Some(Class::Half(slot) | Class::Word(slot))) => Ok(Src::Slot(slot)),
+            (_, Some(Class::Word(slot))) => Ok(Src::Slot(slot)),
             // Negative numbers keep their pattern of 32 bits.
             (Operand::Integer(v), _) if i32::try_from(*v).is_ok() || u32::try_from(*v).is_ok() => {
                 Ok(Src::Value(*v as u32))
@@ -93,12 +93,11 @@ impl Decoder<'_> {
         if bytes == 8 {
             return Ok(Value::Long(self.long(operand)?));
         }
-        // A narrow store may take a wider register.
-        if let Some(Class::Long(slot)) = self.class(operand) {
-            return Ok(Value::Long(Src64::Slot(slot)));
-        }
-        match operand {
-            Operand::Integer(v) => Ok(Value::Word(Src::Value(*v as u32))),
+        match (operand, self.class(operand)) {
+            // A narrow store may take a wider register.
+            (_, Some(Class::Long(slot))) => Ok(Value::Long(Src64::Slot(slot))),
+            (_, Some(Class::Half(slot))) if bytes <= 2 => Ok(Value::Word(Src::Slot(slot))),
+            (Operand::Integer(v), _) => Ok(Value::Word(Src::Value(*v as u32))),
             _ => Ok(Value::Word(self.word(operand)?)),
         }
     }

@@ -1,6 +1,6 @@
 //! Special functions (9.7.3): what approximates, and the roots and reciprocals that round properly.
 
-use super::arithmetic::{float_fn, rounding};
+use super::arithmetic::{float_fn, needed_rounding};
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
 use crate::arith::approx::{
@@ -16,7 +16,7 @@ impl Decoder<'_> {
     pub(super) fn special_function(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         let is_approximate = m.take("approx");
         let flush = m.take("ftz");
-        let how = rounding(m);
+        let how = if is_approximate { Rounding::Nearest } else { needed_rounding(m)? };
         if m.ty()? != Type::F32 {
             return Err(not_implemented());
         }
