@@ -11,8 +11,9 @@
 //!   `spins`: a warp waits in a loop, so that counts depend on the schedule.
 //!   `params n`: so many bytes of parameters instead of the right number. `kernel name`: another name.
 //! * `fault "text" or "text": items`: the launch has to fail with a message that holds one of the texts, in which
-//!   `@mark` stands for the number of a marked line. Further items: `lanes mask`, `thread x y z`, `cta x y z`, `at mark ...` (one of the marked lines; `at none`: no
-//!   line), `checked` (only checked runs see it), `name instruction` (the one that is blamed).
+//!   `@mark` stands for the number of a marked line. Further items: `lanes mask`, `thread x y z`, `cta x y z`,
+//!   `at mark ...` (one of the marked lines; `at none`: no line), `checked` (only checked runs see it), `name
+//!   instruction` (the one that is blamed).
 //! * `error "text": items`: the kernel must not decode.
 //! * `refused "text": instruction`: an instruction that must not decode.
 //! * `op instruction | ... : inputs -> outputs`, with rows of values below, indented: see `table`.

@@ -8,9 +8,10 @@
 //! operand, where the form is short and the operand has 32 bits or more.
 //!
 //! `%cell` (32 bits) is the address of 16 bytes of shared memory of the lane's own, `%place` (64 bits) one in global
-//! memory, `depot` 16 bytes of local memory, and `%in` the row of operands, of which each has 8 bytes. `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell
-//! again: the old value is the first result, the new one the second. `red@` has only the latter. Either is tried in
-//! global and shared memory and by generic addresses.
+//! memory, `depot` 16 bytes of local memory, and `%in` the row of operands, of which each has 8 bytes.
+//! `atom@add.u32` stores `$a` in such a cell, does the atomic with `$b` (and `$c`) there, and reads the cell again: the
+//! old value is the first result, the new one the second. `red@` has only the latter. Either is tried in global and
+//! shared memory and by generic addresses.
 
 use glmae_simt::machine::{Launch, Schedule, run as execute};
 use glmae_simt::program::{Numerics, Program};
