@@ -17,6 +17,7 @@ mod products;
 mod registers;
 mod rendezvous;
 mod report;
+mod special;
 mod traffic;
 mod turn;
 mod warp;

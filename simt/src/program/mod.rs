@@ -2,9 +2,12 @@
 
 mod decode;
 pub mod flow;
+mod kinds;
 pub mod lanes;
 pub mod layout;
 pub mod op;
+mod operand;
+mod product;
 
 use std::collections::{HashMap, HashSet};
 
