@@ -90,9 +90,9 @@ fn kernel_section(out: &mut String, kernel: &KernelProfile, sources: &Path) {
     for (file, lines) in files {
         let share: u64 = lines.values().map(|c| c.instructions).sum();
         let percent = 100.0 * share as f64 / c.instructions.max(1) as f64;
-        _ = write!(
+        _ = writeln!(
             out,
-            "<details{}><summary>{} &middot; {percent:.1} % of the instructions</summary>\n",
+            "<details{}><summary>{} &middot; {percent:.1} % of the instructions</summary>",
             if percent > 40.0 { " open" } else { "" },
             escape(file)
         );
