@@ -1,5 +1,8 @@
 //! Who has seen what of whom within a block, or within a cluster of blocks: a clock for every warp, which advances
 //! whenever lanes of it let others see what they did, and for every thread what it has seen of the others.
+//!
+//! What goes on asynchronously counts as threads of its own (agents), which have no program: an operation sees what
+//! the thread that started it had seen then ([`Sight`]), and is seen by those who wait for it.
 
 use std::rc::Rc;
 
@@ -56,6 +59,16 @@ impl Seen {
         }
     }
 
+    /// Only what has been seen of one thread.
+    fn only(&self, thread: u32) -> Self {
+        let (warp, lane) = (thread / 32, (thread % 32) as usize);
+        let all = self.warps.get(warp as usize).copied().unwrap_or(0);
+        let own = self.lanes.iter().find(|(w, _)| *w == warp).map_or(0, |(_, lanes)| lanes[lane]);
+        let mut one = Self::NOTHING;
+        one.see(warp, |l| if l == lane { own.max(all) } else { 0 });
+        one
+    }
+
     /// Sees all lanes of a warp up to this clock.
     fn see_warp(&mut self, warp: u32, clock: u32) {
         if self.warps.len() <= warp as usize {
@@ -73,6 +86,25 @@ pub struct Arrival {
     seen: Seen,
     /// What the asynchronous proxy can see.
     proxy: Seen,
+}
+
+/// What an operation sees that goes on while its thread does: what the thread had seen when it started it.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    seen: Rc<Seen>,
+    /// What the asynchronous proxy could see then.
+    proxy: Option<Rc<Seen>>,
+}
+
+impl Sight {
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    pub fn proxy(&self) -> &Seen {
+        static NOTHING: Seen = Seen::NOTHING;
+        self.proxy.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 impl Arrival {
@@ -94,6 +126,11 @@ pub struct Clocks {
     /// Per thread: what the asynchronous proxy can see when the thread starts something. Empty until the
     /// first fence.
     proxy: Vec<Rc<Seen>>,
+    /// Per thread: what it had seen and done at its last fence, which a relaxed arrival lets others see. Empty
+    /// until the first fence.
+    fenced: Vec<Rc<Seen>>,
+    /// Per thread: what a relaxed wait has come behind, to be seen from the next fence on. Empty until one.
+    pending: Vec<Arrival>,
     /// Per thread: the stamp of its next access.
     stamps: Vec<Stamp>,
 }
@@ -115,6 +152,8 @@ impl Clocks {
             lanes,
             seen: vec![Rc::default(); 32 * warps],
             proxy: Vec::new(),
+            fenced: Vec::new(),
+            pending: Vec::new(),
             stamps: vec![Stamp(0); 32 * warps],
         };
         (0..warps).for_each(|w| clocks.restamp(w));
@@ -134,9 +173,21 @@ impl Clocks {
         &self.seen[thread as usize]
     }
 
-    /// What the asynchronous proxy sees when this thread starts something.
-    pub fn proxy(&self, thread: u32) -> Option<&Seen> {
-        self.proxy.get(thread as usize).map(Rc::as_ref)
+    /// What an operation sees that this thread starts now.
+    pub fn sight(&self, thread: u32) -> Sight {
+        let proxy = self.proxy.get(thread as usize).cloned();
+        Sight { seen: self.seen[thread as usize].clone(), proxy }
+    }
+
+    /// What an operation sees that a warp starts as a whole: all that any of its lanes has seen, as they have come
+    /// together.
+    pub fn sight_of_warp(&self, warp: usize) -> Sight {
+        let joined = |all: &[Rc<Seen>]| match Self::shared(all, warp, self.lanes[warp]) {
+            Some(seen) => seen.clone(),
+            None => Rc::new(Self::together(all, warp, self.lanes[warp])),
+        };
+        let proxy = (!self.proxy.is_empty()).then(|| joined(&self.proxy));
+        Sight { seen: joined(&self.seen), proxy }
     }
 
     fn restamp(&mut self, warp: usize) {
@@ -149,6 +200,13 @@ impl Clocks {
         self.clock[warp] += 1;
         self.restamp(warp);
         self.clock[warp]
+    }
+
+    /// What these lanes have seen, where they have seen the same and share it.
+    fn shared(all: &[Rc<Seen>], warp: usize, mask: u32) -> Option<&Rc<Seen>> {
+        let mut of = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| &all[warp * 32 + l]);
+        let first = of.next()?;
+        of.all(|seen| Rc::ptr_eq(first, seen)).then_some(first)
     }
 
     /// What these lanes have seen and done, together.
@@ -219,17 +277,12 @@ impl Clocks {
         let mut seen = Self::together(&self.seen, warp, mask);
         seen.join(&arrival.seen);
         // What one lane acquires its neighbours have not, unless they do so as well: each keeps its own.
-        let is_shared = |all: &[Rc<Seen>]| {
-            let mut of = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| &all[warp * 32 + l]);
-            let first = of.next();
-            of.all(|seen| first.is_some_and(|f| Rc::ptr_eq(f, seen)))
-        };
-        let own = !is_shared(&self.seen);
+        let own = Self::shared(&self.seen, warp, mask).is_none();
         Self::take(&mut self.seen, (warp, mask), own, seen, &arrival.seen);
         if !self.proxy.is_empty() {
             let mut seen = Self::together(&self.proxy, warp, mask);
             seen.join(&arrival.proxy);
-            let own = !is_shared(&self.proxy);
+            let own = Self::shared(&self.proxy, warp, mask).is_none();
             Self::take(&mut self.proxy, (warp, mask), own, seen, &arrival.proxy);
         }
     }
@@ -251,11 +304,60 @@ impl Clocks {
         }
     }
 
-    /// An asynchronous operation ends, which counts as an access of this thread: those who wait for it see it.
-    pub fn end_operation(&mut self, thread: u32, arrival: &mut Arrival) {
-        let warp = thread as usize / 32;
+    /// Lanes arrive somewhere without a release: others see what the lanes had seen and done at their last fence.
+    pub fn release_relaxed(&mut self, warp: usize, mask: u32, arrival: &mut Arrival) {
+        if !self.fenced.is_empty() {
+            arrival.seen.join(&Self::together(&self.fenced, warp, mask));
+        }
+    }
+
+    /// Lanes come behind arrivals without an acquire: they see them from their next fence on.
+    pub fn acquire_relaxed(&mut self, warp: usize, mask: u32, arrival: &Arrival) {
+        if self.pending.is_empty() {
+            self.pending = vec![Arrival::default(); self.seen.len()];
+        }
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            self.pending[warp * 32 + l].join(arrival);
+        }
+    }
+
+    /// A fence by these lanes, which makes relaxed arrivals and waits around it a release and an acquire.
+    pub fn fence(&mut self, warp: usize, mask: u32) {
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            if let Some(pending) = self.pending.get_mut(warp * 32 + l) {
+                let pending = std::mem::take(pending);
+                self.acquire(warp, 1 << l, &pending);
+            }
+        }
         let clock = self.tick(warp);
-        arrival.seen.see(warp as u32, |l| if l == thread as usize % 32 { clock } else { 0 });
+        self.remember(warp, mask, |seen, lane| {
+            let mut seen = seen.clone();
+            seen.see(warp as u32, |l| if l == lane { clock } else { 0 });
+            seen
+        });
+    }
+
+    /// A fence by these lanes that is only about what they have seen of one agent.
+    pub fn fence_only(&mut self, warp: usize, mask: u32, agent: u32) {
+        self.remember(warp, mask, |seen, _| seen.only(agent));
+    }
+
+    fn remember(&mut self, warp: usize, mask: u32, what: impl Fn(&Seen, usize) -> Seen) {
+        if self.fenced.is_empty() {
+            self.fenced = vec![Rc::default(); self.seen.len()];
+        }
+        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
+            let t = warp * 32 + l;
+            let add = what(&self.seen[t], l);
+            Rc::make_mut(&mut self.fenced[t]).join(&add);
+        }
+    }
+
+    /// An asynchronous operation ends, which counts as an access of this agent: those who wait for it see it.
+    pub fn end_operation(&mut self, agent: u32, arrival: &mut Arrival) {
+        let warp = agent as usize / 32;
+        let clock = self.tick(warp);
+        arrival.seen.see(warp as u32, |l| if l == agent as usize % 32 { clock } else { 0 });
     }
 
     /// A fence between the proxies by these lanes: what each has seen and done, the asynchronous proxy sees from
@@ -347,6 +449,7 @@ mod tests {
                 let thread = rng.below(THREADS);
                 let view = View {
                     stamp: clocks.stamp(thread),
+                    owner: thread,
                     first_block: 2,
                     seen: clocks.seen(thread),
                     proxy: None,

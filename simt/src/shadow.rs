@@ -69,7 +69,7 @@ impl Stamp {
         self.0 >> FLAG_AT & 3 == flag as u64
     }
 
-    fn clock(self) -> u32 {
+    pub fn clock(self) -> u32 {
         self.0 as u32 & LAST_CLOCK
     }
 }
@@ -79,6 +79,8 @@ impl Stamp {
 pub struct View<'a> {
     /// Stamp of the access itself.
     pub stamp: Stamp,
+    /// The thread whose program it is part of: that of the stamp, or the one that started the operation.
+    pub owner: u32,
     /// The first block number of this launch: older stamps are history.
     pub first_block: u32,
     pub seen: &'a Seen,
@@ -93,10 +95,10 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// Whether the access `other` of the same block is ordered before this one.
-    fn precedes(&self, other: Stamp) -> bool {
+    pub fn precedes(&self, other: Stamp) -> bool {
         let thread = other.thread();
         // What a thread itself wrote, the asynchronous proxy sees behind a fence only.
-        let is_own = thread == self.stamp.thread() && self.proxy.is_none();
+        let is_own = thread == self.owner && self.proxy.is_none();
         if is_own || other.clock() == LAST_CLOCK {
             return true;
         }
@@ -112,12 +114,11 @@ impl View<'_> {
     fn lacks_fence(&self, other: Stamp) -> bool {
         self.proxy.is_some()
             && other.block() == self.stamp.block()
-            && (other.thread() == self.stamp.thread()
-                || self.seen.has(other.thread(), other.clock()))
+            && (other.thread() == self.owner || self.seen.has(other.thread(), other.clock()))
     }
 
     /// What is wrong with the order of this access and an earlier write.
-    fn trouble(&self, write: Stamp, site: u32) -> Trouble {
+    pub fn trouble(&self, write: Stamp, site: u32) -> Trouble {
         let other = Other { stamp: write, was_write: true, site };
         if self.lacks_fence(write) { Trouble::NoFence(other) } else { Trouble::Race(other) }
     }
@@ -144,8 +145,8 @@ impl View<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Unwritten,
-    /// The bytes are still on their way (`cp.async` without its wait).
-    Pending,
+    /// The bytes are still on their way: of a copy that was started there, and not waited for.
+    Pending(u32),
     Race(Other),
     /// The asynchronous proxy would see an older state: a `fence.proxy.async` is missing behind the write.
     NoFence(Other),
@@ -193,7 +194,8 @@ impl Byte {
         self.set(if other.is_written() { HOST } else { Stamp(0) });
     }
 
-    /// What is wrong with a read that is recorded later: one that an asynchronous operation makes.
+    /// What is wrong with a read that [`Byte::note`] records later: one that an asynchronous operation makes.
+    #[inline]
     pub fn peek(&self, view: &View, shared: bool) -> Option<Trouble> {
         let write = Stamp(self.write.load(SeqCst));
         self.after(write, view, shared)
@@ -206,7 +208,7 @@ impl Byte {
             return Some(Trouble::Unwritten);
         }
         if write.is(Flag::Pending) && write.block() == block {
-            return Some(Trouble::Pending);
+            return Some(Trouble::Pending(self.write_site.load(Relaxed)));
         }
         view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
     }
@@ -214,6 +216,13 @@ impl Byte {
     /// Records a read. `shared`: only writes of the same block count as having written.
     #[inline]
     pub fn read(&self, view: &View, shared: bool) -> Option<Trouble> {
+        self.note(view);
+        self.peek(view, shared)
+    }
+
+    /// Records a read that was checked before.
+    #[inline]
+    pub fn note(&self, view: &View) {
         let now = view.stamp;
         let last = Stamp(self.reads[0].load(Relaxed));
         if last != now {
@@ -240,8 +249,12 @@ impl Byte {
                 self.reads[0].store(now.0, Relaxed);
             }
         }
-        let write = Stamp(self.write.load(SeqCst));
-        self.after(write, view, shared)
+    }
+
+    /// Who wrote the byte last.
+    #[inline]
+    pub fn writer(&self) -> Stamp {
+        Stamp(self.write.load(SeqCst))
     }
 
     /// Records a write, or an atomic, which also reads.
@@ -258,7 +271,7 @@ impl Byte {
         }
         let is_there = last.0 != 0 && !(shared && last.block() != now.block());
         if view.proxy.is_some() && last.is(Flag::Pending) && last.block() == now.block() {
-            return Some(Trouble::Pending);
+            return Some(Trouble::Pending(site));
         }
         if now.is(Flag::Atomic) && !is_there {
             return Some(Trouble::Unwritten);

@@ -252,6 +252,11 @@ pub fn pending_count(state: u64) -> Result<u32, MbarrierError> {
     open_state(state).map(|(_, pending)| pending)
 }
 
+/// The parity of the phase of an arrival that returned this state.
+pub fn state_parity(state: u64) -> Result<u32, MbarrierError> {
+    open_state(state).map(|(parity, _)| parity)
+}
+
 /// What marks a state.
 const STATE: u64 = 0x6d62_6172 << 32;
 
@@ -354,7 +359,10 @@ impl fmt::Display for MbarrierError {
             ),
             Self::Count(count) => write!(f, "a count of {count}; it must be 1 to 2^20 - 1"),
             Self::TooManyArrivals { count, pending } => {
-                write!(f, "{count} arrive where {pending} are pending")
+                write!(
+                    f,
+                    "{count} arrive where {pending} are pending: too many arrivals, or too early"
+                )
             }
             Self::TooManyDropped { count, expected } => {
                 write!(f, "{count} drop out where {expected} are expected")

@@ -1,9 +1,9 @@
 //! Where a load or store goes, and whether it may.
 
 use super::Trouble;
-use super::cluster::Cluster;
+use super::cluster::{ARRIVAL_AGENT, Cluster, INIT_AGENT};
 use super::warp::Warp;
-use crate::clocks::Seen;
+use crate::clocks::Sight;
 use crate::program::lanes::Lanes64;
 use crate::program::layout::SHARED_START;
 use crate::program::op::{Address, Base};
@@ -19,8 +19,11 @@ pub const PARAM_WINDOW: u64 = 3 * WINDOW;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
-    /// A read that is recorded later: only what is wrong with it.
+    /// A read that is recorded later, by `Note`: only what is wrong with it.
     Peek,
+    Note,
+    /// A look at a barrier, which may be used by others at the same time.
+    PeekAtomic,
     /// Its flag says whether it is atomic, or will only arrive later.
     Write(Flag),
 }
@@ -63,31 +66,40 @@ pub fn addresses(warp: &Warp, address: Address) -> Lanes64 {
 
 /// Who makes an access.
 #[derive(Clone, Copy)]
-pub struct Who {
-    /// In the clocks of the cluster.
+pub struct Who<'a> {
+    /// The thread whose program it is part of, in the clocks of the cluster.
     thread: u32,
     /// Its block in the cluster.
     cta: usize,
-    /// Whether it goes through the asynchronous proxy.
-    proxy: bool,
-    /// The thread that it counts as, where that is another one.
+    /// The agent that it counts as, where that is not the thread itself.
     agent: Option<u32>,
+    /// What an operation sees that the thread started before; otherwise what the thread sees now.
+    sight: Option<&'a Sight>,
+    /// Whether it goes through the asynchronous proxy.
+    is_async: bool,
 }
 
-impl Who {
+impl Who<'static> {
     pub fn thread(warp: &Warp, lane: usize) -> Self {
         let thread = warp.id * 32 + lane as u32;
-        Self { thread, cta: warp.cta as usize, proxy: false, agent: None }
+        Self { thread, cta: warp.cta as usize, agent: None, sight: None, is_async: false }
     }
+}
 
-    /// Through the asynchronous proxy.
-    pub fn proxy(warp: &Warp, lane: usize) -> Self {
-        Self { proxy: true, ..Self::thread(warp, lane) }
-    }
-
-    /// What the thread started, as the thread that stands for it.
+impl<'a> Who<'a> {
+    /// What the thread does right now, counted as this agent's.
     pub fn agent(warp: &Warp, lane: usize, agent: u32) -> Self {
-        Self { agent: Some(agent), ..Self::proxy(warp, lane) }
+        Self { agent: Some(agent), ..Who::thread(warp, lane) }
+    }
+
+    /// An operation that the thread has started, through the generic proxy.
+    pub fn copy(warp: &Warp, lane: usize, agent: u32, sight: &'a Sight) -> Self {
+        Self { sight: Some(sight), ..Self::agent(warp, lane, agent) }
+    }
+
+    /// The same through the asynchronous proxy.
+    pub fn operation(warp: &Warp, lane: usize, agent: u32, sight: &'a Sight) -> Self {
+        Self { is_async: true, ..Self::copy(warp, lane, agent, sight) }
     }
 }
 
@@ -107,7 +119,7 @@ impl Cluster<'_, '_> {
             0 => (own, offset),
             rank if rank <= self.ctas.len() => (rank - 1, offset),
             // No block: an offset that nothing can hold.
-            _ => (own, at),
+            _ => (own, 0xffff_fc00),
         }
     }
 
@@ -184,16 +196,25 @@ impl Cluster<'_, '_> {
             }
             Space::Shared => {
                 let (cta, at) = self.shared_cta(who.cta, at);
-                let name = self
-                    .shared_range(cta, at, bytes)
-                    .map_err(|m| trouble(format!("{} {m}", verb())))?;
+                let name =
+                    self.shared_range(at, bytes).map_err(|m| trouble(format!("{} {m}", verb())))?;
                 let offset = at as usize;
+                if cta != who.cta && self.ctas[cta].has_ended {
+                    let message = format!(
+                        "{} of {bytes} bytes at byte {} of '{}' of block {cta} of the cluster, which has \
+                         ended: a barrier.cluster is missing before its end",
+                        verb(),
+                        offset - self.shared_start(name),
+                        self.shared_name(name)
+                    );
+                    return Err(trouble(message));
+                }
                 if is_write && !self.ctas[cta].busy.is_empty() {
                     let chunks = offset / 16..(offset + bytes).div_ceil(16);
-                    if self.ctas[cta].busy[chunks].iter().any(|&n| n > 0) {
+                    if let Some(chunk) = chunks.into_iter().find(|&c| self.ctas[cta].busy[c] > 0) {
+                        let reader = self.reader(cta, chunk as u32 * 16);
                         let message = format!(
-                            "write of {bytes} bytes at byte {} of '{}', which an asynchronous operation \
-                             still reads",
+                            "write of {bytes} bytes at byte {} of '{}', which {reader} still reads",
                             offset - self.shared_start(name),
                             self.shared_name(name)
                         );
@@ -202,12 +223,16 @@ impl Cluster<'_, '_> {
                 }
                 if self.grid.launch.is_checked {
                     let view = View { first_block: u32::MAX, ..self.view(who, access, pc) };
+                    let stamp = view.stamp;
                     let shadow = &self.ctas[cta].shadow[offset..offset + bytes];
                     if let Some((byte, found)) = record(&view, shadow, access, true) {
                         let start = self.shared_start(name);
                         let what = (verb(), bytes, offset + byte - start);
                         let name = self.shared_name(name);
                         return Err(trouble(self.tell(found, what, &name)));
+                    }
+                    if cta != who.cta && !matches!(access, Access::Peek | Access::PeekAtomic) {
+                        self.ctas[cta].visit(stamp, pc);
                     }
                 }
                 // Within the vector: `shared_range` has checked it.
@@ -228,12 +253,7 @@ impl Cluster<'_, '_> {
     }
 
     /// Which variable of a block's shared memory a range is in; `None` for dynamic memory.
-    pub fn shared_range(
-        &self,
-        _cta: usize,
-        at: u64,
-        bytes: usize,
-    ) -> Result<Option<usize>, String> {
+    pub fn shared_range(&self, at: u64, bytes: usize) -> Result<Option<usize>, String> {
         let layout = &self.grid.launch.program.layout;
         let size = self.grid.launch.shared_bytes as usize;
         if within(at, bytes, layout.dynamic_start, size).is_some() {
@@ -264,6 +284,21 @@ impl Cluster<'_, '_> {
         ))
     }
 
+    /// A place in shared memory in words.
+    pub fn shared_place(&self, cta: usize, offset: u32) -> String {
+        let block = match self.ctas.len() {
+            1 => String::new(),
+            _ => format!(" of block {cta} of the cluster"),
+        };
+        match self.shared_range(offset.into(), 1) {
+            Ok(name) => {
+                let at = offset as usize - self.shared_start(name);
+                format!("byte {at} of '{}'{block}", self.shared_name(name))
+            }
+            Err(_) => format!("shared address {offset:#x}{block}"),
+        }
+    }
+
     fn shared_start(&self, name: Option<usize>) -> usize {
         let layout = &self.grid.launch.program.layout;
         name.map_or(layout.dynamic_start, |i| layout.shared[i].start) as usize
@@ -277,25 +312,49 @@ impl Cluster<'_, '_> {
         }
     }
 
-    fn view(&self, who: Who, access: Access, pc: u32) -> View<'_> {
-        static NOTHING: Seen = Seen::NOTHING;
+    #[inline]
+    fn view<'v>(&'v self, who: Who<'v>, access: Access, pc: u32) -> View<'v> {
         let own = who.agent.unwrap_or(who.thread);
         let stamp = match access {
-            Access::Read | Access::Peek | Access::Write(Flag::Plain) if who.agent.is_none() => {
-                self.clocks.stamp(own)
-            }
-            Access::Write(flag) => self.clocks.stamp_as(own, flag),
-            Access::Read | Access::Peek => self.clocks.stamp_as(own, Flag::Async),
+            Access::Write(flag) if flag != Flag::Plain => self.clocks.stamp_as(own, flag),
+            Access::PeekAtomic => self.clocks.stamp_as(own, Flag::Atomic),
+            _ if who.is_async => self.clocks.stamp_as(own, Flag::Async),
+            _ => self.clocks.stamp(own),
         };
-        let proxy = who.proxy.then(|| self.clocks.proxy(who.thread).unwrap_or(&NOTHING));
+        let seen = who.sight.map_or_else(|| self.clocks.seen(who.thread), Sight::seen);
+        let proxy = who.sight.filter(|_| who.is_async).map(Sight::proxy);
         View {
             stamp,
+            owner: who.thread,
             first_block: self.grid.first_block,
-            seen: self.clocks.seen(who.thread),
+            seen,
             proxy,
             seen_blocks: &self.seen_blocks,
             site: pc,
         }
+    }
+
+    /// Whether the first writer of each of these bytes precedes what a warp starts now: what is wrong if not. For
+    /// bytes that another warp's operation has read already.
+    pub fn recheck(
+        &self,
+        who: Who,
+        cta: usize,
+        writers: &[(Stamp, u32)],
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        let view = View { first_block: u32::MAX, ..self.view(who, Access::Peek, pc) };
+        for &(stamp, at) in writers {
+            if !view.precedes(stamp) {
+                let found = self.ctas[cta].shadow[at as usize].peek(&view, true);
+                let name = self.shared_range(at.into(), 1).unwrap_or_default();
+                let offset = at as usize - self.shared_start(name);
+                let Some(found) = found else { continue };
+                let message = self.tell(found, ("read", 1, offset), &self.shared_name(name));
+                return Err(Trouble::new(u32::MAX, message));
+            }
+        }
+        Ok(())
     }
 
     #[cold]
@@ -308,7 +367,10 @@ impl Cluster<'_, '_> {
         let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
         match found {
             Found::Unwritten => format!("{place}, which was never written"),
-            Found::Pending => format!("{place}, where an asynchronous copy was not waited for"),
+            Found::Pending(site) => format!(
+                "{place}, where an asynchronous copy was not waited for ({})",
+                self.at(site)
+            ),
             Found::NoFence(other) => {
                 let line = self.at(other.site);
                 let who = self.who(other.stamp);
@@ -339,7 +401,9 @@ impl Cluster<'_, '_> {
         if index == self.warps() {
             return match lane {
                 0..8 => format!("a product of warpgroup {lane}{of_block}"),
-                _ => format!("a bulk copy{of_block}"),
+                INIT_AGENT => format!("mbarrier.init{of_block}"),
+                ARRIVAL_AGENT => format!("an arrival{of_block}"),
+                _ => format!("an asynchronous copy{of_block}"),
             };
         }
         let [x, y, z] = self.grid.thread(index * 32 + lane);
@@ -357,10 +421,31 @@ fn within(at: u64, bytes: usize, start: u64, len: usize) -> Option<usize> {
 /// Notes the access in the shadow; the first byte with trouble, and which.
 #[inline]
 fn record(view: &View, shadow: &[Byte], access: Access, shared: bool) -> Option<(usize, Found)> {
-    let note = |b: &Byte| match access {
-        Access::Read => b.read(view, shared),
-        Access::Peek => b.peek(view, shared),
-        Access::Write(_) => b.write(view, shared),
-    };
-    shadow.iter().enumerate().find_map(|(i, b)| Some((i, note(b)?)))
+    match access {
+        Access::Write(_) => {
+            shadow.iter().enumerate().find_map(|(i, b)| Some((i, b.write(view, shared)?)))
+        }
+        Access::Note => {
+            shadow.iter().for_each(|b| b.note(view));
+            None
+        }
+        Access::Read | Access::Peek | Access::PeekAtomic => {
+            // Neighbours have mostly the same writer, which has to be asked about only once.
+            let mut good = Stamp(0);
+            for (i, byte) in shadow.iter().enumerate() {
+                if access == Access::Read {
+                    byte.note(view);
+                }
+                let writer = byte.writer();
+                if writer == good && writer != Stamp(0) {
+                    continue;
+                }
+                if let Some(found) = byte.peek(view, shared) {
+                    return Some((i, found));
+                }
+                good = writer;
+            }
+            None
+        }
+    }
 }

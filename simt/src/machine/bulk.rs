@@ -10,6 +10,7 @@ use super::warp::Warp;
 use super::{Trouble, traffic};
 use crate::clocks::Arrival;
 use crate::count::Counts;
+use crate::hopper::swizzle::Swizzle;
 use crate::hopper::tensor_map::{Fill, TensorMap};
 use crate::hopper::tile::{Direction, Tile, check_shared_address};
 use crate::program::op::{Address, BulkWay, Op, Src, TensorWay, Value};
@@ -20,14 +21,30 @@ use crate::shadow::Flag;
 #[derive(Default)]
 pub struct Groups {
     committed: [u32; 32],
-    /// What those who wait for stores see.
-    pub arrivals: [Arrival; 32],
+    /// Stores that no wait was for, in order: lane, group and instruction.
+    unwaited: Vec<(usize, u32, u32)>,
+    /// Stores that have ended: lane and group, and what those who wait see of the reads and of all.
+    ended: Vec<(usize, u32, Arrival, Arrival)>,
 }
 
 impl Groups {
     pub fn commit(&mut self, on: u32) {
         each(on).for_each(|lane| self.committed[lane] += 1);
     }
+
+    /// The first store that was not waited for: lane and instruction.
+    pub fn first_open(&self) -> Option<(usize, u32)> {
+        self.unwaited.first().map(|&(lane, _, pc)| (lane, pc))
+    }
+}
+
+/// What a copy between global and shared memory, or two blocks, is about.
+struct Plan {
+    way: Way,
+    moves: Vec<Move>,
+    swizzle: Swizzle,
+    start: u32,
+    bytes: u32,
 }
 
 impl Cluster<'_, '_> {
@@ -47,37 +64,39 @@ impl Cluster<'_, '_> {
             let fail = |message: String| Trouble::new(1 << lane, message);
             let bytes = warp.word_of(bytes, lane);
             let (to, from) = (addresses(warp, to)[lane], addresses(warp, from)[lane]);
-            if bytes == 0 || !(u64::from(bytes) | to | from).is_multiple_of(16) {
+            let by_16 = |at: u64| at.is_multiple_of(16);
+            if bytes == 0 || !by_16(bytes.into()) || !by_16(to) || !by_16(from) {
                 let message =
                     format!("bulk copy of {bytes} bytes from {from:#x} to {to:#x}: not by 16");
                 return Err(fail(message));
             }
             let here = warp.cta as usize;
-            let (way, moves) = match way {
+            let (to_cta, to_offset) = self.shared_cta(here, to);
+            let (way, start, global) = match way {
                 BulkWay::Load => {
-                    let (cta, offset) = self.shared_cta(here, to);
-                    let ctas = self.targets(warp, lane, cta, multicast)?;
-                    let barrier = self.barrier_of(warp, lane, barrier)?;
-                    let moves = Move { shared: offset as u32, global: Some(from), bytes };
-                    (Way::Load { ctas, barrier, nan: None }, moves)
+                    let ctas = self.targets(warp, lane, to_cta, multicast)?;
+                    let barrier =
+                        self.barrier_of(warp, lane, barrier, multicast.is_none(), to_cta)?;
+                    (Way::Load { ctas, barrier, fill: 0 }, to_offset as u32, Some(from))
                 }
                 BulkWay::Store => {
-                    let moves = Move { shared: from as u32, global: Some(to), bytes };
-                    (Way::Store { cta: here }, moves)
+                    let start = self.own_offset(warp, lane, from)?;
+                    (Way::Store { group: warp.bulk.committed[lane] }, start, Some(to))
                 }
                 BulkWay::Across => {
-                    let (cta, offset) = self.shared_cta(here, to);
-                    let barrier = self.barrier_of(warp, lane, barrier)?;
-                    let way = Way::Across { from: here, start: from as u32, to: cta, barrier };
-                    (way, Move { shared: offset as u32, global: None, bytes })
+                    let start = self.own_offset(warp, lane, from)?;
+                    let barrier = self.barrier_of(warp, lane, barrier, true, to_cta)?;
+                    (Way::Across { start, to: to_cta, barrier }, to_offset as u32, None)
                 }
             };
+            let moves = vec![Move { shared: start, global, bytes }];
+            let plan = Plan { way, moves, swizzle: Swizzle::None, start, bytes };
             let traffic = counts.traffic(pc);
             traffic.requests += 1;
             traffic.bytes += u64::from(bytes);
             traffic.sectors += u64::from(bytes / 32);
             traffic.least_sectors += u64::from(bytes / 32);
-            self.start(warp, lane, way, vec![moves], bytes, pc)?;
+            self.start(warp, lane, plan, pc)?;
         }
         Ok(())
     }
@@ -124,8 +143,8 @@ impl Cluster<'_, '_> {
                 }
             };
             let tile = tile.map_err(|e| fail(e.to_string()))?;
-            let moves = moves(&tile, &map, offset as u32, direction);
-            let bytes = tile.box_bytes();
+            let (start, bytes) = (offset as u32, tile.box_bytes());
+            let moves = moves(&tile, start, direction);
             let traffic = counts.traffic(pc);
             traffic.requests += 1;
             traffic.bytes += u64::from(bytes);
@@ -138,12 +157,17 @@ impl Cluster<'_, '_> {
             let way = match direction {
                 Direction::Load => Way::Load {
                     ctas: self.targets(warp, lane, cta, multicast)?,
-                    barrier: self.barrier_of(warp, lane, barrier)?,
-                    nan: (map.fill() == Fill::Nan).then(|| map.element().bytes()),
+                    barrier: self.barrier_of(warp, lane, barrier, multicast.is_none(), cta)?,
+                    // Which NaN, nobody says; all bits set are one in every format.
+                    fill: if map.fill() == Fill::Nan { 0xff } else { 0 },
                 },
-                Direction::Store => Way::Store { cta },
+                Direction::Store => {
+                    self.own_offset(warp, lane, shared)?;
+                    Way::Store { group: warp.bulk.committed[lane] }
+                }
             };
-            self.start(warp, lane, way, moves, bytes, pc)?;
+            let plan = Plan { way, moves, swizzle: map.swizzle(), start, bytes };
+            self.start(warp, lane, plan, pc)?;
         }
         Ok(())
     }
@@ -157,7 +181,7 @@ impl Cluster<'_, '_> {
         pc: u32,
     ) -> Result<TensorMap, Trouble> {
         let fail = |message: String| Trouble::new(1 << lane, message);
-        if !at.is_multiple_of(64) {
+        if !at.is_multiple_of(TensorMap::ALIGNMENT) {
             return Err(fail(format!("a tensor map at {at:#x}, which is no multiple of 64")));
         }
         let place = resolve(Space::Generic, at);
@@ -187,140 +211,197 @@ impl Cluster<'_, '_> {
         Ok((0..self.ctas.len()).filter(|i| mask >> i & 1 == 1).collect())
     }
 
-    /// Offset of the barrier that a load tells.
+    /// Offset of a source in the block's own shared memory.
+    fn own_offset(&self, warp: &Warp, lane: usize, at: u64) -> Result<u32, Trouble> {
+        let (cta, offset) = self.shared_cta(warp.cta as usize, at);
+        if cta == warp.cta as usize {
+            return Ok(offset as u32);
+        }
+        let message =
+            format!("a bulk copy from shared memory of block {cta}, which is not its own");
+        Err(Trouble::new(1 << lane, message))
+    }
+
+    /// Offset of the barrier that a load tells; with `same` it has to be in the block that the bytes go to.
     fn barrier_of(
         &self,
         warp: &Warp,
         lane: usize,
         barrier: Option<Address>,
+        same: bool,
+        target: usize,
     ) -> Result<u32, Trouble> {
         let Some(barrier) = barrier else {
             return Err(Trouble::new(1 << lane, "the copy names no barrier"));
         };
         let at = addresses(warp, barrier)[lane];
-        Ok(self.shared_cta(warp.cta as usize, at).1 as u32)
+        let (cta, offset) = self.shared_cta(warp.cta as usize, at);
+        if same && cta != target {
+            let message =
+                format!("a copy to block {target} of the cluster with a barrier in block {cta}");
+            return Err(Trouble::new(1 << lane, message));
+        }
+        Ok(offset as u32)
     }
 
     /// Checks what a copy needs now and must not lose until it ends, and lets it be under way.
-    fn start(
-        &mut self,
-        warp: &mut Warp,
-        lane: usize,
-        way: Way,
-        moves: Vec<Move>,
-        bytes: u32,
-        pc: u32,
-    ) -> Result<(), Trouble> {
-        let who = Who::proxy(warp, lane);
+    fn start(&mut self, warp: &mut Warp, lane: usize, plan: Plan, pc: u32) -> Result<(), Trouble> {
+        let Plan { way, moves, swizzle, start, bytes } = plan;
+        let sight = self.clocks.sight(warp.id * 32 + lane as u32);
+        let agent = self.copy_agent(warp);
+        let who = Who::operation(warp, lane, agent, &sight);
+        let cta = warp.cta as usize;
+        let arrives = Access::Write(Flag::Pending);
         match &way {
             Way::Load { ctas, barrier, .. } => {
                 for &cta in ctas {
                     self.check_barrier(warp, lane, (cta, *barrier), pc)?;
-                    for m in &moves {
-                        let place = (Space::Shared, shared_address(cta, m.shared));
-                        let access = Access::Write(Flag::Pending);
-                        self.reach_as(who, lane, place, m.bytes as usize, access, pc)?;
-                    }
+                    let place = (Space::Shared, shared_address(cta, start));
+                    self.reach_as(who, lane, place, bytes as usize, arrives, pc)?;
                 }
             }
-            Way::Store { cta } => {
-                for m in &moves {
-                    let place = (Space::Shared, shared_address(*cta, m.shared));
-                    self.reach_as(who, lane, place, m.bytes as usize, Access::Peek, pc)?;
-                    self.ctas[*cta].read_by_operation(m.shared, m.bytes, true);
+            Way::Store { group } => {
+                for (at, n) in moves.iter().flat_map(|m| regions(swizzle, m)) {
+                    let place = (Space::Shared, shared_address(cta, at));
+                    self.reach_as(who, lane, place, n as usize, Access::Peek, pc)?;
+                    self.ctas[cta].read_by_operation(at, n, true);
                 }
+                warp.bulk.unwaited.push((lane, *group, pc));
             }
-            Way::Across { from, start, to, barrier } => {
+            Way::Across { start: source, to, barrier } => {
                 self.check_barrier(warp, lane, (*to, *barrier), pc)?;
                 let n = bytes as usize;
-                let place = (Space::Shared, shared_address(*from, *start));
+                let place = (Space::Shared, shared_address(cta, *source));
                 self.reach_as(who, lane, place, n, Access::Peek, pc)?;
-                self.ctas[*from].read_by_operation(*start, bytes, true);
-                let place = (Space::Shared, shared_address(*to, moves[0].shared));
-                self.reach_as(who, lane, place, n, Access::Write(Flag::Pending), pc)?;
+                self.ctas[cta].read_by_operation(*source, bytes, true);
+                let place = (Space::Shared, shared_address(*to, start));
+                self.reach_as(who, lane, place, n, arrives, pc)?;
             }
+            Way::Arrive { .. } => {}
         }
-        let group = match way {
-            Way::Store { .. } => Some(warp.bulk.committed[lane]),
-            Way::Load { .. } | Way::Across { .. } => None,
-        };
-        let agent = self.agent(warp, false);
-        let operation = Operation { way, moves, bytes, warp: warp.id, lane, group, agent, pc };
-        self.operations.open.push(operation);
+        let warp = warp.id;
+        self.operations.open.push(Operation {
+            way,
+            moves,
+            swizzle,
+            start,
+            bytes,
+            cta,
+            warp,
+            lane,
+            agent,
+            sight,
+            pc,
+        });
         Ok(())
     }
 
     /// A copy ends: its bytes are there, and those who wait are told.
     pub(super) fn complete(
         &mut self,
-        warp: &Warp,
+        warp: &mut Warp,
         operation: &Operation,
-        arrival: &mut Arrival,
     ) -> Result<(), Trouble> {
-        let Operation { way, moves, lane, pc, agent, .. } = operation;
-        let who = Who::agent(warp, *lane, *agent);
+        let Operation { way, moves, swizzle, lane, pc, agent, cta, .. } = operation;
+        let who = Who::operation(warp, *lane, *agent, &operation.sight);
         let stamp = self.clocks.stamp_as(*agent, Flag::Async);
+        let mut arrival = Arrival::default();
         match way {
-            Way::Load { ctas, nan, .. } => {
+            Way::Load { ctas, barrier, fill } => {
+                let mut bytes = Vec::new();
                 for m in moves {
-                    let mut bytes = vec![0u8; m.bytes as usize];
+                    bytes.clear();
+                    bytes.resize(m.bytes as usize, *fill);
                     if let Some(global) = m.global {
                         let place = (Space::Global, global);
                         let from =
                             self.reach_as(who, *lane, place, bytes.len(), Access::Read, *pc)?;
                         // SAFETY: `reach_as` has checked the range.
                         unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(from, bytes.len()) };
-                    } else if let Some(element) = nan {
-                        // Which NaN, nobody says; all bits set are one in every format.
-                        _ = element;
-                        bytes.fill(0xff);
                     }
-                    for &cta in ctas {
-                        self.deliver(cta, m.shared, &bytes, stamp, *pc);
+                    let mut rest = &bytes[..];
+                    for (at, n) in pieces(*swizzle, m) {
+                        let (now, later) = rest.split_at(n as usize);
+                        ctas.iter().for_each(|&cta| self.deliver(cta, at, now, stamp, *pc));
+                        rest = later;
                     }
                 }
+                self.end_agent(*agent, &mut arrival);
+                for &cta in ctas {
+                    self.complete_tx(*lane, (cta, *barrier), operation.bytes, &arrival)?;
+                }
             }
-            Way::Store { cta } => {
+            Way::Store { group } => {
+                for (at, n) in moves.iter().flat_map(|m| regions(*swizzle, m)) {
+                    self.has_read(who, (*cta, at, n), *lane, *pc)?;
+                }
+                let mut reads = Arrival::default();
+                self.end_agent(*agent, &mut reads);
                 for m in moves {
                     let Some(global) = m.global else { continue };
-                    let bytes = self.take_out(*cta, m.shared, m.bytes);
                     let place = (Space::Global, global);
                     let access = Access::Write(Flag::Async);
-                    let to = self.reach_as(who, *lane, place, bytes.len(), access, *pc)?;
-                    // SAFETY: `reach_as` has checked the range.
-                    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                    let mut to = self.reach_as(who, *lane, place, m.bytes as usize, access, *pc)?;
+                    for (at, n) in pieces(*swizzle, m) {
+                        let bytes = self.bytes(*cta, at, n);
+                        // SAFETY: `reach_as` has checked the range, which is as long as all pieces.
+                        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                        to = to.wrapping_add(bytes.len());
+                    }
                 }
-                for m in moves {
-                    self.ctas[*cta].read_by_operation(m.shared, m.bytes, false);
+                self.end_agent(*agent, &mut arrival);
+                warp.bulk.ended.push((*lane, *group, reads, arrival));
+            }
+            Way::Across { start, to, barrier } => {
+                self.has_read(who, (*cta, *start, operation.bytes), *lane, *pc)?;
+                if to != cta {
+                    // Its own block must not end before, either.
+                    self.ctas[*cta].visit(stamp, *pc);
                 }
+                let bytes = self.bytes(*cta, *start, operation.bytes).to_vec();
+                self.deliver(*to, operation.start, &bytes, stamp, *pc);
+                self.end_agent(*agent, &mut arrival);
+                self.complete_tx(*lane, (*to, *barrier), operation.bytes, &arrival)?;
             }
-            Way::Across { from, start, to, .. } => {
-                let bytes = self.take_out(*from, *start, operation.bytes);
-                self.ctas[*from].read_by_operation(*start, operation.bytes, false);
-                self.deliver(*to, moves[0].shared, &bytes, stamp, *pc);
-            }
-        }
-        if self.grid.launch.is_checked {
-            self.clocks.end_operation(*agent, arrival);
-        }
-        match way {
-            Way::Load { ctas, barrier, .. } => {
-                for &cta in ctas {
-                    self.complete_tx(*lane, (cta, *barrier), operation.bytes, arrival)?;
+            Way::Arrive { copies, before, barrier } => {
+                let who = Who::copy(warp, *lane, *agent, &operation.sight);
+                let groups = self.end_copies(warp, who, *lane, *before)?;
+                self.end_agent(*agent, &mut arrival);
+                if groups.len() < *copies && self.grid.launch.is_checked {
+                    // The thread itself has waited for some of them.
+                    self.clocks.release(warp.id as usize, 1 << lane, &mut arrival);
                 }
+                warp.copies.have_ended(*lane, groups, &arrival);
+                self.arrive_behind(*lane, (*cta, *barrier), &arrival)?;
             }
-            Way::Across { to, barrier, .. } => {
-                self.complete_tx(*lane, (*to, *barrier), operation.bytes, arrival)?;
-            }
-            Way::Store { .. } => {}
         }
         Ok(())
     }
 
-    /// Bytes of shared memory; the range was checked when the copy was started.
-    fn take_out(&self, cta: usize, start: u32, bytes: u32) -> Vec<u8> {
+    fn end_agent(&mut self, agent: u32, arrival: &mut Arrival) {
+        if self.grid.launch.is_checked {
+            self.clocks.end_operation(agent, arrival);
+        }
+    }
+
+    /// An operation has read these bytes of shared memory.
+    fn has_read(
+        &mut self,
+        who: Who,
+        (cta, start, bytes): (usize, u32, u32),
+        lane: usize,
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        self.ctas[cta].read_by_operation(start, bytes, false);
+        let place = (Space::Shared, shared_address(cta, start));
+        self.reach_as(who, lane, place, bytes as usize, Access::Note, pc)?;
+        Ok(())
+    }
+
+    /// Bytes of shared memory; the range was checked when the operation was started.
+    fn bytes(&self, cta: usize, start: u32, bytes: u32) -> &[u8] {
         let all: &[u8] = bytemuck::cast_slice(&self.ctas[cta].shared);
-        all[start as usize..(start + bytes) as usize].to_vec()
+        &all[start as usize..(start + bytes) as usize]
     }
 
     fn deliver(
@@ -339,8 +420,28 @@ impl Cluster<'_, '_> {
         }
     }
 
-    /// `cp.async.bulk.wait_group`. Reading the source and writing the target end together here, so that `.read`
-    /// makes no difference.
+    /// `cp.async.mbarrier.arrive` (9.7.13.15.17): an arrival once the thread's earlier copies are there. Without
+    /// `.noinc` it is one more than the barrier counts, from now on.
+    pub(super) fn copy_arrive(
+        &mut self,
+        warp: &mut Warp,
+        (at, space): (Address, Space),
+        is_counted: bool,
+        on: u32,
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        for lane in each(on) {
+            let barrier = self.arrival_to_come(warp, (at, space), lane, is_counted, pc)?;
+            let (copies, before) = (warp.copies.count(lane), warp.copies.started);
+            let way = Way::Arrive { copies, before, barrier };
+            let (moves, swizzle) = (Vec::new(), Swizzle::None);
+            self.start(warp, lane, Plan { way, moves, swizzle, start: 0, bytes: 0 }, pc)?;
+        }
+        Ok(())
+    }
+
+    /// `cp.async.bulk.wait_group`. Reading the source and writing the target end together here, but behind `.read`
+    /// only the former has been seen.
     pub(super) fn bulk_wait(
         &mut self,
         warp: &mut Warp,
@@ -355,10 +456,19 @@ impl Cluster<'_, '_> {
             warp.paths.get_mut(path).state = State::Bulk;
             return Ok(Step::Waits);
         }
-        if self.grid.launch.is_checked && !reads_only {
-            for lane in each(on) {
-                self.clocks.acquire(warp.id as usize, 1 << lane, &warp.bulk.arrivals[lane]);
+        let committed = warp.bulk.committed;
+        let is_due = |lane: usize, group: u32| {
+            on >> lane & 1 == 1 && group < committed[lane].saturating_sub(open)
+        };
+        warp.bulk.unwaited.retain(|&(lane, group, _)| !is_due(lane, group));
+        for (lane, group, reads, all) in &warp.bulk.ended {
+            if is_due(*lane, *group) && self.grid.launch.is_checked {
+                let arrival = if reads_only { reads } else { all };
+                self.clocks.acquire(warp.id as usize, 1 << lane, arrival);
             }
+        }
+        if !reads_only {
+            warp.bulk.ended.retain(|&(lane, group, ..)| !is_due(lane, group));
         }
         Ok(Step::Done)
     }
@@ -381,39 +491,52 @@ impl Cluster<'_, '_> {
     ) -> Result<(), Trouble> {
         let at = addresses(warp, from);
         for lane in each(on) {
-            let bytes = warp.word_of(bytes, lane) as usize;
-            let place = (Space::Global, at[lane]);
-            self.reach_as(Who::thread(warp, lane), lane, place, bytes, Access::Peek, pc)?;
+            let (bytes, from) = (warp.word_of(bytes, lane), at[lane]);
+            if bytes == 0 || !bytes.is_multiple_of(16) || !from.is_multiple_of(16) {
+                let message = format!("bulk prefetch of {bytes} bytes from {from:#x}: not by 16");
+                return Err(Trouble::new(1 << lane, message));
+            }
+            let (who, place) = (Who::thread(warp, lane), (Space::Global, from));
+            self.reach_as(who, lane, place, bytes as usize, Access::Peek, pc)?;
         }
         traffic::count(counts.traffic(pc), Space::Global, &at, 16, on);
         Ok(())
     }
 }
 
-/// The pieces of a tile that stay together in both memories.
-fn moves(tile: &Tile, map: &TensorMap, start: u32, direction: Direction) -> Vec<Move> {
+/// The runs of a tile, row by row: what lies inside the tensor, and what a load fills around it.
+fn moves(tile: &Tile, start: u32, direction: Direction) -> Vec<Move> {
     let mut moves = Vec::new();
     for row in tile.rows() {
-        for piece in map.swizzle().pieces(start + row.shared, row.bytes) {
-            // A piece may lie inside the tensor in part.
-            let (first, end) = (piece.offset, piece.offset + piece.bytes);
-            let from = row.inside.start.clamp(first, end);
-            let to = row.inside.end.clamp(first, end);
-            let mut add = |a: u32, b: u32, is_inside: bool| {
-                if a >= b || !is_inside && direction == Direction::Store {
-                    return;
-                }
-                let global = is_inside.then(|| row.global + u64::from(a - row.inside.start));
-                moves.push(Move { shared: piece.address + (a - first), global, bytes: b - a });
-            };
-            if from < to {
-                add(first, from, false);
-                add(from, to, true);
-                add(to, end, false);
-            } else {
-                add(first, end, false);
+        let mut add = |from: u32, to: u32, global: Option<u64>| {
+            if from < to && (global.is_some() || direction == Direction::Load) {
+                moves.push(Move { shared: start + row.shared + from, global, bytes: to - from });
             }
+        };
+        let inside = row.inside.clone();
+        if inside.is_empty() {
+            add(0, row.bytes, None);
+        } else {
+            add(0, inside.start, None);
+            add(inside.start, inside.end, Some(row.global));
+            add(inside.end, row.bytes, None);
         }
     }
     moves
+}
+
+/// Where the bytes of a run lie in shared memory, in their order: addresses and counts.
+fn pieces(swizzle: Swizzle, run: &Move) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let Move { shared, bytes, .. } = *run;
+    // Without a swizzle the run stays in one piece.
+    let whole = (swizzle == Swizzle::None).then_some((shared, bytes));
+    let all = (swizzle != Swizzle::None).then(|| swizzle.pieces(shared, bytes));
+    whole.into_iter().chain(all.into_iter().flatten().map(|p| (p.address, p.bytes)))
+}
+
+/// The same in any order: whole rows of the swizzle stay where they are.
+fn regions(swizzle: Swizzle, run: &Move) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let span = swizzle.span();
+    let is_whole = run.shared.is_multiple_of(span) && run.bytes.is_multiple_of(span);
+    pieces(if is_whole { Swizzle::None } else { swizzle }, run)
 }

@@ -1,7 +1,7 @@
 //! A running cluster of blocks (mostly of one): its warps in turn on one thread of the host, until all have ended.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::asynchronous::Operations;
 use super::barrier::{BARRIERS, Barrier};
@@ -15,15 +15,15 @@ use crate::clocks::Clocks;
 use crate::count::Counts;
 use crate::program::layout::SlotCounts;
 use crate::random::Random;
-use crate::shadow::{Byte, shadow};
+use crate::shadow::{Byte, Stamp, shadow};
 
 /// Instructions of one warp before another one gets its turn: a warp that waits for memory to change must not keep
 /// the others from changing it.
 const TURN: u32 = 1 << 16;
 /// A cluster that has executed so many instructions does not end.
 const ENDLESS: u64 = 1 << 36;
-/// Rounds in which warps only ask for what does not come.
-const FRUITLESS: u32 = 1000;
+/// So often a warp asks in vain before it counts as waiting.
+const ASKS: u32 = 1000;
 
 /// A block of the cluster.
 pub struct Cta {
@@ -34,10 +34,28 @@ pub struct Cta {
     pub barriers: [Barrier; BARRIERS],
     pub mbarriers: Mbarriers,
     /// Per 16 bytes of shared memory: asynchronous operations under way that read there. Empty until one does.
-    pub busy: Vec<u8>,
+    pub busy: Vec<u16>,
     pub registers: Registers,
     pub warpgroups: Vec<Warpgroup>,
+    /// Whether all its threads have: its shared memory is gone.
+    pub has_ended: bool,
+    /// Threads of other blocks that were in its shared memory: clock and instruction of their last access.
+    visits: HashMap<u32, (u32, u32)>,
 }
+
+impl Cta {
+    /// A thread of another block was in its shared memory.
+    pub fn visit(&mut self, stamp: Stamp, pc: u32) {
+        self.visits.insert(stamp.thread(), (stamp.clock(), pc));
+    }
+}
+
+/// Lanes of the warp behind those of a block that stand for what happens asynchronously: one for each warpgroup's
+/// products, one for initialisations of barriers, one for arrivals at those of other blocks, the others for copies in
+/// turn.
+pub const INIT_AGENT: u32 = 8;
+pub const ARRIVAL_AGENT: u32 = 9;
+const COPY_AGENTS: std::ops::Range<u32> = 10..32;
 
 pub struct Cluster<'g, 'a> {
     pub grid: &'g Grid<'a>,
@@ -59,8 +77,8 @@ pub struct Cluster<'g, 'a> {
     pub last_allocation: usize,
     /// Instructions of all warps so far: what clocks show.
     pub time: u64,
-    /// Whether the turn only asked for something that has not come.
-    pub is_fruitless: bool,
+    /// Draws of a shuffled schedule.
+    pub random: Option<Random>,
 }
 
 /// What a thread of the host keeps between clusters.
@@ -107,6 +125,8 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
             busy: Vec::new(),
             registers: Registers::new(program, per_cta),
             warpgroups: Vec::new(),
+            has_ended: false,
+            visits: HashMap::new(),
         }
     });
     let all = all.collect();
@@ -133,14 +153,17 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
         cta: 0,
         clocks,
         seen_blocks: HashSet::new(),
-        rendezvous: Rendezvous::default(),
+        rendezvous: Rendezvous::new(n),
         operations: Operations::default(),
         woken: Vec::new(),
         last_allocation: 0,
         time: 0,
-        is_fruitless: false,
+        random: match launch.schedule {
+            Schedule::Shuffled(seed) => Some(Random::new(seed ^ (u64::from(linear) << 32 | 1))),
+            Schedule::Ascending | Schedule::Descending => None,
+        },
     };
-    let outcome = cluster.schedule(&mut pool.warps[..n], linear, counts);
+    let outcome = cluster.schedule(&mut pool.warps[..n], counts);
     pool.shared.extend(cluster.ctas.into_iter().map(|cta| (cta.shared, cta.shadow)));
     POOL.with(|p| p.replace(pool));
     outcome
@@ -157,36 +180,51 @@ impl Cluster<'_, '_> {
         self.threads.div_ceil(32)
     }
 
-    /// The thread that stands for asynchronous operations of this warp's kind: products have that of their
-    /// warpgroup, copies that of the warp that started them.
-    pub fn agent(&self, warp: &Warp, is_product: bool) -> u32 {
-        let lane = if is_product { warp.index / 4 } else { 8 + warp.index % 24 };
-        (warp.cta * (self.warps() + 1) + self.warps()) * 32 + lane
+    /// The thread number of an agent of a block.
+    fn agent(&self, cta: u32, lane: u32) -> u32 {
+        (cta * (self.warps() + 1) + self.warps()) * 32 + lane
+    }
+
+    /// The agent that stands for the products of a warp's group.
+    pub fn product_agent(&self, warp: &Warp) -> u32 {
+        self.agent(warp.cta, warp.index / 4)
+    }
+
+    /// The agent that stands for what a block's threads initialise.
+    pub fn init_agent(&self, warp: &Warp) -> u32 {
+        self.agent(warp.cta, INIT_AGENT)
+    }
+
+    /// The agent that stands for arrivals of a block's threads elsewhere.
+    pub fn arrival_agent(&self, warp: &Warp) -> u32 {
+        self.agent(warp.cta, ARRIVAL_AGENT)
+    }
+
+    /// An agent for the next copy of a warp. They take turns, so that who waits for one copy has not seen those
+    /// before it.
+    pub fn copy_agent(&mut self, warp: &Warp) -> u32 {
+        let n = self.operations.started % COPY_AGENTS.len() as u32;
+        self.operations.started = self.operations.started.wrapping_add(1);
+        self.agent(warp.cta, COPY_AGENTS.start + n)
+    }
+
+    /// A number below `n` of a shuffled schedule; 0 of the others.
+    pub fn draw(&mut self, n: u64) -> u64 {
+        self.random.as_mut().map_or(0, |random| random.below(n))
     }
 
     /// Gives the warps their turns in the order of the schedule, round after round.
-    fn schedule(
-        &mut self,
-        warps: &mut [Warp],
-        linear: u32,
-        counts: &mut Counts,
-    ) -> Result<(), Box<Fault>> {
+    fn schedule(&mut self, warps: &mut [Warp], counts: &mut Counts) -> Result<(), Box<Fault>> {
         let mut order: Vec<usize> = (0..warps.len()).collect();
         if self.grid.launch.schedule == Schedule::Descending {
             order.reverse();
         }
-        let mut random = match self.grid.launch.schedule {
-            Schedule::Shuffled(seed) => Some(Random::new(seed ^ (u64::from(linear) << 32 | 1))),
-            _ => None,
-        };
-        let mut fruitless = 0;
         loop {
             let mut progress = false;
-            let mut is_fruitless = true;
-            if let Some(random) = &mut random {
+            if let Some(random) = &mut self.random {
                 random.shuffle(&mut order);
                 if random.below(4) == 0 {
-                    self.complete_one(warps, |n| random.below(n as u64) as usize)?;
+                    self.complete_one(warps)?;
                 }
             }
             for &w in &order {
@@ -195,29 +233,33 @@ impl Cluster<'_, '_> {
                     continue;
                 }
                 progress = true;
-                let turn = random.as_mut().map_or(TURN, |r| 1 + r.below(200) as u32);
-                self.is_fruitless = false;
+                let turn = self.random.as_mut().map_or(TURN, |r| 1 + r.below(200) as u32);
                 if let Err((pc, trouble)) = self.turn(&mut warps[w], turn, counts) {
                     return Err(self.fault(&warps[w], pc, trouble));
                 }
-                is_fruitless &= self.is_fruitless;
                 for (warp, path, result) in std::mem::take(&mut self.woken) {
                     self.wake(&mut warps[warp as usize], path, result);
                 }
                 if self.grid.launch.schedule == Schedule::Descending {
-                    while self.complete_one(warps, |_| 0)? {}
+                    while self.complete_one(warps)? {}
+                }
+                if warps[w].paths.is_done() {
+                    self.end_warp(warps, w)?;
                 }
             }
             if warps.iter().all(|w| w.paths.is_done()) {
-                return self.finish(warps);
+                return Ok(());
             }
-            fruitless = if progress && is_fruitless { fruitless + 1 } else { 0 };
             // What is under way may take as long as it likes: until nobody can go on without it.
-            if (!progress || fruitless > 0) && self.complete_one(warps, |_| 0)? {
-                fruitless = 0;
-                continue;
-            }
-            if !progress || fruitless > FRUITLESS {
+            let all_ask = |least: u32| {
+                let mut ready = warps.iter().filter(|w| w.paths.ready().is_some()).peekable();
+                ready.peek().is_some() && ready.all(|w| w.asks >= least)
+            };
+            let is_idle = !progress || all_ask(1);
+            let is_stuck = !progress || all_ask(ASKS);
+            if is_idle && self.complete_one(warps)? {
+                warps.iter_mut().for_each(|w| w.asks = 0);
+            } else if is_stuck {
                 return Err(self.stuck(warps));
             }
             if self.time > ENDLESS {
@@ -225,5 +267,51 @@ impl Cluster<'_, '_> {
                 return Err(self.fault(&warps[0], 0, trouble));
             }
         }
+    }
+
+    /// A warp has ended, and maybe its block with it.
+    fn end_warp(&mut self, warps: &[Warp], w: usize) -> Result<(), Box<Fault>> {
+        let warp = &warps[w];
+        if let Some(pc) = warp.products.first_open() {
+            let message = "the warp ended without having waited for this product: wgmma.wait_group is missing";
+            return Err(self.fault(warp, pc, Trouble::new(u32::MAX, message)));
+        }
+        if let Some((lane, pc)) = warp.bulk.first_open() {
+            let message = "the thread ended without having waited for this bulk store to have read shared \
+                           memory: cp.async.bulk.wait_group is missing";
+            return Err(self.fault(warp, pc, Trouble::new(1 << lane, message)));
+        }
+        self.rendezvous.end(warp);
+        let cta = warp.cta;
+        if warps.iter().any(|w| w.cta == cta && !w.paths.is_done()) {
+            return Ok(());
+        }
+        self.ctas[cta as usize].has_ended = true;
+        self.end_operations(warps, cta)?;
+        if self.grid.launch.is_checked {
+            self.end_visits(warps, cta)?;
+        }
+        Ok(())
+    }
+
+    /// The shared memory of a block that has ended is gone: all that others did there must have come before.
+    fn end_visits(&self, warps: &[Warp], cta: u32) -> Result<(), Box<Fault>> {
+        let mut visits: Vec<_> = self.ctas[cta as usize].visits.iter().collect();
+        visits.sort_unstable();
+        for (&thread, &(clock, pc)) in visits {
+            let own = warps.iter().filter(|w| w.cta == cta);
+            let mut threads = own.flat_map(|w| (0..32).map(|lane| w.id * 32 + lane));
+            if threads.any(|t| self.clocks.seen(t).has(thread, clock)) {
+                continue;
+            }
+            let message = format!(
+                "block {cta} of the cluster may have ended before this access to its shared memory: a \
+                 barrier.cluster is missing before its end"
+            );
+            let owner = warps.iter().find(|w| w.id == thread / 32);
+            let lanes = if owner.is_some() { 1 << (thread % 32) } else { 1 };
+            return Err(self.fault(owner.unwrap_or(&warps[0]), pc, Trouble::new(lanes, message)));
+        }
+        Ok(())
     }
 }

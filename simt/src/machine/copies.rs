@@ -1,10 +1,11 @@
 //! `cp.async` of sm_80 (9.7.9.25.3): copies that are under way until their thread waits for their group.
 
-use super::access::{Access, addresses};
+use super::access::{Access, Who, addresses};
 use super::cluster::Cluster;
 use super::exec::each;
 use super::warp::Warp;
 use super::{Trouble, traffic};
+use crate::clocks::Arrival;
 use crate::count::Counts;
 use crate::program::op::Op;
 use crate::ptx::ast::Space;
@@ -18,6 +19,8 @@ struct Copy {
     from: u64,
     bytes: u8,
     valid: u8,
+    /// How many the warp had started before.
+    number: u32,
     pc: u32,
 }
 
@@ -27,12 +30,30 @@ pub struct Copies {
     open: Vec<Copy>,
     /// Groups that each lane has committed.
     committed: [u32; 32],
+    /// How many were ever started.
+    pub started: u32,
+    /// Those that have ended before an arrival at a barrier: lane and group, and what their thread sees once it waits
+    /// for that.
+    ended: Vec<(usize, u32, Arrival)>,
 }
 
 impl Copies {
     pub fn clear(&mut self) {
         self.open.clear();
         self.committed = [0; 32];
+        self.started = 0;
+        self.ended.clear();
+    }
+
+    /// Copies of a lane that are under way.
+    pub fn count(&self, lane: usize) -> usize {
+        self.open.iter().filter(|c| usize::from(c.lane) == lane).count()
+    }
+
+    /// Copies of these groups of a lane have ended.
+    pub fn have_ended(&mut self, lane: usize, mut groups: Vec<u32>, arrival: &Arrival) {
+        groups.dedup();
+        self.ended.extend(groups.into_iter().map(|group| (lane, group, arrival.clone())));
     }
 
     pub fn commit(&mut self, on: u32) {
@@ -73,9 +94,11 @@ impl Cluster<'_, '_> {
                 }
             }
             let group = warp.copies.committed[lane];
-            let copy =
-                Copy { lane: lane as u8, group, to: to[lane], from: from[lane], bytes, valid, pc };
-            self.check_copy(warp, &copy, Flag::Pending)?;
+            let number = warp.copies.started;
+            warp.copies.started += 1;
+            let (to, from) = (to[lane], from[lane]);
+            let copy = Copy { lane: lane as u8, group, to, from, bytes, valid, number, pc };
+            self.check_copy(Who::thread(warp, lane), &copy, Flag::Pending)?;
             read |= u32::from(valid > 0) << lane;
             warp.copies.open.push(copy);
         }
@@ -91,7 +114,7 @@ impl Cluster<'_, '_> {
     /// bytes are on the host.
     fn check_copy(
         &mut self,
-        warp: &mut Warp,
+        who: Who,
         copy: &Copy,
         flag: Flag,
     ) -> Result<(*mut u8, *mut u8), Trouble> {
@@ -99,10 +122,11 @@ impl Cluster<'_, '_> {
         let mut from = std::ptr::null_mut();
         if copy.valid > 0 {
             let place = (Space::Global, copy.from);
-            from = self.reach(warp, lane, place, copy.valid.into(), Access::Read, copy.pc)?;
+            from = self.reach_as(who, lane, place, copy.valid.into(), Access::Read, copy.pc)?;
         }
         let place = (Space::Shared, copy.to);
-        let to = self.reach(warp, lane, place, copy.bytes.into(), Access::Write(flag), copy.pc)?;
+        let access = Access::Write(flag);
+        let to = self.reach_as(who, lane, place, copy.bytes.into(), access, copy.pc)?;
         Ok((to, from))
     }
 
@@ -118,19 +142,47 @@ impl Cluster<'_, '_> {
                 left.push(copy);
                 continue;
             }
-            let (to, from) = self
-                .check_copy(warp, &copy, Flag::Plain)
-                .map_err(|t| Trouble::new(t.lanes, format!("asynchronous copy: {}", t.message)))?;
-            let (valid, bytes) = (usize::from(copy.valid), usize::from(copy.bytes));
-            // SAFETY: `check_copy` has checked both ranges.
-            unsafe {
-                if valid > 0 {
-                    to.copy_from_nonoverlapping(from, valid);
-                }
-                to.add(valid).write_bytes(0, bytes - valid);
-            }
+            self.end_copy(Who::thread(warp, lane), &copy)?;
         }
         warp.copies.open = left;
+        let committed = warp.copies.committed;
+        let is_due =
+            |lane: usize, group: u32| on >> lane & 1 == 1 && group + open < committed[lane];
+        if self.grid.launch.is_checked {
+            let due = warp.copies.ended.iter().filter(|e| is_due(e.0, e.1));
+            due.for_each(|e| self.clocks.acquire(warp.id as usize, 1 << e.0, &e.2));
+        }
+        warp.copies.ended.retain(|e| !is_due(e.0, e.1));
+        Ok(())
+    }
+
+    /// Completes the copies of a lane that were started before that one; their groups.
+    pub(super) fn end_copies(
+        &mut self,
+        warp: &mut Warp,
+        who: Who,
+        lane: usize,
+        before: u32,
+    ) -> Result<Vec<u32>, Trouble> {
+        let is_due = |c: &Copy| usize::from(c.lane) == lane && c.number < before;
+        let (due, left) = std::mem::take(&mut warp.copies.open).into_iter().partition(is_due);
+        warp.copies.open = left;
+        let due: Vec<Copy> = due;
+        due.iter().map(|copy| self.end_copy(who, copy).map(|()| copy.group)).collect()
+    }
+
+    fn end_copy(&mut self, who: Who, copy: &Copy) -> Result<(), Trouble> {
+        let (to, from) = self
+            .check_copy(who, copy, Flag::Plain)
+            .map_err(|t| Trouble::new(t.lanes, format!("asynchronous copy: {}", t.message)))?;
+        let (valid, bytes) = (usize::from(copy.valid), usize::from(copy.bytes));
+        // SAFETY: `check_copy` has checked both ranges.
+        unsafe {
+            if valid > 0 {
+                to.copy_from_nonoverlapping(from, valid);
+            }
+            to.add(valid).write_bytes(0, bytes - valid);
+        }
         Ok(())
     }
 }

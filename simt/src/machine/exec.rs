@@ -7,7 +7,7 @@ use super::{Trouble, traffic};
 use crate::arith::integer::{PermuteMode, byte_permute, logic3};
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
-use crate::program::op::{Arrive, BoolOp, Cvta, Dst, MbarrierOp, Op, SrcPred};
+use crate::program::op::{BoolOp, Cvta, Op, SrcPred};
 use crate::ptx::ast::Space;
 use crate::shadow::Flag;
 
@@ -136,7 +136,12 @@ impl Cluster<'_, '_> {
         let (mut x, mut y) = ([0u32; 32], [0u32; 32]);
         let (mut p, mut q, mut r) = ([0u64; 32], [0u64; 32], [0u64; 32]);
         match *op {
-            Op::Nop | Op::Fence => {}
+            Op::Nop => {}
+            Op::Fence => {
+                if self.grid.launch.is_checked {
+                    self.clocks.fence(warp.id as usize, on);
+                }
+            }
             Op::L1 { f, d, a } => {
                 let mut out = [0; 32];
                 // SAFETY: as in `step`.
@@ -217,6 +222,10 @@ impl Cluster<'_, '_> {
             Op::Special { d, which } => {
                 let value = self.special(warp, which);
                 warp.put_any(d, &value, on);
+            }
+            Op::ExplicitCluster { d } => {
+                let is_explicit = self.ctas.len() > 1;
+                warp.put_pred(d, if is_explicit { u32::MAX } else { 0 }, on);
             }
             Op::Pack32 { d, low, high } => {
                 let (low, high) = (*warp.word(low, &mut x), warp.word(high, &mut y));
@@ -334,8 +343,13 @@ impl Cluster<'_, '_> {
                         return Err(Trouble::new(1 << lane, message));
                     }
                     let at = warp.value_of(a, lane);
+                    // A generic address, or one in the window of shared memory.
                     let base = at / super::access::WINDOW * super::access::WINDOW;
                     let (_, offset) = self.shared_cta(self.cta, at - base);
+                    if base != 0 && base != window(Space::Shared) || offset >> 24 != 0 {
+                        let message = format!("mapa of {at:#x}, which is not in shared memory");
+                        return Err(Trouble::new(1 << lane, message));
+                    }
                     out[lane] = base + shared_address(rank as usize, offset as u32);
                 }
                 warp.put_any(d, &out, on);
@@ -346,24 +360,16 @@ impl Cluster<'_, '_> {
                 }
                 self.fence_barriers(warp, on);
             }
-            Op::FenceMbarrierInit => self.fence_barriers(warp, on),
+            Op::FenceMbarrierInit => {
+                if self.grid.launch.is_checked {
+                    let agent = self.init_agent(warp);
+                    self.clocks.fence_only(warp.id as usize, on, agent);
+                }
+                self.fence_barriers(warp, on);
+            }
             Op::Mbarrier { .. } => return self.mbarrier(warp, op, on, pc),
             Op::CopyArrive { at, space, is_counted } => {
-                // The thread's copies may end now as well as later.
-                warp.copies.commit(on);
-                self.copy_wait(warp, 0, on)?;
-                let how = Arrive::Plain;
-                // With `.noinc` the barrier counts this arrival already; without, it is one more.
-                if is_counted {
-                    let action = MbarrierOp::Arrive {
-                        how,
-                        count: None,
-                        tx: None,
-                        state: Dst::Sink,
-                        is_relaxed: false,
-                    };
-                    return self.mbarrier(warp, &Op::Mbarrier { action, at, space }, on, pc);
-                }
+                return self.copy_arrive(warp, (at, space), is_counted, on, pc);
             }
             Op::BulkCopy { .. } => return self.bulk_copy(warp, op, on, pc, counts),
             Op::TensorCopy { .. } => return self.tensor_copy(warp, op, on, pc, counts),

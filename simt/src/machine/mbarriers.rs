@@ -1,20 +1,25 @@
 //! Barriers in shared memory (9.7.13.15): `mbarrier.*`. Their state is in memory, as `hopper::mbarrier` encodes it;
 //! what those who arrived had seen is kept beside.
+//!
+//! `mbarrier.try_wait` waits until the phase has ended; under a shuffled schedule it sometimes gives up early, as the
+//! hardware may, so that a kernel that does not ask again is found. Counts of instructions then depend on the seed.
+//!
+//! Scopes are not looked at: an arrival at the barrier of another block is seen there also with `.cta`.
 
 use std::collections::HashMap;
 
 use super::Trouble;
-use super::access::{Access, Who, addresses, resolve};
+use super::access::{Access, Who, addresses, resolve, shared_address};
 use super::cluster::Cluster;
 use super::exec::each;
-use super::paths::{Path, State};
+use super::paths::State;
 use super::turn::Step;
 use super::warp::Warp;
 use crate::clocks::Arrival;
-use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier};
-use crate::program::op::{Address, Arrive, MbarrierOp, Op, WaitFor};
+use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier, MbarrierError};
+use crate::program::op::{Address, Arrive, Dst, MbarrierOp, Op, Value, WaitFor};
 use crate::ptx::ast::Space;
-use crate::shadow::Flag;
+use crate::shadow::{Flag, Stamp};
 
 /// What is known of a barrier beside its 64 bits.
 #[derive(Default)]
@@ -22,9 +27,12 @@ pub struct Beside {
     /// Of the current phase, and of the last one that ended.
     arrival: Arrival,
     last: Arrival,
-    /// Whether the initialisation can be seen by the asynchronous proxy, and which thread made it.
-    pub is_fenced: bool,
+    /// The initialisation: which thread made it and where, as what it counts, and whether the asynchronous proxy can
+    /// see it.
     owner: u32,
+    pc: u32,
+    init: Option<Stamp>,
+    is_fenced: bool,
 }
 
 /// The barriers of a block, by offset in its shared memory.
@@ -40,9 +48,14 @@ impl Mbarriers {
     }
 }
 
-fn bits(at: *mut u8) -> u64 {
-    // SAFETY: `reach` has checked 8 bytes there, and only this thread of the host runs the cluster.
-    unsafe { at.cast::<u64>().read_unaligned() }
+fn load(at: *const u8) -> Result<Mbarrier, MbarrierError> {
+    // SAFETY: whoever asks has checked 8 bytes there, and only this thread of the host runs the cluster.
+    Mbarrier::from_bits(unsafe { at.cast::<u64>().read_unaligned() })
+}
+
+fn store(at: *mut u8, bits: u64) {
+    // SAFETY: as in `load`.
+    unsafe { at.cast::<u64>().write_unaligned(bits) }
 }
 
 impl Cluster<'_, '_> {
@@ -54,30 +67,53 @@ impl Cluster<'_, '_> {
         }
         let (cta, offset) = self.shared_cta(warp.cta as usize, at);
         if offset % 8 != 0 {
-            return Err(Trouble::new(1 << lane, format!("misaligned barrier at {offset:#x}")));
+            let message = format!("a barrier at {offset:#x}, which is no multiple of 8");
+            return Err(Trouble::new(1 << lane, message));
         }
         Ok((cta, offset as u32))
     }
 
-    /// Where the barrier's bits are on the host.
+    /// Where the barrier's bits are on the host, after the access was checked and recorded.
     fn barrier_bits(
         &mut self,
-        warp: &mut Warp,
+        who: Who,
         lane: usize,
         (cta, offset): (usize, u32),
-        flag: Flag,
+        access: Access,
         pc: u32,
     ) -> Result<*mut u8, Trouble> {
-        let who = Who::thread(warp, lane);
-        let place = (Space::Shared, super::access::shared_address(cta, offset));
-        self.reach_as(who, lane, place, 8, Access::Write(flag), pc)
+        self.reach_as(who, lane, (Space::Shared, shared_address(cta, offset)), 8, access, pc)
     }
 
-    /// A barrier as it is, or why it is none.
-    fn load_barrier(&self, at: *mut u8, lane: usize, offset: u32) -> Result<Mbarrier, Trouble> {
-        Mbarrier::from_bits(bits(at)).map_err(|e| {
-            Trouble::new(1 << lane, format!("barrier at shared address {offset:#x}: {e}"))
-        })
+    /// Where the barrier's bits are on the host, when the range was checked before.
+    fn known_bits(&mut self, (cta, offset): (usize, u32)) -> *mut u8 {
+        self.ctas[cta].shared.as_mut_ptr().cast::<u8>().wrapping_add(offset as usize)
+    }
+
+    /// The barrier there, if it is one that this thread may know of.
+    fn known_barrier(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        place: (usize, u32),
+    ) -> Result<Mbarrier, Trouble> {
+        self.shared_range(place.1.into(), 8)
+            .map_err(|m| Trouble::new(1 << lane, format!("a barrier {m}")))?;
+        let barrier = load(self.known_bits(place));
+        let barrier = barrier.map_err(|e| self.barrier_trouble(lane, place, e))?;
+        self.check_init(warp, lane, place)?;
+        Ok(barrier)
+    }
+
+    /// What is wrong with a barrier, in words.
+    fn barrier_trouble(
+        &self,
+        lane: usize,
+        (cta, offset): (usize, u32),
+        error: MbarrierError,
+    ) -> Trouble {
+        let place = self.shared_place(cta, offset);
+        Trouble::new(1 << lane, format!("barrier at {place}: {error}"))
     }
 
     pub(super) fn mbarrier(
@@ -93,7 +129,7 @@ impl Cluster<'_, '_> {
         if let MbarrierOp::PendingCount { d, state } = action {
             let mut out = [0u64; 32];
             for lane in each(on) {
-                let state = warp.value_of(crate::program::op::Value::Long(state), lane);
+                let state = warp.value_of(Value::Long(state), lane);
                 let count = mbarrier::pending_count(state);
                 out[lane] = count.map_err(|e| Trouble::new(1 << lane, e.to_string()))?.into();
             }
@@ -103,59 +139,8 @@ impl Cluster<'_, '_> {
         let at = self.barrier_addresses(warp, at, space);
         let mut states = [0u64; 32];
         for lane in each(on) {
-            let (cta, offset) = self.place(warp, at[lane], lane)?;
-            let fail = |e: mbarrier::MbarrierError| {
-                Trouble::new(1 << lane, format!("barrier at shared address {offset:#x}: {e}"))
-            };
-            let flag = match action {
-                MbarrierOp::Init { .. } | MbarrierOp::Invalidate => Flag::Plain,
-                _ => Flag::Atomic,
-            };
-            let place = self.barrier_bits(warp, lane, (cta, offset), flag, pc)?;
-            let write = |value: u64| {
-                // SAFETY: as in `bits`.
-                unsafe { place.cast::<u64>().write_unaligned(value) }
-            };
-            match action {
-                MbarrierOp::Init { count } => {
-                    let count = warp.word_of(count, lane);
-                    write(Mbarrier::init(count).map_err(fail)?.to_bits());
-                    let owner = warp.id * 32 + lane as u32;
-                    let beside = Beside { owner, ..Beside::default() };
-                    self.ctas[cta].mbarriers.all.insert(offset, beside);
-                }
-                MbarrierOp::Invalidate => {
-                    self.load_barrier(place, lane, offset)?;
-                    write(INVALIDATED);
-                    self.ctas[cta].mbarriers.all.remove(&offset);
-                }
-                MbarrierOp::ExpectTx { bytes } => {
-                    let mut barrier = self.load_barrier(place, lane, offset)?;
-                    let ended = barrier.expect_tx(warp.word_of(bytes, lane)).map_err(fail)?;
-                    write(barrier.to_bits());
-                    self.end_phase(cta, offset, ended);
-                }
-                MbarrierOp::CompleteTx { bytes } => {
-                    let mut barrier = self.load_barrier(place, lane, offset)?;
-                    let ended = barrier.complete_tx(warp.word_of(bytes, lane)).map_err(fail)?;
-                    write(barrier.to_bits());
-                    self.end_phase(cta, offset, ended);
-                }
-                MbarrierOp::Arrive { how, count, tx, is_relaxed, .. } => {
-                    let mut barrier = self.load_barrier(place, lane, offset)?;
-                    let count = count.map_or(1, |c| warp.word_of(c, lane));
-                    let tx = tx.map(|t| warp.word_of(t, lane));
-                    let (state, ended) = arrive(&mut barrier, how, count, tx).map_err(fail)?;
-                    write(barrier.to_bits());
-                    states[lane] = state;
-                    if self.grid.launch.is_checked && !is_relaxed {
-                        let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
-                        self.clocks.release(warp.id as usize, 1 << lane, &mut beside.arrival);
-                    }
-                    self.end_phase(cta, offset, ended);
-                }
-                MbarrierOp::PendingCount { .. } => {}
-            }
+            let place = self.place(warp, at[lane], lane)?;
+            states[lane] = self.mbarrier_of_lane(warp, action, lane, place, pc)?;
         }
         if let MbarrierOp::Arrive { state, .. } = action {
             warp.put_any(state, &states, on);
@@ -163,12 +148,143 @@ impl Cluster<'_, '_> {
         Ok(())
     }
 
+    /// One lane's operation on a barrier; the state that it returns, if it does.
+    fn mbarrier_of_lane(
+        &mut self,
+        warp: &mut Warp,
+        action: MbarrierOp,
+        lane: usize,
+        place: (usize, u32),
+        pc: u32,
+    ) -> Result<u64, Trouble> {
+        let (cta, offset) = place;
+        let fail = |this: &Self, e| this.barrier_trouble(lane, place, e);
+        let may_be_remote = match action {
+            MbarrierOp::Arrive { state, .. } => state == Dst::Sink,
+            MbarrierOp::ExpectTx { .. } | MbarrierOp::CompleteTx { .. } => true,
+            _ => false,
+        };
+        if cta != warp.cta as usize && !may_be_remote {
+            let message = format!(
+                "the barrier is in block {cta} of the cluster: only arrivals without a state, expect_tx and \
+                 complete_tx are for barriers of other blocks"
+            );
+            return Err(Trouble::new(1 << lane, message));
+        }
+        if let MbarrierOp::Init { count } = action {
+            let barrier = Mbarrier::init(warp.word_of(count, lane)).map_err(|e| fail(self, e))?;
+            self.init_barrier(warp, lane, place, barrier, pc)?;
+            return Ok(0);
+        }
+        let flag = match action {
+            MbarrierOp::Invalidate => Flag::Plain,
+            _ => Flag::Atomic,
+        };
+        // Whoever waits for an arrival knows that it has come, even if it is relaxed: it counts as an agent's.
+        let agent = (cta != warp.cta as usize).then(|| self.arrival_agent(warp));
+        let who = agent.map_or_else(|| Who::thread(warp, lane), |a| Who::agent(warp, lane, a));
+        let mut barrier = self.known_barrier(warp, lane, place)?;
+        let bits = self.barrier_bits(who, lane, place, Access::Write(flag), pc)?;
+        let mut returned = 0;
+        let ended = match action {
+            MbarrierOp::Invalidate => {
+                store(bits, INVALIDATED);
+                self.ctas[cta].mbarriers.all.remove(&offset);
+                return Ok(0);
+            }
+            MbarrierOp::ExpectTx { bytes } => barrier.expect_tx(warp.word_of(bytes, lane)),
+            MbarrierOp::CompleteTx { bytes } => barrier.complete_tx(warp.word_of(bytes, lane)),
+            MbarrierOp::Arrive { how, count, tx, .. } => {
+                let count = count.map_or(1, |c| warp.word_of(c, lane));
+                let tx = tx.map(|t| warp.word_of(t, lane));
+                arrive(&mut barrier, how, count, tx).map(|(state, ended)| {
+                    returned = state;
+                    ended
+                })
+            }
+            MbarrierOp::Init { .. } | MbarrierOp::PendingCount { .. } => Ok(false),
+        };
+        let ended = ended.map_err(|e| fail(self, e))?;
+        store(bits, barrier.to_bits());
+        if self.grid.launch.is_checked {
+            let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
+            let (warp, arrival) = (warp.id as usize, &mut beside.arrival);
+            match action {
+                MbarrierOp::Arrive { is_relaxed: false, .. } => {
+                    self.clocks.release(warp, 1 << lane, arrival);
+                }
+                MbarrierOp::Arrive { .. } => self.clocks.release_relaxed(warp, 1 << lane, arrival),
+                _ => {}
+            }
+            if let Some(agent) = agent {
+                let mut own = Arrival::default();
+                self.clocks.end_operation(agent, &mut own);
+                self.clocks.acquire(warp, 1 << lane, &own);
+                arrival.join(&own);
+            }
+        }
+        self.end_phase(place, ended);
+        Ok(returned)
+    }
+
+    /// `mbarrier.init`. It counts as an agent's access, as a `fence.mbarrier_init` is for these only.
+    fn init_barrier(
+        &mut self,
+        warp: &Warp,
+        lane: usize,
+        place: (usize, u32),
+        barrier: Mbarrier,
+        pc: u32,
+    ) -> Result<(), Trouble> {
+        let (cta, offset) = place;
+        let agent = self.init_agent(warp);
+        let who = Who::agent(warp, lane, agent);
+        let bits = self.barrier_bits(who, lane, place, Access::Write(Flag::Plain), pc)?;
+        let is_known = self.ctas[cta].mbarriers.all.contains_key(&offset);
+        if is_known && load(bits).is_ok() {
+            let place = self.shared_place(cta, offset);
+            let message =
+                format!("there is a barrier at {place} already: it needs mbarrier.inval first");
+            return Err(Trouble::new(1 << lane, message));
+        }
+        store(bits, barrier.to_bits());
+        let owner = warp.id * 32 + lane as u32;
+        let init = Some(self.clocks.stamp(agent));
+        let beside = Beside { owner, pc, init, ..Beside::default() };
+        self.ctas[cta].mbarriers.all.insert(offset, beside);
+        if self.grid.launch.is_checked {
+            let mut arrival = Arrival::default();
+            self.clocks.end_operation(agent, &mut arrival);
+            self.clocks.acquire(warp.id as usize, 1 << lane, &arrival);
+        }
+        Ok(())
+    }
+
+    /// Whether a thread may know that a barrier was initialised. The shadow alone does not tell: the initialisation is
+    /// not the last write once one has used the barrier.
+    fn check_init(&self, warp: &Warp, lane: usize, place: (usize, u32)) -> Result<(), Trouble> {
+        let (cta, offset) = place;
+        let Some(beside) = self.ctas[cta].mbarriers.all.get(&offset) else { return Ok(()) };
+        let seen = self.clocks.seen(warp.id * 32 + lane as u32);
+        if !self.grid.launch.is_checked
+            || beside.init.is_none_or(|init| seen.has(init.thread(), init.clock()))
+        {
+            return Ok(());
+        }
+        let message = format!(
+            "data race: the barrier at {} was initialised by another thread ({}) with no barrier between",
+            self.shared_place(cta, offset),
+            self.at(beside.pc)
+        );
+        Err(Trouble::new(1 << lane, message))
+    }
+
     fn barrier_addresses(&self, warp: &Warp, at: Address, space: Space) -> [u64; 32] {
         let window = super::access::window(space);
         addresses(warp, at).map(|a| a.wrapping_add(window))
     }
 
-    fn end_phase(&mut self, cta: usize, offset: u32, ended: bool) {
+    fn end_phase(&mut self, (cta, offset): (usize, u32), ended: bool) {
         if ended {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             beside.last = std::mem::take(&mut beside.arrival);
@@ -178,23 +294,26 @@ impl Cluster<'_, '_> {
     /// Whether a bulk copy may use this barrier: it is one, and the asynchronous proxy can see that.
     pub(super) fn check_barrier(
         &mut self,
-        warp: &mut Warp,
+        warp: &Warp,
         lane: usize,
-        (cta, offset): (usize, u32),
+        place: (usize, u32),
         pc: u32,
     ) -> Result<(), Trouble> {
+        let (cta, offset) = place;
         if offset % 8 != 0 {
-            return Err(Trouble::new(1 << lane, format!("misaligned barrier at {offset:#x}")));
+            let message = format!("a barrier at {offset:#x}, which is no multiple of 8");
+            return Err(Trouble::new(1 << lane, message));
         }
-        let at = self.barrier_bits(warp, lane, (cta, offset), Flag::Atomic, pc)?;
-        self.load_barrier(at, lane, offset)?;
-        let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
-        if beside.is_fenced {
+        let who = Who::thread(warp, lane);
+        self.known_barrier(warp, lane, place)?;
+        self.barrier_bits(who, lane, place, Access::PeekAtomic, pc)?;
+        if self.ctas[cta].mbarriers.all.entry(offset).or_default().is_fenced {
             return Ok(());
         }
         let message = format!(
-            "barrier at shared address {offset:#x}: a fence is missing behind its initialisation \
-             (fence.mbarrier_init or fence.proxy.async)"
+            "barrier at {}: a fence is missing behind its initialisation (fence.mbarrier_init or \
+             fence.proxy.async)",
+            self.shared_place(cta, offset)
         );
         Err(Trouble::new(1 << lane, message))
     }
@@ -203,20 +322,66 @@ impl Cluster<'_, '_> {
     pub(super) fn complete_tx(
         &mut self,
         lane: usize,
-        (cta, offset): (usize, u32),
+        place: (usize, u32),
         bytes: u32,
         arrival: &Arrival,
     ) -> Result<(), Trouble> {
-        let at = self.ctas[cta].shared.as_mut_ptr().cast::<u8>().wrapping_add(offset as usize);
-        let mut barrier = self.load_barrier(at, lane, offset)?;
-        let ended = barrier.complete_tx(bytes).map_err(|e| {
-            Trouble::new(1 << lane, format!("barrier at shared address {offset:#x}: {e}"))
-        })?;
-        // SAFETY: the place was checked when the copy was started, and still holds a barrier.
-        unsafe { at.cast::<u64>().write_unaligned(barrier.to_bits()) };
+        self.change_barrier(lane, place, arrival, |barrier| barrier.complete_tx(bytes))
+    }
+
+    /// The copies are there that an arrival was to come behind.
+    pub(super) fn arrive_behind(
+        &mut self,
+        lane: usize,
+        place: (usize, u32),
+        arrival: &Arrival,
+    ) -> Result<(), Trouble> {
+        self.change_barrier(lane, place, arrival, |barrier| barrier.arrive(1).map(|a| a.completed))
+    }
+
+    /// What an operation that ends does to its barrier. The place was checked when it was started.
+    fn change_barrier(
+        &mut self,
+        lane: usize,
+        place: (usize, u32),
+        arrival: &Arrival,
+        what: impl FnOnce(&mut Mbarrier) -> Result<bool, MbarrierError>,
+    ) -> Result<(), Trouble> {
+        let (cta, offset) = place;
+        let bits = self.known_bits(place);
+        let ended = load(bits).and_then(|mut barrier| {
+            let ended = what(&mut barrier)?;
+            store(bits, barrier.to_bits());
+            Ok(ended)
+        });
+        let ended = ended.map_err(|e| self.barrier_trouble(lane, place, e))?;
         self.ctas[cta].mbarriers.all.entry(offset).or_default().arrival.join(arrival);
-        self.end_phase(cta, offset, ended);
+        self.end_phase(place, ended);
         Ok(())
+    }
+
+    /// The barrier (an offset) of a `cp.async.mbarrier.arrive`, which waits for one arrival more from now on if it
+    /// does not count it anyway.
+    pub(super) fn arrival_to_come(
+        &mut self,
+        warp: &Warp,
+        (at, space): (Address, Space),
+        lane: usize,
+        is_counted: bool,
+        pc: u32,
+    ) -> Result<u32, Trouble> {
+        let place = self.place(warp, self.barrier_addresses(warp, at, space)[lane], lane)?;
+        if place.0 != warp.cta as usize {
+            return Err(Trouble::new(1 << lane, "the barrier is in another block of the cluster"));
+        }
+        let who = Who::thread(warp, lane);
+        let mut barrier = self.known_barrier(warp, lane, place)?;
+        let bits = self.barrier_bits(who, lane, place, Access::Write(Flag::Atomic), pc)?;
+        if !is_counted {
+            barrier.increment_pending().map_err(|e| self.barrier_trouble(lane, place, e))?;
+            store(bits, barrier.to_bits());
+        }
+        Ok(place.1)
     }
 
     /// Asks a barrier for a phase: of these lanes, those for which it has ended.
@@ -229,21 +394,23 @@ impl Cluster<'_, '_> {
         let at = self.barrier_addresses(warp, at, space);
         let (mut done, mut places) = (0, [(0, 0); 32]);
         for lane in each(on) {
-            let (cta, offset) = self.place(warp, at[lane], lane)?;
-            self.shared_range(cta, offset.into(), 8).map_err(|m| Trouble::new(1 << lane, m))?;
-            let bits =
-                self.ctas[cta].shared.as_mut_ptr().cast::<u8>().wrapping_add(offset as usize);
-            let barrier = self.load_barrier(bits, lane, offset)?;
-            let has_ended = match what {
+            let place = self.place(warp, at[lane], lane)?;
+            let (cta, offset) = place;
+            if cta != warp.cta as usize {
+                let message = format!(
+                    "a wait at a barrier of block {cta} of the cluster, which is not its own"
+                );
+                return Err(Trouble::new(1 << lane, message));
+            }
+            self.shared_range(offset.into(), 8)
+                .map_err(|m| Trouble::new(1 << lane, format!("a barrier {m}")))?;
+            let has_ended = load(self.known_bits(place)).and_then(|barrier| match what {
                 WaitFor::Parity(parity) => barrier.test_wait_parity(warp.word_of(parity, lane)),
-                WaitFor::State(state) => {
-                    let state = warp.value_of(crate::program::op::Value::Long(state), lane);
-                    barrier.test_wait(state)
-                }
-            };
-            let has_ended = has_ended.map_err(|e| Trouble::new(1 << lane, e.to_string()))?;
+                WaitFor::State(state) => barrier.test_wait(warp.value_of(Value::Long(state), lane)),
+            });
+            let has_ended = has_ended.map_err(|e| self.barrier_trouble(lane, place, e))?;
             done |= u32::from(has_ended) << lane;
-            places[lane] = (cta, offset);
+            places[lane] = place;
         }
         Ok((done, places))
     }
@@ -262,28 +429,39 @@ impl Cluster<'_, '_> {
             return Err(Trouble::new(on, "no wait"));
         };
         let (done, places) = self.ask(warp, (at, space, what), on)?;
-        if tries && done != on {
+        let gives_up = self.random.is_some() && self.draw(4) == 0;
+        if tries && done != on && !gives_up {
             warp.paths.get_mut(path).state = State::Mbarrier;
             return Ok(Step::Waits);
         }
         for lane in each(on) {
-            let (cta, offset) = places[lane];
-            // Records the access: it races with an initialisation that is not behind a barrier.
-            self.barrier_bits(warp, lane, (cta, offset), Flag::Atomic, pc)?;
+            self.check_init(warp, lane, places[lane])?;
+            let access = Access::Write(Flag::Atomic);
+            self.barrier_bits(Who::thread(warp, lane), lane, places[lane], access, pc)?;
         }
-        if self.grid.launch.is_checked && !is_relaxed {
+        if self.grid.launch.is_checked {
             let mut left = done;
             while left != 0 {
-                let (cta, offset) = places[left.trailing_zeros() as usize];
-                let same = each(left).filter(|&l| places[l] == (cta, offset));
+                let place = places[left.trailing_zeros() as usize];
+                let same = each(left).filter(|&l| places[l] == place);
                 let same = same.fold(0u32, |all, l| all | 1 << l);
                 left &= !same;
-                let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
-                self.clocks.acquire(warp.id as usize, same, &beside.last);
+                let (cta, offset) = place;
+                let last = &self.ctas[cta].mbarriers.all.entry(offset).or_default().last;
+                match is_relaxed {
+                    false => self.clocks.acquire(warp.id as usize, same, last),
+                    true => self.clocks.acquire_relaxed(warp.id as usize, same, last),
+                }
             }
         }
         warp.put_pred(p, done, on);
-        Ok(if done == on { Step::Done } else { Step::Yields })
+        if done == on {
+            warp.asks = 0;
+            return Ok(Step::Done);
+        }
+        warp.asked = Some(pc);
+        warp.asks += 1;
+        Ok(Step::Yields)
     }
 
     pub(super) fn mbarrier_has_come(
@@ -296,20 +474,32 @@ impl Cluster<'_, '_> {
         Ok(self.ask(warp, (at, space, what), on)?.0 == on)
     }
 
-    /// What a path that waits at a barrier waits for.
-    pub(super) fn mbarrier_wait_in_words(&self, warp: &Warp, path: &Path) -> String {
-        let inst = &self.grid.launch.program.instructions[path.pc as usize];
-        let Op::MbarrierWait { at, space, what, .. } = inst.op else { return "waits".into() };
-        let lane = path.lanes.trailing_zeros().min(31) as usize;
+    /// What lanes that wait at a barrier wait for.
+    pub(super) fn mbarrier_wait_in_words(&self, warp: &Warp, pc: u32, lanes: u32) -> String {
+        let inst = &self.grid.launch.program.instructions[pc as usize];
+        let Op::MbarrierWait { at, space, what, .. } = inst.op else { return String::new() };
         let at = self.barrier_addresses(warp, at, space);
-        let Ok((cta, offset)) = self.place(warp, at[lane], lane) else { return "waits".into() };
-        let there = self.ctas[cta].shared.as_ptr().cast::<u8>().wrapping_add(offset as usize);
-        let barrier = self.load_barrier(there.cast_mut(), lane, offset);
-        let (Ok(barrier), WaitFor::Parity(parity)) = (barrier, what) else {
-            return format!("waits at the barrier at shared address {offset:#x}");
-        };
-        let wait = barrier.wait(warp.word_of(parity, lane));
-        format!("waits at the barrier at shared address {offset:#x}: {wait}")
+        let mut first = None;
+        for lane in each(lanes) {
+            let Ok((cta, offset)) = self.place(warp, at[lane], lane) else { continue };
+            let bits = self.ctas[cta].shared.as_ptr().cast::<u8>().wrapping_add(offset as usize);
+            let Ok(barrier) = load(bits) else { continue };
+            let parity = match what {
+                WaitFor::Parity(parity) => Ok(warp.word_of(parity, lane)),
+                WaitFor::State(state) => {
+                    mbarrier::state_parity(warp.value_of(Value::Long(state), lane))
+                }
+            };
+            let Ok(parity) = parity else { continue };
+            let place = self.shared_place(cta, offset);
+            let words = format!("at the barrier at {place}: {}", barrier.wait(parity));
+            // Of several lanes, one whose phase has not ended.
+            if !barrier.test_wait_parity(parity).unwrap_or(true) {
+                return words;
+            }
+            first.get_or_insert(words);
+        }
+        first.unwrap_or_else(|| "at a barrier".into())
     }
 }
 
@@ -319,7 +509,7 @@ fn arrive(
     how: Arrive,
     count: u32,
     tx: Option<u32>,
-) -> Result<(u64, bool), mbarrier::MbarrierError> {
+) -> Result<(u64, bool), MbarrierError> {
     let done = |arrival: mbarrier::Arrival| (arrival.state, arrival.completed);
     Ok(match (how, tx) {
         (Arrive::Plain, None) => done(barrier.arrive(count)?),

@@ -36,13 +36,16 @@ use crate::program::Program;
 use crate::random::Random;
 use crate::shadow;
 
-/// The order in which warps, and blocks, are started and resumed. A correct deterministic kernel gives the same
-/// bits under all of them.
+/// The order in which warps, and blocks, are started and resumed, and when asynchronous operations end. A correct
+/// deterministic kernel gives the same bits under all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
+    /// Operations end as late as possible.
     Ascending,
+    /// Operations end as early as possible.
     Descending,
-    /// Another order at every pass, from this seed.
+    /// Another order at every pass, from this seed. Operations end at any time, and `mbarrier.try_wait` sometimes
+    /// gives up, so that counts depend on the seed where it is used.
     Shuffled(u64),
 }
 
@@ -192,17 +195,19 @@ pub fn run(launch: &Launch) -> Result<Counts, Box<Fault>> {
         return Err(whole(format!("blocks of {:?}, where .reqntid says otherwise", launch.block)));
     }
     let size: u64 = launch.cluster.iter().map(|&n| u64::from(n)).product();
-    let fits =
-        (0..3).all(|i| launch.cluster[i] > 0 && launch.grid[i].is_multiple_of(launch.cluster[i]));
+    let divides =
+        |i: usize| launch.cluster[i] > 0 && launch.grid[i].is_multiple_of(launch.cluster[i]);
+    let fits = (0..3).all(divides);
     if !fits || size > 16 || size * (threads.div_ceil(32) + 1) > 512 {
         let (grid, cluster) = (launch.grid, launch.cluster);
         return Err(whole(format!("a grid of {grid:?} blocks in clusters of {cluster:?}")));
     }
-    if program.cluster.is_some_and(|wanted| wanted != launch.cluster) {
-        let wanted = program.cluster;
+    if let Some(wanted) = program.cluster
+        && wanted != launch.cluster
+    {
+        let got = launch.cluster;
         return Err(whole(format!(
-            "clusters of {:?}, the kernel wants {wanted:?}",
-            launch.cluster
+            "clusters of {got:?}, where .reqnctapercluster says {wanted:?}"
         )));
     }
     let blocks = blocks / size;

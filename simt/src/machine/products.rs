@@ -1,11 +1,17 @@
-//! Matrix products of a warpgroup: `wgmma` (9.7.15). A product goes on while its warps do: until they wait for its
+//! Products of warpgroups (9.7.15): `wgmma`. A product goes on while its warps do: until they wait for its
 //! group nobody may touch its registers or overwrite its operands in shared memory.
 //!
 //! The result is computed when a warp issues the product, from what is in shared memory then. That is right for
 //! every kernel that keeps the rules, and the rules are checked: operands are busy until the first warp has waited,
-//! registers are in flight until their warp has.
+//! registers are in flight until their warp has. Every warp must have seen the operands' bytes arrive.
+//!
+//! Registers. A product wants `wgmma.fence` behind every other access to its registers, reads included (9.7.15.7.1).
+//! Compilers copy accumulators from one register to another, which is no access once ptxas has merged the two: an
+//! unguarded `mov` of a register in flight is let through, and its target is in flight as well.
+//!
+//! Not seen: that a product reads its operands later than when it is issued. A write in between is found by the
+//! checks of shared memory, and in an unchecked run where the product has not been waited for.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Trouble;
@@ -20,14 +26,24 @@ use crate::hopper::wgmma::{Lanes, Matrix, SumOrder, Wgmma};
 use crate::program::Program;
 use crate::program::op::{FactorA, Op, Product, Value};
 use crate::ptx::ast::Space;
+use crate::shadow::Stamp;
+
+/// A register of a product in flight.
+#[derive(Clone, Copy, Default)]
+struct Flight {
+    /// One more than the group of the product; 0 for a register that is not in flight.
+    group: u32,
+    /// The product's shape.
+    shape: u16,
+}
 
 /// The products of a warp that it has not waited for.
 #[derive(Default)]
 pub struct Products {
-    /// Registers of A or D in flight, and the group that they belong to.
-    flying: HashMap<u32, u32>,
-    /// Registers of products that were written since the last `wgmma.fence`.
-    unfenced: HashSet<u32>,
+    /// By slot.
+    flying: Vec<Flight>,
+    /// By slot: whether the register was accessed since the last `wgmma.fence`.
+    unfenced: Vec<bool>,
     has_fenced: bool,
     /// Groups committed.
     committed: u32,
@@ -40,8 +56,15 @@ pub struct Products {
 }
 
 impl Products {
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Ready for another block.
+    pub fn clear(&mut self, slots: usize) {
+        let mut flying = std::mem::take(&mut self.flying);
+        let mut unfenced = std::mem::take(&mut self.unfenced);
+        flying.clear();
+        flying.resize(slots, Flight::default());
+        unfenced.clear();
+        unfenced.resize(slots, false);
+        *self = Self { flying, unfenced, ..Self::default() };
     }
 
     /// The first product that was not waited for.
@@ -49,33 +72,30 @@ impl Products {
         self.open.first().map(|o| o.1)
     }
 
-    /// An instruction that is no product reads or writes registers of products. The compiler may copy a register
-    /// that is in flight: ptxas merges such copies.
+    /// An instruction that is no product reads or writes registers of products.
     pub fn touch(&mut self, pc: u32, program: &Program) -> Result<(), String> {
         let Some(touch) = program.touches.get(&pc) else { return Ok(()) };
-        if let Some((d, a)) = touch.copy {
-            let flying = self.flying.get(&a).copied();
-            match flying {
-                Some(group) => _ = self.flying.insert(d, group),
-                None => _ = self.flying.remove(&d),
-            }
-            // A value that no product knows is written; one that is known keeps its state.
-            let is_fenced = program.product_slots.contains(&a) && !self.unfenced.contains(&a);
-            if is_fenced {
-                self.unfenced.remove(&d);
-            } else {
-                self.unfenced.insert(d);
-            }
+        let is_flying = |slot: u32| self.flying[slot as usize].group > 0;
+        if let Some((d, a)) = touch.copy
+            && (is_flying(a) || !is_flying(d))
+        {
+            self.flying[d as usize] = self.flying[a as usize];
+            self.unfenced[d as usize] = self.unfenced[a as usize];
             return Ok(());
         }
-        let all = touch.reads.iter().chain(&touch.writes);
-        if let Some((slot, _)) = all.filter_map(|s| self.flying.get_key_value(s)).next() {
+        let all = touch.reads.iter().chain(&touch.writes).copied();
+        if let Some(slot) = all.clone().find(|&slot| is_flying(slot)) {
+            let why = match self.flying[slot as usize].group - 1 == self.committed {
+                true => "wgmma.commit_group and wgmma.wait_group are missing",
+                false => "wgmma.wait_group is missing, or leaves too many groups open",
+            };
+            let verb = if touch.reads.contains(&slot) { "read" } else { "write" };
             return Err(format!(
-                "a register of a product that is under way ({}) is touched before wgmma.wait_group",
-                program.register_name(*slot)
+                "{verb} of {}, which belongs to a product that is under way: {why}",
+                program.register_name(slot)
             ));
         }
-        self.unfenced.extend(&touch.writes);
+        all.for_each(|slot| self.unfenced[slot as usize] = true);
         Ok(())
     }
 }
@@ -88,8 +108,10 @@ struct Issued {
     scale_d: bool,
     matrix: Arc<Matrix>,
     a_matrix: Option<Arc<Matrix>>,
-    /// Bytes of shared memory that it reads.
-    reads: Vec<u32>,
+    /// Runs of shared memory that it reads: addresses and bytes.
+    reads: Vec<(u32, u32)>,
+    /// Who wrote these bytes, each with the address of one of them.
+    writers: Vec<(Stamp, u32)>,
     /// Warps that have issued it, as bits, and how many have waited for it.
     warps: u32,
     waited: u32,
@@ -108,7 +130,7 @@ pub struct Warpgroup {
 impl Cluster<'_, '_> {
     pub(super) fn product_fence(&mut self, warp: &mut Warp, on: u32) -> Result<(), Trouble> {
         whole(on)?;
-        warp.products.unfenced.clear();
+        warp.products.unfenced.fill(false);
         warp.products.has_fenced = true;
         Ok(())
     }
@@ -189,9 +211,8 @@ impl Cluster<'_, '_> {
         let products = &mut warp.products;
         products.issued += 1;
         products.open.push((products.committed, pc));
-        for slot in product.registers() {
-            products.flying.insert(slot, products.committed);
-        }
+        let flight = Flight { group: products.committed + 1, shape: shape(product) };
+        product.registers().for_each(|slot| products.flying[slot as usize] = flight);
         Ok(())
     }
 
@@ -204,13 +225,23 @@ impl Cluster<'_, '_> {
     ) -> Result<(), String> {
         let products = &warp.products;
         if !products.has_fenced {
-            return Err("wgmma.fence is missing before the first product".into());
+            return Err("wgmma.fence is missing before the first product of the warp".into());
         }
-        if let Some(slot) = product.registers().find(|slot| products.unfenced.contains(slot)) {
-            return Err(format!(
-                "wgmma.fence is missing: {} was written since the last one",
-                program.register_name(slot)
-            ));
+        for slot in product.registers() {
+            let name = program.register_name(slot);
+            if products.unfenced[slot as usize] {
+                return Err(format!(
+                    "wgmma.fence is missing: {name} was read or written since the last one"
+                ));
+            }
+            // Accumulators may go from product to product of one shape.
+            let flight = products.flying[slot as usize];
+            if flight.group > 0 && (flight.shape != shape(product) || !product.d.contains(&slot)) {
+                return Err(format!(
+                    "{name} belongs to a product that is under way, as A or with another shape: \
+                     wgmma.wait_group is missing"
+                ));
+            }
         }
         Ok(())
     }
@@ -238,45 +269,64 @@ impl Cluster<'_, '_> {
         while self.ctas[cta].warpgroups.len() <= group {
             self.ctas[cta].warpgroups.push(Warpgroup::default());
         }
+        let is_checked = self.grid.launch.is_checked;
+        let agent = self.product_agent(warp);
+        let sight = self.clocks.sight_of_warp(warp.id as usize);
+        let who = Who::operation(warp, 0, agent, &sight);
         let warpgroup = &mut self.ctas[cta].warpgroups[group];
         let place = number.wrapping_sub(warpgroup.first) as usize;
         if let Some(there) = warpgroup.all.get_mut(place) {
-            if (there.pc, there.a, there.b, there.scale_d) != (pc, a_bits, b_bits, wgmma.scale_d) {
-                return Err(fail("the warps of a warpgroup disagree about this product".into()));
+            if there.pc != pc {
+                let line = self.grid.launch.program.instructions[there.pc as usize].line;
+                return Err(fail(format!(
+                    "the warps of a warpgroup disagree: another one is at the product in PTX line {line}"
+                )));
+            }
+            if (there.a, there.b, there.scale_d) != (a_bits, b_bits, wgmma.scale_d) {
+                let message = "the warps of a warpgroup disagree about a descriptor or scale-d";
+                return Err(fail(message.into()));
             }
             there.warps |= 1 << (warp.index % 4);
+            if is_checked {
+                let writers = &self.ctas[cta].warpgroups[group].all[place].writers;
+                self.recheck(who, cta, writers, pc)?;
+            }
             return Ok(place);
         }
-        let mut reads = Vec::new();
-        let mut operand = |this: &mut Self, bits: u64, major: Major, mn: u32| {
-            let descriptor = Descriptor::decode(bits).map_err(|e| fail(e.to_string()))?;
+        let mut reads: Vec<(u32, u32)> = Vec::new();
+        let mut writers: Vec<(Stamp, u32)> = Vec::new();
+        let mut operand = |this: &mut Self, (name, bits): (&str, u64), major: Major, mn: u32| {
+            let wrong = |e: &dyn std::fmt::Display| fail(format!("operand {name}: {e}"));
+            let descriptor = Descriptor::decode(bits).map_err(|e| wrong(&e))?;
             let bytes = wgmma.input.bytes();
-            descriptor.check(major, mn, bytes).map_err(|e| fail(e.to_string()))?;
-            let who = Who::proxy(warp, 0);
-            let is_a = mn == 64 && wgmma.a_major.is_some() && bits == a_bits;
+            descriptor.check(major, mn, bytes).map_err(|e| wrong(&e))?;
             let mut read = |at: u32| {
                 let place = (Space::Shared, shared_address(cta, at));
-                let from =
-                    this.reach_as(who, 0, place, 16, Access::Peek, pc).map_err(|mut t| {
-                        t.lanes = u32::MAX;
-                        t
-                    })?;
-                reads.push(at);
+                let from = this
+                    .reach_as(who, 0, place, 16, Access::Peek, pc)
+                    .map_err(|t| wrong(&t.message))?;
+                match reads.last_mut() {
+                    Some((start, n)) if *start + *n == at => *n += 16,
+                    _ => reads.push((at, 16)),
+                }
+                if is_checked {
+                    this.note_writers(cta, at, &mut writers);
+                }
                 // SAFETY: `reach_as` has checked 16 bytes there.
                 Ok::<_, Trouble>(unsafe { from.cast::<[u8; 16]>().read_unaligned() })
             };
-            match is_a {
-                true => wgmma.a_from_shared(&descriptor, &mut read),
-                false => wgmma.b_from_shared(&descriptor, &mut read),
+            match name {
+                "A" => wgmma.a_from_shared(&descriptor, &mut read),
+                _ => wgmma.b_from_shared(&descriptor, &mut read),
             }
         };
         let a_matrix = match wgmma.a_major {
-            Some(major) => Some(Arc::new(operand(self, a_bits, major, 64)?)),
+            Some(major) => Some(Arc::new(operand(self, ("A", a_bits), major, 64)?)),
             None => None,
         };
-        let matrix = Arc::new(operand(self, b_bits, wgmma.b_major, wgmma.n)?);
+        let matrix = Arc::new(operand(self, ("B", b_bits), wgmma.b_major, wgmma.n)?);
         let there = &mut self.ctas[cta];
-        reads.iter().for_each(|&at| there.read_by_operation(at, 16, true));
+        reads.iter().for_each(|&(at, n)| there.read_by_operation(at, n, true));
         there.warpgroups[group].all.push_back(Issued {
             pc,
             a: a_bits,
@@ -285,11 +335,39 @@ impl Cluster<'_, '_> {
             matrix,
             a_matrix,
             reads,
+            writers,
             warps: 1 << (warp.index % 4),
             waited: 0,
             arrival: Arrival::default(),
         });
         Ok(self.ctas[cta].warpgroups[group].all.len() - 1)
+    }
+
+    /// Adds who wrote these 16 bytes, where that is not known yet.
+    fn note_writers(&self, cta: usize, at: u32, writers: &mut Vec<(Stamp, u32)>) {
+        for (byte, at) in self.ctas[cta].shadow[at as usize..].iter().take(16).zip(at..) {
+            let stamp = byte.writer();
+            // The last one is the likely one.
+            if writers.last().is_some_and(|w| w.0 == stamp) {
+                continue;
+            }
+            match writers.iter().position(|w| w.0 == stamp) {
+                Some(i) => {
+                    let last = writers.len() - 1;
+                    writers.swap(i, last);
+                }
+                None => writers.push((stamp, at)),
+            }
+        }
+    }
+
+    /// The first product under way that reads these 16 bytes: its warpgroup and instruction.
+    pub(super) fn product_that_reads(&self, cta: usize, at: u32) -> Option<(usize, u32)> {
+        let groups = self.ctas[cta].warpgroups.iter().enumerate();
+        let mut all = groups.flat_map(|(i, group)| group.all.iter().map(move |p| (i, p)));
+        let holds =
+            |p: &Issued| p.reads.iter().any(|&(start, n)| start < at + 16 && at < start + n);
+        all.find(|(_, p)| holds(p)).map(|(group, p)| (group, p.pc))
     }
 
     /// Products of this warp that a wait with so many open groups is for.
@@ -338,12 +416,14 @@ impl Cluster<'_, '_> {
             self.retire(warp, (cta, group, place), pc)?;
         }
         let below = warp.products.committed.saturating_sub(open);
-        warp.products.flying.retain(|_, group| *group >= below);
+        let landed = warp.products.flying.iter_mut().filter(|f| f.group <= below);
+        landed.for_each(|flight| *flight = Flight::default());
         // Numbers that every warp has retired are forgotten.
-        let warpgroup = &mut self.ctas[cta].warpgroups[group];
-        while warpgroup.all.front().is_some_and(|p| p.waited == 4) {
-            warpgroup.all.pop_front();
-            warpgroup.first += 1;
+        if let Some(warpgroup) = self.ctas[cta].warpgroups.get_mut(group) {
+            while warpgroup.all.front().is_some_and(|p| p.waited == 4) {
+                warpgroup.all.pop_front();
+                warpgroup.first += 1;
+            }
         }
         Ok(Step::Done)
     }
@@ -355,16 +435,16 @@ impl Cluster<'_, '_> {
         (cta, group, place): (usize, usize, usize),
         pc: u32,
     ) -> Result<(), Trouble> {
-        let agent = self.agent(warp, true);
+        let agent = self.product_agent(warp);
         let issued = &mut self.ctas[cta].warpgroups[group].all[place];
         issued.waited += 1;
         if issued.waited == 1 {
             let reads = std::mem::take(&mut issued.reads);
             let who = Who::agent(warp, 0, agent);
-            for &at in &reads {
-                self.ctas[cta].read_by_operation(at, 16, false);
+            for &(at, n) in &reads {
+                self.ctas[cta].read_by_operation(at, n, false);
                 let place = (Space::Shared, shared_address(cta, at));
-                self.reach_as(who, 0, place, 16, Access::Read, pc)?;
+                self.reach_as(who, 0, place, n as usize, Access::Note, pc)?;
             }
             if self.grid.launch.is_checked {
                 let mut arrival = Arrival::default();
@@ -378,6 +458,11 @@ impl Cluster<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// What distinguishes the shapes of products.
+fn shape(product: &Product) -> u16 {
+    product.n as u16 | (product.input as u16) << 10
 }
 
 fn whole(on: u32) -> Result<(), Trouble> {

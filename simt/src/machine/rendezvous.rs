@@ -1,4 +1,4 @@
-//! `barrier.cluster` (9.7.13.3): all threads of a cluster arrive, and later wait for the others.
+//! `barrier.cluster` (9.7.13.3): all threads of a cluster that have not ended arrive, and later wait for the others.
 
 use super::Trouble;
 use super::cluster::Cluster;
@@ -11,12 +11,42 @@ use crate::program::op::Op;
 /// The one barrier of a cluster.
 #[derive(Default)]
 pub struct Rendezvous {
-    /// Warps that have arrived, by their numbers in the cluster.
+    /// Warps of the cluster.
+    warps: usize,
+    /// Of these, those that have arrived in this phase or have ended, by their numbers in the cluster.
     arrived: Vec<u32>,
+    ended: Vec<u32>,
     arrival: Arrival,
     /// Phases that have ended, and what those who arrived in the last had seen.
     pub phase: u64,
     last: Arrival,
+}
+
+impl Rendezvous {
+    pub fn new(warps: usize) -> Self {
+        Self { warps, ..Self::default() }
+    }
+
+    /// A warp has ended: nobody waits for it any more (9.7.12.6, `exit`).
+    pub fn end(&mut self, warp: &Warp) {
+        self.ended.push(warp.id);
+        self.advance();
+    }
+
+    /// Ends the phase if nobody is missing.
+    fn advance(&mut self) {
+        let ended = self.ended.iter().filter(|w| !self.arrived.contains(w)).count();
+        if !self.arrived.is_empty() && self.arrived.len() + ended == self.warps {
+            self.arrived.clear();
+            self.phase += 1;
+            self.last = std::mem::take(&mut self.arrival);
+        }
+    }
+
+    /// Whether a warp has arrived in this phase.
+    pub fn has(&self, warp: &Warp) -> bool {
+        self.arrived.contains(&warp.id)
+    }
 }
 
 impl Cluster<'_, '_> {
@@ -30,11 +60,12 @@ impl Cluster<'_, '_> {
         let Op::ClusterBarrier { waits, is_relaxed } = *op else {
             return Err(Trouble::new(on, "no barrier"));
         };
-        if on != warp.lanes {
+        let there = warp.lanes & !warp.exited;
+        if on != there {
             let message = format!(
                 "divergent barrier: reached by only {} of the {} threads of the warp",
                 on.count_ones(),
-                warp.lanes.count_ones()
+                there.count_ones()
             );
             return Err(Trouble::new(on, message));
         }
@@ -55,15 +86,14 @@ impl Cluster<'_, '_> {
         let rendezvous = &mut self.rendezvous;
         warp.cluster_phase = Some(rendezvous.phase);
         rendezvous.arrived.push(warp.id);
-        if self.grid.launch.is_checked && !is_relaxed {
-            self.clocks.release(warp.id as usize, on, &mut rendezvous.arrival);
+        if self.grid.launch.is_checked {
+            let (warp, arrival) = (warp.id as usize, &mut rendezvous.arrival);
+            match is_relaxed {
+                false => self.clocks.release(warp, on, arrival),
+                true => self.clocks.release_relaxed(warp, on, arrival),
+            }
         }
-        let all = self.ctas.len() * self.threads.div_ceil(32) as usize;
-        if rendezvous.arrived.len() == all {
-            rendezvous.arrived.clear();
-            rendezvous.phase += 1;
-            rendezvous.last = std::mem::take(&mut rendezvous.arrival);
-        }
+        rendezvous.advance();
         Ok(Step::Done)
     }
 

@@ -36,26 +36,21 @@ impl Cluster<'_, '_> {
         }
     }
 
-    /// A warp's name in messages.
-    fn name(&self, warp: &Warp) -> String {
-        match self.ctas.len() {
-            1 => format!("warp {}", warp.index),
-            _ => format!("warp {} of block {} of the cluster", warp.index, warp.cta),
-        }
-    }
-
     /// What a path waits for.
     fn waits_for(&self, warp: &Warp, path: &Path) -> String {
         let at = self.at(path.pc);
         match path.state {
             State::Barrier(id) => format!("waits at barrier {id}, {at}"),
             State::Cluster => format!("waits for the cluster, {at}"),
-            State::Mbarrier => format!("{}, {at}", self.mbarrier_wait_in_words(warp, path)),
+            State::Mbarrier => {
+                format!("waits {}, {at}", self.mbarrier_wait_in_words(warp, path.pc, path.lanes))
+            }
             State::Warpgroup => format!("waits for the other warps of its warpgroup, {at}"),
             State::Bulk => format!("waits for its bulk copies, {at}"),
             State::Registers => {
-                let free = self.ctas[warp.cta as usize].registers.free();
-                format!("waits for registers ({free} a thread of a warp are free), {at}")
+                let registers = &self.ctas[warp.cta as usize].registers;
+                let (held, free) = (registers.held(warp.index), registers.free());
+                format!("waits for registers ({held} a thread held, {free} of one warp free), {at}")
             }
             State::Collective(mask, _) => format!("waits for lanes of mask {mask:#010x}, {at}"),
             State::Ready | State::Split | State::Free => format!("is at {at}"),
@@ -85,46 +80,113 @@ impl Cluster<'_, '_> {
                 format!("mask {mask:#010x} names lanes that are absent: lane {lane} {what}");
             return self.fault(warp, path.pc, Trouble::new(path.lanes, message));
         }
-        let Some((warp, path)) = all.first() else {
-            let message = "a warp asks again and again for what does not come";
-            let path = warps[0].paths.get(0);
-            return self.fault(&warps[0], path.pc, Trouble::new(1, message));
+        // What each warp does, where it is not among those that have come to the barrier in question.
+        let asks = |warp: &Warp| match (warp.paths.ready(), warp.asked) {
+            (Some(_), Some(pc)) if warp.asks > 0 => {
+                let words = self.mbarrier_wait_in_words(warp, pc, warp.lanes & !warp.exited);
+                Some(format!("asks again and again {words}, {}", self.at(pc)))
+            }
+            (Some(_), _) => Some("goes on without an end".to_owned()),
+            (None, _) => None,
         };
-        let mut others = Vec::new();
+        let first = all.first().copied();
+        let mut groups: Vec<(String, Vec<&Warp>)> = Vec::new();
         for other in warps {
-            let what = match other.paths.waiting().next() {
-                _ if other.paths.ready().is_some() => "asks for what does not come".to_owned(),
+            let what = asks(other).unwrap_or_else(|| match other.paths.waiting().next() {
                 None => "has returned".to_owned(),
                 Some((_, p)) => self.waits_for(other, p),
-            };
-            let is_first = other.id == warp.id;
-            let arrived = match path.state {
-                State::Barrier(id) => {
+            });
+            let has_come = match first.map(|(warp, path)| (warp, path.state)) {
+                Some((warp, State::Barrier(id))) => {
                     other.cta != warp.cta
                         || self.ctas[warp.cta as usize].barriers[usize::from(id)].has(other.index)
                 }
+                Some((_, State::Cluster)) => self.rendezvous.has(other),
                 _ => false,
             };
-            if !is_first && !arrived {
-                others.push(format!("{} {what}", self.name(other)));
+            if has_come
+                || other.paths.is_done()
+                    && !matches!(first, Some((_, p)) if p.state != State::Mbarrier)
+            {
+                continue;
+            }
+            match groups.iter_mut().find(|(words, _)| *words == what) {
+                Some((_, members)) => members.push(other),
+                None => groups.push((what, vec![other])),
             }
         }
-        others.truncate(8);
-        let begin = match path.state {
-            State::Barrier(id) => {
+        let mut words: Vec<String> =
+            groups.iter().map(|(what, who)| self.sentence(who, what)).collect();
+        let n = words.len();
+        if n > 8 {
+            words.truncate(8);
+            words.push(format!("and {} more", n - 8));
+        }
+        let words = words.join("; ");
+        let (warp, pc, lanes) = match first {
+            Some((warp, path)) => (warp, path.pc, path.lanes),
+            None => {
+                let warp = warps.iter().find(|w| w.asked.is_some()).unwrap_or(&warps[0]);
+                (warp, warp.asked.unwrap_or(0), warp.lanes & !warp.exited)
+            }
+        };
+        let message = match first.map(|(_, path)| path.state) {
+            Some(State::Barrier(id)) => {
                 let barrier = &self.ctas[warp.cta as usize].barriers[usize::from(id)];
+                let (arrived, expected) = (barrier.arrived(), barrier.expected);
+                match words.is_empty() {
+                    true => format!(
+                        "deadlock: barrier {id} reached by only {arrived} of {expected} warps"
+                    ),
+                    false => format!(
+                        "deadlock: barrier {id} reached by only {arrived} of {expected} warps: {words}"
+                    ),
+                }
+            }
+            Some(State::Cluster) => {
                 format!(
-                    "deadlock: barrier {id} reached by only {} of {} warps",
-                    barrier.arrived(),
-                    barrier.expected
+                    "deadlock: {}: {words}",
+                    self.waits_for(warp, &first.map_or(*warp.paths.get(0), |f| f.1))
                 )
             }
-            _ => format!("deadlock: {} {}", self.name(warp), self.waits_for(warp, path)),
+            _ => format!("deadlock: {words}"),
         };
-        let message = match others.is_empty() {
-            true => begin,
-            false => format!("{begin}: {}", others.join("; ")),
+        self.fault(warp, pc, Trouble::new(lanes, message))
+    }
+
+    /// What warps do, given the words for one of them.
+    fn sentence(&self, warps: &[&Warp], what: &str) -> String {
+        let (verb, rest) = what.split_once(' ').unwrap_or((what, ""));
+        let verb = match verb {
+            _ if warps.len() == 1 => verb,
+            "has" => "have",
+            "is" => "are",
+            "goes" => "go",
+            other => other.strip_suffix('s').unwrap_or(other),
         };
-        self.fault(warp, path.pc, Trouble::new(path.lanes, message))
+        format!("{} {verb} {rest}", self.names(warps))
+    }
+
+    /// Warps in words: `warps 0 to 3, 7`; of each block on its own.
+    fn names(&self, warps: &[&Warp]) -> String {
+        let mut parts = Vec::new();
+        for same in warps.chunk_by(|a, b| a.cta == b.cta) {
+            let runs = same.chunk_by(|a, b| a.index + 1 == b.index);
+            let runs: Vec<String> = runs
+                .map(|run| match run {
+                    [one] => one.index.to_string(),
+                    [first, second] => format!("{}, {}", first.index, second.index),
+                    [first, .., last] => format!("{} to {}", first.index, last.index),
+                    [] => String::new(),
+                })
+                .collect();
+            let word = if same.len() == 1 { "warp" } else { "warps" };
+            let block = match self.ctas.len() {
+                1 => String::new(),
+                _ => format!(" of block {} of the cluster", same[0].cta),
+            };
+            parts.push(format!("{word} {}{block}", runs.join(", ")));
+        }
+        parts.join(" and ")
     }
 }

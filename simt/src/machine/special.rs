@@ -42,7 +42,8 @@ impl Cluster<'_, '_> {
                 one(axis(self.ctas[self.cta].index, i) / axis(launch.cluster, i))
             }
             Special::NClusterId(i) => one(axis(launch.grid, i) / axis(launch.cluster, i)),
-            Special::IsExplicitCluster => one(u64::from(self.ctas.len() > 1)),
+            // A predicate: see `Op::ExplicitCluster`.
+            Special::IsExplicitCluster => one(0),
             Special::Clock | Special::GlobalTimer => one(self.time),
         }
     }

@@ -109,7 +109,6 @@ impl Cluster<'_, '_> {
                                 // The path is ready behind it; the turn ends.
                                 pc += 1;
                                 left = left.min(64);
-                                self.is_fruitless = true;
                             }
                             Err(trouble) => return Err((pc, trouble)),
                         }
@@ -139,7 +138,7 @@ impl Cluster<'_, '_> {
             Op::MbarrierWait { .. } => self.mbarrier_wait(warp, path, op, on, pc),
             Op::BulkWait { .. } => self.bulk_wait(warp, path, op, on),
             Op::ProductWait { .. } => self.product_wait(warp, path, op, on),
-            Op::SetMaxRegisters { .. } => self.set_max_registers(warp, path, op, on),
+            Op::SetMaxRegisters { .. } => self.set_max_registers(warp, path, op, on, pc),
             _ => self.collective(warp, path, op, on, pc),
         }
     }

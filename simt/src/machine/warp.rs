@@ -23,6 +23,9 @@ pub struct Warp {
     pub copies: Copies,
     pub bulk: Groups,
     pub products: Products,
+    /// Where it last asked for something that had not come, and how often in a row.
+    pub asked: Option<u32>,
+    pub asks: u32,
     /// The phase of the cluster's barrier at which it has arrived without having waited.
     pub cluster_phase: Option<u64>,
     words: Vec<Lanes32>,
@@ -45,6 +48,8 @@ impl Warp {
             copies: Copies::default(),
             bulk: Groups::default(),
             products: Products::default(),
+            asked: None,
+            asks: 0,
             cluster_phase: None,
             words: vec![[0; 32]; counts.words as usize],
             longs: vec![[0; 32]; counts.longs as usize],
@@ -63,7 +68,8 @@ impl Warp {
         self.paths.begin(self.lanes);
         self.copies.clear();
         self.bulk = Groups::default();
-        self.products.clear();
+        self.products.clear(self.words.len());
+        (self.asked, self.asks) = (None, 0);
         self.cluster_phase = None;
     }
 

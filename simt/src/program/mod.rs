@@ -9,7 +9,7 @@ pub mod op;
 mod operand;
 mod product;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 pub use decode::{DecodeError, OPCODES};
 
@@ -43,8 +43,7 @@ pub struct Program {
     pub(crate) required_threads: Option<[u32; 3]>,
     pub(crate) min_blocks: Option<u32>,
     pub(crate) products: Vec<Product>,
-    /// Registers that products use, and who else touches them.
-    pub(crate) product_slots: HashSet<u32>,
+    /// Who else touches registers that products use.
     pub(crate) touches: HashMap<u32, Touch>,
     register_names: Vec<String>,
     /// `.reqnctapercluster`.

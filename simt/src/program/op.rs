@@ -29,6 +29,10 @@ pub enum Op {
         d: Dst,
         which: Special,
     },
+    /// `%is_explicit_cluster`.
+    ExplicitCluster {
+        d: u32,
+    },
     /// Two halves into a whole, and back.
     Pack32 {
         d: u32,

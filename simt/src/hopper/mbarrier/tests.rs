@@ -276,5 +276,8 @@ fn a_wait_is_told_in_words() {
         "a wait for the phase of parity 0 to end, in which all arrived but 16 bytes too many came"
     );
     let error = MbarrierError::TooManyArrivals { count: 1, pending: 0 };
-    assert_eq!(error.to_string(), "mbarrier: 1 arrive where 0 are pending");
+    assert_eq!(
+        error.to_string(),
+        "mbarrier: 1 arrive where 0 are pending: too many arrivals, or too early"
+    );
 }

@@ -180,17 +180,15 @@ impl Decoder<'_> {
             let from = self.address(&inst.operands[0])?;
             return Ok((Op::BulkPrefetch { from, bytes: self.word(&inst.operands[1])? }, pipe));
         }
-        // Where to, then where from.
-        let to = m.one_of(&["shared::cluster", "global"]);
-        let from = m.one_of(&["shared::cta", "global"]);
-        let to_cta = to.is_none() && from == Some("shared::cta") && m.take("global");
-        let way = match (to, from) {
-            _ if to_cta => BulkWay::Load,
-            (Some("shared::cluster"), Some("global")) => BulkWay::Load,
+        let way = match direction(m) {
+            (Some("shared::cluster" | "shared::cta"), Some("global")) => BulkWay::Load,
             (Some("shared::cluster"), Some("shared::cta")) => BulkWay::Across,
             (Some("global"), Some("shared::cta")) => BulkWay::Store,
             _ => return Err(not_implemented()),
         };
+        if multicasts && way != BulkWay::Load {
+            return Err("only loads can be multicast".into());
+        }
         if (way == BulkWay::Store) != in_groups || (way != BulkWay::Store) != tells {
             return Err("the way of completion does not fit the direction".into());
         }
@@ -202,7 +200,7 @@ impl Decoder<'_> {
             BulkWay::Store => None,
             _ => Some(self.address(&inst.operands[3])?),
         };
-        let multicast = if multicasts { Some(self.word(&inst.operands[4])?) } else { None };
+        let multicast = if multicasts { Some(self.half(&inst.operands[4])?) } else { None };
         Ok((Op::BulkCopy { way, to, from, bytes, barrier, multicast }, pipe))
     }
 
@@ -222,19 +220,26 @@ impl Decoder<'_> {
         };
         let im2col = m.one_of(&["im2col", "im2col_no_offs", "tile"]);
         let is_im2col = matches!(im2col, Some("im2col" | "im2col_no_offs"));
-        let to = m.one_of(&["shared::cluster", "shared::cta", "global"]);
-        let from = m.one_of(&["shared::cta", "global"]);
         let pipe = Pipe::LoadStore;
         if prefetches {
             // Only a hint; the map is not looked at.
+            m.ignore(&["global"]);
             return Ok((Op::Nop, pipe));
         }
-        let is_load =
-            matches!((to, from), (Some("shared::cluster" | "shared::cta"), Some("global")));
-        // In either order of the words: a store goes from shared to global memory.
-        let is_store = in_groups && to.is_some() && from.is_some();
-        if is_store == tells || !(is_load || is_store) {
+        let is_store = match direction(m) {
+            (Some("shared::cluster" | "shared::cta"), Some("global")) => false,
+            (Some("global"), Some("shared::cta")) => true,
+            _ => return Err(not_implemented()),
+        };
+        if is_store != in_groups || is_store == tells {
             return Err("the way of completion does not fit the direction".into());
+        }
+        let im2col_words = if is_store { "im2col_no_offs" } else { "im2col" };
+        if is_im2col && im2col != Some(im2col_words) {
+            return Err(not_implemented());
+        }
+        if multicasts && is_store {
+            return Err("only loads can be multicast".into());
         }
         let way = match (is_store, is_im2col) {
             (false, false) => TensorWay::Load,
@@ -399,4 +404,10 @@ impl Decoder<'_> {
         self.products.push(product);
         Ok((Op::Product(self.products.len() as u32 - 1), Pipe::Tensor))
     }
+}
+
+/// Where a copy goes and where it comes from: the spaces in the order in which they are named.
+fn direction<'a>(m: &mut Modifiers<'a>) -> (Option<&'a str>, Option<&'a str>) {
+    const SPACES: &[&str] = &["shared::cluster", "shared::cta", "global"];
+    (m.one_of(SPACES), m.one_of(SPACES))
 }

@@ -134,7 +134,6 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         min_blocks: function.min_blocks,
         cluster: function.cluster,
         products,
-        product_slots,
         touches,
         register_names: slots.names(function),
         places: function.places.clone(),

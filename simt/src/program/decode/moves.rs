@@ -13,6 +13,10 @@ impl Decoder<'_> {
         let (to, from) = (&inst.operands[0], &inst.operands[1]);
         if let Operand::Special(name, axis) = from {
             let which = special(name, *axis)?;
+            if which == Special::IsExplicitCluster {
+                let op = Op::ExplicitCluster { d: self.dst_pred(to)? };
+                return Ok((op, Pipe::Integer));
+            }
             let d = self.dst(to)?;
             let is_long = matches!(which, Special::Clock | Special::GlobalTimer | Special::GridId);
             if matches!(d, Dst::Long(_)) && !is_long {

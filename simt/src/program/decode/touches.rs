@@ -1,4 +1,4 @@
-//! Which instructions touch registers of products of warpgroups without being one.
+//! Which instructions touch registers of products of warpgroups, or copies of these, without being one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,8 +8,8 @@ use crate::ptx::ast::{Function, Operand, Reg};
 
 /// Opcodes whose first operand is no result.
 const NO_RESULT: &[&str] = &[
-    "st", "red", "cp", "bar", "barrier", "mbarrier", "prefetch", "bra", "stmatrix", "trap", "ret",
-    "exit",
+    "st", "red", "cp", "bar", "barrier", "mbarrier", "prefetch", "bra", "brx", "stmatrix", "trap",
+    "ret", "exit",
 ];
 
 /// By index of the instruction.
@@ -23,6 +23,7 @@ pub fn find(
     if products.is_empty() {
         return all;
     }
+    let products = &with_copies(instructions, products);
     let slot = |reg: Reg| match slots.class(reg) {
         Class::Half(slot) | Class::Word(slot) => Some(slot).filter(|s| products.contains(s)),
         _ => None,
@@ -39,7 +40,7 @@ pub fn find(
             if is_result { touch.writes.extend(found) } else { touch.reads.extend(found) }
         }
         if let Op::Mov { d, a: Src::Slot(a) } = decoded.op
-            && products.contains(&d)
+            && products.contains(&a)
             && inst.guard.is_none()
         {
             touch.copy = Some((d, a));
@@ -49,6 +50,24 @@ pub fn find(
         }
     }
     all
+}
+
+/// The registers, and all that they are copied to.
+fn with_copies(instructions: &[Inst], products: &HashSet<u32>) -> HashSet<u32> {
+    let mut all = products.clone();
+    loop {
+        let before = all.len();
+        for inst in instructions.iter().filter(|i| i.guard.is_none()) {
+            if let Op::Mov { d, a: Src::Slot(a) } = inst.op
+                && all.contains(&a)
+            {
+                all.insert(d);
+            }
+        }
+        if all.len() == before {
+            return all;
+        }
+    }
 }
 
 fn registers(operand: &Operand, found: &mut impl FnMut(Reg)) {

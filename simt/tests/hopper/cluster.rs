@@ -1,0 +1,163 @@
+//! Clusters: `barrier.cluster`, `mapa`, shared memory and barriers of other blocks.
+
+use crate::launch::{fault, words};
+use crate::{Arg, Job, Source};
+
+fn source(kernel: &str) -> Source {
+    Source::kernel("hopper_cluster", kernel)
+}
+
+#[test]
+fn special_registers() {
+    let (grid, cluster) = ([4u32, 6, 2], [2u32, 3, 1]);
+    let mut job = source("registers").job(vec![Arg::Out(4 * 16 * 48)]).grid(grid);
+    job.cluster = cluster;
+    let mut wanted = Vec::new();
+    for block in 0..48 {
+        let at = [block % 4, block / 4 % 6, block / 24];
+        let inner: [u32; 3] = std::array::from_fn(|i| at[i] % cluster[i]);
+        wanted.extend((0..3).map(|i| at[i] / cluster[i]));
+        wanted.extend((0..3).map(|i| grid[i] / cluster[i]));
+        wanted.extend(inner);
+        wanted.extend(cluster);
+        wanted.extend([inner[0] + 2 * inner[1], 6, 1, block]);
+    }
+    job.gives(0, &wanted);
+}
+
+#[test]
+fn grids_that_do_not_fit_their_clusters() {
+    let job = source("registers").job(vec![Arg::Out(4 * 16 * 48)]);
+    for (grid, cluster, text) in [
+        ([3, 1, 1], [2, 1, 1], "a grid of [3, 1, 1] blocks in clusters of [2, 1, 1]"),
+        ([4, 3, 1], [2, 2, 1], "a grid of [4, 3, 1] blocks in clusters of [2, 2, 1]"),
+        ([32, 1, 1], [32, 1, 1], "in clusters of [32, 1, 1]"),
+        ([2, 1, 1], [0, 1, 1], "in clusters of [0, 1, 1]"),
+    ] {
+        let mut job = source("registers").job(vec![Arg::Out(4 * 16 * 48)]).grid(grid);
+        job.cluster = cluster;
+        job.fails(&fault(&[text], &[]));
+    }
+    job.passes(|_| ());
+    let required = |blocks: u32| source("required").job(vec![Arg::Out(4)]).cluster(blocks);
+    required(1)
+        .fails(&fault(&["clusters of [1, 1, 1], where .reqnctapercluster says [2, 1, 1]"], &[]));
+    // It runs with two; that both write the same word is another thing.
+    required(2).fails(&fault(&["data race"], &["race"]));
+}
+
+fn sums(source: &Source, blocks: u32) -> Job {
+    source.job(vec![Arg::Out(8 * 64 * blocks as usize)]).block(64).cluster(blocks)
+}
+
+#[test]
+fn sums_over_all_blocks() {
+    for blocks in [1, 2, 4, 16] {
+        let sum = |t: u32| (0..blocks).map(|b| 1000 * b + t).sum::<u32>();
+        let count = |b: u32| if b + 1 == blocks { 64 * blocks } else { 0 };
+        let wanted = (0..64 * blocks).flat_map(|i| [sum(i % 64), count(i / 64)]);
+        sums(&source("sums"), blocks).gives(0, &wanted.collect::<Vec<u32>>());
+    }
+}
+
+#[test]
+fn sums_that_are_wrong() {
+    let source = source("sums");
+    let early = source.without("arrive").without("wait");
+    sums(&early, 2).fails(&fault(&["never written", "data race"], &["read", "add", "write"]));
+    // Waiting without having arrived; arriving twice; not waiting in between.
+    sums(&source.without("arrive"), 2).fails(&fault(&["without having arrived"], &["wait"]));
+    let twice = source.change("wait", "barrier.cluster.arrive;");
+    sums(&twice, 2).fails(&fault(&["arrives a second time without having waited"], &["wait"]));
+    // An arrival that releases nothing.
+    let relaxed = source.change("arrive", "barrier.cluster.arrive.relaxed;");
+    sums(&relaxed, 2).fails(&fault(&["data race"], &["read", "add"]));
+    let fenced = source.change("arrive", "fence.acq_rel.cluster; barrier.cluster.arrive.relaxed;");
+    sums(&fenced, 2).passes(|_| ());
+    let end = source.without("arrive_last").without("wait_last");
+    let texts = ["data race", "may have ended before this access", "which has ended"];
+    sums(&end, 2).fails(&fault(&texts, &["count", "read", "add"]));
+    // A block that is not there.
+    let far = source.change("map", "add.u32 %i, %i, 2; mapa.shared::cluster.u32 %at, %r2, %i;");
+    sums(&far, 2).fails(&fault(&["mapa of block 2 of a cluster of 2"], &["map"]));
+    let global = source.change("map", "mapa.u64 %d1, %out, 0;");
+    sums(&global, 2).fails(&fault(&["which is not in shared memory"], &["map"]));
+    let beyond = source.change("read", "ld.shared::cluster.u32 %r4, [%at+512];");
+    sums(&beyond, 2).fails(&fault(&["past the end of __shared__ c"], &["read"]));
+    // Only one warp arrives.
+    let some = source.change("arrive", "setp.lt.u32 %p2, %r0, 32; @%p2 barrier.cluster.arrive;");
+    sums(&some, 2).fails(&fault(&["without having arrived"], &["wait"]));
+    let text = "deadlock: waits for the cluster";
+    let lost = source
+        .change("arrive", "setp.ge.u32 %p2, %r0, 32; @%p2 bar.sync 0; barrier.cluster.arrive;");
+    sums(&lost, 2).fails(&fault(
+        &[text, "deadlock: barrier 0 reached by only 1 of 2 warps"],
+        &["wait", "arrive"],
+    ));
+    let lanes = source.change("arrive", "@%p0 barrier.cluster.arrive;");
+    sums(&lanes, 2)
+        .fails(&fault(&["divergent barrier: reached by only 31 of the 32"], &["arrive"]));
+}
+
+fn put(source: &Source, blocks: u32) -> Job {
+    source.job(vec![Arg::Out(128 * blocks as usize)]).cluster(blocks)
+}
+
+#[test]
+fn rows_and_arrivals_at_other_blocks() {
+    // Every block waits for all that the one before it does there, so that it may end behind that.
+    let source = source("put");
+    for blocks in [1, 2, 3, 8] {
+        let wanted = (0..32 * blocks).map(|i| 1000 * ((i / 32 + blocks - 1) % blocks) + i % 32);
+        put(&source, blocks).gives(0, &wanted.collect::<Vec<u32>>());
+    }
+    // Wrong in many ways.
+    put(&source.without("arrive").without("wait"), 2).fails(&fault(
+        &["never written", "is no barrier", "data race"],
+        &["tell", "await", "read", "write"],
+    ));
+    let bare = put(&source.without("fence"), 2);
+    bare.fails(&fault(
+        &["data race: the barrier at", "data race: write of 8 bytes"],
+        &["tell", "await"],
+    ));
+    let relaxed = "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%bar];";
+    put(&source.change("tell", relaxed), 2).fails(&fault(&["data race"], &["read"]));
+    let fenced = format!("fence.acq_rel.cluster; {relaxed}");
+    put(&source.change("tell", &fenced), 2).passes(|_| ());
+    put(&source.without("tell"), 2).fails(&fault(&["32 of 32 arrivals are missing"], &["await"]));
+    // A state comes back only from the block's own barrier; nobody waits at another one's.
+    let state = source.change("tell", "mbarrier.arrive.shared::cluster.b64 %d1, [%bar];");
+    put(&state, 2).fails(&fault(&["only arrivals without a state"], &["tell"]));
+    let wait = "mbarrier.try_wait.parity.shared::cta.b64 %p1, [%bar], 0;";
+    put(&source.change("await", wait), 2)
+        .fails(&fault(&["a wait at a barrier of block"], &["await"]));
+}
+
+#[test]
+fn a_block_must_not_end_while_others_read_its_memory() {
+    let source = source("last");
+    let job = |source: &Source| source.job(vec![Arg::Out(4)]).block(64).cluster(2);
+    job(&source).gives(0, &[0]);
+    let texts = [
+        "block 0 of the cluster may have ended before this access to its shared memory: a barrier.cluster",
+        "of '__shared__ cell' of block 0 of the cluster, which has ended: a barrier.cluster is missing",
+    ];
+    job(&source.without("arrive").without("wait")).fails(&fault(&texts, &["read"]));
+    // Block 0 does not wait.
+    let hasty = source.change("wait", "@!%p1 barrier.cluster.wait;");
+    job(&hasty).fails(&fault(&texts, &["read"]));
+    // Block 1 need not.
+    let hasty = source.change("wait", "@%p1 barrier.cluster.wait;");
+    job(&hasty).gives(0, &[0]);
+}
+
+#[test]
+fn warps_that_have_ended_are_not_waited_for() {
+    let job = source("early").job(vec![Arg::Out(4 * 128)]).block(64).cluster(2);
+    job.passes(|ran| {
+        let wanted: Vec<u32> =
+            (0..128).map(|i| if i % 64 < 32 { u32::MAX } else { i % 64 }).collect();
+        assert_eq!(words(&ran.buffers[0]), wanted);
+    });
+}
