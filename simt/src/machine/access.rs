@@ -123,6 +123,24 @@ impl Cluster<'_, '_> {
         }
     }
 
+    /// Whether shared addresses that are to be the block's own are.
+    #[inline]
+    pub fn own_block(&self, at: &Lanes64, on: u32) -> Result<(), Trouble> {
+        if at.iter().fold(0, |all, at| all | at) >> RANK_AT == 0 {
+            return Ok(());
+        }
+        for lane in (0..32).filter(|l| on >> l & 1 == 1) {
+            let (cta, _) = self.shared_cta(self.cta, at[lane]);
+            if cta != self.cta {
+                let message = format!(
+                    "an address in shared memory of block {cta} of the cluster, which needs .shared::cluster"
+                );
+                return Err(Trouble::new(1 << lane, message));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks and records an access of one lane to `bytes` from `at` on; where they are on the host.
     #[inline]
     pub fn reach(

@@ -70,7 +70,7 @@ impl Cluster<'_, '_> {
                 let address = addresses(warp, at.address);
                 let total = u32::from(at.bytes) * u32::from(at.n);
                 let mut values = [[0u64; 32]; 4];
-                let space = space_of(at.space, &address, on)?;
+                let space = self.space_of(&at, &address, on)?;
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
                     aligned(lane, place, total, "read")?;
@@ -91,7 +91,7 @@ impl Cluster<'_, '_> {
             Op::Store { at, from } => {
                 let address = addresses(warp, at.address);
                 let total = u32::from(at.bytes) * u32::from(at.n);
-                let space = space_of(at.space, &address, on)?;
+                let space = self.space_of(&at, &address, on)?;
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
                     aligned(lane, place, total, "write")?;
@@ -307,7 +307,7 @@ impl Cluster<'_, '_> {
             Op::Atomic { at, op, d, b, c } => {
                 let address = addresses(warp, at.address);
                 let bytes = u32::from(at.bytes);
-                let space = space_of(at.space, &address, on)?;
+                let space = self.space_of(&at, &address, on)?;
                 let mut old = [0u64; 32];
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
@@ -385,6 +385,24 @@ impl Cluster<'_, '_> {
         Ok(())
     }
 
+    /// The space of an access; lanes of one generic access may not be in several here.
+    fn space_of(
+        &self,
+        at: &crate::program::op::Access,
+        address: &Lanes64,
+        on: u32,
+    ) -> Result<Space, Trouble> {
+        if at.space == Space::Shared && !at.is_cluster {
+            self.own_block(address, on)?;
+        }
+        let mut spaces = each(on).map(|lane| resolve(at.space, address[lane]).0);
+        let first = spaces.next().unwrap_or(Space::Global);
+        if spaces.any(|other| other != first) {
+            return Err(Trouble::new(on, "the lanes of one access are in several spaces"));
+        }
+        Ok(first)
+    }
+
     /// Barriers that these lanes have initialised can be seen by the asynchronous proxy.
     fn fence_barriers(&mut self, warp: &Warp, on: u32) {
         for lane in each(on) {
@@ -410,16 +428,6 @@ fn set_preds(
     if let Some(inverse) = inverse {
         warp.put_pred(inverse, no, on);
     }
-}
-
-/// The space of an access; lanes of one generic access may not be in several here.
-fn space_of(space: Space, address: &Lanes64, on: u32) -> Result<Space, Trouble> {
-    let mut spaces = each(on).map(|lane| resolve(space, address[lane]).0);
-    let first = spaces.next().unwrap_or(Space::Global);
-    if spaces.any(|other| other != first) {
-        return Err(Trouble::new(on, "the lanes of one access are in several spaces"));
-    }
-    Ok(first)
 }
 
 fn aligned(lane: usize, at: u64, bytes: u32, verb: &str) -> Result<(), Trouble> {

@@ -26,6 +26,7 @@ impl Cluster<'_, '_> {
         let at = addresses(warp, address);
         let mut rows = [std::ptr::null_mut(); 32];
         let lanes = if n == 4 { u32::MAX } else { (1 << (8 * n)) - 1 };
+        self.own_block(&at, lanes)?;
         for lane in each(lanes) {
             let (_, place) = resolve(Space::Shared, at[lane]);
             if place % 16 != 0 {

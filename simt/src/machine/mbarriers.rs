@@ -1,9 +1,6 @@
 //! Barriers in shared memory (9.7.13.15): `mbarrier.*`. Their state is in memory, as `hopper::mbarrier` encodes it;
 //! what those who arrived had seen is kept beside.
 //!
-//! `mbarrier.try_wait` waits until the phase has ended; under a shuffled schedule it sometimes gives up early, as the
-//! hardware may, so that a kernel that does not ask again is found. Counts of instructions then depend on the seed.
-//!
 //! Scopes are not looked at: an arrival at the barrier of another block is seen there also with `.cta`.
 
 use std::collections::HashMap;
@@ -12,12 +9,10 @@ use super::Trouble;
 use super::access::{Access, Who, addresses, resolve, shared_address};
 use super::cluster::Cluster;
 use super::exec::each;
-use super::paths::State;
-use super::turn::Step;
 use super::warp::Warp;
 use crate::clocks::Arrival;
 use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier, MbarrierError};
-use crate::program::op::{Address, Arrive, Dst, MbarrierOp, Op, Value, WaitFor};
+use crate::program::op::{Address, Arrive, Dst, MbarrierOp, Op, Value};
 use crate::ptx::ast::Space;
 use crate::shadow::{Flag, Stamp};
 
@@ -26,7 +21,7 @@ use crate::shadow::{Flag, Stamp};
 pub struct Beside {
     /// Of the current phase, and of the last one that ended.
     arrival: Arrival,
-    last: Arrival,
+    pub last: Arrival,
     /// The initialisation: which thread made it and where, as what it counts, and whether the asynchronous proxy can
     /// see it.
     owner: u32,
@@ -38,7 +33,7 @@ pub struct Beside {
 /// The barriers of a block, by offset in its shared memory.
 #[derive(Default)]
 pub struct Mbarriers {
-    all: HashMap<u32, Beside>,
+    pub all: HashMap<u32, Beside>,
 }
 
 impl Mbarriers {
@@ -48,7 +43,8 @@ impl Mbarriers {
     }
 }
 
-fn load(at: *const u8) -> Result<Mbarrier, MbarrierError> {
+/// The barrier whose bits are there.
+pub fn load(at: *const u8) -> Result<Mbarrier, MbarrierError> {
     // SAFETY: whoever asks has checked 8 bytes there, and only this thread of the host runs the cluster.
     Mbarrier::from_bits(unsafe { at.cast::<u64>().read_unaligned() })
 }
@@ -60,7 +56,7 @@ fn store(at: *mut u8, bits: u64) {
 
 impl Cluster<'_, '_> {
     /// Block and offset of a barrier.
-    fn place(&self, warp: &Warp, at: u64, lane: usize) -> Result<(usize, u32), Trouble> {
+    pub(super) fn place(&self, warp: &Warp, at: u64, lane: usize) -> Result<(usize, u32), Trouble> {
         let (space, at) = resolve(Space::Generic, at);
         if space != Space::Shared {
             return Err(Trouble::new(1 << lane, "the barrier is not in shared memory"));
@@ -74,7 +70,7 @@ impl Cluster<'_, '_> {
     }
 
     /// Where the barrier's bits are on the host, after the access was checked and recorded.
-    fn barrier_bits(
+    pub(super) fn barrier_bits(
         &mut self,
         who: Who,
         lane: usize,
@@ -86,7 +82,7 @@ impl Cluster<'_, '_> {
     }
 
     /// Where the barrier's bits are on the host, when the range was checked before.
-    fn known_bits(&mut self, (cta, offset): (usize, u32)) -> *mut u8 {
+    pub(super) fn known_bits(&mut self, (cta, offset): (usize, u32)) -> *mut u8 {
         self.ctas[cta].shared.as_mut_ptr().cast::<u8>().wrapping_add(offset as usize)
     }
 
@@ -106,7 +102,7 @@ impl Cluster<'_, '_> {
     }
 
     /// What is wrong with a barrier, in words.
-    fn barrier_trouble(
+    pub(super) fn barrier_trouble(
         &self,
         lane: usize,
         (cta, offset): (usize, u32),
@@ -262,7 +258,12 @@ impl Cluster<'_, '_> {
 
     /// Whether a thread may know that a barrier was initialised. The shadow alone does not tell: the initialisation is
     /// not the last write once one has used the barrier.
-    fn check_init(&self, warp: &Warp, lane: usize, place: (usize, u32)) -> Result<(), Trouble> {
+    pub(super) fn check_init(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        place: (usize, u32),
+    ) -> Result<(), Trouble> {
         let (cta, offset) = place;
         let Some(beside) = self.ctas[cta].mbarriers.all.get(&offset) else { return Ok(()) };
         let seen = self.clocks.seen(warp.id * 32 + lane as u32);
@@ -279,7 +280,7 @@ impl Cluster<'_, '_> {
         Err(Trouble::new(1 << lane, message))
     }
 
-    fn barrier_addresses(&self, warp: &Warp, at: Address, space: Space) -> [u64; 32] {
+    pub(super) fn barrier_addresses(&self, warp: &Warp, at: Address, space: Space) -> [u64; 32] {
         let window = super::access::window(space);
         addresses(warp, at).map(|a| a.wrapping_add(window))
     }
@@ -382,124 +383,6 @@ impl Cluster<'_, '_> {
             store(bits, barrier.to_bits());
         }
         Ok(place.1)
-    }
-
-    /// Asks a barrier for a phase: of these lanes, those for which it has ended.
-    fn ask(
-        &mut self,
-        warp: &Warp,
-        (at, space, what): (Address, Space, WaitFor),
-        on: u32,
-    ) -> Result<(u32, [(usize, u32); 32]), Trouble> {
-        let at = self.barrier_addresses(warp, at, space);
-        let (mut done, mut places) = (0, [(0, 0); 32]);
-        for lane in each(on) {
-            let place = self.place(warp, at[lane], lane)?;
-            let (cta, offset) = place;
-            if cta != warp.cta as usize {
-                let message = format!(
-                    "a wait at a barrier of block {cta} of the cluster, which is not its own"
-                );
-                return Err(Trouble::new(1 << lane, message));
-            }
-            self.shared_range(offset.into(), 8)
-                .map_err(|m| Trouble::new(1 << lane, format!("a barrier {m}")))?;
-            let has_ended = load(self.known_bits(place)).and_then(|barrier| match what {
-                WaitFor::Parity(parity) => barrier.test_wait_parity(warp.word_of(parity, lane)),
-                WaitFor::State(state) => barrier.test_wait(warp.value_of(Value::Long(state), lane)),
-            });
-            let has_ended = has_ended.map_err(|e| self.barrier_trouble(lane, place, e))?;
-            done |= u32::from(has_ended) << lane;
-            places[lane] = place;
-        }
-        Ok((done, places))
-    }
-
-    /// `mbarrier.test_wait`, `mbarrier.try_wait`. The latter waits until the phase of every lane has ended: how long
-    /// it tries is up to the hardware.
-    pub(super) fn mbarrier_wait(
-        &mut self,
-        warp: &mut Warp,
-        path: u32,
-        op: &Op,
-        on: u32,
-        pc: u32,
-    ) -> Result<Step, Trouble> {
-        let Op::MbarrierWait { at, space, what, p, tries, is_relaxed } = *op else {
-            return Err(Trouble::new(on, "no wait"));
-        };
-        let (done, places) = self.ask(warp, (at, space, what), on)?;
-        let gives_up = self.random.is_some() && self.draw(4) == 0;
-        if tries && done != on && !gives_up {
-            warp.paths.get_mut(path).state = State::Mbarrier;
-            return Ok(Step::Waits);
-        }
-        for lane in each(on) {
-            self.check_init(warp, lane, places[lane])?;
-            let access = Access::Write(Flag::Atomic);
-            self.barrier_bits(Who::thread(warp, lane), lane, places[lane], access, pc)?;
-        }
-        if self.grid.launch.is_checked {
-            let mut left = done;
-            while left != 0 {
-                let place = places[left.trailing_zeros() as usize];
-                let same = each(left).filter(|&l| places[l] == place);
-                let same = same.fold(0u32, |all, l| all | 1 << l);
-                left &= !same;
-                let (cta, offset) = place;
-                let last = &self.ctas[cta].mbarriers.all.entry(offset).or_default().last;
-                match is_relaxed {
-                    false => self.clocks.acquire(warp.id as usize, same, last),
-                    true => self.clocks.acquire_relaxed(warp.id as usize, same, last),
-                }
-            }
-        }
-        warp.put_pred(p, done, on);
-        if done == on {
-            warp.asks = 0;
-            return Ok(Step::Done);
-        }
-        warp.asked = Some(pc);
-        warp.asks += 1;
-        Ok(Step::Yields)
-    }
-
-    pub(super) fn mbarrier_has_come(
-        &mut self,
-        warp: &Warp,
-        op: &Op,
-        on: u32,
-    ) -> Result<bool, Trouble> {
-        let Op::MbarrierWait { at, space, what, .. } = *op else { return Ok(false) };
-        Ok(self.ask(warp, (at, space, what), on)?.0 == on)
-    }
-
-    /// What lanes that wait at a barrier wait for.
-    pub(super) fn mbarrier_wait_in_words(&self, warp: &Warp, pc: u32, lanes: u32) -> String {
-        let inst = &self.grid.launch.program.instructions[pc as usize];
-        let Op::MbarrierWait { at, space, what, .. } = inst.op else { return String::new() };
-        let at = self.barrier_addresses(warp, at, space);
-        let mut first = None;
-        for lane in each(lanes) {
-            let Ok((cta, offset)) = self.place(warp, at[lane], lane) else { continue };
-            let bits = self.ctas[cta].shared.as_ptr().cast::<u8>().wrapping_add(offset as usize);
-            let Ok(barrier) = load(bits) else { continue };
-            let parity = match what {
-                WaitFor::Parity(parity) => Ok(warp.word_of(parity, lane)),
-                WaitFor::State(state) => {
-                    mbarrier::state_parity(warp.value_of(Value::Long(state), lane))
-                }
-            };
-            let Ok(parity) = parity else { continue };
-            let place = self.shared_place(cta, offset);
-            let words = format!("at the barrier at {place}: {}", barrier.wait(parity));
-            // Of several lanes, one whose phase has not ended.
-            if !barrier.test_wait_parity(parity).unwrap_or(true) {
-                return words;
-            }
-            first.get_or_insert(words);
-        }
-        first.unwrap_or_else(|| "at a barrier".into())
     }
 }
 

@@ -8,6 +8,7 @@ mod barrier;
 mod bulk;
 mod cluster;
 mod collective;
+mod completion;
 mod copies;
 mod exec;
 mod matrix;
@@ -20,6 +21,7 @@ mod report;
 mod special;
 mod traffic;
 mod turn;
+mod waits;
 mod warp;
 
 use std::collections::{HashMap, HashSet};

@@ -58,6 +58,8 @@ pub enum Base {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     pub space: Space,
+    /// `.shared::cluster`: the address may be one of another block's.
+    pub is_cluster: bool,
     pub address: Address,
     pub bytes: u8,
     pub n: u8,

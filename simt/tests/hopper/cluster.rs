@@ -82,6 +82,17 @@ fn sums_that_are_wrong() {
     sums(&far, 2).fails(&fault(&["mapa of block 2 of a cluster of 2"], &["map"]));
     let global = source.change("map", "mapa.u64 %d1, %out, 0;");
     sums(&global, 2).fails(&fault(&["which is not in shared memory"], &["map"]));
+    // Without the word the address is taken for one of the own block's.
+    let text =
+        "an address in shared memory of block 0 of the cluster, which needs .shared::cluster";
+    let other =
+        "an address in shared memory of block 1 of the cluster, which needs .shared::cluster";
+    let own = source.change("read", "ld.shared.u32 %r4, [%at];");
+    sums(&own, 2).fails(&fault(&[text, other], &["read"]));
+    let matrix = "mapa.shared::cluster.u32 %at, %r2, 1; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r4}, [%at];";
+    let matrix =
+        source.change("read", &format!("setp.eq.u32 %p2, %rank, 0; @!%p2 bra ON; {matrix} ON:"));
+    sums(&matrix, 2).fails(&fault(&[other], &["read"]));
     let beyond = source.change("read", "ld.shared::cluster.u32 %r4, [%at+512];");
     sums(&beyond, 2).fails(&fault(&["past the end of __shared__ c"], &["read"]));
     // Only one warp arrives.

@@ -7,9 +7,12 @@
 mod bulk;
 mod cluster;
 mod gemm;
+mod gemm_faults;
+mod im2col;
 mod launch;
 mod mbarrier;
 mod product;
+mod product_faults;
 mod random;
 mod tensor;
 

@@ -76,7 +76,8 @@ impl Decoder<'_> {
             }
             return Ok((Op::LoadParam { offset, bytes, n, d, is_signed }, Pipe::LoadStore));
         }
-        let at = Access { space, address, bytes, n };
+        let is_cluster = inst.has("shared::cluster");
+        let at = Access { space, is_cluster, address, bytes, n };
         Ok((Op::Load { at, d, is_signed, is_read_only }, Pipe::LoadStore))
     }
 
@@ -99,7 +100,8 @@ impl Decoder<'_> {
         for (from, element) in from.iter_mut().zip(elements) {
             *from = self.value(element, ty.bytes())?;
         }
-        let at = Access { space, address, bytes: ty.bytes() as u8, n };
+        let is_cluster = inst.has("shared::cluster");
+        let at = Access { space, is_cluster, address, bytes: ty.bytes() as u8, n };
         Ok((Op::Store { at, from }, Pipe::LoadStore))
     }
 
@@ -142,7 +144,8 @@ impl Decoder<'_> {
             Some(c) => self.value(c, bytes)?,
             None => b,
         };
-        let at = Access { space, address, bytes: bytes as u8, n: 1 };
+        let is_cluster = inst.has("shared::cluster");
+        let at = Access { space, is_cluster, address, bytes: bytes as u8, n: 1 };
         Ok((Op::Atomic { at, op, d, b, c }, Pipe::LoadStore))
     }
 
