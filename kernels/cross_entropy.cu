@@ -38,7 +38,7 @@ __device__ __forceinline__ void cross_entropy_row(float* gradient, float* row_lo
     sum = warp_sum(sum);
     const bool counts = label >= 0 && label < k;
     if (first_lane) *row_loss = counts ? logf(sum) + (largest - z[label]) : 0.0f;
-    const float factor = counts ? scale : 0.0f, inverse = __fdividef(1.0f, sum);
+    const float factor = counts ? scale : 0.0f, inverse = inverse_of_sum(sum);
 #pragma unroll 2
     for (int j = lane * N; j < k; j += WARP * N) {
         load_elements<N>(z, j, v);

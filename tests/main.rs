@@ -1,6 +1,8 @@
 //! The one integration-test binary, so that it links once and can be carried to a GPU machine.
 
 mod cli;
+#[cfg(feature = "cuda")]
+mod compiled_faults;
 mod data;
 mod emulator;
 mod examples;

@@ -94,7 +94,7 @@ __device__ __forceinline__ void dice_fwd(float* partial, const float* logits, co
                 float* const row = s.tile + threadIdx.x * k;
                 const float score = label >= 0 ? row[label] : 0.0f;
                 const float2 e = dice_exponentials(row, k);
-                s.scale[threadIdx.x] = __fdividef(1.0f, e.y);
+                s.scale[threadIdx.x] = inverse_of_sum(e.y);
                 if (label >= 0) entropy += logf(e.y) + (e.x - score);
             }
         }
@@ -238,7 +238,7 @@ __device__ __forceinline__ void dice_bwd(float* dlogits, const float* dterms, co
     } else if (static_cast<int>(threadIdx.x) < count) {
         const int label = dice_read<false>(labels + sample * voxels, first + threadIdx.x, k);
         float* const row = s.tile + threadIdx.x * k;
-        const float scale = __fdividef(1.0f, dice_exponentials(row, k).y);
+        const float scale = inverse_of_sum(dice_exponentials(row, k).y);
         // sum_j p_j g_j, then dz_j = p_j (g_j - that).
         float inner = label >= 0 ? -a[label] * row[label] * scale : 0.0f;
         int j = class_start(k);

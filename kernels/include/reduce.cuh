@@ -21,6 +21,14 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
+// 1 / sum, for what is divided by its own sum. A lone value then makes exactly 1, which the division that is only
+// accurate to 2 units in the last place does not promise: one step of Newton's method, without the branch of a
+// division that is rounded properly. For sums that neither overflow nor vanish.
+__device__ __forceinline__ float inverse_of_sum(float sum) {
+    const float nearly = __fdividef(1.0f, sum);
+    return fmaf(fmaf(-sum, nearly, 1.0f), nearly, nearly);
+}
+
 // Sum over a block of whole warps; every thread gets it. `scratch` holds 32 floats of shared memory
 // and may be reused at once by the next call.
 __device__ __forceinline__ float block_sum(float x, float* scratch) {

@@ -11,6 +11,7 @@ use glmae::lab::bench_kernels::{
 use glmae::{Error, atomic};
 
 use super::config_args::DeviceArg;
+use super::profile;
 use super::term::{self, Table};
 
 #[derive(clap::Args)]
@@ -19,6 +20,7 @@ Examples:
   glmae bench kernels                                            every op at its own bench shape
   glmae bench kernels --op layer_norm --shape rows=8008,c=768 --device cuda --dtype bf16
   glmae bench kernels --op attention --shape 12,64,1001,1001     heads, head dim, lengths
+  glmae bench kernels --op linear --device ptx:90a               counts instead, see `glmae profile`
   ncu -k regex:layer_norm_ glmae bench kernels --op layer_norm --device cuda --warmup 1 --repeats 1
 
 Bytes and FLOP are what the op has to move and compute once, not what an implementation spends; of a
@@ -68,6 +70,13 @@ fn targets(args: &Args) -> Result<Vec<Target>> {
 }
 
 pub fn run(args: &Args) -> Result<u8> {
+    if args.device.device.starts_with("ptx") {
+        // Counted, not timed.
+        let (shape, shapes) = (args.shape.as_deref(), args.shapes.as_deref());
+        let device = &args.device.device;
+        let counted = profile::of_bench(&args.op, shape, shapes, &args.dtype, device, args.json);
+        return profile::run(&counted);
+    }
     let dtype = match args.dtype.as_str() {
         "f32" => DType::F32,
         "bf16" => DType::Bf16,

@@ -22,6 +22,9 @@ mod ops;
 mod predict;
 mod presets;
 mod pretrain;
+mod profile;
+#[cfg(feature = "cuda")]
+mod profile_page;
 mod reconstruct;
 mod study;
 mod summary;
@@ -102,6 +105,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Time the engine
     Bench(bench::Args),
+    /// Count what the compiled kernels would ask of a GPU, line by line, without one
+    Profile(profile::Args),
     /// List the shipped configurations, print one, or list every configuration key
     Presets(presets::Args),
     /// The ops of the engine
@@ -140,6 +145,7 @@ pub fn main() -> u8 {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Profile(args) => profile::run(&args),
         Verb::Presets(args) => presets::run(&args),
         Verb::Ops(args) => ops::run(&args),
     });

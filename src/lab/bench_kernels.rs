@@ -5,11 +5,14 @@
 //! there by accident; one timed pass runs the op once on each set of inputs. On a GPU a pass is a
 //! captured graph between two events where the op can be captured, so that the host does not show.
 
+mod target;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
+pub use self::target::{Target, chosen, parse_shape};
 use super::clock::Moment;
 use super::opcheck::{Placed, output_weights};
 use crate::device::{DType, Device, Tensor};
@@ -32,31 +35,6 @@ pub struct KernelBenchOptions {
     pub repeats: usize,
     /// Whether to measure the rates that the others are compared with.
     pub ceilings: bool,
-}
-
-/// An op, and sizes instead of its own bench shape.
-#[derive(Clone, Debug)]
-pub struct Target {
-    pub op: String,
-    pub shape: Option<Vec<(Option<String>, usize)>>,
-}
-
-impl Target {
-    /// An op at its own shape.
-    pub fn of(op: impl Into<String>) -> Self {
-        Self { op: op.into(), shape: None }
-    }
-
-    /// A file's lines of `OP SHAPE`; `#` starts a comment.
-    pub fn list(text: &str) -> Result<Vec<Self>> {
-        let lines = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
-        let target = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [op] => Ok(Self::of(op)),
-            [op, shape] => Ok(Self { op: op.into(), shape: Some(parse_shape(shape)?) }),
-            _ => Err(Error::Config(format!("'{line}' is not an op and its sizes"))),
-        };
-        lines.filter(|line| !line.is_empty()).map(target).collect()
-    }
 }
 
 /// The measurements of one device.
@@ -108,19 +86,6 @@ pub struct Row {
     pub share_of_gemm: Option<f64>,
 }
 
-/// Parses `8008,768` or `rows=8008,c=768`.
-pub fn parse_shape(text: &str) -> Result<Vec<(Option<String>, usize)>> {
-    let part = |part: &str| {
-        let (name, number) = match part.split_once('=') {
-            Some((name, number)) => (Some(name.trim().to_owned()), number),
-            None => (None, part),
-        };
-        let wrong = |_| Error::Config(format!("--shape {text}: '{number}' is not a size"));
-        Ok((name, number.trim().parse().map_err(wrong)?))
-    };
-    text.split(',').map(part).collect()
-}
-
 /// Runs the benchmark; `after` sees what there is after every op, should there be no end. One target that
 /// cannot be timed is skipped when there are others.
 ///
@@ -170,17 +135,37 @@ pub fn bench_kernels(
     Ok(bench)
 }
 
-fn chosen(target: &Target) -> Result<(&'static dyn OpSpec, OpCase)> {
-    let Some(op) = OPS.iter().copied().find(|op| op.name() == target.op) else {
-        let known: Vec<_> = OPS.iter().map(|op| op.name()).collect();
-        let known = known.join(", ");
-        return Err(Error::Config(format!("no op '{}'; there are {known}", target.op)));
+/// One forward and one backward pass; `after` is told of each when it is done.
+#[cfg(feature = "cuda")]
+pub(super) fn passes(
+    op: &dyn OpSpec,
+    case: &OpCase,
+    device: &Device,
+    dtype: DType,
+    after: &mut dyn FnMut(&'static str) -> Result<()>,
+) -> Result<()> {
+    let options = KernelBenchOptions {
+        device: device.clone(),
+        dtype,
+        targets: Vec::new(),
+        warmup: 0,
+        repeats: 1,
+        ceilings: false,
     };
-    let case = match &target.shape {
-        Some(shape) => reshaped(op, shape)?,
-        None => op.bench_case(),
-    };
-    Ok((op, case))
+    let mut sets = sets(op, case, &options)?;
+    let Some(set) = sets.first_mut() else { return Ok(()) };
+    set.arm(device)?;
+    // What came before was only to know the shapes of the outputs.
+    if let Device::Ptx(ptx) = device {
+        ptx.take_counts();
+    }
+    set.forward(op, case)?;
+    after("fwd")?;
+    if op.differentiable() {
+        set.backward()?;
+        after("bwd")?;
+    }
+    Ok(())
 }
 
 fn shares(row: Row, ceilings: &Ceilings) -> Row {
@@ -189,36 +174,6 @@ fn shares(row: Row, ceilings: &Ceilings) -> Row {
         share_of_gemm: ceilings.gemm_gflop_s.map(|c| row.gflop_s / c),
         ..row
     }
-}
-
-/// The bench case of an op with other sizes.
-fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<OpCase> {
-    let own = op.bench_case();
-    let names: Vec<&str> =
-        own.label.split(',').filter_map(|p| p.split_once('=')).map(|p| p.0).collect();
-    // A list at the end (lengths of sequences) may have any length.
-    let is_list = names.len() > own.dims.len() || own.label.contains('[');
-    let fixed = if is_list { names.len() - 1 } else { names.len() };
-    let fits = if is_list { shape.len() > fixed } else { shape.len() == fixed };
-    let named_wrong = shape.iter().enumerate().find(|(i, (name, _))| {
-        name.as_deref().is_some_and(|name| names.get(*i).is_none_or(|own| *own != name))
-    });
-    if !fits || named_wrong.is_some() {
-        let got: Vec<String> = shape.iter().map(|(_, n)| n.to_string()).collect();
-        return Err(Error::Config(format!(
-            "--shape {}: {} takes {} (its own: {})",
-            got.join(","),
-            op.name(),
-            names.join(","),
-            own.label
-        )));
-    }
-    let dims: Vec<usize> = shape.iter().map(|&(_, n)| n).collect();
-    let mut case = OpCase::new(&names[..fixed], &dims);
-    if is_list {
-        case.label += &format!(",{}={:?}", names[fixed], &dims[fixed..]);
-    }
-    Ok(case)
 }
 
 /// One set of inputs, and what its runs keep.

@@ -9,6 +9,8 @@ pub mod check;
 mod clock;
 pub mod judge;
 pub mod opcheck;
+#[cfg(feature = "cuda")]
+pub mod profile;
 pub mod tensors;
 pub mod unetr;
 pub mod verify;

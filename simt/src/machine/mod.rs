@@ -19,6 +19,7 @@ mod products;
 mod registers;
 mod rendezvous;
 mod report;
+mod special;
 mod traffic;
 mod turn;
 mod waits;

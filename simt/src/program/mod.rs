@@ -2,9 +2,12 @@
 
 mod decode;
 pub mod flow;
+mod kinds;
 pub mod lanes;
 pub mod layout;
 pub mod op;
+mod operand;
+mod product;
 
 use std::collections::HashMap;
 
@@ -106,10 +109,20 @@ impl Program {
         text
     }
 
-    /// The innermost file and line of an instruction.
+    /// The file and line that an instruction counts for: the innermost in a file of the program's own. Headers of the
+    /// toolkit, which have no folder in their path, are passed over where something called them.
     pub fn line_of(&self, pc: u32) -> Option<(&str, u32)> {
-        let place = self.places.get(self.instructions.get(pc as usize)?.at? as usize)?;
-        let file = self.files.iter().find(|f| f.0 == place.file)?;
-        Some((file.1.as_str(), place.line))
+        let mut at = self.instructions.get(pc as usize)?.at;
+        let mut found = None;
+        while let Some(place) = at.and_then(|i| self.places.get(i as usize)) {
+            if let Some(file) = self.files.iter().find(|f| f.0 == place.file) {
+                found = found.or(Some((file.1.as_str(), place.line)));
+                if file.1.contains('/') {
+                    return Some((file.1.as_str(), place.line));
+                }
+            }
+            at = place.inlined_at.filter(|&outer| Some(outer) < at);
+        }
+        found
     }
 }

@@ -100,6 +100,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> O
         first_block: block.launch.first_block,
         seen: state.clocks.seen(thread),
         proxy: None,
+        owner: thread,
         seen_blocks: &state.seen_blocks,
         site: pc.wrapping_sub(image().start) as u32,
     };
@@ -190,7 +191,7 @@ fn tell(
     let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
     match trouble {
         Trouble::Unwritten => format!("{place}, which was never written"),
-        Trouble::Pending => {
+        Trouble::Pending(_) => {
             format!("{place}, where an asynchronous copy was not waited for")
         }
         // The emulated kernels have no asynchronous proxy.

@@ -15,6 +15,8 @@ pub use glmae_simt::count::Counts;
 pub use glmae_simt::machine::Schedule;
 use glmae_simt::memory;
 pub use glmae_simt::program::{Numerics, Program};
+use glmae_simt::ptx::ast::Module;
+use glmae_simt::ptx::parse;
 
 use super::arena;
 use super::launch::{DeviceLimits, Kernel, LaunchConfig, PTX};
@@ -83,6 +85,8 @@ pub struct Executor {
     arch: Arch,
     options: Options,
     recorded: Mutex<BTreeMap<&'static str, Recorded>>,
+    /// Modules that stand in for those of this binary, by file.
+    replaced: Mutex<BTreeMap<String, Module>>,
 }
 
 /// What the launches of a kernel did.
@@ -111,7 +115,10 @@ impl OnHost<Executor> {
             unit: arena::UNIT,
             poison: |_, _, _| {},
         };
-        Ok(Self::with(Executor { arch, options, recorded: Mutex::default() }, memory))
+        Ok(Self::with(
+            Executor { arch, options, recorded: Mutex::default(), replaced: Mutex::default() },
+            memory,
+        ))
     }
 
     pub fn arch(&self) -> Arch {
@@ -122,9 +129,36 @@ impl OnHost<Executor> {
         &self.engine().options
     }
 
+    /// The PTX that nvcc made of `kernels/FILE.cu`.
+    ///
+    /// Errors: `Unsupported` when this binary has none.
+    pub fn text(&self, file: &str) -> Result<String> {
+        modules::text(file, self.arch())
+    }
+
+    /// From now on, kernels of `kernels/FILE.cu` are those of this PTX: to see what a change does.
+    ///
+    /// Errors: `Unsupported` for text that is no PTX, with its line.
+    pub fn replace(&self, file: &str, text: &str) -> Result<()> {
+        let module = parse(&modules::name(file, self.arch()), text)
+            .map_err(|e| Error::Unsupported(e.to_string()))?;
+        lock(&self.engine().replaced).insert(file.to_owned(), module);
+        Ok(())
+    }
+
     /// What launches did since this was last asked, by kernel.
     pub fn take_counts(&self) -> BTreeMap<&'static str, Recorded> {
         std::mem::take(&mut *lock(&self.engine().recorded))
+    }
+}
+
+impl Executor {
+    fn program(&self, kernel: &'static Kernel) -> Result<Arc<Program>> {
+        let Options { numerics, .. } = self.options;
+        match lock(&self.replaced).get(kernel.file) {
+            Some(module) => Ok(Arc::new(programs::decode(module, kernel, self.arch, numerics)?)),
+            None => programs::find(kernel, self.arch, numerics),
+        }
     }
 }
 
@@ -134,11 +168,11 @@ impl Engine for Executor {
     }
 
     fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32> {
-        Ok(programs::find(kernel, self.arch, self.options.numerics)?.static_shared())
+        Ok(self.program(kernel)?.static_shared())
     }
 
     fn run(&self, launch: &Launch) -> Result<()> {
-        let program = programs::find(launch.kernel, self.arch, self.options.numerics)?;
+        let program = self.program(launch.kernel)?;
         let params = params::pack(launch.kernel.name, program.params(), launch.args)?;
         let counts = run::run(&program, &self.options, launch, &params)?;
         let mut recorded = lock(&self.recorded);

@@ -15,19 +15,38 @@ use crate::error::{Error, Result};
 static MODULES: [OnceLock<Result<Module, String>>; PTX.len()] =
     [const { OnceLock::new() }; PTX.len()];
 
+fn row(file: &str, arch: Arch) -> Result<usize> {
+    PTX.iter().position(|row| row.0 == file && row.1 == arch.name()).ok_or_else(|| {
+        Error::Unsupported(format!("the kernels of {file}.cu were not compiled for {arch}"))
+    })
+}
+
+/// What messages call the PTX of `kernels/FILE.cu`.
+pub(super) fn name(file: &str, arch: Arch) -> String {
+    format!("{file}.{arch}.ptx")
+}
+
+fn unpacked(at: usize, name: &str) -> Result<String, String> {
+    let mut text = String::new();
+    let read = ZlibDecoder::new(PTX[at].2).read_to_string(&mut text);
+    read.map(|_| text).map_err(|e| format!("{name}: {e}"))
+}
+
+/// The text that nvcc made of `kernels/FILE.cu`.
+///
+/// Errors: `Unsupported` when this binary has none, or when it cannot be read.
+pub(super) fn text(file: &str, arch: Arch) -> Result<String> {
+    unpacked(row(file, arch)?, &name(file, arch)).map_err(Error::Unsupported)
+}
+
 /// The module of `kernels/FILE.cu`.
 ///
 /// Errors: `Unsupported` when this binary has none, or when it cannot be read.
 pub(super) fn find(file: &str, arch: Arch) -> Result<&'static Module> {
-    let at = PTX.iter().position(|row| row.0 == file && row.1 == arch.name()).ok_or_else(|| {
-        Error::Unsupported(format!("the kernels of {file}.cu were not compiled for {arch}"))
-    })?;
+    let at = row(file, arch)?;
     let module = MODULES[at].get_or_init(|| {
-        let name = format!("{file}.{arch}.ptx");
-        let mut text = String::new();
-        let unpacked = ZlibDecoder::new(PTX[at].2).read_to_string(&mut text);
-        unpacked.map_err(|e| format!("{name}: {e}"))?;
-        parse(&name, &text).map_err(|e| e.to_string())
+        let name = name(file, arch);
+        parse(&name, &unpacked(at, &name)?).map_err(|e| e.to_string())
     });
     module.as_ref().map_err(|message| Error::Unsupported(message.clone()))
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use glmae_simt::program::{Numerics, Program};
+use glmae_simt::ptx::ast::Module;
 
 use super::{Arch, modules};
 use crate::device::launch::Kernel;
@@ -26,9 +27,20 @@ pub(super) fn find(
     if let Some(found) = lock().get_or_insert_default().get(&key) {
         return Ok(found.clone());
     }
-    let module = modules::find(kernel.file, arch)?;
+    let program = Arc::new(decode(modules::find(kernel.file, arch)?, kernel, arch, numerics)?);
+    lock().get_or_insert_default().insert(key, program.clone());
+    Ok(program)
+}
+
+/// Decodes a kernel of a module; errors as those of [`find`].
+pub(super) fn decode(
+    module: &Module,
+    kernel: &Kernel,
+    arch: Arch,
+    numerics: Numerics,
+) -> Result<Program> {
     let program = Program::new(module, kernel.name, numerics)
-        .map_err(|e| Error::Unsupported(format!("{}.{arch}.ptx: {e}", kernel.file)))?;
+        .map_err(|e| Error::Unsupported(format!("{}: {e}", modules::name(kernel.file, arch))))?;
     let most = program.most_threads().map_or(u64::from(u32::MAX), u64::from);
     let stated = kernel.signature().max_threads;
     if most < u64::from(stated) {
@@ -37,7 +49,5 @@ pub(super) fn find(
             kernel.name
         )));
     }
-    let program = Arc::new(program);
-    lock().get_or_insert_default().insert(key, program.clone());
     Ok(program)
 }

@@ -2,9 +2,11 @@
 //! addresses, and every modifier is understood or refused.
 
 mod arithmetic;
+mod bits;
 mod compare;
 mod control;
 mod convert;
+mod functions;
 mod hopper;
 mod memory;
 mod modifiers;

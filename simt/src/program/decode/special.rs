@@ -1,6 +1,7 @@
 //! Special functions (9.7.3): what approximates, and the roots and reciprocals that round properly.
 
-use super::arithmetic::{float_fn, needed_rounding};
+use super::arithmetic::needed_rounding;
+use super::functions::float_fn;
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
 use crate::arith::approx::{

@@ -1,0 +1,257 @@
+//! `glmae profile`: what the compiled kernels would ask of a GPU, counted without one.
+
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae profile --op layer_norm                                 every kernel of the op at its own shape
+  glmae profile --op linear --shape rows=3768,in=768,out=2304,epilogue=0,bias=1 --dtype bf16 --lines 12
+  glmae profile --op attention --dtype bf16 --html attention.html        the source with its counters
+  glmae profile --op conv3d --device ptx:80 --gpu a100 --json
+
+The PTX that nvcc made of the kernels is executed on the CPU, and every instruction is counted: by unit of the
+hardware, with active lanes, sectors of 32 bytes per request, passes through the banks of shared memory, and
+FLOP of the tensor cores. `at least` is what the busiest unit alone would need on the GPU: a bound, never a
+time. Caches, latencies and scheduling are not modelled (docs/profiling.md).")]
+pub struct Args {
+    /// Only this op; may be repeated (`glmae ops` lists them)
+    #[arg(long, value_name = "NAME")]
+    op: Vec<String>,
+    /// The sizes of the case, with or without names; needs exactly one --op
+    #[arg(long, value_name = "SIZES")]
+    shape: Option<String>,
+    /// Instead: a file with a line of OP and SIZES for each row
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["op", "shape"])]
+    shapes: Option<PathBuf>,
+    /// Type of the activations: f32 or bf16
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    dtype: String,
+    /// The PTX to execute: ptx:80 or ptx:90a
+    #[arg(long, value_name = "DEVICE", default_value = "ptx:90a")]
+    device: String,
+    /// The GPU whose units the bounds are of: h100, h200, a100
+    #[arg(long, value_name = "NAME", default_value = "h200")]
+    gpu: String,
+    /// Print the N lines of the source with the most instructions of each kernel
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    lines: usize,
+    /// Write a page that shows the source with its counters beside it
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where the sources are that the page shows
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    sources: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[cfg(not(feature = "cuda"))]
+pub fn run(args: &Args) -> anyhow::Result<u8> {
+    // Says how to build a program that has the PTX.
+    glmae::device::Device::parse(&args.device)?;
+    Err(glmae::Error::Config("glmae profile executes PTX: --device ptx:80 or ptx:90a".into())
+        .into())
+}
+
+#[cfg(feature = "cuda")]
+pub use self::counted::run;
+
+/// The arguments that `glmae bench kernels` has as well: on a device that executes PTX there is nothing to time.
+pub fn of_bench(
+    op: &[String],
+    shape: Option<&str>,
+    shapes: Option<&std::path::Path>,
+    dtype: &str,
+    device: &str,
+    json: bool,
+) -> Args {
+    Args {
+        op: op.to_vec(),
+        shape: shape.map(str::to_owned),
+        shapes: shapes.map(Into::into),
+        dtype: dtype.to_owned(),
+        device: device.to_owned(),
+        gpu: "h200".into(),
+        lines: 0,
+        html: None,
+        sources: ".".into(),
+        json,
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod counted {
+    use std::sync::Arc;
+
+    use anyhow::Result;
+    use glmae::device::ptx::{Arch, Options, Ptx};
+    use glmae::device::{DType, Device};
+    use glmae::error::exit;
+    use glmae::lab::bench_kernels::{Target, parse_shape};
+    use glmae::lab::profile::{KernelProfile, LineProfile, PassProfile, profile};
+    use glmae::ops::OPS;
+    use glmae::{Error, atomic};
+    use glmae_simt::bound::{GPUS, Gpu};
+
+    use super::Args;
+    use crate::cli::profile_page;
+    use crate::cli::term::{self, Table};
+
+    fn targets(args: &Args) -> Result<Vec<Target>> {
+        if let Some(path) = &args.shapes {
+            let text = glmae::data::text::read_text(path)?;
+            return Ok(Target::list(&text)?);
+        }
+        let shape = args.shape.as_deref().map(parse_shape).transpose()?;
+        if shape.is_some() && args.op.len() != 1 {
+            return Err(Error::Config("--shape goes with exactly one --op".into()).into());
+        }
+        if args.op.is_empty() {
+            return Ok(OPS
+                .iter()
+                .filter(|op| op.has_kernels())
+                .map(|op| Target::of(op.name()))
+                .collect());
+        }
+        Ok(args.op.iter().map(|op| Target { op: op.clone(), shape: shape.clone() }).collect())
+    }
+
+    pub fn run(args: &Args) -> Result<u8> {
+        let dtype = match args.dtype.as_str() {
+            "f32" => DType::F32,
+            "bf16" => DType::Bf16,
+            other => return Err(Error::Config(format!("--dtype {other}: f32 or bf16")).into()),
+        };
+        let gpu = Gpu::find(&args.gpu).ok_or_else(|| {
+            let known: Vec<_> = GPUS.iter().map(|gpu| gpu.name).collect();
+            Error::Config(format!("--gpu {}: known are {}", args.gpu, known.join(", ")))
+        })?;
+        let arch = match Device::parse(&args.device)? {
+            Device::Ptx(ptx) => ptx.arch(),
+            other => {
+                let message = format!("--device {}: ptx:80 or ptx:90a", other.name());
+                return Err(Error::Config(message).into());
+            }
+        };
+        // Counts do not depend on the checks, which take most of the time.
+        let ptx = Arc::new(Ptx::new(arch, Options { checked: false, ..Options::default() })?);
+        let mut all: Vec<PassProfile> = Vec::new();
+        profile(&ptx, gpu, dtype, &targets(args)?, &mut |pass| {
+            if !args.json {
+                term::print(&text(pass, gpu, args.lines))?;
+            }
+            all.push(pass.clone());
+            Ok(())
+        })?;
+        if args.json {
+            term::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
+        }
+        if let Some(path) = &args.html {
+            let page = profile_page::page(&all, gpu, &args.sources);
+            atomic::write_bytes(path, page.as_bytes())?;
+            term::say(&format!("wrote {}", path.display()));
+        }
+        Ok(exit::OK)
+    }
+
+    /// Where code of one architecture is held against the units of another.
+    fn arch_note(arch: &str, gpu: &Gpu) -> String {
+        let fits = (arch == Arch::Sm80.to_string()) == (gpu.name == "a100");
+        if fits { String::new() } else { format!(" (PTX of {arch} on the units of {})", gpu.name) }
+    }
+
+    fn text(pass: &PassProfile, gpu: &Gpu, lines: usize) -> String {
+        let arch = pass.kernels.first().map_or("", |k| k.target.as_str());
+        let mut out = format!(
+            "{} {} {}: must move {} and do {:.3} GFLOP once; memory of {}: at least {:.1} us{}\n",
+            pass.op,
+            pass.case,
+            pass.pass,
+            term::bytes(pass.bytes),
+            pass.flops as f64 * 1e-9,
+            gpu.name,
+            pass.memory_us,
+            arch_note(arch, gpu),
+        );
+        let heads = [
+            "<kernel",
+            ">launches",
+            ">blocks",
+            ">threads",
+            ">instr.",
+            ">lanes",
+            ">int %",
+            ">fma %",
+            ">spec %",
+            ">ld/st %",
+            ">tensor %",
+            ">sect/least",
+            ">pass/least",
+            ">at least us",
+            "<bound by",
+        ];
+        let mut table = Table::new(&heads);
+        for kernel in &pass.kernels {
+            table.row(cells(kernel));
+        }
+        out += &table.render("  ");
+        for kernel in pass.kernels.iter().filter(|_| lines > 0) {
+            let mut hot: Vec<&LineProfile> = kernel.lines.iter().collect();
+            hot.sort_by_key(|l| std::cmp::Reverse(l.counted.instructions));
+            let mut table = Table::new(&[
+                "<line",
+                ">instr. %",
+                ">lanes",
+                ">sect/least",
+                ">pass/least",
+                ">sectors",
+                ">passes",
+            ]);
+            for line in hot.iter().take(lines) {
+                let c = &line.counted;
+                let share = 100.0 * c.instructions as f64 / kernel.total.instructions.max(1) as f64;
+                table.row([
+                    format!("{}:{}", line.file, line.line),
+                    format!("{share:.1}"),
+                    format!("{:.1}", c.lanes_per_instruction),
+                    ratio(c.sectors_over_least, c.sectors),
+                    ratio(c.passes_over_least, c.shared_passes),
+                    c.sectors.to_string(),
+                    c.shared_passes.to_string(),
+                ]);
+            }
+            out += &format!("  {}\n{}", kernel.kernel, table.render("    "));
+        }
+        out + "\n"
+    }
+
+    fn ratio(value: f64, of: u64) -> String {
+        if of == 0 { "-".into() } else { format!("{value:.2}") }
+    }
+
+    fn cells(kernel: &KernelProfile) -> [String; 15] {
+        let c = &kernel.total;
+        let percent = |n: u64| format!("{:.0}", 100.0 * n as f64 / c.instructions.max(1) as f64);
+        let product = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product::<u64>();
+        let longest = kernel.at_least_us.iter().map(|b| b.1).fold(0.0, f64::max);
+        [
+            kernel.kernel.clone(),
+            kernel.launches.to_string(),
+            product(kernel.grid).to_string(),
+            product(kernel.block).to_string(),
+            c.instructions.to_string(),
+            format!("{:.1}", c.lanes_per_instruction),
+            percent(c.integer),
+            percent(c.fma),
+            percent(c.special),
+            percent(c.load_store),
+            percent(c.tensor),
+            ratio(c.sectors_over_least, c.sectors),
+            ratio(c.passes_over_least, c.shared_passes),
+            format!("{longest:.2}"),
+            kernel.binding.to_owned(),
+        ]
+    }
+}
