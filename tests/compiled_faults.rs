@@ -162,13 +162,16 @@ const FAULTS: &[Fault] = &[
     fault(
         "shuffle to the wrong lane",
         ("layer_norm", "layer_norm"),
-        |l| replaced(l, "shfl.sync.bfly", ", 16, 31, -1", ", 8, 31, -1"),
+        |l| replaced(l, "shfl.sync.bfly", "shfl.sync.bfly", "shfl.sync.up"),
         "",
     ),
     fault(
         "shuffle of half a warp",
         ("layer_norm", "layer_norm"),
-        |l| replaced(l, "shfl.sync.bfly", "31, -1", "31, 65535"),
+        |l| {
+            let at = l.rfind(',').filter(|_| l.trim_start().starts_with("shfl.sync.bfly"))?;
+            Some(format!("{}, 65535;", &l[..at]))
+        },
         "mask",
     ),
     fault(
@@ -279,8 +282,12 @@ fn noticed(fault: &Fault) -> Option<String> {
             None => line.to_owned(),
         })
         .collect();
-    assert!(changed > 0, "{}: nothing in {}.ptx is like that", fault.what, fault.file);
-    ptx.replace(fault.file, &edited.join("\n")).unwrap();
+    if changed == 0 {
+        return Some(format!("nothing in {}.ptx is like that", fault.file));
+    }
+    if let Err(e) = ptx.replace(fault.file, &edited.join("\n")) {
+        return Some(e.to_string());
+    }
     let device = Device::Ptx(ptx);
     let (units, _) = units(&[fault.op.to_owned()], Some(fault.dtype)).unwrap();
     units.iter().find_map(|unit| match unit.check(std::slice::from_ref(&device)) {
@@ -298,7 +305,9 @@ fn faults_in_compiled_kernels_are_noticed() {
     let mut missed = Vec::new();
     for fault in FAULTS {
         match noticed(fault) {
-            Some(message) if message.contains(fault.report) => {
+            Some(message)
+                if message.contains(fault.report) && !message.starts_with("nothing in") =>
+            {
                 let first = message.lines().next().unwrap_or_default();
                 println!("{:<48} {first}", fault.what);
             }
