@@ -8,7 +8,7 @@
 //!   n`, `val type = value` a number. Values are one expression in `i` (index), `t` (`i` modulo the threads of a
 //!   block), `b` (`i` divided by them), `l` (`i % 32`) and `w` (`t / 32`), or a list of numbers; `_`: stays unwritten.
 //!   `count mark name n ...`: what the counters say of the line with the comment `// @mark`.
-//!   `spins`: a warp waits in a loop, so that counts depend on the schedule.
+//!   `spins`: a warp waits in a loop, or addresses depend on who comes first, so that counts depend on the schedule.
 //!   `params n`: so many bytes of parameters instead of the right number. `kernel name`: another name.
 //! * `fault "text" or "text": items`: the launch has to fail with a message that holds one of the texts, in which
 //!   `@mark` stands for the number of a marked line. Further items: `lanes mask`, `thread x y z`, `cta x y z`,
