@@ -2,8 +2,9 @@
 //!
 //! The manual gives a bound of the error and a table of special values for each; the hardware's own results are
 //! not documented. So there are two results. `Nearest` is the true value, computed in double precision and
-//! rounded; of `ex2`, `rcp`, `div`, `sqrt` and `rsqrt` of single precision it is the nearest number always. `Perturbed` is as far from it as the manual allows, up or down by a hash of the operands: what a
-//! kernel makes of it must be good enough, too. Both are functions of the operands alone.
+//! rounded; of `ex2`, `rcp`, `div`, `sqrt` and `rsqrt` of single precision it is always the nearest number.
+//! `Perturbed` is as far from it as the manual allows, up or down by a hash of the operands: what a kernel
+//! makes of it must be good enough, too. Both are functions of the operands alone.
 //!
 //! The special values of the tables are never moved. Nor are zeros and infinities that come from overflow and
 //! underflow, and sines, cosines and hyperbolic tangents stay within [-1, 1].
