@@ -2,8 +2,9 @@
 //!
 //! The manual gives a bound of the error and a table of special values for each; the hardware's own results are
 //! not documented. So there are two results. `Nearest` is the true value, computed in double precision and
-//! rounded. `Perturbed` is as far from it as the manual allows, up or down by a hash of the operands: what a
-//! kernel makes of it must be good enough, too. Both are functions of the operands alone.
+//! rounded; of `ex2`, `rcp`, `div`, `sqrt` and `rsqrt` of single precision it is always the nearest number.
+//! `Perturbed` is as far from it as the manual allows, up or down by a hash of the operands: what a kernel
+//! makes of it must be good enough, too. Both are functions of the operands alone.
 //!
 //! The special values of the tables are never moved. Nor are zeros and infinities that come from overflow and
 //! underflow, and sines, cosines and hyperbolic tangents stay within [-1, 1].
@@ -104,8 +105,9 @@ const EXP2_SERIES: [f64; 14] = {
     series
 };
 
-/// `2^x`, with an error of about one place of double precision. Zero below `2^-160`, and too large for single
-/// precision from `2^130` on.
+/// `2^x`, rounded to odd: if it lies between two doubles, to the one whose last bit is set. Rounding this on
+/// to single precision or less is as good as rounding `2^x`. From -160 down and from 130 up it is what it is
+/// there: too small and too large for single precision.
 #[inline(always)]
 fn exp2(x: f32) -> f64 {
     let x = f64::from(x.clamp(-160.0, 130.0));
@@ -113,14 +115,22 @@ fn exp2(x: f32) -> f64 {
     let shifter = 6_755_399_441_055_744.0;
     let shifted = x + shifter;
     let rest = x - (shifted - shifter);
-    let mut power = EXP2_SERIES[13];
+    let mut series = EXP2_SERIES[13];
     let mut k = 13;
-    while k > 0 {
+    while k > 1 {
         k -= 1;
-        power = power.mul_add(rest, EXP2_SERIES[k]);
+        series = series.mul_add(rest, EXP2_SERIES[k]);
     }
+    // The sum of one and a smaller number, exactly. Two numbers of single precision have powers so close to
+    // the middle between two others that one double does not tell the side.
+    let small = series * rest;
+    let high = 1.0 + small;
+    let low = small - (high - 1.0);
+    let bits = high.to_bits();
+    let toward_low = u64::from(low > 0.0).wrapping_sub(u64::from(low < 0.0));
+    let odd = if bits & 1 == 0 { bits.wrapping_add(toward_low) } else { bits };
     let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    power * scale
+    f64::from_bits(odd) * scale
 }
 
 /// `ex2.approx.f32`, `ex2.approx.ftz.f32` (9.7.3.21).

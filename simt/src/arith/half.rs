@@ -1,7 +1,7 @@
 //! Arithmetic of `.f16` and `.bf16` (9.7.4).
 //!
-//! Every operation holds its exact result as the sum of two doubles and rounds it once. NaN results are `0x7fff`:
-//! "half-precision instructions return an unspecified NaN".
+//! Every operation holds its exact result as the sum of two doubles and rounds it once. NaN results are
+//! `0x7fff`: "half-precision instructions return an unspecified NaN".
 
 use super::Register;
 use super::convert::{Half, NAN_HALF};

@@ -167,15 +167,13 @@ pub fn fma_f32(rounding: Rounding, a: f32, b: f32, c: f32) -> f32 {
 /// `div.rnd.f32` (9.7.3.8).
 #[inline(always)]
 pub fn div_f32(rounding: Rounding, a: f32, b: f32) -> f32 {
-    if rounding == Rounding::Nearest {
-        return canonical(a / b);
+    match rounding {
+        Rounding::Nearest => canonical(a / b),
+        // A quotient `a / b` either is a number `q` of 24 bits, or differs from all of them by a part of 2^-48
+        // or more: `a - q * b` is an integer in units of the product of the last places of `q` and `b`. So
+        // rounding the quotient to 53 bits does not hide on which side of such a number it is.
+        _ => canonical(to_f32(rounding, f64::from(a) / f64::from(b), 0.0)),
     }
-    let (a, b) = (f64::from(a), f64::from(b));
-    let quotient = a / b;
-    // What the quotient misses has the sign of `remainder / b`; the remainder is exact.
-    let remainder = (-quotient).mul_add(b, a);
-    let low = if b < 0.0 { -remainder } else { remainder };
-    canonical(to_f32(rounding, quotient, low))
 }
 
 /// `rcp.rnd.f32` (9.7.3.13).
@@ -187,12 +185,11 @@ pub fn rcp_f32(rounding: Rounding, a: f32) -> f32 {
 /// `sqrt.rnd.f32` (9.7.3.15).
 #[inline(always)]
 pub fn sqrt_f32(rounding: Rounding, a: f32) -> f32 {
-    if rounding == Rounding::Nearest {
-        return canonical(a.sqrt());
+    match rounding {
+        Rounding::Nearest => canonical(a.sqrt()),
+        // As for quotients: `a - q * q` is zero or a part of 2^-48 or more.
+        _ => canonical(to_f32(rounding, f64::from(a).sqrt(), 0.0)),
     }
-    let a = f64::from(a);
-    let root = a.sqrt();
-    canonical(to_f32(rounding, root, (-root).mul_add(root, a)))
 }
 
 /// The NaN of an instruction whose result is NaN, of its operands in their order.

@@ -308,7 +308,7 @@ fn floating_point_to_integers() {
 #[test]
 fn integers_to_floating_point() {
     let mut random = Random(35);
-    for _ in 0..10_000 {
+    for _ in 0..6_000 {
         // Around ties of every format, too: a short number, a one below it, and a bit at the end.
         let bits = match random.below(2) {
             0 => random.bits(),

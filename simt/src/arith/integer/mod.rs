@@ -50,7 +50,8 @@ macro_rules! width {
                 (a as $signed).saturating_sub(b as $signed) as $unsigned
             }
 
-            /// `add.cc`, `addc` (9.7.2.1, 9.7.2.2): `a + b + carry`, and the carry out. The same for signed types.
+            /// `add.cc`, `addc` (9.7.2.1, 9.7.2.2): `a + b + carry`, and the carry out. The same for signed
+            /// types.
             #[inline(always)]
             pub fn add_carry(a: $unsigned, b: $unsigned, carry: bool) -> ($unsigned, bool) {
                 let (sum, first) = a.overflowing_add(b);
@@ -96,15 +97,15 @@ macro_rules! width {
                 a.checked_rem(b).unwrap_or(a)
             }
 
-            /// `rem` of signed types (9.7.1.9), with the sign of the dividend: "the behavior for negative numbers
-            /// depends on whether divide rounds towards zero", which it does. The dividend if `b` is zero.
+            /// `rem` of signed types (9.7.1.9), with the sign of the dividend: it "depends on whether divide
+            /// rounds towards zero", which it does. The dividend if `b` is zero.
             #[inline(always)]
             pub fn rem_signed(a: $unsigned, b: $unsigned) -> $unsigned {
                 if b == 0 { a } else { (a as $signed).wrapping_rem(b as $signed) as $unsigned }
             }
 
-            /// Whether the quotient of signed `a` and `b` does not fit: the least number divided by -1. The manual
-            /// says nothing of it.
+            /// Whether the quotient of signed `a` and `b` does not fit: the least number divided by -1. The
+            /// manual says nothing of it.
             #[inline(always)]
             pub fn is_quotient_overflow(a: $unsigned, b: $unsigned) -> bool {
                 a as $signed == <$signed>::MIN && b == <$unsigned>::MAX
@@ -277,8 +278,8 @@ macro_rules! fields {
                 shifted & ones(count)
             }
 
-            /// `bfe` of signed types (9.7.1.19): filled with the field's highest bit, or with the one of `a` if the
-            /// field extends beyond it.
+            /// `bfe` of signed types (9.7.1.19): filled with the field's highest bit, or with the one of `a` if
+            /// the field extends beyond it.
             #[inline(always)]
             pub fn extract_signed(a: $unsigned, start: u32, count: u32) -> $unsigned {
                 let (start, count) = (start & 0xff, count & 0xff);
