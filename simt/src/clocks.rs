@@ -393,29 +393,10 @@ mod tests {
     use std::collections::HashSet;
 
     use super::Clocks;
+    use crate::random::Random;
     use crate::shadow::{Byte, Trouble, View};
 
     const THREADS: u32 = 96;
-
-    /// A small generator of numbers (SplitMix64).
-    struct Rng(u64);
-
-    impl Rng {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ z >> 31
-        }
-
-        fn next_u32(&mut self) -> u32 {
-            (self.next() >> 32) as u32
-        }
-
-        fn below(&mut self, n: u32) -> u32 {
-            ((u64::from(self.next_u32()) * u64::from(n)) >> 32) as u32
-        }
-    }
 
     /// Happens-before by the book: the accesses that each thread has seen, as a set.
     struct Model {
@@ -438,7 +419,7 @@ mod tests {
     fn clocks_agree_with_happens_before() {
         let (mut races, mut orders) = (0, 0);
         for seed in 0..300 {
-            let mut rng = Rng(seed);
+            let mut rng = Random::new(seed);
             let mut clocks = Clocks::new(2, THREADS);
             let mut model = Model { seen: vec![HashSet::new(); THREADS as usize] };
             let byte = Byte::default();
@@ -451,13 +432,13 @@ mod tests {
                         model.sync(&warps.iter().flat_map(of).collect::<Vec<_>>());
                         clocks.barrier(warps.iter().copied());
                     } else {
-                        let (warp, mask) = (rng.below(3), rng.next_u32() | rng.next_u32());
+                        let (warp, mask) = (rng.below(3) as u32, (rng.draw() | rng.draw()) as u32);
                         let lanes = (0..32).filter(|l| mask >> l & 1 == 1);
                         model.sync(&lanes.map(|l| warp * 32 + l).collect::<Vec<_>>());
                         clocks.sync_warp(warp as usize, mask);
                     }
                 }
-                let thread = rng.below(THREADS);
+                let thread = rng.below(THREADS.into()) as u32;
                 let view = View {
                     stamp: clocks.stamp(thread),
                     owner: thread,

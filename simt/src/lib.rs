@@ -12,5 +12,5 @@ pub mod memory;
 pub mod profile;
 pub mod program;
 pub mod ptx;
-mod random;
+pub mod random;
 pub mod shadow;

@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use glmae::device::DType;
+use glmae::atomic;
 use glmae::error::exit;
-use glmae::lab::bench_kernels::{
-    Ceilings, KernelBenchOptions, Row, Target, bench_kernels, parse_shape,
-};
-use glmae::{Error, atomic};
+use glmae::lab::bench_kernels::{Ceilings, KernelBenchOptions, Row, bench_kernels};
 
-use super::config_args::DeviceArg;
+use super::config_args::{DeviceArg, TargetsArg, activations};
 use super::profile;
 use super::term::{self, Table};
 
@@ -26,15 +23,8 @@ Examples:
 Bytes and FLOP are what the op has to move and compute once, not what an implementation spends; of a
 backward pass they are taken as twice the forward's. Updates of state copy the state first.")]
 pub struct Args {
-    /// Only this op; may be repeated (`glmae ops` lists them)
-    #[arg(long, value_name = "NAME")]
-    op: Vec<String>,
-    /// The sizes of the case, with or without names; needs exactly one --op
-    #[arg(long, value_name = "SIZES")]
-    shape: Option<String>,
-    /// Instead: a file with a line of OP and SIZES for each row to time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["op", "shape"])]
-    shapes: Option<PathBuf>,
+    #[command(flatten)]
+    which: TargetsArg,
     /// Type of the activations: f32 or bf16 (bf16 only on CUDA devices, emulated ones included)
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: String,
@@ -57,38 +47,21 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
-fn targets(args: &Args) -> Result<Vec<Target>> {
-    if let Some(path) = &args.shapes {
-        let text = glmae::data::text::read_text(path)?;
-        return Ok(Target::list(&text)?);
-    }
-    let shape = args.shape.as_deref().map(parse_shape).transpose()?;
-    if shape.is_some() && args.op.len() != 1 {
-        return Err(Error::Config("--shape goes with exactly one --op".into()).into());
-    }
-    Ok(args.op.iter().map(|op| Target { op: op.clone(), shape: shape.clone() }).collect())
-}
-
 pub fn run(args: &Args) -> Result<u8> {
     if args.device.device.starts_with("ptx") {
         // Counted, not timed.
-        let (shape, shapes) = (args.shape.as_deref(), args.shapes.as_deref());
-        let device = &args.device.device;
-        let counted = profile::of_bench(&args.op, shape, shapes, &args.dtype, device, args.json);
+        let device = args.device.device.clone();
+        let counted = profile::of_bench(args.which.clone(), args.dtype.clone(), device, args.json);
         return profile::run(&counted);
     }
-    let dtype = match args.dtype.as_str() {
-        "f32" => DType::F32,
-        "bf16" => DType::Bf16,
-        other => return Err(glmae::Error::Config(format!("--dtype {other}: f32 or bf16")).into()),
-    };
+    let dtype = activations(&args.dtype)?;
     if cfg!(debug_assertions) {
         term::say("warning: a build with debug assertions; time `cargo build --release`");
     }
     let options = KernelBenchOptions {
         device: args.device.parse()?,
         dtype,
-        targets: targets(args)?,
+        targets: args.which.targets()?,
         warmup: args.warmup,
         repeats: args.repeats.max(1),
         ceilings: !args.no_ceilings,

@@ -1,10 +1,12 @@
 //! Flags that several verbs have: where ops run, how launches are started, in what arithmetic.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use glmae::Error;
 use glmae::device::{DType, Device};
+use glmae::lab::bench_kernels::{Target, parse_shape};
 use glmae::train::run::Launches;
 
 /// Where ops run.
@@ -29,6 +31,43 @@ impl DeviceArg {
             }
             other => other,
         }
+    }
+}
+
+/// Which ops, at which sizes.
+#[derive(Args, Clone)]
+pub struct TargetsArg {
+    /// Only this op; may be repeated (`glmae ops` lists them)
+    #[arg(long, value_name = "NAME")]
+    op: Vec<String>,
+    /// The sizes of the case, with or without names; needs exactly one --op
+    #[arg(long, value_name = "SIZES")]
+    shape: Option<String>,
+    /// Instead: a file with a line of OP and SIZES for each row
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["op", "shape"])]
+    shapes: Option<PathBuf>,
+}
+
+impl TargetsArg {
+    /// Nothing for all ops at their own sizes.
+    pub fn targets(&self) -> glmae::Result<Vec<Target>> {
+        if let Some(path) = &self.shapes {
+            return Target::list(&glmae::data::text::read_text(path)?);
+        }
+        let shape = self.shape.as_deref().map(parse_shape).transpose()?;
+        if shape.is_some() && self.op.len() != 1 {
+            return Err(Error::Config("--shape goes with exactly one --op".into()));
+        }
+        Ok(self.op.iter().map(|op| Target { op: op.clone(), shape: shape.clone() }).collect())
+    }
+}
+
+/// The type of activations that kernels have.
+pub fn activations(dtype: &str) -> glmae::Result<DType> {
+    match dtype {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        other => Err(Error::Config(format!("--dtype {other}: f32 or bf16"))),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::config_args::TargetsArg;
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -15,15 +17,8 @@ hardware, with active lanes, sectors of 32 bytes per request, passes through the
 FLOP of the tensor cores. `at least` is what the busiest unit alone would need on the GPU: a bound, never a
 time. Caches, latencies and scheduling are not modelled (docs/profiling.md).")]
 pub struct Args {
-    /// Only this op; may be repeated (`glmae ops` lists them)
-    #[arg(long, value_name = "NAME")]
-    op: Vec<String>,
-    /// The sizes of the case, with or without names; needs exactly one --op
-    #[arg(long, value_name = "SIZES")]
-    shape: Option<String>,
-    /// Instead: a file with a line of OP and SIZES for each row
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["op", "shape"])]
-    shapes: Option<PathBuf>,
+    #[command(flatten)]
+    which: TargetsArg,
     /// Type of the activations: f32 or bf16
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     dtype: String,
@@ -59,20 +54,11 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
 pub use self::counted::run;
 
 /// The arguments that `glmae bench kernels` has as well: on a device that executes PTX there is nothing to time.
-pub fn of_bench(
-    op: &[String],
-    shape: Option<&str>,
-    shapes: Option<&std::path::Path>,
-    dtype: &str,
-    device: &str,
-    json: bool,
-) -> Args {
+pub fn of_bench(which: TargetsArg, dtype: String, device: String, json: bool) -> Args {
     Args {
-        op: op.to_vec(),
-        shape: shape.map(str::to_owned),
-        shapes: shapes.map(Into::into),
-        dtype: dtype.to_owned(),
-        device: device.to_owned(),
+        which,
+        dtype,
+        device,
         gpu: "h200".into(),
         lines: 0,
         html: None,
@@ -86,44 +72,28 @@ mod counted {
     use std::sync::Arc;
 
     use anyhow::Result;
+    use glmae::device::Device;
     use glmae::device::ptx::{Arch, Options, Ptx};
-    use glmae::device::{DType, Device};
     use glmae::error::exit;
-    use glmae::lab::bench_kernels::{Target, parse_shape};
+    use glmae::lab::bench_kernels::Target;
     use glmae::lab::profile::{KernelProfile, LineProfile, PassProfile, profile};
     use glmae::ops::OPS;
     use glmae::{Error, atomic};
     use glmae_simt::bound::{GPUS, Gpu};
 
     use super::Args;
+    use crate::cli::config_args::activations;
     use crate::cli::profile_page;
     use crate::cli::term::{self, Table};
 
     fn targets(args: &Args) -> Result<Vec<Target>> {
-        if let Some(path) = &args.shapes {
-            let text = glmae::data::text::read_text(path)?;
-            return Ok(Target::list(&text)?);
-        }
-        let shape = args.shape.as_deref().map(parse_shape).transpose()?;
-        if shape.is_some() && args.op.len() != 1 {
-            return Err(Error::Config("--shape goes with exactly one --op".into()).into());
-        }
-        if args.op.is_empty() {
-            return Ok(OPS
-                .iter()
-                .filter(|op| op.has_kernels())
-                .map(|op| Target::of(op.name()))
-                .collect());
-        }
-        Ok(args.op.iter().map(|op| Target { op: op.clone(), shape: shape.clone() }).collect())
+        let chosen = args.which.targets()?;
+        let all = OPS.iter().filter(|op| op.has_kernels()).map(|op| Target::of(op.name()));
+        Ok(if chosen.is_empty() { all.collect() } else { chosen })
     }
 
     pub fn run(args: &Args) -> Result<u8> {
-        let dtype = match args.dtype.as_str() {
-            "f32" => DType::F32,
-            "bf16" => DType::Bf16,
-            other => return Err(Error::Config(format!("--dtype {other}: f32 or bf16")).into()),
-        };
+        let dtype = activations(&args.dtype)?;
         let gpu = Gpu::find(&args.gpu).ok_or_else(|| {
             let known: Vec<_> = GPUS.iter().map(|gpu| gpu.name).collect();
             Error::Config(format!("--gpu {}: known are {}", args.gpu, known.join(", ")))

@@ -1,24 +1,19 @@
 //! Numbers for tests of random geometry: the same in every run.
 
-/// xorshift64*.
-pub struct Random(u64);
+pub struct Random(crate::random::Random);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(crate::random::Random::new(seed))
     }
 
     pub fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.draw()
     }
 
     /// A number from `low` to `high`, both included.
     pub fn within(&mut self, low: i64, high: i64) -> i64 {
-        let count = (high - low + 1) as u64;
-        low + ((self.bits() >> 11) % count) as i64
+        low + self.0.below((high - low + 1) as u64) as i64
     }
 
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {

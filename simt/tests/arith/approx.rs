@@ -96,7 +96,7 @@ fn assert_exp2(roots: &[Pair], x: f32) {
 #[test]
 fn powers_of_two_are_the_nearest() {
     let roots = roots_of_two();
-    let mut random = Random(51);
+    let mut random = Random::new(51);
     for _ in 0..300_000 {
         let x = match random.below(4) {
             // The results of attention: from zero to one.
@@ -255,7 +255,7 @@ const CASES: [Case; 8] = [
 
 #[test]
 fn errors_are_as_large_as_the_manual_allows() {
-    let mut random = Random(52);
+    let mut random = Random::new(52);
     for case in CASES {
         let (mut ups, mut downs, mut large) = (0, 0, 0);
         for _ in 0..200_000 {
@@ -294,7 +294,7 @@ fn errors_are_as_large_as_the_manual_allows() {
 
 #[test]
 fn quotients_are_off_by_two_places() {
-    let mut random = Random(53);
+    let mut random = Random::new(53);
     let (mut off, mut all) = (0, 0);
     for _ in 0..300_000 {
         let (a, b) = (random.f32(), random.f32());

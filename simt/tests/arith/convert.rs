@@ -62,7 +62,7 @@ fn check_narrow(format: Half, definition: &Format, rounding: Rounding, x: f64, b
 
 #[test]
 fn narrowing_is_rounded_as_defined() {
-    let mut random = Random(31);
+    let mut random = Random::new(31);
     for (format, definition) in HALVES {
         // The neighbourhoods of all halves and of the midpoints between them.
         for bits in
@@ -139,7 +139,7 @@ fn saturation_of_halves() {
 
 #[test]
 fn single_and_double_precision() {
-    let mut random = Random(32);
+    let mut random = Random::new(32);
     for _ in 0..60_000 {
         let x = random.f32();
         let wide = convert::f32_to_f64(x);
@@ -173,7 +173,7 @@ fn single_and_double_precision() {
 
 #[test]
 fn tf32_is_rounded_as_defined() {
-    let mut random = Random(33);
+    let mut random = Random::new(33);
     for _ in 0..100_000 {
         let x = random.f32();
         let x = if random.below(2) == 0 { f32::from_bits(x.to_bits() & !0x0fff) } else { x };
@@ -251,7 +251,7 @@ fn range(to: IntType) -> (i128, i128) {
 
 #[test]
 fn floating_point_to_integers() {
-    let mut random = Random(34);
+    let mut random = Random::new(34);
     for _ in 0..40_000 {
         let narrow = random.f32();
         let near = random.bits() as f64 + f64::from(random.below(5) as u32) * 0.25 - 0.5;
@@ -307,7 +307,7 @@ fn floating_point_to_integers() {
 
 #[test]
 fn integers_to_floating_point() {
-    let mut random = Random(35);
+    let mut random = Random::new(35);
     for _ in 0..6_000 {
         // Around ties of every format, too: a short number, a one below it, and a bit at the end.
         let bits = match random.below(2) {
@@ -349,7 +349,7 @@ fn integers_to_floating_point() {
 
 #[test]
 fn integers_to_integers() {
-    let mut random = Random(36);
+    let mut random = Random::new(36);
     for _ in 0..100_000 {
         let bits = random.bits();
         for from in TYPES {

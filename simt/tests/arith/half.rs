@@ -25,7 +25,7 @@ fn half_bits(random: &mut Random) -> u16 {
 
 #[test]
 fn halves_are_rounded_once() {
-    let mut random = Random(41);
+    let mut random = Random::new(41);
     for round in 0..30_000 {
         for mode in PLAIN {
             let format = mode.format;
@@ -89,7 +89,7 @@ fn modifiers_of_halves() {
 
 #[test]
 fn min_and_max_of_halves_agree_with_single_precision() {
-    let mut random = Random(42);
+    let mut random = Random::new(42);
     for _ in 0..200_000 {
         let (a, b) = (half_bits(&mut random), half_bits(&mut random));
         let b = if random.below(4) == 0 { a ^ 0x8000 } else { b };
@@ -124,7 +124,7 @@ fn min_and_max_of_halves_agree_with_single_precision() {
 
 #[test]
 fn packed_halves_do_not_mix() {
-    let mut random = Random(43);
+    let mut random = Random::new(43);
     let mut register = || std::array::from_fn(|_| random.word());
     let (a, b, c): ([u32; 32], [u32; 32], [u32; 32]) = (register(), register(), register());
     let one = packed1(&a, |x| x ^ 0x0101);

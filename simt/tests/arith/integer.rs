@@ -42,7 +42,7 @@ fn bfind(a: u64, msb: u32, is_signed: bool, is_shift: bool) -> u32 {
 
 #[test]
 fn bit_fields_are_those_of_the_manual() {
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     for _ in 0..200_000 {
         let (a, b) = (random.bits(), random.bits());
         let count = |random: &mut Random| match random.below(3) {
@@ -144,7 +144,7 @@ fn szext(a: u32, b: u32, is_signed: bool, is_clamp: bool) -> u32 {
 
 #[test]
 fn masks_and_extensions_are_those_of_the_manual() {
-    let mut random = Random(12);
+    let mut random = Random::new(12);
     for b in (0..70).chain([255, 256, 1 << 31, u32::MAX]) {
         for _ in 0..2000 {
             let a = random.bits() as u32;
@@ -189,7 +189,7 @@ fn fns(mask: u32, base: i64, offset: i32) -> u32 {
 
 #[test]
 fn the_nth_set_bit_is_the_one_of_the_manual() {
-    let mut random = Random(13);
+    let mut random = Random::new(13);
     for _ in 0..20_000 {
         let mask = random.bits() as u32;
         for base in 0..32 {
@@ -217,7 +217,7 @@ const PERMUTE: [(PermuteMode, [[u32; 4]; 4]); 6] = [
 
 #[test]
 fn bytes_are_permuted_as_in_the_manual() {
-    let mut random = Random(14);
+    let mut random = Random::new(14);
     for _ in 0..2000 {
         let (a, b) = (random.word(), random.word());
         let bytes = [a.to_le_bytes(), b.to_le_bytes()].concat();
@@ -250,7 +250,7 @@ fn bytes_are_permuted_as_in_the_manual() {
 
 #[test]
 fn logic_of_three_is_what_the_table_says() {
-    let mut random = Random(15);
+    let mut random = Random::new(15);
     for table in 0..=255_u8 {
         let (a, b, c) = (random.word(), random.word(), random.word());
         let found = integer::logic3(a, b, c, table);
@@ -271,7 +271,7 @@ fn logic_of_three_is_what_the_table_says() {
 
 #[test]
 fn shifts_clamp_or_wrap_their_counts() {
-    let mut random = Random(16);
+    let mut random = Random::new(16);
     for _ in 0..100_000 {
         let (a, b) = (random.bits(), random.bits());
         let count = if random.below(2) == 0 { random.below(70) as u32 } else { random.word() };
@@ -361,7 +361,7 @@ macro_rules! check_width {
 
 #[test]
 fn arithmetic_is_that_of_wider_integers() {
-    let mut random = Random(17);
+    let mut random = Random::new(17);
     for _ in 0..300_000 {
         let (a, b, c) = (random.bits(), random.bits(), random.bits());
         check_width!(b16, product16, u16, i16, a, b, c);
@@ -388,7 +388,7 @@ fn arithmetic_is_that_of_wider_integers() {
 
 #[test]
 fn dot_products_wrap() {
-    let mut random = Random(18);
+    let mut random = Random::new(18);
     // All pairs of bytes, in every place and with every sign.
     for x in 0..=255_u8 {
         for y in 0..=255_u8 {

@@ -134,11 +134,11 @@ fn element(format: Half, random: &mut Random, is_wild: bool) -> f32 {
 
 #[test]
 fn products_of_16_bit_types() {
-    let mut random = Random(21);
+    let mut random = Random::new(21);
     for round in 0..400 {
         let is_wild = round % 4 == 3;
         for format in [Half::F16, Half::Bf16] {
-            let mut other = Random(round);
+            let mut other = Random::new(round);
             let operands = Operands::new(
                 16,
                 || element(format, &mut random, is_wild),
@@ -180,9 +180,9 @@ fn products_of_16_bit_types() {
 
 #[test]
 fn products_of_tf32() {
-    let mut random = Random(22);
+    let mut random = Random::new(22);
     for round in 0..400 {
-        let mut other = Random(round);
+        let mut other = Random::new(round);
         let operands =
             Operands::new(8, || f32::from_bits(random.f32().to_bits() & !0x1fff), || other.f32());
         // The low bits of the registers must not count.
@@ -214,7 +214,7 @@ fn products_of_tf32() {
 
 #[test]
 fn products_of_doubles() {
-    let mut random = Random(23);
+    let mut random = Random::new(23);
     for _ in 0..200 {
         let mut numbers = || std::array::from_fn(|_| random.word() as i32 as f64 / 7.0);
         let (a, b): ([f64; 32], [f64; 32]) = (numbers(), numbers());
@@ -240,7 +240,7 @@ fn products_of_doubles() {
 
 #[test]
 fn half_accumulators_are_two_in_a_register() {
-    let mut random = Random(24);
+    let mut random = Random::new(24);
     let packed: [[u32; 32]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| random.word()));
     let wide = mma::widen_accumulators(&packed);
     for lane in 0..32 {

@@ -1,15 +1,14 @@
 //! Numbers for tests: repeatable, and rich in the cases that are hard.
 
-/// A generator of the splitmix family.
-pub struct Random(pub u64);
+pub struct Random(glmae_simt::random::Random);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(glmae_simt::random::Random::new(seed))
+    }
+
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        self.0.draw()
     }
 
     pub fn word(&mut self) -> u32 {

@@ -190,7 +190,7 @@ fn check_root(format: &Format, rounding: Rounding, a: f64, result: f64) {
 
 #[test]
 fn single_precision_is_rounded_as_defined() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for round in 0..20_000 {
         let (mut a, mut b, mut c) = (random.f32(), random.f32(), random.f32());
         if round % 4 == 0 {
@@ -235,7 +235,7 @@ fn single_precision_is_rounded_as_defined() {
 
 #[test]
 fn double_precision_is_rounded_as_defined() {
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for round in 0..10_000 {
         let (mut a, mut b, mut c) = (random.f64(), random.f64(), random.f64());
         if round % 4 == 0 {
@@ -387,7 +387,7 @@ fn min_max_of_the_manual(choice: MinMax, inputs: &[f32]) -> u32 {
 
 #[test]
 fn min_and_max_are_those_of_the_manual() {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for _ in 0..400_000 {
         let (a, c) = (random.f32(), random.f32());
         let b = match random.below(3) {

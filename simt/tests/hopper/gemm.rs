@@ -6,8 +6,8 @@ use glmae_simt::hopper::tensor_map::{Element, Fill, Interleave, Promotion, Tenso
 use glmae_simt::machine::Schedule;
 use half::bf16;
 
-use crate::random::Random;
 use crate::{Arg, Job, Source};
+use glmae_simt::random::Random;
 
 /// A pipeline for C of `m` by `n`, with `k` in between.
 #[derive(Clone, Copy)]

@@ -13,7 +13,6 @@ mod launch;
 mod mbarrier;
 mod product;
 mod product_faults;
-mod random;
 mod tensor;
 
 use launch::{Arg, Job, Source};

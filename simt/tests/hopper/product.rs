@@ -4,9 +4,9 @@ use glmae_simt::hopper::descriptor::Descriptor;
 use glmae_simt::hopper::swizzle::Swizzle;
 use half::{bf16, f16};
 
-use crate::random::Random;
 use crate::tensor::swizzled;
 use crate::{Arg, Job, Source};
+use glmae_simt::random::Random;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Type {

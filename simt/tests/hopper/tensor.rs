@@ -5,8 +5,8 @@ use glmae_simt::hopper::swizzle::Swizzle;
 use glmae_simt::hopper::tensor_map::{Element, Fill, Interleave, Promotion, Tensor, TensorMap};
 
 use crate::launch::fault;
-use crate::random::Random;
 use crate::{Arg, Job, Source};
+use glmae_simt::random::Random;
 
 /// A tensor and a box of it, innermost dimension first.
 #[derive(Clone)]
