@@ -74,7 +74,7 @@ fn main() {
         fs::write(out().join("kernels.rs"), table(&emulated, &[])).expect("OUT_DIR is writable");
         return;
     }
-    let mut jobs: Vec<Job> = Vec::new();
+    let mut jobs: Vec<Job<PathBuf>> = Vec::new();
     for file in &emulated {
         if is_sanitized() {
             jobs.push(Box::new(|| emulate("plain", file, 1, SANITIZED)));
@@ -167,10 +167,10 @@ fn out() -> PathBuf {
     env::var_os("OUT_DIR").expect("cargo sets OUT_DIR").into()
 }
 
-type Job<'a> = Box<dyn FnOnce() -> PathBuf + Send + 'a>;
+type Job<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
 
 /// Runs the jobs on as many threads as cargo allows; results in the order of the jobs.
-fn in_parallel(jobs: Vec<Job>) -> Vec<PathBuf> {
+fn in_parallel<T: Send>(jobs: Vec<Job<T>>) -> Vec<T> {
     let threads = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let (jobs, done) = (Mutex::new(jobs.into_iter().enumerate()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -179,15 +179,15 @@ fn in_parallel(jobs: Vec<Job>) -> Vec<PathBuf> {
                 loop {
                     let next = jobs.lock().expect("no job panics while it holds this").next();
                     let Some((i, job)) = next else { break };
-                    let path = job();
-                    done.lock().expect("as above").push((i, path));
+                    let result = job();
+                    done.lock().expect("as above").push((i, result));
                 }
             });
         }
     });
     let mut done = done.into_inner().expect("as above");
-    done.sort();
-    done.into_iter().map(|(_, path)| path).collect()
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Whether `target` is newer than its inputs, every header, and this script.
@@ -263,6 +263,8 @@ struct Compiled {
     fatbin: PathBuf,
     /// Architecture and compressed PTX, from the compilation that the fatbin is of.
     ptx: Vec<(&'static str, PathBuf)>,
+    /// What ptxas said in that compilation.
+    said: PathBuf,
 }
 
 /// Compiles every file with nvcc.
@@ -281,15 +283,18 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
         asked.map(|arch| (arch, target(file, &format!("{arch}.ptx.zlib")))).collect()
     };
     let compile = |file: &Path| {
-        let (fatbin, ptx) = (target(file, "fatbin"), kept(file));
+        let (fatbin, ptx, said) = (target(file, "fatbin"), kept(file), target(file, "ptxas"));
         let is_current = |target: &PathBuf| is_fresh(target, &[file, &nvcc]);
-        if is_current(&fatbin) && ptx.iter().all(|(_, path)| is_current(path)) {
-            return fatbin;
+        let compiled = Compiled { stem: stem(file), fatbin: fatbin.clone(), ptx, said };
+        if [&fatbin, &compiled.said].into_iter().all(is_current)
+            && compiled.ptx.iter().all(|(_, path)| is_current(path))
+        {
+            return compiled;
         }
         let mut command = Command::new(&nvcc);
         command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo", "-Ikernels/include"]);
         // Spills and local arrays fail the build: they are always a mistake in these kernels.
-        command.args(["-Xptxas", "--warn-on-spills,--warn-on-local-memory-usage,-Werror"]);
+        command.args(["-Xptxas", "-v,--warn-on-spills,--warn-on-local-memory-usage,-Werror"]);
         if compresses {
             command.arg("--compress-mode=size");
         }
@@ -304,10 +309,13 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
         let _ = fs::remove_dir_all(&intermediates);
         fs::create_dir_all(&intermediates).expect("OUT_DIR is writable");
         command.arg("--keep").arg("--keep-dir").arg(&intermediates);
-        let status = command.arg("-o").arg(&fatbin).arg(file).status();
-        let ok = status.is_ok_and(|s| s.success());
-        assert!(ok, "nvcc could not compile {} ({command:?})", file.display());
-        for (arch, target) in &ptx {
+        let output = command.arg("-o").arg(&fatbin).arg(file).output().expect("nvcc is there");
+        let said =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        let ok = output.status.success();
+        assert!(ok, "nvcc could not compile {} ({command:?}):\n{said}", file.display());
+        fs::write(&compiled.said, &*said).expect("OUT_DIR is writable");
+        for (arch, target) in &compiled.ptx {
             // For one architecture nvcc leaves its name out.
             let name = match archs.as_slice() {
                 [_] => format!("{}.ptx", stem(file)),
@@ -316,12 +324,26 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
             keep_ptx(&intermediates.join(name), target);
         }
         fs::remove_dir_all(&intermediates).expect("OUT_DIR is writable");
-        fatbin
+        compiled
     };
     let compile = &compile;
-    let jobs = files.iter().map(|&file| Box::new(move || compile(file)) as Job).collect();
-    let fatbins = files.iter().zip(in_parallel(jobs));
-    fatbins.map(|(file, fatbin)| Compiled { stem: stem(file), fatbin, ptx: kept(file) }).collect()
+    let jobs = files.iter().map(|&file| Box::new(move || compile(file)) as Job<_>).collect();
+    in_parallel(jobs)
+}
+
+/// Kernel, architecture and registers a thread, from what ptxas says with `-v`.
+fn registers(said: &str) -> Vec<(&str, &str, u32)> {
+    let (mut found, mut entry) = (Vec::new(), None);
+    for line in said.lines() {
+        let between = |start: &str, end: &str| Some(line.split_once(start)?.1.split_once(end)?.0);
+        if let Some(name) = between("Compiling entry function '", "'") {
+            entry = Some((name, between("for 'sm_", "'").expect("an architecture stands there")));
+        } else if let Some(n) = between("Used ", " registers") {
+            let (name, arch) = entry.take().expect("the kernel stands before its registers");
+            found.push((name, arch, n.parse().expect("a number")));
+        }
+    }
+    found
 }
 
 /// Compresses PTX, to about a seventh. The paths of its sources are made independent of where they lie.
@@ -422,13 +444,17 @@ fn table(files: &[PathBuf], compiled: &[Compiled]) -> String {
             );
         }
     }
-    let (mut fatbins, mut ptx) = (String::new(), String::new());
+    let (mut fatbins, mut ptx, mut uses) = (String::new(), String::new(), String::new());
     let bytes = |path: &Path| format!("include_bytes!({:?})", path.display().to_string());
     for file in compiled {
         let stem = &file.stem;
         _ = writeln!(fatbins, "    ({stem:?}, {}),", bytes(&file.fatbin));
         for (arch, path) in &file.ptx {
             _ = writeln!(ptx, "    ({stem:?}, {arch:?}, {}),", bytes(path));
+        }
+        let said = fs::read_to_string(&file.said).expect("written with the fatbin");
+        for (kernel, arch, n) in registers(&said) {
+            _ = writeln!(uses, "    ({kernel:?}, {arch:?}, {n}),");
         }
     }
     format!(
@@ -439,7 +465,9 @@ fn table(files: &[PathBuf], compiled: &[Compiled]) -> String {
          /// Fatbins by the stem of their file; empty without the feature `cuda`.\n\
          pub static FATBINS: &[(&str, &[u8])] = &[\n{fatbins}];\n\
          /// Stem of the file, architecture, and the PTX, compressed as by zlib; likewise.\n\
-         pub static PTX: &[(&str, &str, &[u8])] = &[\n{ptx}];\n",
+         pub static PTX: &[(&str, &str, &[u8])] = &[\n{ptx}];\n\
+         /// Kernel, architecture, and the registers of a thread of its machine code; likewise.\n\
+         pub static REGISTERS: &[(&str, &str, u32)] = &[\n{uses}];\n",
         is_sanitized()
     )
 }

@@ -309,7 +309,7 @@ fn faults_in_compiled_kernels_are_noticed() {
                 if message.contains(fault.report) && !message.starts_with("nothing in") =>
             {
                 let first = message.lines().next().unwrap_or_default();
-                println!("{:<48} {first}", fault.what);
+                println!("| {} | {} |", fault.what, first.replace('|', "\\|"));
             }
             Some(message) => {
                 missed.push(format!("{}: '{message}' lacks '{}'", fault.what, fault.report))

@@ -3,9 +3,10 @@
 // Four warps, each a plane of the brick: 32 voxels times N channels. Per chunk of channels three steps,
 // one per plane of taps, each with its 9 taps of weights; copies run two steps ahead, weights in a ring
 // of three, halos in two. Shared memory: 2 * 17280 + 3 * 288 N bytes; FEW (conv_brick.cuh): steps of three
-// taps, one halo, 17280 + 3 * 96 N bytes and at least 512 (N + 8).
+// taps, one halo, 17280 + 3 * 96 N bytes and at least 512 N.
 #pragma once
 #include "conv_brick.cuh"
+#include "staging.cuh"
 
 namespace GLMAE_NS {
 
@@ -13,7 +14,6 @@ template <int N, bool FEW>
 struct ConvTile {
     static constexpr int THREADS = 128, STEP_TAPS = FEW ? 3 : 9;
     static constexpr int WEIGHT_BYTES = STEP_TAPS * N * 32;  // of a step
-    static constexpr int STAGE = N + 8;                      // floats, a row of sums on its way out
     static constexpr int HALOS = FEW ? 1 : 2;
     static constexpr int SHARED_BYTES = HALOS * HALO_BYTES + 3 * WEIGHT_BYTES;
 
@@ -21,7 +21,7 @@ struct ConvTile {
     static __device__ __forceinline__ constexpr int halo_of(int tap) {
         return ((FEW ? tap : tap / 3) * HALO_W + (FEW ? 0 : tap % 3)) * VOXEL_BYTES;
     }
-    static_assert(BRICK * STAGE * 4 <= SHARED_BYTES, "sums pass through the same memory");
+    static_assert(BRICK * N * 4 <= SHARED_BYTES, "sums pass through the same memory");
 };
 
 // The halo's rows that this thread copies, two threads a voxel, so that they are worked out once per
@@ -102,17 +102,9 @@ struct ConvSums<bf16, N, FEW> {
             }
         }
     }
-    __device__ __forceinline__ void stage(float* to, int stride) const {
-        const int lane = threadIdx.x % WARP;
+    __device__ __forceinline__ void stage(float* to) const {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-#pragma unroll
-            for (int j = 0; j < N / 8; ++j) {
-                float* at = to + (i * 16 + lane / 4) * stride + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(at) = make_float2(c[i][j][0], c[i][j][1]);
-                *reinterpret_cast<float2*>(at + 8 * stride) = make_float2(c[i][j][2], c[i][j][3]);
-            }
-        }
+        for (int i = 0; i < 2; ++i) stage_fragments<N>(to, i * 16, c[i]);
     }
 };
 
@@ -159,13 +151,13 @@ struct ConvSums<float, N, FEW> {
             }
         }
     }
-    __device__ __forceinline__ void stage(float* to, int stride) const {
+    __device__ __forceinline__ void stage(float* to) const {
         const int lane = threadIdx.x % WARP;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
 #pragma unroll
             for (int j = 0; j < N / 4; ++j)
-                to[(i * BRICK_W + lane / 4) * stride + j * 4 + lane % 4] = c[i][j];
+                to[staged<N>(i * BRICK_W + lane / 4, j) + lane % 4] = c[i][j];
         }
     }
 };
@@ -221,8 +213,8 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
 
     constexpr int C = Vec<T>::N, PER_ROW = N / C;
     const int lane = threadIdx.x % WARP, plane = threadIdx.x / WARP;
-    float* stage = reinterpret_cast<float*>(shared) + plane * WARP * Tile::STAGE;
-    sums.stage(stage, Tile::STAGE);
+    float* stage = reinterpret_cast<float*>(shared) + plane * WARP * N;
+    sums.stage(stage);
     __syncwarp();
     const bool vectors = out % C == 0 && is_aligned_16(y) && is_aligned_16(bias);
 #pragma unroll 1
@@ -232,12 +224,7 @@ __device__ __forceinline__ void conv3d_fwd(T* y, const T* a, const T* b, const T
         const int left = out - column;
         if (row < 0 || left <= 0) continue;
         float v[C];
-#pragma unroll
-        for (int j = 0; j < C; j += 4) {
-            const float4 f = *reinterpret_cast<const float4*>(
-                stage + voxel * Tile::STAGE + (column - column0) + j);
-            v[j] = f.x, v[j + 1] = f.y, v[j + 2] = f.z, v[j + 3] = f.w;
-        }
+        take_staged<N>(v, stage, voxel, column - column0);
         if (bias) {
 #pragma unroll
             for (int j = 0; j < C; ++j) v[j] += j < left ? bias[column + j] : 0.0f;

@@ -14,6 +14,7 @@
 // and the chunks of a cp.async meet eight different groups of four banks.
 #pragma once
 #include "prelude.cuh"
+#include "staging.cuh"
 
 namespace GLMAE_NS {
 
@@ -215,10 +216,10 @@ __device__ __forceinline__ void mma_mainloop(MmaAccumulators<Tile>& acc, A& a, B
 template <typename Tile, typename Epilogue>
 __device__ __forceinline__ void mma_store(const MmaAccumulators<Tile>& acc, float* shared, int row0,
                                           int column0, const Epilogue& out) {
-    constexpr int STRIDE = Tile::WARP_N + 8, C = Epilogue::COLUMNS, PER_ROW = Tile::WARP_N / C;
-    static_assert(Tile::THREADS / WARP * WARP * STRIDE * 4 <= Tile::SHARED_BYTES, "staging");
+    constexpr int N = Tile::WARP_N, C = Epilogue::COLUMNS, PER_ROW = N / C;
+    static_assert(Tile::THREADS * N * 4 <= Tile::SHARED_BYTES, "staging");
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float* stage = shared + warp * (WARP * STRIDE);
+    float* stage = shared + warp * (WARP * N);
     row0 += warp / Tile::WARPS_N * Tile::WARP_M;
     column0 += warp % Tile::WARPS_N * Tile::WARP_N;
     if constexpr (Epilogue::ROW_SUMS) {
@@ -233,26 +234,13 @@ __device__ __forceinline__ void mma_store(const MmaAccumulators<Tile>& acc, floa
 #pragma unroll
     for (int part = 0; part < Tile::WARP_M / 32; ++part) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-#pragma unroll
-            for (int j = 0; j < Tile::FRAGMENTS_N; ++j) {
-                const float(&c)[4] = acc.c[part * 2 + i][j];
-                float* at = stage + (i * 16 + lane / 4) * STRIDE + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(at) = make_float2(c[0], c[1]);
-                *reinterpret_cast<float2*>(at + 8 * STRIDE) = make_float2(c[2], c[3]);
-            }
-        }
+        for (int i = 0; i < 2; ++i) stage_fragments<N>(stage, i * 16, acc.c[part * 2 + i]);
         __syncwarp();
 #pragma unroll 1
         for (int i = lane; i < WARP * PER_ROW; i += WARP) {
             const int row = i / PER_ROW, column = i % PER_ROW * C;
             float v[C];
-#pragma unroll
-            for (int j = 0; j < C; j += 4) {
-                const float4 f =
-                    *reinterpret_cast<const float4*>(stage + row * STRIDE + column + j);
-                v[j] = f.x, v[j + 1] = f.y, v[j + 2] = f.z, v[j + 3] = f.w;
-            }
+            take_staged<N>(v, stage, row, column);
             out(row0 + part * 32 + row, column0 + column, v);
         }
         __syncwarp();

@@ -31,6 +31,15 @@ pub struct Traffic {
     pub least_passes: u64,
 }
 
+impl Traffic {
+    /// Of a bulk copy, which takes shared memory in whole lines.
+    pub(crate) fn bulk_passes(&mut self, bytes: u32) {
+        let passes = u64::from(bytes.div_ceil(128));
+        self.passes += passes;
+        self.least_passes += passes;
+    }
+}
+
 impl AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
         self.requests += other.requests;

@@ -9,6 +9,7 @@ pub mod error;
 pub mod hopper;
 pub mod machine;
 pub mod memory;
+pub mod occupancy;
 pub mod profile;
 pub mod program;
 pub mod ptx;

@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 
 use crate::count::{Count, Counts, Traffic};
 use crate::program::Program;
-use crate::program::op::{MmaKind, Op, Pipe};
+use crate::program::op::{FactorA, MmaKind, Op, Pipe};
 
 /// Sums over some instructions of a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,11 +18,12 @@ pub struct Sums {
     /// By unit.
     pub integer: u64,
     pub fma: u64,
+    pub convert: u64,
     pub special: u64,
     pub load_store: u64,
     pub tensor: u64,
     pub control: u64,
-    /// Of these, what ptxas cannot fold into others or leave out: f32 arithmetic, special functions, memory
+    /// Of these, what ptxas cannot fold into others or leave out: f32 arithmetic, conversions, special functions, memory
     /// accesses, matrix products, exchanges and barriers.
     pub lasting: u64,
     /// Accesses to global and local memory: requests of warps, and bytes that lanes asked for.
@@ -31,12 +32,17 @@ pub struct Sums {
     /// Sectors of 32 bytes that these touch, and those that as many different bytes need at least.
     pub sectors: u64,
     pub least_sectors: u64,
-    /// Bytes of `cp.async` and of bulk copies.
+    /// Bytes of `cp.async` and of bulk copies, and the sectors of global memory that these touch.
     pub async_bytes: u64,
+    pub async_sectors: u64,
+    /// Sectors that go to the second cache whatever the first one holds: of stores, atomics and asynchronous copies.
+    pub l2_sectors: u64,
     /// Accesses to shared memory: requests, passes through the banks, and those needed without conflicts.
     pub shared_requests: u64,
     pub passes: u64,
     pub least_passes: u64,
+    /// Bytes that `wgmma` reads from shared memory.
+    pub operand_bytes: u64,
     /// Floating-point operations of matrix products; a multiplication and an addition are two.
     pub tensor_flops: u64,
     /// Warps at barriers of their block, of a cluster, or in shared memory.
@@ -45,11 +51,14 @@ pub struct Sums {
 
 impl AddAssign for Sums {
     fn add_assign(&mut self, o: Self) {
-        let Self { issued, lanes, integer, fma, special, load_store, tensor, control, .. } = o;
+        let Self {
+            issued, lanes, integer, fma, convert, special, load_store, tensor, control, ..
+        } = o;
         self.issued += issued;
         self.lanes += lanes;
         self.integer += integer;
         self.fma += fma;
+        self.convert += convert;
         self.special += special;
         self.load_store += load_store;
         self.tensor += tensor;
@@ -60,9 +69,12 @@ impl AddAssign for Sums {
         self.sectors += o.sectors;
         self.least_sectors += o.least_sectors;
         self.async_bytes += o.async_bytes;
+        self.async_sectors += o.async_sectors;
+        self.l2_sectors += o.l2_sectors;
         self.shared_requests += o.shared_requests;
         self.passes += o.passes;
         self.least_passes += o.least_passes;
+        self.operand_bytes += o.operand_bytes;
         self.tensor_flops += o.tensor_flops;
         self.barriers += o.barriers;
     }
@@ -76,6 +88,7 @@ impl Sums {
         let by_pipe = match inst.pipe {
             Pipe::Integer => &mut sums.integer,
             Pipe::Fma => &mut sums.fma,
+            Pipe::Convert => &mut sums.convert,
             Pipe::Special => &mut sums.special,
             Pipe::LoadStore => &mut sums.load_store,
             Pipe::Tensor => &mut sums.tensor,
@@ -87,7 +100,7 @@ impl Sums {
             Op::Barrier { .. } | Op::ClusterBarrier { .. } | Op::MbarrierWait { .. }
         );
         let lasts = match inst.pipe {
-            Pipe::Fma | Pipe::Special | Pipe::Tensor => true,
+            Pipe::Fma | Pipe::Convert | Pipe::Special | Pipe::Tensor => true,
             // Parameters are operands of machine instructions.
             Pipe::LoadStore => !matches!(inst.op, Op::LoadParam { .. } | Op::Nop),
             Pipe::Control => is_barrier,
@@ -100,8 +113,12 @@ impl Sums {
         let is_async =
             matches!(inst.op, Op::CopyAsync { .. } | Op::BulkCopy { .. } | Op::TensorCopy { .. });
         if is_async {
-            sums.async_bytes = bytes;
+            (sums.async_bytes, sums.async_sectors) = (bytes, sectors);
         }
+        if is_async || matches!(inst.op, Op::Store { .. } | Op::Atomic { .. }) {
+            sums.l2_sectors = sectors;
+        }
+        sums.operand_bytes = issued * operand_bytes(program, &inst.op);
         if sectors > 0 {
             (sums.global_requests, sums.global_bytes) = (requests, bytes);
         } else {
@@ -131,6 +148,19 @@ fn flops(program: &Program, op: &Op) -> u64 {
         }
         _ => 0,
     }
+}
+
+/// Bytes of shared memory that one warp's part of a matrix product reads. Of a `wgmma`, the rows of its own of A, and
+/// a quarter of B, which the four warps have in common.
+fn operand_bytes(program: &Program, op: &Op) -> u64 {
+    let Op::Product(index) = op else { return 0 };
+    let product = &program.products[*index as usize];
+    // k values are 32 bytes in every type.
+    let a = match product.a {
+        FactorA::Shared(_) => 16 * 32,
+        FactorA::Registers(_) => 0,
+    };
+    a + u64::from(product.n) * 32 / 4
 }
 
 /// A line of the CUDA source.

@@ -11,6 +11,7 @@ Examples:
   glmae profile --op linear --shape rows=3768,in=768,out=2304,epilogue=0,bias=1 --dtype bf16 --lines 12
   glmae profile --op attention --dtype bf16 --html attention.html        the source with its counters
   glmae profile --op conv3d --device ptx:80 --gpu a100 --json
+  glmae profile --shapes scripts/gpu-day/shapes.txt --top 25    what a step of vit-b is made of
 
 The PTX that nvcc made of the kernels is executed on the CPU, and every instruction is counted: by unit of the
 hardware, with active lanes, sectors of 32 bytes per request, passes through the banks of shared memory, and
@@ -31,6 +32,9 @@ pub struct Args {
     /// Print the N lines of the source with the most instructions of each kernel
     #[arg(long, value_name = "N", default_value_t = 0)]
     lines: usize,
+    /// Print only a table of the N kernels that need longest at least
+    #[arg(long, value_name = "N", conflicts_with_all = ["lines", "json"])]
+    top: Option<usize>,
     /// Write a page that shows the source with its counters beside it
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -61,6 +65,7 @@ pub fn of_bench(which: TargetsArg, dtype: String, device: String, json: bool) ->
         device,
         gpu: "h200".into(),
         lines: 0,
+        top: None,
         html: None,
         sources: ".".into(),
         json,
@@ -109,12 +114,15 @@ mod counted {
         let ptx = Arc::new(Ptx::new(arch, Options { checked: false, ..Options::default() })?);
         let mut all: Vec<PassProfile> = Vec::new();
         profile(&ptx, gpu, dtype, &targets(args)?, &mut |pass| {
-            if !args.json {
+            if !args.json && args.top.is_none() {
                 term::print(&text(pass, gpu, args.lines))?;
             }
             all.push(pass.clone());
             Ok(())
         })?;
+        if let Some(n) = args.top {
+            term::print(&hottest(&all, n))?;
+        }
         if args.json {
             term::print(&format!("{}\n", serde_json::to_string_pretty(&all)?))?;
         }
@@ -150,10 +158,13 @@ mod counted {
             ">launches",
             ">blocks",
             ">threads",
+            ">regs",
+            ">warps/SM",
             ">instr.",
             ">lanes",
             ">int %",
             ">fma %",
+            ">conv %",
             ">spec %",
             ">ld/st %",
             ">tensor %",
@@ -201,26 +212,64 @@ mod counted {
         if of == 0 { "-".into() } else { format!("{value:.2}") }
     }
 
-    fn cells(kernel: &KernelProfile) -> [String; 15] {
+    /// The `n` kernels that need longest at least, each unit's share of that in a column of its own.
+    fn hottest(passes: &[PassProfile], n: usize) -> String {
+        let mut all: Vec<(&PassProfile, &KernelProfile)> =
+            passes.iter().flat_map(|pass| pass.kernels.iter().map(move |k| (pass, k))).collect();
+        all.sort_by(|a, b| b.1.longest_us().total_cmp(&a.1.longest_us()));
+        let units = all.first().map_or(&[][..], |(_, k)| &k.at_least_us);
+        let heads: Vec<String> = ["<kernel", "<op", "<case", ">regs", ">warps/SM"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(units.iter().map(|(unit, _)| format!(">{unit} us")))
+            .chain(
+                [">sect/least", ">pass/least", "<bound by", ">pass's floor us"].map(str::to_owned),
+            )
+            .collect();
+        let mut table = Table::new(&heads.iter().map(String::as_str).collect::<Vec<_>>());
+        for (pass, kernel) in all.into_iter().take(n) {
+            let c = &kernel.total;
+            let first = [
+                kernel.kernel.clone(),
+                format!("{} {}", kernel.op, kernel.pass),
+                kernel.case.clone(),
+                kernel.registers.map_or("-".into(), |n| n.to_string()),
+                kernel.warps_per_multiprocessor.to_string(),
+            ];
+            let bounds = kernel.at_least_us.iter().map(|(_, us)| format!("{us:.1}"));
+            let last = [
+                ratio(c.sectors_over_least, c.sectors),
+                ratio(c.passes_over_least, c.shared_passes),
+                kernel.binding.to_owned(),
+                format!("{:.1}", pass.floor_us),
+            ];
+            table.row(first.into_iter().chain(bounds).chain(last));
+        }
+        table.render("")
+    }
+
+    fn cells(kernel: &KernelProfile) -> [String; 18] {
         let c = &kernel.total;
         let percent = |n: u64| format!("{:.0}", 100.0 * n as f64 / c.instructions.max(1) as f64);
         let product = |axes: [u32; 3]| axes.iter().map(|&n| u64::from(n)).product::<u64>();
-        let longest = kernel.at_least_us.iter().map(|b| b.1).fold(0.0, f64::max);
         [
             kernel.kernel.clone(),
             kernel.launches.to_string(),
             product(kernel.grid).to_string(),
             product(kernel.block).to_string(),
+            kernel.registers.map_or("-".into(), |n| n.to_string()),
+            kernel.warps_per_multiprocessor.to_string(),
             c.instructions.to_string(),
             format!("{:.1}", c.lanes_per_instruction),
             percent(c.integer),
             percent(c.fma),
+            percent(c.convert),
             percent(c.special),
             percent(c.load_store),
             percent(c.tensor),
             ratio(c.sectors_over_least, c.sectors),
             ratio(c.passes_over_least, c.shared_passes),
-            format!("{longest:.2}"),
+            format!("{:.2}", kernel.longest_us()),
             kernel.binding.to_owned(),
         ]
     }

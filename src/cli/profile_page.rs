@@ -69,14 +69,18 @@ fn kernel_section(out: &mut String, kernel: &KernelProfile, sources: &Path) {
     let c = &kernel.total;
     _ = write!(
         out,
-        "<h3>{} ({})</h3>\n<p>{} launches, last grid {:?}, block {:?}, {} bytes of shared memory. Bound by \
-         <b>{}</b>.</p>\n<table><tr><th class=s>unit<th>at least, &micro;s</tr>",
+        "<h3>{} ({})</h3>\n<p>{} launches, last grid {:?}, block {:?}; {} registers a thread, {} bytes of shared \
+         memory a block: {} warps on a multiprocessor, limited by {}. Bound by <b>{}</b>.</p>\n\
+         <table><tr><th class=s>unit<th>at least, &micro;s</tr>",
         escape(&kernel.kernel),
         escape(&kernel.target),
         kernel.launches,
         kernel.grid,
         kernel.block,
+        kernel.registers.map_or("unknown".into(), |n| n.to_string()),
         kernel.shared_bytes,
+        kernel.warps_per_multiprocessor,
+        kernel.occupancy_limit,
         kernel.binding
     );
     for (unit, us) in &kernel.at_least_us {
@@ -103,13 +107,15 @@ fn kernel_section(out: &mut String, kernel: &KernelProfile, sources: &Path) {
 
 fn totals(c: &Counted) -> String {
     format!(
-        "<table><tr><th>instructions<th>lanes<th>integer<th>fma<th>special<th>load/store<th>tensor<th>control\
-         <th>barriers<th>sectors<th>/ least<th>passes<th>/ least<th>async bytes<th>tensor GFLOP</tr>\
-         <tr><td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}{}<td>{}{}<td>{}<td>{:.3}</tr></table>\n",
+        "<table><tr><th>instructions<th>lanes<th>integer<th>fma<th>convert<th>special<th>load/store<th>tensor<th>control\
+         <th>barriers<th>sectors<th>/ least<th>passes<th>/ least<th>async bytes<th>L2 bytes<th>wgmma bytes\
+         <th>tensor GFLOP</tr>\
+         <tr><td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}{}<td>{}{}<td>{}<td>{}<td>{}<td>{}<td>{:.3}</tr></table>\n",
         c.instructions,
         c.lanes_per_instruction,
         c.integer,
         c.fma,
+        c.convert,
         c.special,
         c.load_store,
         c.tensor,
@@ -120,6 +126,8 @@ fn totals(c: &Counted) -> String {
         c.shared_passes,
         ratio(c.passes_over_least, c.shared_passes),
         c.async_bytes,
+        c.l2_bytes,
+        c.operand_bytes,
         c.tensor_flops as f64 * 1e-9
     )
 }

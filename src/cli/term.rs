@@ -39,8 +39,8 @@ impl Table {
         Self { align: headings.iter().map(side).collect(), rows: vec![names.collect()] }
     }
 
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
     }
 
     /// The table as lines, each after `indent`. Empty headings print no heading line.

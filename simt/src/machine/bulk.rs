@@ -100,8 +100,11 @@ impl Cluster<'_, '_> {
             let traffic = counts.traffic(pc);
             traffic.requests += 1;
             traffic.bytes += u64::from(bytes);
-            traffic.sectors += u64::from(bytes / 32);
-            traffic.least_sectors += u64::from(bytes / 32);
+            if global.is_some() {
+                traffic.sectors += u64::from(bytes / 32);
+                traffic.least_sectors += u64::from(bytes / 32);
+            }
+            traffic.bulk_passes(bytes);
             self.start(warp, lane, plan, pc)?;
         }
         Ok(())
@@ -154,6 +157,7 @@ impl Cluster<'_, '_> {
             let traffic = counts.traffic(pc);
             traffic.requests += 1;
             traffic.bytes += u64::from(bytes);
+            traffic.bulk_passes(bytes);
             for piece in moves.iter().filter(|m| m.global.is_some()) {
                 let from = piece.global.unwrap_or(0);
                 traffic.sectors +=

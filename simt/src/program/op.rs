@@ -439,7 +439,9 @@ pub enum Pipe {
     Integer,
     /// f32 sums, products and comparisons.
     Fma,
-    /// Conversions and special functions.
+    /// Conversions between types.
+    Convert,
+    /// Reciprocals, roots, exponentials and the like.
     Special,
     LoadStore,
     Tensor,

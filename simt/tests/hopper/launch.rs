@@ -23,6 +23,8 @@ pub const SCHEDULES: [Schedule; 5] = [
 pub struct Source {
     text: String,
     kernel: String,
+    /// Instructions, and what stands in their place.
+    changes: Vec<(String, String)>,
 }
 
 impl Source {
@@ -43,7 +45,7 @@ impl Source {
             keeps |= line == "}";
         }
         assert!(found, "{path} has no kernel {kernel}");
-        Self { text: kept, kernel: kernel.to_owned() }
+        Self { text: kept, kernel: kernel.to_owned(), changes: Vec::new() }
     }
 
     /// Puts something in place of `$name`, everywhere.
@@ -77,16 +79,32 @@ impl Source {
     pub fn change_each(&self, mark: &str, instead: &[String]) -> Self {
         let marked = self.lines_of(mark);
         assert_eq!(marked.len(), instead.len(), "lines marked @{mark}");
+        let mut changes = self.changes.clone();
         let lines = self.text.lines().enumerate().map(|(i, line)| {
             match marked.iter().position(|&n| n == i as u32 + 1) {
                 None => line.to_owned(),
                 Some(i) => {
-                    let comment = line.rsplit_once("// ").map_or("", |(_, comment)| comment);
+                    let (was, comment) = line.rsplit_once("// ").expect("the mark");
+                    changes.push((was.trim().to_owned(), instead[i].clone()));
                     format!("{} // {comment}", instead[i])
                 }
             }
         });
-        Self { text: lines.collect::<Vec<_>>().join("\n"), kernel: self.kernel.clone() }
+        let text = lines.collect::<Vec<_>>().join("\n");
+        Self { text, kernel: self.kernel.clone(), changes }
+    }
+
+    /// Prints a row of `scripts/ptx-faults.sh`.
+    fn tell(&self, fault: &Fault) {
+        let cell = |text: &str| {
+            let short: String = text.chars().take(110).collect();
+            let dots = if short.len() < text.len() { "..." } else { "" };
+            format!("{}{dots}", short.replace('|', "\\|").replace('\n', " "))
+        };
+        let Some((was, instead)) = self.changes.first() else { return };
+        let instead = if instead.is_empty() { "(nothing)" } else { instead };
+        let message = fault.message.lines().next().unwrap_or_default();
+        println!("| `{}` | `{}` | {} |", cell(was), cell(instead), cell(message));
     }
 
     /// Puts directives of performance (section 11.4) between the parameters and the body of the kernel.
@@ -317,8 +335,8 @@ impl Job {
         let mut found = Vec::new();
         for schedule in SCHEDULES {
             let Err(fault) = self.run(&program, schedule, true).outcome else { continue };
-            if std::env::var_os("SHOW_FAULTS").is_some() {
-                println!("{schedule:?}: {fault}");
+            if found.is_empty() {
+                self.source.tell(&fault);
             }
             let has_text = wanted.texts.iter().any(|text| fault.message.contains(text));
             assert!(has_text, "{schedule:?}: not the fault that was wanted: {fault}");

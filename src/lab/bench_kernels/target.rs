@@ -86,3 +86,27 @@ fn reshaped(op: &dyn OpSpec, shape: &[(Option<String>, usize)]) -> Result<OpCase
     }
     Ok(case)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line that no op takes would end the day on a GPU at its first benchmark.
+    #[test]
+    fn the_shapes_of_the_gpu_day_are_sizes_of_ops() {
+        let targets = Target::list(include_str!("../../../scripts/gpu-day/shapes.txt")).unwrap();
+        for target in &targets {
+            let (op, case) = chosen(target).unwrap();
+            assert!(op.has_kernels() && op.bytes(&case, 2) > 0, "{} {}", op.name(), case.label);
+        }
+        assert!(targets.len() >= 25, "only {} shapes", targets.len());
+    }
+
+    #[test]
+    fn sizes_that_an_op_does_not_take_are_errors() {
+        let error = |line: &str| chosen(&Target::list(line).unwrap()[0]).err().unwrap().to_string();
+        assert!(error("layer_norm 1,2,3").contains("layer_norm takes rows,c"));
+        assert!(error("layer_norm c=1,rows=2").contains("layer_norm takes rows,c"));
+        assert!(error("nothing 1").contains("no op 'nothing'"));
+    }
+}

@@ -26,7 +26,7 @@ impl Decoder<'_> {
         }
         self.count(inst, 2)?;
         let (d, a) = (&inst.operands[0], &inst.operands[1]);
-        let pipe = Pipe::Special;
+        let pipe = Pipe::Convert;
         match (from.is_float(), to.is_float()) {
             (false, false) => {
                 if m.take("sat") {
@@ -212,7 +212,7 @@ impl Decoder<'_> {
             _ => return Err(not_implemented()),
         };
         let (a, b) = (self.word(&inst.operands[1])?, self.word(&inst.operands[2])?);
-        Ok((Op::A2 { f, d: self.dst_word(&inst.operands[0])?, a, b }, Pipe::Special))
+        Ok((Op::A2 { f, d: self.dst_word(&inst.operands[0])?, a, b }, Pipe::Convert))
     }
 
     fn to_tf32(&self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
@@ -227,7 +227,7 @@ impl Decoder<'_> {
             None => return Err("a rounding is needed".into()),
         };
         let (d, a) = (self.dst_word(&inst.operands[0])?, self.word(&inst.operands[1])?);
-        Ok((Op::A1 { f, d, a }, Pipe::Special))
+        Ok((Op::A1 { f, d, a }, Pipe::Convert))
     }
 }
 
