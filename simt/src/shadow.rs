@@ -150,6 +150,8 @@ pub enum Trouble {
     Race(Other),
     /// The asynchronous proxy would see an older state: a `fence.proxy.async` is missing behind the write.
     NoFence(Other),
+    /// Read as if nobody had written it in this launch.
+    Changed(Other),
 }
 
 /// The earlier access of a race.
@@ -211,6 +213,14 @@ impl Byte {
             return Some(Trouble::Pending(self.write_site.load(Relaxed)));
         }
         view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
+    }
+
+    /// What is wrong with a read of what is to stay as it is for the whole launch.
+    pub fn changed(&self, view: &View) -> Option<Trouble> {
+        let stamp = self.writer();
+        let site = self.write_site.load(Relaxed);
+        (stamp.block() >= view.first_block)
+            .then_some(Trouble::Changed(Other { stamp, was_write: true, site }))
     }
 
     /// Records a read. `shared`: only writes of the same block count as having written.

@@ -19,6 +19,8 @@ pub const PARAM_WINDOW: u64 = 3 * WINDOW;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
+    /// A read of what nobody may change while the kernel runs (`ld.global.nc`, section 9.7.9.9).
+    ReadOnly,
     /// A read that is recorded later, by `Note`: only what is wrong with it.
     Peek,
     Note,
@@ -397,6 +399,14 @@ impl Cluster<'_, '_> {
                 let who = self.who(other.stamp);
                 format!("{place}, written by {who} ({line}) with no fence.proxy.async behind it")
             }
+            Found::Changed(other) => {
+                let line = self.at(other.site);
+                let who = self.who(other.stamp);
+                format!(
+                    "{place} by ld.global.nc, which is for what no thread writes while the kernel runs: written by \
+                     {who} ({line})"
+                )
+            }
             Found::Race(other) => {
                 let did = if other.was_write { "written" } else { "read" };
                 let line = self.at(other.site);
@@ -454,15 +464,18 @@ fn recorder<'v>(
             byte.note(view);
             None
         }
-        Access::Read | Access::Peek | Access::PeekAtomic => {
-            if access == Access::Read {
+        Access::Read | Access::ReadOnly | Access::Peek | Access::PeekAtomic => {
+            if matches!(access, Access::Read | Access::ReadOnly) {
                 byte.note(view);
             }
             let writer = byte.writer();
             if writer == good && writer != Stamp(0) {
                 return None;
             }
-            let found = byte.peek(view, shared);
+            let mut found = byte.peek(view, shared);
+            if found.is_none() && access == Access::ReadOnly {
+                found = byte.changed(view);
+            }
             if found.is_none() {
                 good = writer;
             }

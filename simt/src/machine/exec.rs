@@ -66,16 +66,17 @@ impl Cluster<'_, '_> {
                 }
                 warp.put(d, &out, on);
             }
-            Op::Load { at, d, is_signed, .. } => {
+            Op::Load { at, d, is_signed, is_read_only } => {
                 let address = addresses(warp, at.address);
                 let total = u32::from(at.bytes) * u32::from(at.n);
                 let mut values = [[0u64; 32]; 4];
                 let space = self.space_of(&at, &address, on)?;
+                let access = if is_read_only { Access::ReadOnly } else { Access::Read };
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
                     aligned(lane, place, total, "read")?;
                     let from =
-                        self.reach(warp, lane, (space, place), total as usize, Access::Read, pc)?;
+                        self.reach(warp, lane, (space, place), total as usize, access, pc)?;
                     for (i, value) in values[..usize::from(at.n)].iter_mut().enumerate() {
                         // SAFETY: `reach` has checked that all `total` bytes are there.
                         value[lane] = unsafe {

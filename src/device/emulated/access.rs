@@ -194,8 +194,8 @@ fn tell(
         Trouble::Pending(_) => {
             format!("{place}, where an asynchronous copy was not waited for")
         }
-        // The emulated kernels have no asynchronous proxy.
-        Trouble::NoFence(other) | Trouble::Race(other) => {
+        // The emulated kernels have no asynchronous proxy, and no loads past the coherent cache.
+        Trouble::NoFence(other) | Trouble::Changed(other) | Trouble::Race(other) => {
             let did = if other.was_write { "written" } else { "read" };
             let site = image().start + u64::from(other.site);
             let line = block.on_big_stack(|| block.launch.locate(site));
