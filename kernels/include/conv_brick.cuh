@@ -51,6 +51,17 @@ struct BrickGrid {
     }
 };
 
+// The voxel that copy number `i` is for, and which of its PIECES pieces of 16 bytes: eight neighbouring threads take the
+// same piece of eight voxels, which like the rows of an ldmatrix meet eight different groups of four banks.
+struct PieceOf {
+    int voxel, piece;
+};
+template <int PIECES>
+__device__ __forceinline__ PieceOf piece_of(int i) {
+    static_assert(HALO % 8 == 0 && BRICK % 8 == 0, "whole groups of voxels");
+    return {i / (8 * PIECES) * 8 + i % 8, i / 8 % PIECES};
+}
+
 // A 16-byte piece of a row of `width` elements from element `at` on, into shared memory; elements at
 // or behind `width`, and all of row -1, arrive as zeros. `vectors`: the data is aligned and `width`
 // a multiple of a piece.
@@ -86,9 +97,10 @@ __device__ __forceinline__ void copy_piece(void* to, const T* data, int row, int
 template <typename T>
 __device__ __forceinline__ void copy_few(unsigned char* halo, const T* data, const BrickGrid& grid,
                                          int volume, int d0, int h0, int w0, int channels,
-                                         int piece) {
+                                         int i) {
     constexpr int N = Vec<T>::N;
-    const int voxel = piece / 2, x = voxel % BRICK_W, y = voxel / BRICK_W % HALO_H;
+    const auto [voxel, piece] = piece_of<2>(i);
+    const int x = voxel % BRICK_W, y = voxel / BRICK_W % HALO_H;
     const int z = voxel / (BRICK_W * HALO_H);
     const int row = grid.row(volume, d0 + z - 1, h0 + y - 1, w0 + x);
     const int begin = w0 + x == 0 ? channels : 0;
@@ -96,14 +108,13 @@ __device__ __forceinline__ void copy_few(unsigned char* halo, const T* data, con
     const T* from = data + (static_cast<int64_t>(max(row, 0)) - 1) * channels;
     float v[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-        const int at = piece % 2 * N + i;
-        v[i] = at >= begin && at < end ? to_float(from[at]) : 0.0f;
+    for (int j = 0; j < N; ++j) {
+        const int at = piece * N + j;
+        v[j] = at >= begin && at < end ? to_float(from[at]) : 0.0f;
     }
     Vec<T> out;
     out.pack(v);
-    store_vec(reinterpret_cast<T*>(halo + halo_place(z, y, x) * VOXEL_BYTES + piece % 2 * 16), 0,
-              out);
+    store_vec(reinterpret_cast<T*>(halo + halo_place(z, y, x) * VOXEL_BYTES + piece * 16), 0, out);
 }
 constexpr int FEW_PIECES = 2 * (BRICK_D + 2) * HALO_H * BRICK_W;
 

@@ -177,13 +177,14 @@ __device__ __forceinline__ void conv3d_bwd_params(float* weight_parts, float* bi
                     copy_few(stage, x, grid, volume, d0, h0, w0, width, i);
                     continue;
                 }
-                const int row = grid.halo_row(volume, d0, h0, w0, i / 2);
-                copy_piece(stage + i / 2 * VOXEL_BYTES + i % 2 * 16, x, row, width,
-                           first_c + i % 2 * Vec<T>::N, channels.vectors);
+                const auto [voxel, piece] = piece_of<2>(i);
+                const int row = grid.halo_row(volume, d0, h0, w0, voxel);
+                copy_piece(stage + voxel * VOXEL_BYTES + piece * 16, x, row, width,
+                           first_c + piece * Vec<T>::N, channels.vectors);
             }
 #pragma unroll 1
             for (int i = threadIdx.x; i < BRICK * PIECES; i += Tile::THREADS) {
-                const int voxel = i / PIECES, piece = i % PIECES;
+                const auto [voxel, piece] = piece_of<PIECES>(i);
                 const int row = grid.row(volume, d0 + voxel / (BRICK_H * BRICK_W),
                                          h0 + voxel / BRICK_W % BRICK_H, w0 + voxel % BRICK_W);
                 copy_piece(stage + HALO_BYTES + voxel * Tile::VOXEL + piece * 16, dy, row, out,

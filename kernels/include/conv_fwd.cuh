@@ -36,8 +36,8 @@ struct HaloCopy {
         grid.corner(brick, volume, d0, h0, w0);
 #pragma unroll
         for (int i = 0; i < LOADS; ++i) {
-            const int voxel = (i * THREADS + static_cast<int>(threadIdx.x)) / 2;
-            rows[i] = grid.halo_row(volume, d0, h0, w0, voxel);
+            const int number = i * THREADS + static_cast<int>(threadIdx.x);
+            rows[i] = grid.halo_row(volume, d0, h0, w0, piece_of<2>(number).voxel);
         }
     }
     template <typename T>
@@ -47,10 +47,11 @@ struct HaloCopy {
         const T* x = channels.find(chunk, width, first);
 #pragma unroll
         for (int i = 0; i < LOADS; ++i) {
-            const int piece = i * THREADS + static_cast<int>(threadIdx.x);
-            if (piece >= 2 * HALO) break;
-            copy_piece(halo + piece / 2 * VOXEL_BYTES + piece % 2 * 16, x, rows[i], width,
-                       first + piece % 2 * Vec<T>::N, channels.vectors);
+            const int number = i * THREADS + static_cast<int>(threadIdx.x);
+            if (number >= 2 * HALO) break;
+            const auto [voxel, piece] = piece_of<2>(number);
+            copy_piece(halo + voxel * VOXEL_BYTES + piece * 16, x, rows[i], width,
+                       first + piece * Vec<T>::N, channels.vectors);
         }
     }
 };

@@ -219,8 +219,11 @@ impl Byte {
     pub fn changed(&self, view: &View) -> Option<Trouble> {
         let stamp = self.writer();
         let site = self.write_site.load(Relaxed);
-        (stamp.block() >= view.first_block)
-            .then_some(Trouble::Changed(Other { stamp, was_write: true, site }))
+        (stamp.block() >= view.first_block).then_some(Trouble::Changed(Other {
+            stamp,
+            was_write: true,
+            site,
+        }))
     }
 
     /// Records a read. `shared`: only writes of the same block count as having written.
