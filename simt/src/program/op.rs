@@ -208,7 +208,6 @@ pub enum Op {
         at: Access,
         d: [Dst; 4],
         is_signed: bool,
-        is_read_only: bool,
     },
     Store {
         at: Access,
@@ -225,11 +224,6 @@ pub enum Op {
         which: Cvta,
         d: u32,
         a: Src64,
-    },
-    CvtaWord {
-        which: Cvta,
-        d: u32,
-        a: Src,
     },
     /// `isspacep`.
     IsSpace {
@@ -295,7 +289,6 @@ pub enum Op {
         id: Src,
         threads: Option<Src>,
         waits: bool,
-        is_aligned: bool,
         reduce: Reduce,
         d: Dst,
         d_pred: u32,

@@ -39,7 +39,8 @@ const ADVICE: &[&str] = &[
 
 impl Decoder<'_> {
     pub(super) fn load(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
-        let is_read_only = m.take("nc") || inst.opcode == "ldu";
+        // Nothing is known of data that is only read.
+        m.take("nc");
         m.ignore(ADVICE);
         let (space, n, ty) = (m.space(), m.vector(), m.ty()?);
         self.count(inst, 2)?;
@@ -78,7 +79,7 @@ impl Decoder<'_> {
         }
         let is_cluster = inst.has("shared::cluster");
         let at = Access { space, is_cluster, address, bytes, n };
-        Ok((Op::Load { at, d, is_signed, is_read_only }, Pipe::LoadStore))
+        Ok((Op::Load { at, d, is_signed }, Pipe::LoadStore))
     }
 
     pub(super) fn store(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
