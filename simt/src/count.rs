@@ -91,9 +91,4 @@ impl Counts {
             a.traffic += b.traffic;
         }
     }
-
-    /// Instructions that warps issued.
-    pub fn issued(&self) -> u64 {
-        self.instructions.iter().map(|c| c.issued).sum()
-    }
 }

@@ -9,7 +9,6 @@
 //! The special values of the tables are never moved. Nor are zeros and infinities that come from overflow and
 //! underflow, and sines, cosines and hyperbolic tangents stay within [-1, 1].
 
-use super::convert::{Half, NAN_HALF, f64_to_half};
 use super::round::{Rounding, canonical, ftz, to_f32};
 
 /// Which of the results that the manual allows.
@@ -39,22 +38,6 @@ pub const ANGLE_ERROR: f64 = 6.743_495_761_743_045e-7;
 pub const LARGE_ANGLE_ERROR: f64 = 3.757_154_581_741_077_5e-5;
 /// Relative, of `tanh.approx.f32`: 2^-11 (9.7.3.22).
 pub const TANH_ERROR: f64 = 1.0 / 2048.0;
-
-/// Relative, of `ex2.approx.f16` and `.bf16`: 2^-9.9 and 2^-7 (9.7.4.10).
-pub const fn ex2_half_error(format: Half) -> f64 {
-    match format {
-        Half::F16 => 1.046_653_772_008_098_8e-3,
-        Half::Bf16 => 1.0 / 128.0,
-    }
-}
-
-/// Absolute, of `tanh.approx.f16` and `.bf16`: 2^-10.987 and 2^-8 (9.7.4.9).
-pub const fn tanh_half_error(format: Half) -> f64 {
-    match format {
-        Half::F16 => 4.927_009_930_882_233e-4,
-        Half::Bf16 => 1.0 / 256.0,
-    }
-}
 
 /// The direction of an error: any function of the operands that looks random.
 #[inline(always)]
@@ -257,45 +240,4 @@ pub fn tanh(accuracy: Accuracy, x: f32) -> f32 {
         & (x.abs() < f32::INFINITY)
         & (accuracy == Accuracy::Perturbed);
     canonical(if is_movable { moved } else { value as f32 })
-}
-
-/// The farthest number of a format of 16 bits that is within `bound` of `center`, up or down.
-#[inline(always)]
-fn farthest_half(format: Half, center: f64, bound: f64, operands: u32) -> u16 {
-    let up = f64_to_half(format, Rounding::Down, center + bound);
-    let down = f64_to_half(format, Rounding::Up, center - bound);
-    if is_up(operands) { up } else { down }
-}
-
-/// `ex2.approx.f16`, `ex2.approx.ftz.bf16` (9.7.4.10): bf16 is flushed, f16 is not.
-#[inline(always)]
-pub fn ex2_half(format: Half, accuracy: Accuracy, bits: u16) -> u16 {
-    let x = format.widen(bits);
-    let x = flush(format == Half::Bf16, x);
-    let power = exp2(x);
-    let nearest = f64_to_half(format, Rounding::Nearest, power);
-    let moved = farthest_half(format, power, power * ex2_half_error(format), x.to_bits());
-    let is_movable = (x.abs() > 0.0) & (nearest != 0) & (nearest != format.infinity());
-    let is_moved = is_movable & (accuracy == Accuracy::Perturbed);
-    let power = if is_moved { moved } else { nearest };
-    let is_flushed = (format == Half::Bf16) & (power < 0x0080);
-    let power = if is_flushed { 0 } else { power };
-    if x.is_nan() { NAN_HALF } else { power }
-}
-
-/// `tanh.approx.f16`, `tanh.approx.bf16` (9.7.4.9).
-#[inline(always)]
-pub fn tanh_half(format: Half, accuracy: Accuracy, bits: u16) -> u16 {
-    let x = format.widen(bits);
-    let value = libm::tanh(f64::from(x));
-    let bound = tanh_half_error(format);
-    let (least, most) = ((value - bound).max(-1.0), (value + bound).min(1.0));
-    let moved = if is_up(x.to_bits()) {
-        f64_to_half(format, Rounding::Down, most)
-    } else {
-        f64_to_half(format, Rounding::Up, least)
-    };
-    let is_movable = (x.abs() > 0.0) & (x.abs() < f32::INFINITY);
-    let is_moved = is_movable & (accuracy == Accuracy::Perturbed);
-    if is_moved { moved } else { f64_to_half(format, Rounding::Nearest, value) }
 }

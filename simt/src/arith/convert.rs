@@ -3,7 +3,7 @@
 //! NaN becomes the canonical NaN of the result's format: `0x7fffffff` of `.f32` and `.tf32`, `0x7fff` of `.f16`
 //! and `.bf16`; `.f64` keeps the payload. The manual leaves most of this open.
 
-use super::round::{NAN_F32, Rounding, canonical, to_f32, to_odd_f32};
+use super::round::{NAN_F32, Rounding, canonical};
 
 /// The bits of the NaN of `.f16` and of `.bf16`.
 pub const NAN_HALF: u16 = 0x7fff;
@@ -67,20 +67,6 @@ impl Half {
         };
         if x.is_nan() { NAN_HALF } else { moved }
     }
-
-    /// `.relu`: negative numbers and negative zero become zero.
-    #[inline(always)]
-    pub fn relu(self, bits: u16) -> u16 {
-        let is_nan = bits & 0x7fff > self.infinity();
-        if (bits & 0x8000 != 0) & !is_nan { 0 } else { bits }
-    }
-
-    /// `.satfinite`: infinities become the greatest number of their sign. The manual wants this of results
-    /// whose operand is greater than the greatest number: no such operand is rounded to less than it.
-    #[inline(always)]
-    pub fn finite(self, bits: u16) -> u16 {
-        if bits & 0x7fff == self.infinity() { bits - 1 } else { bits }
-    }
 }
 
 /// The value of f16 bits; some NaN if they are one.
@@ -125,16 +111,10 @@ pub fn pack(high: u16, low: u16) -> u32 {
     u32::from(high) << 16 | u32::from(low)
 }
 
-/// Conversion from `.f64` to a format of 16 bits.
+/// `cvt.rn.f32.f64`.
 #[inline(always)]
-pub fn f64_to_half(format: Half, rounding: Rounding, x: f64) -> u16 {
-    format.narrow(rounding, to_odd_f32(x, 0.0))
-}
-
-/// Conversion from `.f64` to `.f32`.
-#[inline(always)]
-pub fn f64_to_f32(rounding: Rounding, x: f64) -> f32 {
-    canonical(to_f32(rounding, x, 0.0))
+pub fn f64_to_f32(x: f64) -> f32 {
+    canonical(x as f32)
 }
 
 /// Conversion from `.f32` to `.f64`: exact. NaN keeps its payload and becomes quiet.
@@ -169,13 +149,7 @@ pub fn f32_to_tf32(rounding: Tf32Rounding, x: f32) -> u32 {
     if x.is_nan() { NAN_F32 } else { bits.wrapping_add(added) & !0x1fff }
 }
 
-/// `.satfinite` of `.tf32`: infinities become the greatest number of their sign.
-#[inline(always)]
-pub fn tf32_finite(bits: u32) -> u32 {
-    if bits & 0x7fff_ffff == 0x7f80_0000 { bits & 1 << 31 | 0x7f7f_e000 } else { bits }
-}
-
-/// `.relu` of `.f32` and `.tf32`: negative numbers and negative zero become zero.
+/// `.relu`: negative numbers and negative zero become zero.
 #[inline(always)]
 pub fn relu_f32(x: f32) -> f32 {
     if x.is_sign_negative() & !x.is_nan() { 0.0 } else { x }
@@ -190,27 +164,4 @@ pub fn integral_f32(rounding: Rounding, x: f32) -> f32 {
         Rounding::Down => x.floor(),
         Rounding::Up => x.ceil(),
     })
-}
-
-/// `cvt.rni.f64.f64`, `.rzi`, `.rmi`, `.rpi`.
-#[inline(always)]
-pub fn integral_f64(rounding: Rounding, x: f64) -> f64 {
-    super::round::quiet(match rounding {
-        Rounding::Nearest => x.round_ties_even(),
-        Rounding::Zero => x.trunc(),
-        Rounding::Down => x.floor(),
-        Rounding::Up => x.ceil(),
-    })
-}
-
-/// `.sat` of `.f64`: into [0, 1]; NaN and negative zero become positive zero.
-#[inline(always)]
-pub fn saturate_f64(x: f64) -> f64 {
-    if x >= 1.0 {
-        1.0
-    } else if x > 0.0 {
-        x
-    } else {
-        0.0
-    }
 }

@@ -3,8 +3,8 @@
 //! Integers travel as 64 bits: extended by their sign if their type is signed, by zeros if not, which is how
 //! `cvt` extends results to wider registers. Of operands only the bits of their type count.
 
-use super::convert::{Half, integral_f32, integral_f64};
-use super::round::{Rounding, to_f32, to_odd_f32};
+use super::convert::integral_f32;
+use super::round::{Rounding, to_f32};
 
 /// An integer type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,20 +82,6 @@ pub fn f32_to_int(rounding: Rounding, x: f32, to: IntType) -> u64 {
     if to.bits() == 64 && x.is_nan() { nan_integer(to) } else { clamped }
 }
 
-/// From `.f64`, rounded and clamped to the type's range. NaN becomes the integer with only its highest bit set.
-#[inline(always)]
-pub fn f64_to_int(rounding: Rounding, x: f64, to: IntType) -> u64 {
-    let integral = integral_f64(rounding, x);
-    let clamped = to_int!(integral, to);
-    if x.is_nan() { nan_integer(to) } else { clamped }
-}
-
-/// From `.f16` or `.bf16`, as from `.f32`.
-#[inline(always)]
-pub fn half_to_int(format: Half, rounding: Rounding, bits: u16, to: IntType) -> u64 {
-    f32_to_int(rounding, format.widen(bits), to)
-}
-
 /// The integer as a double: exact up to 53 bits, else rounded to odd. Good for rounding on to 51 bits or fewer.
 #[inline(always)]
 fn to_odd_f64(bits: u64, from: IntType) -> f64 {
@@ -126,50 +112,8 @@ pub fn int_to_f32(rounding: Rounding, bits: u64, from: IntType) -> f32 {
     to_f32(rounding, to_odd_f64(bits, from), 0.0)
 }
 
-/// To `.f64`.
+/// Between integers: the low bits.
 #[inline(always)]
-pub fn int_to_f64(rounding: Rounding, bits: u64, from: IntType) -> f64 {
-    let value = from.extend(bits);
-    let is_negative = from.is_signed() && (value as i64) < 0;
-    let magnitude = if is_negative { value.wrapping_neg() } else { value };
-    let nearest = magnitude as f64;
-    let back = nearest as u128;
-    let exact = u128::from(magnitude);
-    let is_away = match rounding {
-        Rounding::Nearest | Rounding::Zero => false,
-        Rounding::Down => is_negative,
-        Rounding::Up => !is_negative,
-    };
-    let rounded = match rounding {
-        Rounding::Nearest => nearest,
-        _ if is_away && back < exact => f64::from_bits(nearest.to_bits() + 1),
-        _ if !is_away && back > exact => f64::from_bits(nearest.to_bits() - 1),
-        _ => nearest,
-    };
-    if is_negative { -rounded } else { rounded }
-}
-
-/// To `.f16` or `.bf16`.
-#[inline(always)]
-pub fn int_to_half(format: Half, rounding: Rounding, bits: u64, from: IntType) -> u16 {
-    format.narrow(rounding, to_odd_f32(to_odd_f64(bits, from), 0.0))
-}
-
-/// Between integers: the low bits, or with `is_saturating` (`.sat`) the nearest value that the type has.
-#[inline(always)]
-pub fn int_to_int(bits: u64, from: IntType, to: IntType, is_saturating: bool) -> u64 {
-    let value = from.extend(bits);
-    if !is_saturating {
-        return to.extend(value);
-    }
-    let shift = 64 - to.bits();
-    if !from.is_signed() {
-        let greatest = u64::MAX >> shift >> u32::from(to.is_signed());
-        return value.min(greatest);
-    }
-    let value = value as i64;
-    if to.is_signed() {
-        return value.clamp(i64::MIN >> shift, i64::MAX >> shift) as u64;
-    }
-    (value.max(0) as u64).min(u64::MAX >> shift)
+pub fn int_to_int(bits: u64, from: IntType, to: IntType) -> u64 {
+    to.extend(from.extend(bits))
 }

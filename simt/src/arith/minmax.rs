@@ -1,4 +1,4 @@
-//! The least and the greatest of two or three numbers, signs, and tests of one number.
+//! The least and the greatest of two numbers, and signs.
 
 use super::round::{canonical, ftz, quiet};
 
@@ -11,7 +11,7 @@ pub enum Which {
     Max,
 }
 
-/// A `min` or `max` of floating-point numbers with its modifiers (9.7.3.11, 9.7.3.12, 9.7.4.7, 9.7.4.8).
+/// A `min` or `max` of floating-point numbers with its modifiers (9.7.3.11, 9.7.3.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MinMax {
     /// `min` or `max`.
@@ -20,10 +20,6 @@ pub struct MinMax {
     pub ftz: bool,
     /// `.NaN`: the result is NaN if an operand is, not only if all are.
     pub nan: bool,
-    /// `.abs`: magnitudes are compared.
-    pub abs: bool,
-    /// `.xorsign`: the result's sign is the exclusive or of the signs of two operands. It comes with `.abs`.
-    pub xorsign: bool,
 }
 
 impl MinMax {
@@ -40,27 +36,13 @@ impl MinMax {
 
     #[inline(always)]
     fn operand(self, x: f32) -> f32 {
-        let x = if self.ftz { ftz(x) } else { x };
-        if self.abs { x.abs() } else { x }
+        if self.ftz { ftz(x) } else { x }
     }
 
-    /// `min.f32`, `max.f32` of two.
+    /// `min.f32`, `max.f32`.
     #[inline(always)]
     pub fn two_f32(self, a: f32, b: f32) -> f32 {
-        let sign = (a.to_bits() ^ b.to_bits()) & 1 << 31;
-        let chosen = canonical(self.choose_f32(self.operand(a), self.operand(b)));
-        if self.xorsign && !chosen.is_nan() {
-            f32::from_bits(chosen.to_bits() & !(1 << 31) | sign)
-        } else {
-            chosen
-        }
-    }
-
-    /// `min.f32`, `max.f32` of three. They have no `.xorsign`.
-    #[inline(always)]
-    pub fn three_f32(self, a: f32, b: f32, c: f32) -> f32 {
-        let first = self.choose_f32(self.operand(a), self.operand(b));
-        canonical(self.choose_f32(first, self.operand(c)))
+        canonical(self.choose_f32(self.operand(a), self.operand(b)))
     }
 }
 
@@ -111,49 +93,4 @@ pub fn copysign_f32(a: u32, b: u32) -> u32 {
 #[inline(always)]
 pub fn copysign_f64(a: u64, b: u64) -> u64 {
     a & 1 << 63 | b & !(1 << 63)
-}
-
-/// What `testp` asks (9.7.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Property {
-    /// Neither infinite nor NaN.
-    Finite,
-    /// Infinite.
-    Infinite,
-    /// Not NaN.
-    Number,
-    /// NaN.
-    NotANumber,
-    /// Neither subnormal, infinite nor NaN. Zeros count as normal.
-    Normal,
-    /// Subnormal.
-    Subnormal,
-}
-
-/// `testp.f32` (9.7.3.1).
-#[inline(always)]
-pub fn test_f32(property: Property, a: f32) -> bool {
-    let magnitude = a.abs();
-    match property {
-        Property::Finite => magnitude < f32::INFINITY,
-        Property::Infinite => magnitude == f32::INFINITY,
-        Property::Number => !a.is_nan(),
-        Property::NotANumber => a.is_nan(),
-        Property::Normal => a == 0.0 || (f32::MIN_POSITIVE..f32::INFINITY).contains(&magnitude),
-        Property::Subnormal => a != 0.0 && magnitude < f32::MIN_POSITIVE,
-    }
-}
-
-/// `testp.f64` (9.7.3.1).
-#[inline(always)]
-pub fn test_f64(property: Property, a: f64) -> bool {
-    let magnitude = a.abs();
-    match property {
-        Property::Finite => magnitude < f64::INFINITY,
-        Property::Infinite => magnitude == f64::INFINITY,
-        Property::Number => !a.is_nan(),
-        Property::NotANumber => a.is_nan(),
-        Property::Normal => a == 0.0 || (f64::MIN_POSITIVE..f64::INFINITY).contains(&magnitude),
-        Property::Subnormal => a != 0.0 && magnitude < f64::MIN_POSITIVE,
-    }
 }

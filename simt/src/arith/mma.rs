@@ -6,14 +6,14 @@
 
 use super::Register;
 use super::convert::Half;
-use super::round::{Rounding, canonical, fma_f64};
+use super::round::canonical;
 
 /// The order of the sums. A result that depends on it depends on what the hardware does not promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SumOrder {
     /// `c`, then the products by ascending k: `((c + p0) + p1) + p2 ...`.
     First,
-    /// The products by descending k, then `c`: `((0 + p15) + p14) ... + p0) + c`. Of doubles, `c` comes first.
+    /// The products by descending k, then `c`: `((0 + p15) + p14) ... + p0) + c`.
     Second,
 }
 
@@ -22,20 +22,6 @@ pub enum SumOrder {
 pub const fn a_index(lane: usize, index: usize) -> (usize, usize) {
     let (group, thread) = (lane / 4, lane % 4);
     (group + index / 2 % 2 * 8, thread * 2 + index % 2 + index / 4 * 8)
-}
-
-/// Row and column of element `index` (0..4) of B of 16-bit types for k = 16; for k = 8 of elements 0 and 1
-/// (9.7.14.5.7, 9.7.14.5.8). Register `index / 2` holds it, the lower half if `index` is even.
-pub const fn b_index(lane: usize, index: usize) -> (usize, usize) {
-    let (group, thread) = (lane / 4, lane % 4);
-    (thread * 2 + index % 2 + index / 2 * 8, group)
-}
-
-/// Row and column of element `index` (0..4) of C and D, 16 rows of 8 (9.7.14.5.6 to 9.7.14.5.8). Register
-/// `index` holds it; of `.f16`, register `index / 2`, the lower half if `index` is even.
-pub const fn c_index(lane: usize, index: usize) -> (usize, usize) {
-    let (group, thread) = (lane / 4, lane % 4);
-    (group + index / 2 * 8, thread * 2 + index % 2)
 }
 
 /// Row and column of register `index` (0..4) of A of `.tf32` for k = 8; for k = 4 of registers 0 and 1
@@ -48,21 +34,6 @@ pub const fn a_index_tf32(lane: usize, index: usize) -> (usize, usize) {
 /// 9.7.14.5.7).
 pub const fn b_index_tf32(lane: usize, index: usize) -> (usize, usize) {
     (lane % 4 + index * 4, lane / 4)
-}
-
-/// Row and column of the only element of A of `.f64` for m8n8k4 (9.7.14.5.2).
-pub const fn a_index_f64(lane: usize) -> (usize, usize) {
-    (lane / 4, lane % 4)
-}
-
-/// Row and column of the only element of B of `.f64` for m8n8k4 (9.7.14.5.2).
-pub const fn b_index_f64(lane: usize) -> (usize, usize) {
-    (lane % 4, lane / 4)
-}
-
-/// Row and column of element `index` (0..2) of C and D of `.f64` for m8n8k4 (9.7.14.5.2).
-pub const fn c_index_f64(lane: usize, index: usize) -> (usize, usize) {
-    (lane / 4, lane % 4 * 2 + index)
 }
 
 /// `c += a * b` of whole matrices. With N of 8 to 32 a row of `c` stays in vector registers; wider products are
@@ -274,50 +245,4 @@ pub fn mma_16x8x4_tf32(
     order: SumOrder,
 ) -> [[f32; 32]; 4] {
     mma_tf32::<2, 1, 4>(a, std::array::from_ref(b), c, order)
-}
-
-/// Accumulators of `.f16`, two in a register, as those of `.f32`.
-#[inline(always)]
-pub fn widen_accumulators(c: &[Register; 2]) -> [[f32; 32]; 4] {
-    let [[c0, c1], [c2, c3]] = [halves(Half::F16, &c[0]), halves(Half::F16, &c[1])];
-    [c0, c1, c2, c3]
-}
-
-/// Accumulators of `.f32`, rounded to `.f16`, two in a register. Sums "of at least half precision" may be made
-/// in single precision and rounded once at the end.
-#[inline(always)]
-pub fn narrow_accumulators(d: &[[f32; 32]; 4]) -> [Register; 2] {
-    let mut narrow = [[0; 32]; 2];
-    for register in 0..2 {
-        for lane in 0..32 {
-            let half =
-                |index: usize| Half::F16.narrow(Rounding::Nearest, d[2 * register + index][lane]);
-            narrow[register][lane] = super::convert::pack(half(1), half(0));
-        }
-    }
-    narrow
-}
-
-/// `mma.m8n8k4` of `.f64`, whose steps are those of `fma`: from `c` on, by ascending or descending k.
-#[inline(always)]
-pub fn mma_8x8x4_f64(
-    rounding: Rounding,
-    a: &[f64; 32],
-    b: &[f64; 32],
-    c: &[[f64; 32]; 2],
-    order: SumOrder,
-) -> [[f64; 32]; 2] {
-    let mut d = *c;
-    for (index, values) in d.iter_mut().enumerate() {
-        for (lane, value) in values.iter_mut().enumerate() {
-            let (row, column) = c_index_f64(lane, index);
-            // Lane `4 * row + k` holds A of (row, k), lane `4 * column + k` B of (k, column).
-            let product = |k: usize, sum| fma_f64(rounding, a[4 * row + k], b[4 * column + k], sum);
-            *value = match order {
-                SumOrder::First => (0..4).fold(*value, |sum, k| product(k, sum)),
-                SumOrder::Second => (0..4).rev().fold(*value, |sum, k| product(k, sum)),
-            };
-        }
-    }
-    d
 }

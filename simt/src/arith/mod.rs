@@ -14,7 +14,6 @@ pub mod integer;
 pub mod minmax;
 pub mod mma;
 pub mod round;
-mod soft;
 
 /// The bits of one register in every lane of a warp.
 pub type Register = [u32; 32];

@@ -1,14 +1,12 @@
 //! Addition, multiplication, division and square roots, rounded as IEEE 754 says (9.7.3).
 //!
 //! Single precision, to nearest, is what the processor computes. In the other directions the exact result is
-//! held as the sum of two doubles, `high + low`, and rounded once. This has no branches. Double precision in
-//! the other directions is rare and slow: integers, see `soft`.
+//! held as the sum of two doubles, `high + low`, and rounded once. This has no branches. Double precision is
+//! rounded to nearest only.
 //!
 //! NaN: "single-precision instructions return an unspecified NaN" (9.7.3). Here it is always `0x7fffffff`,
 //! the one that the manual calls canonical elsewhere. Double precision keeps payloads: the first operand that
 //! is NaN, made quiet; without such an operand it is `0xfff8000000000000`.
-
-use super::soft;
 
 /// `.rn`, `.rz`, `.rm`, `.rp`; for rounding to integers `.rni`, `.rzi`, `.rmi`, `.rpi`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -176,20 +174,16 @@ pub fn div_f32(rounding: Rounding, a: f32, b: f32) -> f32 {
     }
 }
 
-/// `rcp.rnd.f32` (9.7.3.13).
+/// `rcp.rn.f32` (9.7.3.13).
 #[inline(always)]
-pub fn rcp_f32(rounding: Rounding, a: f32) -> f32 {
-    div_f32(rounding, 1.0, a)
+pub fn rcp_f32(a: f32) -> f32 {
+    canonical(1.0 / a)
 }
 
-/// `sqrt.rnd.f32` (9.7.3.15).
+/// `sqrt.rn.f32` (9.7.3.15).
 #[inline(always)]
-pub fn sqrt_f32(rounding: Rounding, a: f32) -> f32 {
-    match rounding {
-        Rounding::Nearest => canonical(a.sqrt()),
-        // As for quotients: `a - q * q` is zero or a part of 2^-48 or more.
-        _ => canonical(to_f32(rounding, f64::from(a).sqrt(), 0.0)),
-    }
+pub fn sqrt_f32(a: f32) -> f32 {
+    canonical(a.sqrt())
 }
 
 /// The NaN of an instruction whose result is NaN, of its operands in their order.
@@ -202,70 +196,34 @@ fn keep_payload(result: f64, operands: &[f64]) -> f64 {
     nan.map_or(f64::from_bits(NAN_F64), quiet)
 }
 
-/// `add.f64` (9.7.3.3).
+/// `add.rn.f64` (9.7.3.3).
 #[inline(always)]
-pub fn add_f64(rounding: Rounding, a: f64, b: f64) -> f64 {
-    let sum = match rounding {
-        Rounding::Nearest => a + b,
-        _ => soft::fma(rounding, 1.0, a, b),
-    };
-    keep_payload(sum, &[a, b])
+pub fn add_f64(a: f64, b: f64) -> f64 {
+    keep_payload(a + b, &[a, b])
 }
 
-/// `sub.f64` (9.7.3.4).
+/// `sub.rn.f64` (9.7.3.4).
 #[inline(always)]
-pub fn sub_f64(rounding: Rounding, a: f64, b: f64) -> f64 {
-    let difference = match rounding {
-        Rounding::Nearest => a - b,
-        _ => soft::fma(rounding, 1.0, a, -b),
-    };
-    keep_payload(difference, &[a, b])
+pub fn sub_f64(a: f64, b: f64) -> f64 {
+    keep_payload(a - b, &[a, b])
 }
 
-/// `mul.f64` (9.7.3.5).
+/// `mul.rn.f64` (9.7.3.5).
 #[inline(always)]
-pub fn mul_f64(rounding: Rounding, a: f64, b: f64) -> f64 {
-    let product = match rounding {
-        Rounding::Nearest => a * b,
-        _ => soft::mul(rounding, a, b),
-    };
-    keep_payload(product, &[a, b])
+pub fn mul_f64(a: f64, b: f64) -> f64 {
+    keep_payload(a * b, &[a, b])
 }
 
-/// `fma.f64`, `mad.f64` (9.7.3.6).
+/// `fma.rn.f64`, `mad.rn.f64` (9.7.3.6).
 #[inline(always)]
-pub fn fma_f64(rounding: Rounding, a: f64, b: f64, c: f64) -> f64 {
-    let sum = match rounding {
-        Rounding::Nearest => a.mul_add(b, c),
-        _ => soft::fma(rounding, a, b, c),
-    };
-    keep_payload(sum, &[a, b, c])
+pub fn fma_f64(a: f64, b: f64, c: f64) -> f64 {
+    keep_payload(a.mul_add(b, c), &[a, b, c])
 }
 
-/// `div.rnd.f64` (9.7.3.8).
+/// `div.rn.f64` (9.7.3.8).
 #[inline(always)]
-pub fn div_f64(rounding: Rounding, a: f64, b: f64) -> f64 {
-    let quotient = match rounding {
-        Rounding::Nearest => a / b,
-        _ => soft::div(rounding, a, b),
-    };
-    keep_payload(quotient, &[a, b])
-}
-
-/// `rcp.rnd.f64` (9.7.3.13).
-#[inline(always)]
-pub fn rcp_f64(rounding: Rounding, a: f64) -> f64 {
-    div_f64(rounding, 1.0, a)
-}
-
-/// `sqrt.rnd.f64` (9.7.3.15).
-#[inline(always)]
-pub fn sqrt_f64(rounding: Rounding, a: f64) -> f64 {
-    let root = match rounding {
-        Rounding::Nearest => a.sqrt(),
-        _ => soft::sqrt(rounding, a),
-    };
-    keep_payload(root, &[a])
+pub fn div_f64(a: f64, b: f64) -> f64 {
+    keep_payload(a / b, &[a, b])
 }
 
 /// The modifiers of a single-precision instruction. Subnormal operands are flushed before, results after they
@@ -323,17 +281,5 @@ impl Mode {
     #[inline(always)]
     pub fn div(self, a: f32, b: f32) -> f32 {
         self.result(div_f32(self.rounding, self.operand(a), self.operand(b)))
-    }
-
-    /// `rcp.rnd.f32`.
-    #[inline(always)]
-    pub fn rcp(self, a: f32) -> f32 {
-        self.result(rcp_f32(self.rounding, self.operand(a)))
-    }
-
-    /// `sqrt.rnd.f32`.
-    #[inline(always)]
-    pub fn sqrt(self, a: f32) -> f32 {
-        self.result(sqrt_f32(self.rounding, self.operand(a)))
     }
 }

@@ -191,22 +191,6 @@ impl Mbarrier {
         Wait { parity, barrier: *self }
     }
 
-    pub fn parity(&self) -> u32 {
-        self.parity
-    }
-
-    pub fn expected(&self) -> u32 {
-        self.expected
-    }
-
-    pub fn pending(&self) -> u32 {
-        self.pending
-    }
-
-    pub fn tx(&self) -> i32 {
-        self.tx
-    }
-
     /// Ends the phase if nothing is pending.
     fn end_phase(&mut self) -> bool {
         let ends = self.pending == 0 && self.tx == 0;

@@ -3,7 +3,7 @@
 
 use super::descriptor::{Descriptor, Major};
 use super::swizzle::Swizzle;
-use super::tensor_map::{Element, Fill, Interleave, Promotion, Tensor, TensorMap};
+use super::tensor_map::{Element, Fill, Promotion, Tensor, TensorMap};
 use super::tile::{Direction, Tile, check_shared_address};
 
 /// Copies boxes of a row-major matrix of 16-bit elements, whose value is their number, into shared
@@ -27,7 +27,6 @@ impl Copier {
             dims: &[self.columns, self.rows],
             strides: &[self.columns * 2],
             element_strides: &[1, 1],
-            interleave: Interleave::None,
             swizzle: self.swizzle,
             promotion: Promotion::None,
             fill: Fill::Zeros,

@@ -27,6 +27,7 @@ pub enum Swizzle {
 }
 
 impl Swizzle {
+    #[cfg(test)]
     pub const ALL: [Self; 4] = [Self::None, Self::B32, Self::B64, Self::B128];
 
     /// The bytes inside which chunks change places; 16 without a swizzle, where none does.

@@ -7,8 +7,8 @@
 //! next to sizes and strides that are innermost first.
 //!
 //! Refused by name, although the driver has them: packed 4-bit and 6-bit elements and swizzles
-//! with an atomicity above 16 bytes (both Blackwell's), interleaved layouts, and the element types
-//! whose values the copy changes (flushed or rounded to tf32).
+//! with an atomicity above 16 bytes (both Blackwell's), and the element types whose values the copy
+//! changes (flushed or rounded to tf32). A map has no word for interleaved layouts.
 
 mod bytes;
 mod error;
@@ -78,26 +78,6 @@ impl Element {
     }
 }
 
-/// `CUtensorMapInterleave`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interleave {
-    None,
-    B16,
-    B32,
-}
-
-impl Interleave {
-    /// The layout of this number in `CUtensorMapInterleave`.
-    pub fn from_driver(number: u32) -> Result<Self, MapError> {
-        match number {
-            0 => Ok(Self::None),
-            1 => Ok(Self::B16),
-            2 => Ok(Self::B32),
-            _ => Err(MapError::UnknownNumber { what: "interleaved layout", number }),
-        }
-    }
-}
-
 /// The swizzle of this number in `CUtensorMapSwizzle`.
 pub fn swizzle_from_driver(number: u32) -> Result<Swizzle, MapError> {
     match number {
@@ -163,7 +143,6 @@ pub struct Tensor<'a> {
     pub strides: &'a [u64],
     /// Every how many elements one is copied. The innermost is ignored, as by the driver.
     pub element_strides: &'a [u32],
-    pub interleave: Interleave,
     pub swizzle: Swizzle,
     pub promotion: Promotion,
     pub fill: Fill,
@@ -255,9 +234,6 @@ impl TensorMap {
         }
         check_count("strides", tensor.strides.len(), rank - 1)?;
         check_count("element strides", tensor.element_strides.len(), rank)?;
-        if tensor.interleave != Interleave::None {
-            return Err(MapError::Unsupported("an interleaved layout"));
-        }
         if !tensor.base.is_multiple_of(16) {
             return Err(MapError::BaseUnaligned(tensor.base));
         }
@@ -325,13 +301,7 @@ impl TensorMap {
         Ok(())
     }
 
-    /// The same map of a tensor elsewhere (`cuTensorMapReplaceAddress`).
-    pub fn with_base(&self, base: u64) -> Result<Self, MapError> {
-        let moved = Self { base, ..self.clone() };
-        moved.remade()
-    }
-
-    /// The map made again from its own parts, so that a changed part meets every rule.
+    /// The map made again from its own parts, so that they meet every rule.
     fn remade(&self) -> Result<Self, MapError> {
         let rank = self.rank;
         let tensor = Tensor {
@@ -340,7 +310,6 @@ impl TensorMap {
             dims: &self.dims[..rank],
             strides: &self.strides[1..rank],
             element_strides: &self.element_strides[..rank],
-            interleave: Interleave::None,
             swizzle: self.swizzle,
             promotion: self.promotion,
             fill: self.fill,
@@ -388,10 +357,6 @@ impl TensorMap {
 
     pub fn swizzle(&self) -> Swizzle {
         self.swizzle
-    }
-
-    pub fn promotion(&self) -> Promotion {
-        self.promotion
     }
 
     pub fn fill(&self) -> Fill {

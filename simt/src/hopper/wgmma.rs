@@ -2,7 +2,7 @@
 //! B of N columns, K of 32 bytes, and sums in f32.
 //!
 //! Only the mathematics: an operand is unpacked into a [`Matrix`] by whoever knows when it is read,
-//! and [`Wgmma::accumulate`] adds the product to the registers of four warps.
+//! and [`Wgmma::accumulate_warp`] adds the product to the registers of a warp.
 //!
 //! # Registers
 //!
@@ -101,10 +101,6 @@ impl Matrix {
         (mn / 8 * self.k_count + k) * 8 + mn % 8
     }
 
-    pub fn get(&self, mn: usize, k: usize) -> f32 {
-        self.values[self.index(mn, k)]
-    }
-
     fn set(&mut self, mn: usize, k: usize, value: f32) {
         let index = self.index(mn, k);
         self.values[index] = value;
@@ -194,22 +190,6 @@ impl Wgmma {
         Ok(matrix)
     }
 
-    /// A from the four registers of each of the four warps.
-    pub fn a_from_registers(&self, warps: [&[Lanes; 4]; 4]) -> Matrix {
-        let mut matrix = Matrix::zeros(M, self.input.k());
-        for (warp, registers) in warps.into_iter().enumerate() {
-            for (register, lanes) in registers.iter().enumerate() {
-                for (lane, word) in lanes.iter().enumerate() {
-                    for (i, value) in self.input.values(*word).enumerate() {
-                        let (row, k) = a_position(self.input, warp, lane, register, i);
-                        matrix.set(row, k, value);
-                    }
-                }
-            }
-        }
-        matrix
-    }
-
     /// A from the four registers of one warp: its 16 rows.
     pub fn a_of_warp(&self, registers: &[Lanes; 4]) -> Matrix {
         let mut matrix = Matrix::zeros(16, self.input.k());
@@ -224,23 +204,8 @@ impl Wgmma {
         matrix
     }
 
-    /// D = A * B + D, or D = A * B, of all four warps. Each warp's D is N / 2 registers of f32 bits.
-    pub fn accumulate(
-        &self,
-        d: [&mut [Lanes]; 4],
-        a: &Matrix,
-        b: &Matrix,
-    ) -> Result<(), WgmmaError> {
-        if a.values.len() != M * self.input.k() {
-            return Err(WgmmaError::OperandSize);
-        }
-        for (warp, registers) in d.into_iter().enumerate() {
-            self.accumulate_warp(registers, a, warp, b)?;
-        }
-        Ok(())
-    }
-
-    /// The same of one warp, whose rows are those from `16 warp` on of `a`.
+    /// D = A * B + D, or D = A * B, of one warp, whose rows are those from `16 warp` on of `a`. Its D is N / 2
+    /// registers of f32 bits.
     pub fn accumulate_warp(
         &self,
         d: &mut [Lanes],
@@ -322,12 +287,6 @@ impl Wgmma {
             }
         }
     }
-}
-
-/// The row and column of D that a lane's register holds; `warp` is the rank in the warpgroup.
-pub fn accumulator_position(warp: usize, lane: usize, register: usize) -> (usize, usize) {
-    let (block, half, odd) = (register / 4, register / 2 % 2, register % 2);
-    (16 * (warp % 4) + lane / 4 + 8 * half, 8 * block + 2 * (lane % 4) + odd)
 }
 
 /// The row and k of element `i` of a lane's register of A; i is 0 for tf32.

@@ -47,7 +47,7 @@ impl Cluster<'_, '_> {
         op: &Op,
         on: u32,
     ) -> Result<Step, Trouble> {
-        let Op::Barrier { id, threads, waits, reduce, d, d_pred, p, .. } = *op else {
+        let Op::Barrier { id, threads, waits, reduce, d, d_pred, p } = *op else {
             return Err(Trouble::new(on, "no barrier"));
         };
         let lane = on.trailing_zeros() as usize;

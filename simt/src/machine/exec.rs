@@ -4,7 +4,7 @@ use super::access::{Access, addresses, resolve, shared_address, window};
 use super::cluster::Cluster;
 use super::warp::Warp;
 use super::{Trouble, traffic};
-use crate::arith::integer::{PermuteMode, byte_permute, logic3};
+use crate::arith::integer::{byte_permute, logic3};
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
 use crate::program::op::{BoolOp, Cvta, Op, SrcPred};
@@ -267,8 +267,7 @@ impl Cluster<'_, '_> {
             Op::Prmt { d, a, b, c } => {
                 let mut z = [0u32; 32];
                 let (a, b, c) = (warp.word(a, &mut x), warp.word(b, &mut y), warp.word(c, &mut z));
-                let mode = PermuteMode::Generic;
-                let out = std::array::from_fn(|i| byte_permute(a[i], b[i], c[i], mode));
+                let out = std::array::from_fn(|i| byte_permute(a[i], b[i], c[i]));
                 warp.put(d, &out, on);
             }
             Op::Setp64 { f, d, inverse, a, b, with } => {

@@ -226,11 +226,6 @@ pub enum Op {
         d: u32,
         a: Src64,
     },
-    CvtaWord {
-        which: Cvta,
-        d: u32,
-        a: Src,
-    },
     /// `isspacep`.
     IsSpace {
         space: Space,
@@ -295,7 +290,6 @@ pub enum Op {
         id: Src,
         threads: Option<Src>,
         waits: bool,
-        is_aligned: bool,
         reduce: Reduce,
         d: Dst,
         d_pred: u32,

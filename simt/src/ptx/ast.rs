@@ -108,11 +108,6 @@ impl Module {
     pub fn function(&self, name: &str) -> Option<&Function> {
         self.functions.iter().find(|f| f.name == name)
     }
-
-    /// The path of a `.file` number.
-    pub fn file(&self, number: u32) -> Option<&str> {
-        self.files.iter().find(|f| f.0 == number).map(|f| f.1.as_str())
-    }
 }
 
 /// A variable that is no register (section 5.4).

@@ -2,7 +2,7 @@
 //! whatever is wrong with it.
 
 use glmae_simt::hopper::swizzle::Swizzle;
-use glmae_simt::hopper::tensor_map::{Element, Fill, Interleave, Promotion, Tensor, TensorMap};
+use glmae_simt::hopper::tensor_map::{Element, Fill, Promotion, Tensor, TensorMap};
 use glmae_simt::machine::Schedule;
 use half::bf16;
 
@@ -54,7 +54,6 @@ pub fn map(
         dims: &[columns as u64, rows as u64],
         strides: &[stride],
         element_strides: &[1, 1],
-        interleave: Interleave::None,
         swizzle,
         promotion: Promotion::None,
         fill: Fill::Zeros,

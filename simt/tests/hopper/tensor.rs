@@ -2,7 +2,7 @@
 //! tiled and im2col mode. The expected bytes are computed element by element from section 5.5.
 
 use glmae_simt::hopper::swizzle::Swizzle;
-use glmae_simt::hopper::tensor_map::{Element, Fill, Interleave, Promotion, Tensor, TensorMap};
+use glmae_simt::hopper::tensor_map::{Element, Fill, Promotion, Tensor, TensorMap};
 
 use crate::launch::fault;
 use crate::{Arg, Job, Source};
@@ -46,7 +46,6 @@ impl Shape {
             dims: &self.dims,
             strides: &self.strides,
             element_strides: &self.steps,
-            interleave: Interleave::None,
             swizzle: self.swizzle,
             promotion: Promotion::B128,
             fill: self.fill,

@@ -9,7 +9,7 @@ fn kept(barrier: Mbarrier) -> Mbarrier {
 fn a_phase_ends_with_the_last_arrival() {
     let mut barrier = Mbarrier::init(3).unwrap();
     for phase in 0..5 {
-        assert_eq!(barrier.parity(), phase % 2);
+        assert_eq!(barrier.parity, phase % 2);
         assert_eq!(barrier.test_wait_parity(phase % 2), Ok(false));
         assert_eq!(barrier.test_wait_parity(1 - phase % 2), Ok(true));
         let first = barrier.arrive(1).unwrap();
@@ -31,17 +31,17 @@ fn a_phase_waits_for_arrivals_and_bytes() {
     // As with one producer: arrive with the bytes, then two copies.
     let mut barrier = Mbarrier::init(1).unwrap();
     assert!(!barrier.arrive_expect_tx(3072).unwrap().completed);
-    assert_eq!((barrier.pending(), barrier.tx()), (0, 3072));
+    assert_eq!((barrier.pending, barrier.tx), (0, 3072));
     assert_eq!(barrier.complete_tx(1024), Ok(false));
     barrier = kept(barrier);
     assert_eq!(barrier.test_wait_parity(0), Ok(false));
     assert_eq!(barrier.complete_tx(2048), Ok(true));
     assert_eq!(barrier.test_wait_parity(0), Ok(true));
-    assert_eq!((barrier.parity(), barrier.pending(), barrier.tx()), (1, 1, 0));
+    assert_eq!((barrier.parity, barrier.pending, barrier.tx), (1, 1, 0));
 
     // The bytes can come before they are expected.
     assert_eq!(barrier.complete_tx(512), Ok(false));
-    assert_eq!(barrier.tx(), -512);
+    assert_eq!(barrier.tx, -512);
     assert!(kept(barrier).arrive_expect_tx(512).unwrap().completed);
     // Even after the last arrival.
     assert!(!barrier.arrive(1).unwrap().completed);
@@ -59,15 +59,15 @@ fn a_phase_waits_for_arrivals_and_bytes() {
 fn dropping_out() {
     let mut barrier = Mbarrier::init(4).unwrap();
     assert!(!barrier.arrive_drop(1).unwrap().completed);
-    assert_eq!((barrier.expected(), barrier.pending()), (3, 3));
+    assert_eq!((barrier.expected, barrier.pending), (3, 3));
     assert!(barrier.arrive(3).unwrap().completed);
-    assert_eq!((barrier.expected(), barrier.pending()), (3, 3));
+    assert_eq!((barrier.expected, barrier.pending), (3, 3));
     assert!(!barrier.arrive_drop_expect_tx(16).unwrap().completed);
     assert_eq!(barrier.complete_tx(16), Ok(false));
     // The last ones leave: their phase ends, and no other ever does.
     assert!(barrier.arrive_drop(2).unwrap().completed);
     barrier = kept(barrier);
-    assert_eq!((barrier.parity(), barrier.expected(), barrier.pending()), (0, 0, 0));
+    assert_eq!((barrier.parity, barrier.expected, barrier.pending), (0, 0, 0));
     assert_eq!(barrier.arrive(1), Err(MbarrierError::TooManyArrivals { count: 1, pending: 0 }));
 }
 
@@ -76,7 +76,7 @@ fn arrivals_of_copies() {
     // cp.async.mbarrier.arrive: one more is pending until the copies are done.
     let mut barrier = Mbarrier::init(1).unwrap();
     barrier.increment_pending().unwrap();
-    assert_eq!((barrier.expected(), barrier.pending()), (1, 2));
+    assert_eq!((barrier.expected, barrier.pending), (1, 2));
     assert!(!barrier.arrive(1).unwrap().completed);
     assert!(kept(barrier).arrive(1).unwrap().completed);
     let mut full = Mbarrier::init(MAX_COUNT).unwrap();
@@ -94,7 +94,7 @@ fn no_complete_must_not_complete() {
     assert_eq!(barrier, before);
     let mut barrier = Mbarrier::init(2).unwrap();
     assert_eq!(pending_count(barrier.arrive_drop_no_complete(1).unwrap()), Ok(2));
-    assert_eq!((barrier.expected(), barrier.pending()), (1, 1));
+    assert_eq!((barrier.expected, barrier.pending), (1, 1));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn what_is_beyond_its_range_is_named_and_changes_nothing() {
     assert_eq!(barrier.expect_tx(1), Err(MbarrierError::Tx(1 << 20)));
     let mut barrier = fresh;
     assert_eq!(barrier.complete_tx(MAX_COUNT), Ok(false));
-    assert_eq!(kept(barrier).tx(), -((1 << 20) - 1));
+    assert_eq!(kept(barrier).tx, -((1 << 20) - 1));
     // One dropped, one arrived: a second drop is one arrival too many.
     let mut barrier = Mbarrier::init(2).unwrap();
     barrier.arrive_drop(1).unwrap();
@@ -132,7 +132,7 @@ fn what_is_beyond_its_range_is_named_and_changes_nothing() {
     barrier.arrive(1).unwrap();
     let error = MbarrierError::TooManyArrivals { count: 1, pending: 0 };
     assert_eq!(barrier.arrive_drop(1), Err(error));
-    assert_eq!(barrier.expected(), 1);
+    assert_eq!(barrier.expected, 1);
 }
 
 /// A barrier as the manual describes it, with a phase that is counted.
@@ -208,10 +208,10 @@ fn random_histories_as_the_manual_tells_them() {
                 }
             }
             barrier = kept(barrier);
-            assert_eq!(u64::from(barrier.parity()), naive.phase % 2);
-            assert_eq!(i64::from(barrier.pending()), naive.pending);
-            assert_eq!(i64::from(barrier.tx()), naive.tx);
-            assert_eq!(i64::from(barrier.expected()), naive.expected);
+            assert_eq!(u64::from(barrier.parity), naive.phase % 2);
+            assert_eq!(i64::from(barrier.pending), naive.pending);
+            assert_eq!(i64::from(barrier.tx), naive.tx);
+            assert_eq!(i64::from(barrier.expected), naive.expected);
         }
     }
 }
@@ -244,7 +244,7 @@ fn a_barrier_of_which_nothing_is_pending_is_none() {
     assert_eq!(Mbarrier::from_bits(bits), Err(MbarrierError::NotABarrier(bits)));
     // The same with one pending arrival is a barrier.
     let bits = (fields | 1) | (((sum + 2) % 4) << 62);
-    assert_eq!(Mbarrier::from_bits(bits).unwrap().expected(), 7);
+    assert_eq!(Mbarrier::from_bits(bits).unwrap().expected, 7);
 }
 
 #[test]

@@ -9,7 +9,6 @@ fn tensor() -> Tensor<'static> {
         dims: &[512, 64, 3],
         strides: &STRIDES,
         element_strides: &[1, 1, 1],
-        interleave: Interleave::None,
         swizzle: Swizzle::B128,
         promotion: Promotion::B128,
         fill: Fill::Zeros,
@@ -29,7 +28,7 @@ fn a_map_says_what_it_was_given() {
     assert_eq!(map.dims(), &[512, 64, 3, 1, 1]);
     assert_eq!(map.strides(), &[2, 1024, 65536, 0, 0]);
     assert_eq!(map.access(), Access::Tiled { box_dims: [64, 128, 1, 1, 1] });
-    assert_eq!((map.swizzle(), map.promotion()), (Swizzle::B128, Promotion::B128));
+    assert_eq!((map.swizzle(), map.promotion), (Swizzle::B128, Promotion::B128));
     assert_eq!(map.fill(), Fill::Zeros);
 }
 
@@ -85,10 +84,6 @@ fn every_rule_of_a_tiled_map_has_its_error() {
     assert_eq!(
         refused(&Tensor { element: Element::U16, fill: Fill::Nan, ..ok }, &BOX),
         MapError::NanFill(Element::U16)
-    );
-    assert_eq!(
-        refused(&Tensor { interleave: Interleave::B16, ..ok }, &BOX),
-        MapError::Unsupported("an interleaved layout")
     );
     assert_eq!(refused(&Tensor { base: u64::MAX - 15, ..ok }, &BOX), MapError::AddressRange);
 }
@@ -187,10 +182,8 @@ fn numbers_of_the_driver() {
     assert_eq!(swizzle_from_driver(3), Ok(Swizzle::B128));
     assert!(matches!(swizzle_from_driver(4), Err(MapError::Unsupported(_))));
     assert!(matches!(swizzle_from_driver(7), Err(MapError::UnknownNumber { .. })));
-    assert_eq!(Interleave::from_driver(2), Ok(Interleave::B32));
     assert_eq!(Promotion::from_driver(3), Ok(Promotion::B256));
     assert_eq!(Fill::from_driver(1), Ok(Fill::Nan));
-    assert!(Interleave::from_driver(3).is_err());
     assert!(Promotion::from_driver(4).is_err());
     assert!(Fill::from_driver(2).is_err());
 }
@@ -268,15 +261,6 @@ fn a_forged_map_meets_the_rules_and_never_a_panic() {
     bytes[119] = 1;
     forge(&mut bytes);
     assert_eq!(TensorMap::from_bytes(&bytes), Err(MapError::Damaged));
-}
-
-#[test]
-fn a_new_base_meets_the_rules() {
-    for map in some_maps() {
-        assert_eq!(map.with_base(map.base()), Ok(map.clone()));
-        assert_eq!(map.with_base(4096).unwrap().base(), 4096);
-        assert_eq!(map.with_base(8), Err(MapError::BaseUnaligned(8)));
-    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::hopper::random::Random;
-use crate::hopper::tensor_map::{Element, Fill, Interleave, Promotion, Tensor};
+use crate::hopper::tensor_map::{Element, Fill, Promotion, Tensor};
 
 fn tensor<'a>(
     element: Element,
@@ -15,7 +15,6 @@ fn tensor<'a>(
         dims,
         strides,
         element_strides,
-        interleave: Interleave::None,
         swizzle,
         promotion: Promotion::None,
         fill: Fill::Zeros,

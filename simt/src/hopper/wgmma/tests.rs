@@ -30,41 +30,6 @@ fn cute(thread: usize, threads: [usize; 3], value: usize, values: [usize; 3]) ->
 }
 
 #[test]
-fn accumulators_as_in_cute() {
-    // CLayout_64xN: ((4,8,4),(2,2,N/8)):((128,1,16),(64,8,512)).
-    for thread in 0..128 {
-        for register in 0..128 {
-            let expected = cute(thread, [128, 1, 16], register, [64, 8, 512]);
-            assert_eq!(accumulator_position(thread / 32, thread % 32, register), expected);
-        }
-    }
-}
-
-#[test]
-fn accumulators_as_in_the_figure() {
-    // Figure 149: thread, register, row, column.
-    for (thread, register, row, column) in [
-        (0, 0, 0, 0),
-        (0, 1, 0, 1),
-        (0, 2, 8, 0),
-        (0, 3, 8, 1),
-        (0, 4, 0, 8),
-        (0, 6, 8, 8),
-        (1, 0, 0, 2),
-        (3, 1, 0, 7),
-        (4, 0, 1, 0),
-        (31, 0, 7, 6),
-        (31, 3, 15, 7),
-        (32, 0, 16, 0),
-        (64, 0, 32, 0),
-        (127, 127, 63, 255),
-    ] {
-        let found = accumulator_position(thread / 32, thread % 32, register);
-        assert_eq!(found, (row, column), "thread {thread}, d{register}");
-    }
-}
-
-#[test]
 fn a_in_registers_as_in_cute() {
     for thread in 0..128 {
         for register in 0..4 {
@@ -150,9 +115,7 @@ fn accumulators(values: &[Vec<i64>], n: u32) -> Vec<Vec<Lanes>> {
 }
 
 fn run(w: &Wgmma, d: &mut [Vec<Lanes>], a: &Matrix, b: &Matrix) -> Result<(), WgmmaError> {
-    let mut warps = d.iter_mut().map(Vec::as_mut_slice);
-    let d = std::array::from_fn(|_| warps.next().unwrap());
-    w.accumulate(d, a, b)
+    d.iter_mut().enumerate().try_for_each(|(warp, d)| w.accumulate_warp(d, a, warp, b))
 }
 
 #[test]
@@ -224,10 +187,14 @@ fn a_from_registers_is_a_from_shared_memory() {
         }
         let w = Wgmma { a_major: None, ..wgmma(input, 8) };
         let expected = w.a_from_shared(&descriptor, |at| a.read(at)).unwrap();
-        assert_eq!(w.a_from_registers(warps.each_ref()), expected);
+        for (warp, registers) in warps.iter().enumerate() {
+            let rows = w.a_of_warp(registers);
+            let values = 16 * input.k();
+            assert_eq!(rows.values, expected.values[warp * values..][..values]);
+        }
         for (row, line) in a.values.iter().enumerate() {
             for (k, value) in line.iter().enumerate() {
-                assert_eq!(expected.get(row, k), *value as f32);
+                assert_eq!(expected.values[expected.index(row, k)], *value as f32);
             }
         }
     }
@@ -240,6 +207,36 @@ fn first_line(values: &[f32], mn_count: usize) -> Matrix {
         matrix.set(0, k, *value);
     }
     matrix
+}
+
+/// Only one element of the product is not zero: it must come to the register that has it in figure 149.
+#[test]
+fn accumulators_as_in_the_figure() {
+    for (thread, register, row, column) in [
+        (0, 0, 0, 0),
+        (0, 1, 0, 1),
+        (0, 2, 8, 0),
+        (0, 3, 8, 1),
+        (0, 4, 0, 8),
+        (0, 6, 8, 8),
+        (1, 0, 0, 2),
+        (3, 1, 0, 7),
+        (4, 0, 1, 0),
+        (31, 0, 7, 6),
+        (31, 3, 15, 7),
+        (32, 0, 16, 0),
+        (64, 0, 32, 0),
+        (127, 127, 63, 255),
+    ] {
+        let (mut a, mut b) = (Matrix::zeros(64, 16), Matrix::zeros(256, 16));
+        a.set(row, 0, 1.0);
+        b.set(column, 0, 1.0);
+        let mut d = vec![vec![[0; 32]; 128]; 4];
+        run(&wgmma(Input::Bf16, 256), &mut d, &a, &b).unwrap();
+        let mut expected = vec![vec![[0; 32]; 128]; 4];
+        expected[thread / 32][register][thread % 32] = 1.0_f32.to_bits();
+        assert!(d == expected, "thread {thread}, d{register}");
+    }
 }
 
 #[test]

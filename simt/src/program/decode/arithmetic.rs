@@ -200,20 +200,19 @@ impl Decoder<'_> {
         let [d, rest @ ..] = &inst.operands[..] else { return Err(not_implemented()) };
         let d = self.dst_long(d)?;
         let long = |i: usize| self.long(rest.get(i).ok_or("an operand is missing")?);
-        const N: Rounding = Rounding::Nearest;
         Ok(match (name, rest.len()) {
             ("neg", 1) => Op::L1 { f: double_fn!(|a| neg_f64(a)), d, a: long(0)? },
             ("abs", 1) => Op::L1 { f: double_fn!(|a| abs_f64(a)), d, a: long(0)? },
             ("fma" | "mad", 3) => {
-                let f = double_fn!(|a, b, c| round::fma_f64(N, a, b, c));
+                let f = double_fn!(|a, b, c| round::fma_f64(a, b, c));
                 Op::L3 { f, d, a: long(0)?, b: long(1)?, c: long(2)? }
             }
             (_, 2) => {
                 let f: Fn2<u64> = match name {
-                    "add" => double_fn!(|a, b| round::add_f64(N, a, b)),
-                    "sub" => double_fn!(|a, b| round::sub_f64(N, a, b)),
-                    "mul" => double_fn!(|a, b| round::mul_f64(N, a, b)),
-                    "div" => double_fn!(|a, b| round::div_f64(N, a, b)),
+                    "add" => double_fn!(|a, b| round::add_f64(a, b)),
+                    "sub" => double_fn!(|a, b| round::sub_f64(a, b)),
+                    "mul" => double_fn!(|a, b| round::mul_f64(a, b)),
+                    "div" => double_fn!(|a, b| round::div_f64(a, b)),
                     "min" => double_fn!(|a, b| min_max_f64(Which::Min, a, b)),
                     "max" => double_fn!(|a, b| min_max_f64(Which::Max, a, b)),
                     "copysign" => long_fn!(|a, b| copysign_f64(a, b)),

@@ -54,7 +54,7 @@ impl Decoder<'_> {
         }
         m.ignore(&["cta"]);
         // `bar` is `barrier` with `.aligned`.
-        let is_aligned = m.take("aligned") || inst.opcode == "bar";
+        m.take("aligned");
         let no = SrcPred::Value(false);
         let count = |i: usize| inst.operands.get(i).map(|o| self.word(o)).transpose();
         if m.take("red") {
@@ -80,7 +80,7 @@ impl Decoder<'_> {
                 4 => (count(2)?, self.pred(&inst.operands[3])?),
                 n => return Err(format!("{n} operands")),
             };
-            let op = Op::Barrier { id, threads, waits: true, is_aligned, reduce, d, d_pred, p };
+            let op = Op::Barrier { id, threads, waits: true, reduce, d, d_pred, p };
             return Ok((op, Pipe::Control));
         }
         let waits = m.take("sync");
@@ -96,7 +96,7 @@ impl Decoder<'_> {
             return Err("an arrival needs a count of threads".into());
         }
         let (d, d_pred, reduce) = (Dst::Sink, u32::MAX, Reduce::None);
-        let op = Op::Barrier { id, threads, waits, is_aligned, reduce, d, d_pred, p: no };
+        let op = Op::Barrier { id, threads, waits, reduce, d, d_pred, p: no };
         Ok((op, Pipe::Control))
     }
 

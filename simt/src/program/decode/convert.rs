@@ -182,12 +182,11 @@ impl Decoder<'_> {
                 a: self.word(a)?,
             },
             (Type::F64, Type::F32) if integral.is_none() && !sat && !flush => {
-                let f: Mix64To32 = match how {
-                    Rounding::Nearest => lane_fn!(|a: u64| -> u32 {
-                        f64_to_f32(Rounding::Nearest, f64::from_bits(a)).to_bits()
-                    }),
-                    _ => return Err(not_implemented()),
-                };
+                if how != Rounding::Nearest {
+                    return Err(not_implemented());
+                }
+                let f: Mix64To32 =
+                    lane_fn!(|a: u64| -> u32 { f64_to_f32(f64::from_bits(a)).to_bits() });
                 Op::Narrow { f, d: self.dst_word(d)?, a: self.long(a)? }
             }
             _ => return Err(not_implemented()),
@@ -320,12 +319,12 @@ fn integral_fn(how: Rounding) -> Fn1<u32> {
 }
 
 fn long_of_long(to: IntType) -> crate::program::lanes::Fn1<u64> {
-    by_int!(to, |T| lane_fn!(|a: u64| -> u64 { int_to_int(a, IntType::U64, T, false) }))
+    by_int!(to, |T| lane_fn!(|a: u64| -> u64 { int_to_int(a, IntType::U64, T) }))
 }
 
 /// To a register of 32 bits, extended there as the type says; the executor keeps 16 bits of a smaller one.
 fn word_of_long(to: IntType) -> Mix64To32 {
-    by_int!(to, |T| lane_fn!(|a: u64| -> u32 { int_to_int(a, IntType::U64, T, false) as u32 }))
+    by_int!(to, |T| lane_fn!(|a: u64| -> u32 { int_to_int(a, IntType::U64, T) as u32 }))
 }
 
 fn long_of_word(from: IntType, to: IntType) -> Mix32To64 {
@@ -336,25 +335,25 @@ macro_rules! by_int_long {
     ($to:expr, $from:ident) => {
         match $to {
             IntType::U64 | IntType::S64 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U64, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U64) })
             }
             IntType::U32 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U32, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U32) })
             }
             IntType::S32 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S32, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S32) })
             }
             IntType::U16 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U16, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U16) })
             }
             IntType::S16 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S16, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S16) })
             }
             IntType::U8 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U8, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::U8) })
             }
             IntType::S8 => {
-                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S8, false) })
+                lane_fn!(|a: u32| -> u64 { int_to_int(a.into(), $from, IntType::S8) })
             }
         }
     };

@@ -1,8 +1,8 @@
 //! Functions over the lanes of a warp, by the name and type of an instruction.
 
 use crate::arith::convert::Half;
-use crate::arith::half::{self, HalfMode};
-use crate::arith::integer::{b16, b32, b64, product16, product32, product64};
+use crate::arith::half;
+use crate::arith::integer::{self, b16, b32, b64, product16, product32, product64};
 use crate::arith::minmax::{MinMax, Which};
 use crate::arith::round::{Mode, Rounding};
 use crate::program::lanes::{Fn1, Fn2, Fn3, lane_fn, register_fn};
@@ -101,8 +101,8 @@ pub fn word2(name: &str, ty: Type, high: bool, sat: bool) -> Option<Fn2<u32>> {
         (2, "div", false) => half_fn!(|a, b| b16::div_unsigned(a, b)),
         (2, "rem", true) => half_fn!(|a, b| b16::rem_signed(a, b)),
         (2, "rem", false) => half_fn!(|a, b| b16::rem_unsigned(a, b)),
-        (4, "add", _) if sat => word_fn!(|a, b| b32::add_saturating_signed(a, b)),
-        (4, "sub", _) if sat => word_fn!(|a, b| b32::sub_saturating_signed(a, b)),
+        (4, "add", _) if sat => word_fn!(|a, b| integer::add_saturating(a, b)),
+        (4, "sub", _) if sat => word_fn!(|a, b| integer::sub_saturating(a, b)),
         (4, "add", _) => word_fn!(|a, b| b32::add(a, b)),
         (4, "sub", _) => word_fn!(|a, b| b32::sub(a, b)),
         (4, "mul", _) if !high => word_fn!(|a, b| b32::mul_low(a, b)),
@@ -165,7 +165,7 @@ pub fn fused(mode: Mode) -> Option<Fn3<u32>> {
 
 pub fn least(is_min: bool, ftz: bool, nan: bool) -> Fn2<u32> {
     const fn of(which: Which, ftz: bool, nan: bool) -> MinMax {
-        MinMax { which, ftz, nan, abs: false, xorsign: false }
+        MinMax { which, ftz, nan }
     }
     macro_rules! case {
         ($which:ident, $ftz:literal, $nan:literal) => {{
@@ -185,8 +185,8 @@ pub fn least(is_min: bool, ftz: bool, nan: bool) -> Fn2<u32> {
     }
 }
 
-const BF16: HalfMode = HalfMode { format: Half::Bf16, ftz: false, sat: false, relu: false };
-const F16: HalfMode = HalfMode { format: Half::F16, ftz: false, sat: false, relu: false };
+const BF16: Half = Half::Bf16;
+const F16: Half = Half::F16;
 
 /// A function of halves, done for both halves of a register. Of `.bf16` and `.f16` the upper one is not read.
 macro_rules! pair_fn {
@@ -212,11 +212,6 @@ pub fn packed1(name: &str, is_bf16: bool) -> Option<Fn1<u32>> {
 }
 
 pub fn packed2(name: &str, is_bf16: bool) -> Option<Fn2<u32>> {
-    const fn choice(which: Which) -> MinMax {
-        MinMax { which, ftz: false, nan: false, abs: false, xorsign: false }
-    }
-    const MIN: MinMax = choice(Which::Min);
-    const MAX: MinMax = choice(Which::Max);
     Some(match (name, is_bf16) {
         ("add", true) => pair_fn!(|a, b| BF16.add(a, b)),
         ("add", false) => pair_fn!(|a, b| F16.add(a, b)),
@@ -224,10 +219,10 @@ pub fn packed2(name: &str, is_bf16: bool) -> Option<Fn2<u32>> {
         ("sub", false) => pair_fn!(|a, b| F16.sub(a, b)),
         ("mul", true) => pair_fn!(|a, b| BF16.mul(a, b)),
         ("mul", false) => pair_fn!(|a, b| F16.mul(a, b)),
-        ("min", true) => pair_fn!(|a, b| BF16.min_max(MIN, a, b)),
-        ("min", false) => pair_fn!(|a, b| F16.min_max(MIN, a, b)),
-        ("max", true) => pair_fn!(|a, b| BF16.min_max(MAX, a, b)),
-        ("max", false) => pair_fn!(|a, b| F16.min_max(MAX, a, b)),
+        ("min", true) => pair_fn!(|a, b| BF16.min_max(Which::Min, a, b)),
+        ("min", false) => pair_fn!(|a, b| F16.min_max(Which::Min, a, b)),
+        ("max", true) => pair_fn!(|a, b| BF16.min_max(Which::Max, a, b)),
+        ("max", false) => pair_fn!(|a, b| F16.min_max(Which::Max, a, b)),
         _ => return None,
     })
 }

@@ -50,15 +50,14 @@ impl Decoder<'_> {
 }
 
 fn proper(name: &str, flush: bool, how: Rounding) -> Option<Fn1<u32>> {
-    const N: Rounding = Rounding::Nearest;
-    if how != N {
+    if how != Rounding::Nearest {
         return None;
     }
     Some(match (name, flush) {
-        ("rcp", false) => float_fn!(|a| round::rcp_f32(N, a)),
-        ("rcp", true) => float_fn!(|a| ftz(round::rcp_f32(N, ftz(a)))),
-        ("sqrt", false) => float_fn!(|a| round::sqrt_f32(N, a)),
-        ("sqrt", true) => float_fn!(|a| ftz(round::sqrt_f32(N, ftz(a)))),
+        ("rcp", false) => float_fn!(|a| round::rcp_f32(a)),
+        ("rcp", true) => float_fn!(|a| ftz(round::rcp_f32(ftz(a)))),
+        ("sqrt", false) => float_fn!(|a| round::sqrt_f32(a)),
+        ("sqrt", true) => float_fn!(|a| ftz(round::sqrt_f32(ftz(a)))),
         _ => return None,
     })
 }
