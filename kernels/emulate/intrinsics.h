@@ -67,6 +67,9 @@ template <typename T> __forceinline__ void store_whole(T* p, T v) {
     report(p, sizeof(T), GLMAE_ACCESS_WRITE);
     raw_store(p, v);
 }
+__forceinline__ void store_pair_shared(float* to, float x, float y) {
+    store_whole(reinterpret_cast<float2*>(to), make_float2(x, y));
+}
 template <typename T> __forceinline__ T __ldg(const T* p) { return load_whole(p); }
 template <typename T> __forceinline__ T __ldcs(const T* p) { return load_whole(p); }
 template <typename T> __forceinline__ T __ldcg(const T* p) { return load_whole(p); }

@@ -31,6 +31,13 @@ __device__ __forceinline__ void store_whole(T* p, T v) {
     *p = v;
 }
 
+// Two f32 as one access of 8 bytes to shared memory. The compiler takes a plain store of a float2 apart where it has
+// worked the address out for itself, and two accesses of 4 bytes that lie 8 apart meet every second bank twice.
+__device__ __forceinline__ void store_pair_shared(float* to, float x, float y) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(shared_address(to)), "f"(x), "f"(y)
+                 : "memory");
+}
+
 // d = a * b + c for one 16x8x16 tile; fragments as the PTX ISA lays out mma.m16n8k16 (.row.col).
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
                                                   const uint32_t (&b)[2], const float (&c)[4]) {

@@ -28,9 +28,9 @@ __device__ __forceinline__ void stage_fragments(float* stage, int row0,
 #pragma unroll
     for (int j = 0; j < FRAGMENTS; ++j) {
         float* at = stage + staged<COLUMNS>(row0 + lane / 4, j * 2 + lane % 4 / 2) + lane % 2 * 2;
-        *reinterpret_cast<float2*>(at) = make_float2(c[j][0], c[j][1]);
+        store_pair_shared(at, c[j][0], c[j][1]);
         // Eight rows further the key is the same.
-        *reinterpret_cast<float2*>(at + 8 * COLUMNS) = make_float2(c[j][2], c[j][3]);
+        store_pair_shared(at + 8 * COLUMNS, c[j][2], c[j][3]);
     }
 }
 
