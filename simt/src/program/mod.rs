@@ -17,6 +17,7 @@ pub use decode::{DecodeError, OPCODES};
 use self::layout::{Layout, Param, SlotCounts};
 use self::op::{Inst, Product, Touch};
 use self::own::OwnAddress;
+pub use crate::arith::mma::SumOrder;
 use crate::ptx::ast::{Module, Place};
 
 /// Freedoms of the hardware that a kernel must not depend on.
@@ -24,8 +25,8 @@ use crate::ptx::ast::{Module, Place};
 pub struct Numerics {
     /// Approximate functions are off by what the manual allows, instead of rounded to nearest.
     pub is_perturbed: bool,
-    /// Matrix products add up in another order.
-    pub is_reordered: bool,
+    /// How matrix products add up.
+    pub sums: SumOrder,
 }
 
 /// A decoded kernel.
