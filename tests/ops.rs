@@ -100,7 +100,7 @@ fn cuda_kernels_follow_the_f64_reference() {
 fn compiled_kernels_follow_the_f64_reference() {
     use std::sync::Arc;
 
-    use glmae::device::ptx::{Arch, Numerics, Options, Ptx, Schedule};
+    use glmae::device::ptx::{Arch, Numerics, Options, Ptx, Schedule, SumOrder};
 
     let device = |arch, options| match Ptx::new(arch, options) {
         Ok(ptx) => Some(Device::Ptx(Arc::new(ptx))),
@@ -110,15 +110,16 @@ fn compiled_kernels_follow_the_f64_reference() {
         }
     };
     let checked = |schedule| Options { schedule, ..Options::default() };
-    let other = Options {
+    let other = |sums| Options {
         checked: false,
         schedule: Schedule::Shuffled(5),
-        numerics: Numerics { is_perturbed: true, is_reordered: true },
+        numerics: Numerics { is_perturbed: true, sums },
     };
     for (arch, options) in [
         (Arch::Sm80, checked(Schedule::Shuffled(23))),
         (Arch::Sm90a, checked(Schedule::Descending)),
-        (Arch::Sm80, other),
+        (Arch::Sm80, other(SumOrder::Second)),
+        (Arch::Sm80, other(SumOrder::CutOff)),
     ] {
         if device(arch, options).is_some() {
             let what = format!("{arch}, {options:?}");

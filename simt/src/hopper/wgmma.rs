@@ -25,7 +25,7 @@
 //! # Sums
 //!
 //! The manual leaves order and rounding open ("at least single precision"). Each product is added by a fused
-//! multiplication and addition, in one of the two orders of [`SumOrder`], so that what depends on the order shows.
+//! multiplication and addition, in one of the orders of [`SumOrder`], so that what depends on the order shows.
 
 use std::fmt;
 
@@ -33,6 +33,7 @@ use half::f16;
 
 use super::descriptor::{Descriptor, K_BYTES, Major};
 pub use crate::arith::mma::SumOrder;
+use crate::arith::mma::add_and_cut_off;
 use crate::program::lanes::is_wide;
 
 #[cfg(test)]
@@ -280,6 +281,12 @@ impl Wgmma {
                         }
                     }
                     sums.iter_mut().zip(products).for_each(|(sum, p)| *sum += p);
+                }
+                SumOrder::CutOff => {
+                    add_and_cut_off(
+                        &mut sums,
+                        a.iter().map(|a| sign * a[row]).zip(b.iter().copied()),
+                    );
                 }
             }
             for (column, sum) in sums.iter().enumerate() {

@@ -58,6 +58,7 @@ pub fn addresses(warp: &Warp, address: Address) -> Lanes64 {
     let offset = address.offset as u64;
     match address.base {
         Base::None => [offset; 32],
+        Base::Own => [shared_address(warp.cta as usize, offset as u32); 32],
         Base::Word(slot) => {
             // 32-bit addresses wrap around within their window.
             warp.word_slot(slot).map(|a| u64::from(a.wrapping_add(offset as u32)))
@@ -105,21 +106,22 @@ impl<'a> Who<'a> {
     }
 }
 
-/// Shared addresses of other blocks of a cluster have the block's rank, plus 1, from this bit on.
+/// Shared addresses have the rank of their block in its cluster from this bit on, those of the own block too: so the
+/// machine code has it, where `shl SR_CgaCtaId, 24` is part of every address. Who packs an address into a descriptor
+/// must cut it off (section 9.7.15.5: `(x & 0x3FFFF) >> 4`).
 const RANK_AT: u32 = 24;
 
 /// The shared address of an offset in a block, from anywhere in the cluster.
 pub fn shared_address(cta: usize, offset: u32) -> u64 {
-    (cta as u64 + 1) << RANK_AT | u64::from(offset)
+    (cta as u64) << RANK_AT | u64::from(offset)
 }
 
 impl Cluster<'_, '_> {
-    /// The block that a shared address is in, and the offset there; addresses without a rank are the own block's.
+    /// The block that a shared address is in, and the offset there.
     pub fn shared_cta(&self, own: usize, at: u64) -> (usize, u64) {
         let offset = at & ((1 << RANK_AT) - 1);
         match (at >> RANK_AT) as usize {
-            0 => (own, offset),
-            rank if rank <= self.ctas.len() => (rank - 1, offset),
+            rank if rank < self.ctas.len() => (rank, offset),
             // No block: an offset that nothing can hold.
             _ => (own, 0xffff_fc00),
         }
@@ -128,7 +130,7 @@ impl Cluster<'_, '_> {
     /// Whether shared addresses that are to be the block's own are.
     #[inline]
     pub fn own_block(&self, at: &Lanes64, on: u32) -> Result<(), Trouble> {
-        if at.iter().fold(0, |all, at| all | at) >> RANK_AT == 0 {
+        if self.ctas.len() == 1 && at.iter().fold(0, |all, at| all | at) >> RANK_AT == 0 {
             return Ok(());
         }
         for lane in (0..32).filter(|l| on >> l & 1 == 1) {

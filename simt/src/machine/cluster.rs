@@ -137,6 +137,7 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
         if launch.is_checked {
             warp.forget();
         }
+        warp.place(&launch.program.own);
     }
     // Behind the warps of each block, one that stands for what happens asynchronously.
     let lanes = (0..ctas as usize).flat_map(|cta| {

@@ -122,10 +122,7 @@ impl Cluster<'_, '_> {
         let (a, c): ([Lanes32; 4], [Lanes32; 4]) = (words(&a), words(&c));
         let b = words(&[b[0], b[1], b[0], b[1]]);
         let c = c.map(|register| register.map(f32::from_bits));
-        let order = match self.grid.launch.program.numerics.is_reordered {
-            false => SumOrder::First,
-            true => SumOrder::Second,
-        };
+        let order = self.grid.launch.program.numerics.sums;
         let product = if is_wide() { product_wide } else { product };
         // SAFETY: the wide version only where the processor has what it needs.
         let out = unsafe { product(kind, &a, &[b[0], b[1]], &c, order) };

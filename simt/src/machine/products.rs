@@ -22,7 +22,7 @@ use super::turn::Step;
 use super::warp::Warp;
 use crate::clocks::Arrival;
 use crate::hopper::descriptor::{Descriptor, Major};
-use crate::hopper::wgmma::{Lanes, Matrix, SumOrder, Wgmma};
+use crate::hopper::wgmma::{Lanes, Matrix, Wgmma};
 use crate::program::Program;
 use crate::program::op::{FactorA, Op, Product, Value};
 use crate::ptx::ast::Space;
@@ -179,10 +179,7 @@ impl Cluster<'_, '_> {
                 FactorA::Shared(_) => Some(product.a_major),
             },
             b_major: product.b_major,
-            order: match program.numerics.is_reordered {
-                false => SumOrder::First,
-                true => SumOrder::Second,
-            },
+            order: program.numerics.sums,
         };
         wgmma.check().map_err(|e| fail(e.to_string()))?;
         let number = warp.products.issued;

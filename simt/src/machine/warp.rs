@@ -4,9 +4,11 @@ use super::bulk::Groups;
 use super::copies::Copies;
 use super::paths::Paths;
 use super::products::Products;
+use crate::machine::access::shared_address;
 use crate::program::Program;
 use crate::program::lanes::{Lanes32, Lanes64};
 use crate::program::op::{Dst, Src, Src64, SrcPred, Value};
+use crate::program::own::OwnAddress;
 
 pub struct Warp {
     /// Its block in the cluster.
@@ -79,6 +81,15 @@ impl Warp {
         self.longs.fill([u64::MAX; 32]);
         self.preds.fill(0);
         self.local.fill(0xff);
+    }
+
+    /// Puts the addresses of the block's own shared memory where instructions look for them.
+    pub fn place(&mut self, own: &[OwnAddress]) {
+        for own in own {
+            let at = shared_address(self.cta as usize, own.offset);
+            self.words[own.word as usize] = [at as u32; 32];
+            self.longs[own.long as usize] = [at; 32];
+        }
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ pub mod lanes;
 pub mod layout;
 pub mod op;
 mod operand;
+pub mod own;
 mod product;
 
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ pub use decode::{DecodeError, OPCODES};
 
 use self::layout::{Layout, Param, SlotCounts};
 use self::op::{Inst, Product, Touch};
+use self::own::OwnAddress;
+pub use crate::arith::mma::SumOrder;
 use crate::ptx::ast::{Module, Place};
 
 /// Freedoms of the hardware that a kernel must not depend on.
@@ -22,8 +25,8 @@ use crate::ptx::ast::{Module, Place};
 pub struct Numerics {
     /// Approximate functions are off by what the manual allows, instead of rounded to nearest.
     pub is_perturbed: bool,
-    /// Matrix products add up in another order.
-    pub is_reordered: bool,
+    /// How matrix products add up.
+    pub sums: SumOrder,
 }
 
 /// A decoded kernel.
@@ -38,6 +41,8 @@ pub struct Program {
     pub(crate) tables: Vec<Vec<u32>>,
     pub(crate) layout: Layout,
     pub(crate) counts: SlotCounts,
+    /// Addresses of shared memory that every warp has in slots.
+    pub(crate) own: Vec<OwnAddress>,
     /// Threads of a block at most, by axis.
     pub max_threads: Option<[u32; 3]>,
     pub(crate) required_threads: Option<[u32; 3]>,

@@ -52,6 +52,8 @@ pub enum Base {
     Long(u32),
     /// The offset says it all.
     None,
+    /// The shared memory of the thread's own block.
+    Own,
 }
 
 /// A load or store: `n` elements of `bytes` each.

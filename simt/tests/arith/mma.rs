@@ -6,7 +6,7 @@ use glmae_simt::arith::round::NAN_F32;
 
 use crate::random::Random;
 
-const ORDERS: [SumOrder; 2] = [SumOrder::First, SumOrder::Second];
+const ORDERS: [SumOrder; 3] = SumOrder::ALL;
 
 /// The manual's formulas (9.7.14.5.8): row and column of `ai`.
 fn a16(lane: usize, i: usize) -> (usize, usize) {
@@ -95,6 +95,18 @@ impl Operands {
                 let expected = match order {
                     SumOrder::First => (0..depth).fold(start, fma),
                     SumOrder::Second => (0..depth).rev().fold(0.0, fma) + start,
+                    SumOrder::CutOff => {
+                        let exact = |sum: f64, k: usize| {
+                            sum + f64::from(self.a[row][k]) * f64::from(self.b[k][column])
+                        };
+                        let sum = (0..depth).fold(f64::from(start), exact);
+                        let near = sum as f32;
+                        match f64::from(near) {
+                            n if near.is_finite() && n > sum && sum > 0.0 => near.next_down(),
+                            n if near.is_finite() && n < sum && sum < 0.0 => near.next_up(),
+                            _ => near,
+                        }
+                    }
                 };
                 let expected = if expected.is_nan() { NAN_F32 } else { expected.to_bits() };
                 assert_eq!(values[lane].to_bits(), expected, "{order:?} {row} {column}");

@@ -26,6 +26,25 @@ fn special_registers() {
 }
 
 #[test]
+fn own_addresses_hold_the_rank() {
+    let source = source("own_addresses");
+    for blocks in [1, 2, 4] {
+        let of = |rank: u32| [rank << 24, 0, 0, 0, rank + 77];
+        let wanted: Vec<u32> = (0..blocks).flat_map(of).collect();
+        let job = |source: &Source| {
+            source.job(vec![Arg::Out(20 * blocks as usize)]).grid([blocks, 1, 1]).cluster(blocks)
+        };
+        job(&source).gives(0, &wanted);
+        if blocks > 1 {
+            // An address without the rank is the first block's.
+            let cut = source.change("named", "mov.u32 %r1, tile; and.b32 %r1, %r1, 0x3ffff;");
+            let text = "an address in shared memory of block 0 of the cluster";
+            job(&cut).fails(&fault(&[text], &["read"]).lanes(1));
+        }
+    }
+}
+
+#[test]
 fn grids_that_do_not_fit_their_clusters() {
     let job = source("registers").job(vec![Arg::Out(4 * 16 * 48)]);
     for (grid, cluster, text) in [

@@ -6,7 +6,7 @@ use glmae_simt::count::Counts;
 use glmae_simt::hopper::tensor_map::TensorMap;
 use glmae_simt::machine::{Fault, Launch, Schedule, run};
 use glmae_simt::memory::{Memory, Options};
-use glmae_simt::program::{Numerics, Program};
+use glmae_simt::program::{Numerics, Program, SumOrder};
 use glmae_simt::ptx;
 
 /// As late, as early, and at random.
@@ -207,7 +207,7 @@ impl Job {
 
     /// Matrix products that add up in the other order.
     pub fn reordered(mut self) -> Self {
-        self.numerics.is_reordered = true;
+        self.numerics.sums = SumOrder::Second;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use glmae_simt::hopper::descriptor::Descriptor;
 use glmae_simt::hopper::swizzle::Swizzle;
+use glmae_simt::program::SumOrder;
 use half::{bf16, f16};
 
 use crate::tensor::swizzled;
@@ -298,11 +299,11 @@ impl Trial {
         Wanted(all)
     }
 
-    /// Runs it under all schedules and in both orders of the sums.
+    /// Runs it under all schedules and with all ways to add up.
     pub fn check(&self, what: &str) {
-        for is_reordered in [false, true] {
+        for sums in SumOrder::ALL {
             let (mut job, wanted) = self.job();
-            job.numerics.is_reordered = is_reordered;
+            job.numerics.sums = sums;
             job.passes(|ran| wanted.check(&ran.buffers[2], what));
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use glmae_simt::count::Counts;
 use glmae_simt::machine::{Fault, Launch, Schedule, run};
 use glmae_simt::memory::{Memory, Options};
-use glmae_simt::program::{Numerics, Program};
+use glmae_simt::program::{Numerics, Program, SumOrder};
 use glmae_simt::ptx::{self, ast::Module};
 
 use crate::expr::Env;
@@ -55,8 +55,8 @@ pub fn new_memory(checked: bool) -> Memory {
 }
 
 fn one_case(module: &Module, case: &Case, report: &mut Report) -> Result<(), String> {
-    let numerics = [false, true]
-        .map(|is_reordered| Numerics { is_reordered, ..Numerics::default() })
+    let numerics = [SumOrder::First, SumOrder::Second]
+        .map(|sums| Numerics { sums, ..Numerics::default() })
         .map(|numerics| Program::new(module, &case.kernel, numerics));
     let [first, second] = match (numerics, &case.wanted) {
         ([Ok(first), Ok(second)], Wanted::Success | Wanted::Fault(_)) => [first, second],

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 pub use glmae_simt::count::Counts;
 pub use glmae_simt::machine::Schedule;
 use glmae_simt::memory;
-pub use glmae_simt::program::{Numerics, Program};
+pub use glmae_simt::program::{Numerics, Program, SumOrder};
 use glmae_simt::ptx::ast::Module;
 use glmae_simt::ptx::parse;
 

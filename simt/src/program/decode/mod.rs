@@ -23,6 +23,7 @@ pub use self::opcodes::OPCODES;
 use super::flow::{self, Next};
 use super::layout::{Layout, Slots};
 use super::op::{Inst, Op, Pipe, Product};
+use super::own::{self, OwnAddress};
 use super::{Numerics, Program};
 use crate::ptx::ast::{Function, Instruction, LabelId, Module};
 
@@ -57,6 +58,7 @@ struct Decoder<'a> {
     function: &'a Function,
     layout: &'a Layout,
     slots: &'a Slots,
+    own: &'a [OwnAddress],
     numerics: Numerics,
     /// Targets of `brx.idx`, by table.
     tables: Vec<Vec<u32>>,
@@ -77,10 +79,13 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         .ok_or_else(|| error(0, "", "the module has no kernel of this name".into()))?;
     let layout = Layout::new(module, function).map_err(|m| error(function.line, "", m))?;
     let slots = Slots::new(function);
+    let mut counts = slots.counts();
+    let own = own::find(function, &layout, &mut counts);
     let mut decoder = Decoder {
         function,
         layout: &layout,
         slots: &slots,
+        own: &own,
         numerics,
         tables: Vec::new(),
         products: Vec::new(),
@@ -128,7 +133,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         meets,
         tables,
         layout,
-        counts: slots.counts(),
+        counts,
+        own,
         max_threads: function.required_threads.or(function.max_threads),
         required_threads: function.required_threads,
         min_blocks: function.min_blocks,

@@ -3,6 +3,7 @@
 use super::Decoder;
 use crate::program::layout::Class;
 use crate::program::op::{Address, Base, Dst, Src, Src64, SrcPred, Value};
+use crate::program::own;
 use crate::ptx::ast::{Instruction, LabelId, Operand, Space};
 
 impl Decoder<'_> {
@@ -55,6 +56,9 @@ impl Decoder<'_> {
             }
             (Operand::Float32(bits), _) => Ok(Src::Value(*bits)),
             (Operand::Symbol(name, offset), _) => {
+                if let Some(own) = own::slots(self.own, name, *offset) {
+                    return Ok(Src::Slot(own.word));
+                }
                 let (_, address) = self.symbol(name)?;
                 let address = address.wrapping_add_signed(*offset);
                 u32::try_from(address)
@@ -81,6 +85,9 @@ impl Decoder<'_> {
             (Operand::Integer(v), _) => Ok(Src64::Value(*v as u64)),
             (Operand::Float64(bits), _) => Ok(Src64::Value(*bits)),
             (Operand::Symbol(name, offset), _) => {
+                if let Some(own) = own::slots(self.own, name, *offset) {
+                    return Ok(Src64::Slot(own.long));
+                }
                 let (_, address) = self.symbol(name)?;
                 Ok(Src64::Value(address.wrapping_add_signed(*offset)))
             }
@@ -168,9 +175,10 @@ impl Decoder<'_> {
                 Ok(Address { base: Base::None, offset: v.wrapping_add(*offset) })
             }
             (Operand::Symbol(name, more), _) => {
-                let (_, address) = self.symbol(name)?;
+                let (space, address) = self.symbol(name)?;
                 let offset = (address as i64).wrapping_add(*more).wrapping_add(*offset);
-                Ok(Address { base: Base::None, offset })
+                let base = if space == Space::Shared { Base::Own } else { Base::None };
+                Ok(Address { base, offset })
             }
             (other, _) => Err(self.wrong(other, "a register or a name")),
         }
