@@ -104,7 +104,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         instructions.push(Inst { op, guard, pipe, may_wait, touches: false, line, at });
     }
     let Decoder { tables, products, .. } = decoder;
-    let product_slots = products.iter().flat_map(Product::registers).collect();
+    let product_slots =
+        products.iter().flat_map(Product::registers).map(|(slot, _)| slot).collect();
     let touches = touches::find(function, &slots, &instructions, &product_slots);
     touches.keys().for_each(|&pc| instructions[pc as usize].touches = true);
     // Running off the end of a kernel ends the thread.
