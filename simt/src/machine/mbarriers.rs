@@ -119,7 +119,7 @@ impl Cluster<'_, '_> {
         on: u32,
         pc: u32,
     ) -> Result<(), Trouble> {
-        let Op::Mbarrier { action, at, space } = *op else {
+        let Op::Mbarrier { action, at, space, is_cluster } = *op else {
             return Err(Trouble::new(on, "no mbarrier"));
         };
         if let MbarrierOp::PendingCount { d, state } = action {
@@ -136,6 +136,18 @@ impl Cluster<'_, '_> {
         let mut states = [0u64; 32];
         for lane in each(on) {
             let place = self.place(warp, at[lane], lane)?;
+            // Whoever says `.shared::cta`, or nothing, gets an instruction for barriers of the own block
+            // (9.7.13.15.13). Only bytes are announced elsewhere by a generic address (9.7.13.15.11).
+            let is_generic = space == Space::Generic;
+            let is_found =
+                is_cluster || is_generic && matches!(action, MbarrierOp::ExpectTx { .. });
+            if place.0 != warp.cta as usize && !is_found {
+                let message = format!(
+                    "the barrier is in block {} of the cluster, which needs .shared::cluster",
+                    place.0
+                );
+                return Err(Trouble::new(1 << lane, message));
+            }
             states[lane] = self.mbarrier_of_lane(warp, action, lane, place, pc)?;
         }
         if let MbarrierOp::Arrive { state, .. } = action {

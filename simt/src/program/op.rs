@@ -370,6 +370,8 @@ pub enum Op {
         action: MbarrierOp,
         at: Address,
         space: Space,
+        /// `.shared::cluster`: it may be in another block.
+        is_cluster: bool,
     },
     MbarrierWait {
         at: Address,

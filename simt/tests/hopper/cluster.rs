@@ -137,6 +137,26 @@ fn rows_and_arrivals_at_other_blocks() {
     let fenced = format!("fence.acq_rel.cluster; {relaxed}");
     put(&source.change("tell", &fenced), 2).passes(|_| ());
     put(&source.without("tell"), 2).fails(&fault(&["32 of 32 arrivals are missing"], &["await"]));
+    // Only `.shared::cluster` is for barriers of other blocks.
+    let text = "of the cluster, which needs .shared::cluster";
+    for arrival in [
+        "mbarrier.arrive.release.cluster.shared::cta.b64 _, [%bar];",
+        "mbarrier.arrive.shared.b64 _, [%bar];",
+        "cvt.u64.u32 %d1, %bar; cvta.shared.u64 %d1, %d1; mbarrier.arrive.release.cluster.b64 _, [%d1];",
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%bar], 0;",
+        "mbarrier.arrive_drop.shared::cta.b64 _, [%bar];",
+        "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%bar], 0;",
+    ] {
+        put(&source.change("tell", arrival), 2).fails(&fault(&[text], &["tell"]));
+    }
+    put(&source.change("tell", "mbarrier.arrive.shared::cta.b64 _, [%bar];"), 1).passes(|_| ());
+    for elsewhere in [
+        "mbarrier.expect_tx.relaxed.cluster.shared::cluster.b64 [%bar], 0;",
+        "cvt.u64.u32 %d1, %bar; cvta.shared.u64 %d1, %d1; mbarrier.expect_tx.relaxed.cluster.b64 [%d1], 0;",
+    ] {
+        let tell = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%bar];";
+        put(&source.change("tell", &format!("{elsewhere} {tell}")), 2).passes(|_| ());
+    }
     // A state comes back only from the block's own barrier; nobody waits at another one's.
     let state = source.change("tell", "mbarrier.arrive.shared::cluster.b64 %d1, [%bar];");
     put(&state, 2).fails(&fault(&["only arrivals without a state"], &["tell"]));
