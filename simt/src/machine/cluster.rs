@@ -282,6 +282,8 @@ impl Cluster<'_, '_> {
                            memory: cp.async.bulk.wait_group is missing";
             return Err(self.fault(warp, pc, Trouble::new(1 << lane, message)));
         }
+        self.end_registers(warps, w)?;
+        let warp = &warps[w];
         self.rendezvous.end(warp);
         let cta = warp.cta;
         if warps.iter().any(|w| w.cta == cta && !w.paths.is_done()) {

@@ -120,6 +120,11 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         at: None,
     });
     let meets = meets(&instructions, &tables);
+    let increments = instructions.iter().filter_map(|inst| match inst.op {
+        Op::SetMaxRegisters { count, is_more: true } => Some(count),
+        _ => None,
+    });
+    let largest_inc = increments.max();
     let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
@@ -133,6 +138,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         max_threads: function.required_threads.or(function.max_threads),
         required_threads: function.required_threads,
         min_blocks: function.min_blocks,
+        max_registers: function.max_registers,
+        largest_inc,
         cluster: function.cluster,
         products,
         touches,
