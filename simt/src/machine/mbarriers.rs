@@ -1,7 +1,5 @@
 //! Barriers in shared memory (9.7.13.15): `mbarrier.*`. Their state is in memory, as `hopper::mbarrier` encodes it;
 //! what those who arrived had seen is kept beside.
-//!
-//! Scopes are not looked at: an arrival at the barrier of another block is seen there also with `.cta`.
 
 use std::collections::HashMap;
 
@@ -9,6 +7,7 @@ use super::Trouble;
 use super::access::{Access, Who, addresses, resolve, shared_address};
 use super::cluster::Cluster;
 use super::exec::each;
+use super::scopes::Scopes;
 use super::warp::Warp;
 use crate::clocks::Arrival;
 use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier, MbarrierError};
@@ -22,6 +21,9 @@ pub struct Beside {
     /// Of the current phase, and of the last one that ended.
     arrival: Arrival,
     pub last: Arrival,
+    /// Of these arrivals, those of other blocks.
+    scopes: Scopes,
+    pub last_scopes: Scopes,
     /// The initialisation: which thread made it and where, as what it counts, and whether the asynchronous proxy can
     /// see it.
     owner: u32,
@@ -217,12 +219,16 @@ impl Cluster<'_, '_> {
         if self.grid.launch.is_checked {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             let (warp, arrival) = (warp.id as usize, &mut beside.arrival);
-            match action {
-                MbarrierOp::Arrive { is_relaxed: false, .. } => {
-                    self.clocks.release(warp, 1 << lane, arrival);
+            if let MbarrierOp::Arrive { is_relaxed, is_wide, .. } = action {
+                let mut one = Arrival::default();
+                match is_relaxed {
+                    false => self.clocks.release(warp, 1 << lane, &mut one),
+                    true => self.clocks.release_relaxed(warp, 1 << lane, &mut one),
                 }
-                MbarrierOp::Arrive { .. } => self.clocks.release_relaxed(warp, 1 << lane, arrival),
-                _ => {}
+                arrival.join(&one);
+                if agent.is_some() {
+                    beside.scopes.arrive(&one, is_wide);
+                }
             }
             if let Some(agent) = agent {
                 let mut own = Arrival::default();
@@ -301,6 +307,7 @@ impl Cluster<'_, '_> {
         if ended {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             beside.last = std::mem::take(&mut beside.arrival);
+            beside.last_scopes.join(&std::mem::take(&mut beside.scopes));
         }
     }
 

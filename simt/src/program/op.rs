@@ -380,6 +380,8 @@ pub enum Op {
         p: u32,
         tries: bool,
         is_relaxed: bool,
+        /// Of scope `.cluster`.
+        is_wide: bool,
     },
     /// `cp.async.mbarrier.arrive`.
     CopyArrive {

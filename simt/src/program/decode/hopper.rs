@@ -55,7 +55,8 @@ impl Decoder<'_> {
     pub(super) fn mbarrier(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         let action = m.first().ok_or("an action is needed")?;
         let is_relaxed = m.take("relaxed");
-        m.ignore(&["release", "acquire", "cta", "cluster"]);
+        m.ignore(&["release", "acquire", "cta"]);
+        let is_wide = m.take("cluster");
         let is_cluster = m.take("shared::cluster");
         let space = if is_cluster { Space::Shared } else { m.space() };
         let pipe = Pipe::LoadStore;
@@ -116,7 +117,7 @@ impl Decoder<'_> {
                     (_, false) => Arrive::Drop,
                     (_, true) => Arrive::DropNoComplete,
                 };
-                let action = MbarrierOp::Arrive { how, count, tx, state, is_relaxed };
+                let action = MbarrierOp::Arrive { how, count, tx, state, is_relaxed, is_wide };
                 Op::Mbarrier { action, at, space, is_cluster }
             }
             "test_wait" | "try_wait" => {
@@ -130,7 +131,15 @@ impl Decoder<'_> {
                     true => WaitFor::Parity(word(2)?),
                     false => WaitFor::State(self.long(&inst.operands[2])?),
                 };
-                Op::MbarrierWait { at, space, what, p, tries: action == "try_wait", is_relaxed }
+                Op::MbarrierWait {
+                    at,
+                    space,
+                    what,
+                    p,
+                    tries: action == "try_wait",
+                    is_relaxed,
+                    is_wide,
+                }
             }
             _ => return Err(not_implemented()),
         };
