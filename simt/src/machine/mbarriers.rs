@@ -139,11 +139,15 @@ impl Cluster<'_, '_> {
         for lane in each(on) {
             let place = self.place(warp, at[lane], lane)?;
             // Whoever says `.shared::cta`, or nothing, gets an instruction for barriers of the own block
-            // (9.7.13.15.13). Only bytes are announced elsewhere by a generic address (9.7.13.15.11).
-            let is_generic = space == Space::Generic;
-            let is_found =
-                is_cluster || is_generic && matches!(action, MbarrierOp::ExpectTx { .. });
-            if place.0 != warp.cta as usize && !is_found {
+            // (9.7.13.15.13). Only bytes are counted elsewhere by a generic address (9.7.13.15.11).
+            let needs_word = match action {
+                MbarrierOp::Arrive { .. } => !is_cluster,
+                MbarrierOp::ExpectTx { .. } | MbarrierOp::CompleteTx { .. } => {
+                    !is_cluster && space != Space::Generic
+                }
+                _ => false,
+            };
+            if place.0 != warp.cta as usize && needs_word {
                 let message = format!(
                     "the barrier is in block {} of the cluster, which needs .shared::cluster",
                     place.0

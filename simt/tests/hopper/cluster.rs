@@ -150,6 +150,9 @@ fn rows_and_arrivals_at_other_blocks() {
         put(&source.change("tell", arrival), 2).fails(&fault(&[text], &["tell"]));
     }
     put(&source.change("tell", "mbarrier.arrive.shared::cta.b64 _, [%bar];"), 1).passes(|_| ());
+    let init = "mbarrier.init.shared::cta.b64 [%bar], 1;";
+    put(&source.change("tell", init), 2)
+        .fails(&fault(&["only arrivals without a state"], &["tell"]));
     for elsewhere in [
         "mbarrier.expect_tx.relaxed.cluster.shared::cluster.b64 [%bar], 0;",
         "cvt.u64.u32 %d1, %bar; cvta.shared.u64 %d1, %d1; mbarrier.expect_tx.relaxed.cluster.b64 [%d1], 0;",
