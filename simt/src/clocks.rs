@@ -113,6 +113,11 @@ impl Arrival {
         self.seen.join(&other.seen);
         self.proxy.join(&other.proxy);
     }
+
+    /// Whether accesses of this thread at this clock are among what others may see.
+    pub fn has(&self, thread: u32, clock: u32) -> bool {
+        self.seen.has(thread, clock)
+    }
 }
 
 pub struct Clocks {

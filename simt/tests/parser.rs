@@ -106,6 +106,7 @@ $L__info_string0:
     assert_eq!(scale.max_threads, Some([128, 2, 1]));
     assert_eq!(scale.required_threads, None);
     assert_eq!(scale.min_blocks, Some(3));
+    assert_eq!(scale.max_registers, Some(168));
     assert_eq!(scale.cluster, Some([2, 1, 1]));
     assert!(scale.is_explicit_cluster);
     assert_eq!(scale.instructions.len(), 1);
@@ -113,6 +114,7 @@ $L__info_string0:
     let plain = module.function("plain").unwrap();
     assert_eq!(plain.required_threads, Some([32, 1, 1]));
     assert_eq!((plain.max_threads, plain.min_blocks, plain.cluster), (None, None, None));
+    assert_eq!(plain.max_registers, None);
     assert!(!plain.is_explicit_cluster && plain.params.is_empty() && plain.instructions.is_empty());
 
     let twice = module.function("twice").unwrap();

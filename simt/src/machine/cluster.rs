@@ -10,6 +10,7 @@ use super::mbarriers::Mbarriers;
 use super::products::Warpgroup;
 use super::registers::Registers;
 use super::rendezvous::Rendezvous;
+use super::scopes::Scopes;
 use super::warp::Warp;
 use super::{Fault, Grid, Schedule, Trouble};
 use crate::clocks::Clocks;
@@ -34,6 +35,8 @@ pub struct Cta {
     pub shadow: Chunks,
     pub barriers: [Barrier; BARRIERS],
     pub mbarriers: Mbarriers,
+    /// What has come to it from other blocks of the cluster.
+    pub scopes: Scopes,
     /// Per 16 bytes of shared memory: asynchronous operations under way that read there. Empty until one does.
     pub busy: Vec<u16>,
     pub registers: Registers,
@@ -123,6 +126,7 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
             shadow,
             barriers: Default::default(),
             mbarriers: Mbarriers::default(),
+            scopes: Scopes::default(),
             busy: Vec::new(),
             registers: Registers::new(program, per_cta),
             warpgroups: Vec::new(),
@@ -283,6 +287,8 @@ impl Cluster<'_, '_> {
                            memory: cp.async.bulk.wait_group is missing";
             return Err(self.fault(warp, pc, Trouble::new(1 << lane, message)));
         }
+        self.end_registers(warps, w)?;
+        let warp = &warps[w];
         self.rendezvous.end(warp);
         let cta = warp.cta;
         if warps.iter().any(|w| w.cta == cta && !w.paths.is_done()) {

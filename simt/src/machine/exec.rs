@@ -72,11 +72,15 @@ impl Cluster<'_, '_> {
                 let mut values = [[0u64; 32]; 4];
                 let space = self.space_of(&at, &address, on)?;
                 let access = if is_read_only { Access::ReadOnly } else { Access::Read };
+                let has_scopes = self.has_scopes();
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
                     aligned(lane, place, total, "read")?;
                     let from =
                         self.reach(warp, lane, (space, place), total as usize, access, pc)?;
+                    if has_scopes {
+                        self.check_scopes(lane, (space, place), total as usize)?;
+                    }
                     for (i, value) in values[..usize::from(at.n)].iter_mut().enumerate() {
                         // SAFETY: `reach` has checked that all `total` bytes are there.
                         value[lane] = unsafe {

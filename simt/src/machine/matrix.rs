@@ -34,6 +34,9 @@ impl Cluster<'_, '_> {
                 return Err(Trouble::new(1 << lane, message));
             }
             rows[lane] = self.reach(warp, lane, (Space::Shared, place), 16, access, pc)?;
+            if access == Access::Read && self.has_scopes() {
+                self.check_scopes(lane, (Space::Shared, place), 16)?;
+            }
         }
         traffic::count(counts.traffic(pc), Space::Shared, &at, 16, lanes);
         Ok(rows)

@@ -1,7 +1,5 @@
 //! Barriers in shared memory (9.7.13.15): `mbarrier.*`. Their state is in memory, as `hopper::mbarrier` encodes it;
 //! what those who arrived had seen is kept beside.
-//!
-//! Scopes are not looked at: an arrival at the barrier of another block is seen there also with `.cta`.
 
 use std::collections::HashMap;
 
@@ -9,6 +7,7 @@ use super::Trouble;
 use super::access::{Access, Who, addresses, resolve, shared_address};
 use super::cluster::Cluster;
 use super::exec::each;
+use super::scopes::Scopes;
 use super::warp::Warp;
 use crate::clocks::Arrival;
 use crate::hopper::mbarrier::{self, INVALIDATED, Mbarrier, MbarrierError};
@@ -22,6 +21,9 @@ pub struct Beside {
     /// Of the current phase, and of the last one that ended.
     arrival: Arrival,
     pub last: Arrival,
+    /// Of these arrivals, those of other blocks.
+    scopes: Scopes,
+    pub last_scopes: Scopes,
     /// The initialisation: which thread made it and where, as what it counts, and whether the asynchronous proxy can
     /// see it.
     owner: u32,
@@ -119,7 +121,7 @@ impl Cluster<'_, '_> {
         on: u32,
         pc: u32,
     ) -> Result<(), Trouble> {
-        let Op::Mbarrier { action, at, space } = *op else {
+        let Op::Mbarrier { action, at, space, is_cluster } = *op else {
             return Err(Trouble::new(on, "no mbarrier"));
         };
         if let MbarrierOp::PendingCount { d, state } = action {
@@ -136,6 +138,22 @@ impl Cluster<'_, '_> {
         let mut states = [0u64; 32];
         for lane in each(on) {
             let place = self.place(warp, at[lane], lane)?;
+            // Whoever says `.shared::cta`, or nothing, gets an instruction for barriers of the own block
+            // (9.7.13.15.13). Only bytes are counted elsewhere by a generic address (9.7.13.15.11).
+            let needs_word = match action {
+                MbarrierOp::Arrive { .. } => !is_cluster,
+                MbarrierOp::ExpectTx { .. } | MbarrierOp::CompleteTx { .. } => {
+                    !is_cluster && space != Space::Generic
+                }
+                _ => false,
+            };
+            if place.0 != warp.cta as usize && needs_word {
+                let message = format!(
+                    "the barrier is in block {} of the cluster, which needs .shared::cluster",
+                    place.0
+                );
+                return Err(Trouble::new(1 << lane, message));
+            }
             states[lane] = self.mbarrier_of_lane(warp, action, lane, place, pc)?;
         }
         if let MbarrierOp::Arrive { state, .. } = action {
@@ -205,12 +223,16 @@ impl Cluster<'_, '_> {
         if self.grid.launch.is_checked {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             let (warp, arrival) = (warp.id as usize, &mut beside.arrival);
-            match action {
-                MbarrierOp::Arrive { is_relaxed: false, .. } => {
-                    self.clocks.release(warp, 1 << lane, arrival);
+            if let MbarrierOp::Arrive { is_relaxed, is_wide, .. } = action {
+                let mut one = Arrival::default();
+                match is_relaxed {
+                    false => self.clocks.release(warp, 1 << lane, &mut one),
+                    true => self.clocks.release_relaxed(warp, 1 << lane, &mut one),
                 }
-                MbarrierOp::Arrive { .. } => self.clocks.release_relaxed(warp, 1 << lane, arrival),
-                _ => {}
+                arrival.join(&one);
+                if agent.is_some() {
+                    beside.scopes.arrive(&one, is_wide);
+                }
             }
             if let Some(agent) = agent {
                 let mut own = Arrival::default();
@@ -289,6 +311,7 @@ impl Cluster<'_, '_> {
         if ended {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
             beside.last = std::mem::take(&mut beside.arrival);
+            beside.last_scopes.join(&std::mem::take(&mut beside.scopes));
         }
     }
 

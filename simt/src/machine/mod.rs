@@ -19,6 +19,7 @@ mod products;
 mod registers;
 mod rendezvous;
 mod report;
+mod scopes;
 mod special;
 mod traffic;
 mod turn;

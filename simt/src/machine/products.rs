@@ -35,6 +35,10 @@ struct Flight {
     group: u32,
     /// The product's shape.
     shape: u16,
+    /// Whether it holds A.
+    is_a: bool,
+    /// Whether a `wgmma.fence` came behind the product.
+    is_fenced: bool,
 }
 
 /// The products of a warp that it has not waited for.
@@ -133,6 +137,7 @@ impl Cluster<'_, '_> {
     pub(super) fn product_fence(&mut self, warp: &mut Warp, on: u32) -> Result<(), Trouble> {
         whole(on)?;
         warp.products.unfenced.fill(false);
+        warp.products.flying.iter_mut().for_each(|flight| flight.is_fenced = true);
         warp.products.has_fenced = true;
         Ok(())
     }
@@ -210,8 +215,10 @@ impl Cluster<'_, '_> {
         let products = &mut warp.products;
         products.issued += 1;
         products.open.push((products.committed, pc));
-        let flight = Flight { group: products.committed + 1, shape: shape(product) };
-        product.registers().for_each(|slot| products.flying[slot as usize] = flight);
+        for (slot, is_a) in product.registers() {
+            let (group, shape) = (products.committed + 1, shape(product));
+            products.flying[slot as usize] = Flight { group, shape, is_a, is_fenced: false };
+        }
         Ok(())
     }
 
@@ -226,21 +233,29 @@ impl Cluster<'_, '_> {
         if !products.has_fenced {
             return Err("wgmma.fence is missing before the first product of the warp".into());
         }
-        for slot in product.registers() {
+        for (slot, is_a) in product.registers() {
             let name = program.register_name(slot);
             if products.unfenced[slot as usize] {
                 return Err(format!(
                     "wgmma.fence is missing: {name} was read or written since the last one"
                 ));
             }
-            // Accumulators may go from product to product of one shape.
+            // Accumulators may go from product to product of one shape; other registers need a fence between two
+            // products that use them alike. What one product adds up cannot be A of another before it is there.
             let flight = products.flying[slot as usize];
-            if flight.group > 0 && (flight.shape != shape(product) || !product.d.contains(&slot)) {
-                return Err(format!(
-                    "{name} belongs to a product that is under way, as A or with another shape: \
-                     wgmma.wait_group is missing"
-                ));
+            let is_same = !is_a && !flight.is_a && flight.shape == shape(product);
+            if flight.group == 0 || is_same || is_a == flight.is_a && flight.is_fenced {
+                continue;
             }
+            let what = match (is_a, flight.is_a) {
+                (true, true) => "as A: wgmma.fence",
+                (false, false) => "with another shape: wgmma.fence",
+                (true, false) => "as an accumulator, and is A of this one: wgmma.wait_group",
+                (false, true) => "as A, and is an accumulator of this one: wgmma.wait_group",
+            };
+            return Err(format!(
+                "{name} belongs to a product that is under way, {what} is missing"
+            ));
         }
         Ok(())
     }

@@ -105,7 +105,9 @@ impl Cluster<'_, '_> {
     pub(super) fn pass_cluster(&mut self, warp: &mut Warp) {
         warp.cluster_phase = None;
         if self.grid.launch.is_checked {
-            self.clocks.acquire(warp.id as usize, warp.lanes, &self.rendezvous.last);
+            let last = &self.rendezvous.last;
+            self.clocks.acquire(warp.id as usize, warp.lanes, last);
+            self.ctas[warp.cta as usize].scopes.arrive(last, true);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Cluster<'_, '_> {
         on: u32,
         pc: u32,
     ) -> Result<Step, Trouble> {
-        let Op::MbarrierWait { at, space, what, p, tries, is_relaxed } = *op else {
+        let Op::MbarrierWait { at, space, what, p, tries, is_relaxed, is_wide } = *op else {
             return Err(Trouble::new(on, "no wait"));
         };
         let (done, places) = self.ask(warp, (at, space, what), on)?;
@@ -85,6 +85,8 @@ impl Cluster<'_, '_> {
                     false => self.clocks.acquire(warp.id as usize, same, last),
                     true => self.clocks.acquire_relaxed(warp.id as usize, same, last),
                 }
+                // Behind a relaxed wait the fence has a scope, which is not looked at.
+                self.pass_scopes(place, is_wide || is_relaxed);
             }
         }
         warp.put_pred(p, done, on);

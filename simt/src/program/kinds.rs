@@ -74,12 +74,29 @@ pub enum Cvta {
 /// What is done to a barrier in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MbarrierOp {
-    Init { count: Src },
+    Init {
+        count: Src,
+    },
     Invalidate,
-    ExpectTx { bytes: Src },
-    CompleteTx { bytes: Src },
-    Arrive { how: Arrive, count: Option<Src>, tx: Option<Src>, state: Dst, is_relaxed: bool },
-    PendingCount { d: Dst, state: Src64 },
+    ExpectTx {
+        bytes: Src,
+    },
+    CompleteTx {
+        bytes: Src,
+    },
+    Arrive {
+        how: Arrive,
+        count: Option<Src>,
+        tx: Option<Src>,
+        state: Dst,
+        is_relaxed: bool,
+        /// Of scope `.cluster`.
+        is_wide: bool,
+    },
+    PendingCount {
+        d: Dst,
+        state: Src64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,6 +47,9 @@ pub struct Program {
     pub max_threads: Option<[u32; 3]>,
     pub(crate) required_threads: Option<[u32; 3]>,
     pub(crate) min_blocks: Option<u32>,
+    pub(crate) max_registers: Option<u32>,
+    /// Of all its `setmaxnreg.inc`.
+    pub(crate) largest_inc: Option<u32>,
     pub(crate) products: Vec<Product>,
     /// Who else touches registers that products use.
     pub(crate) touches: HashMap<u32, Touch>,

@@ -370,6 +370,8 @@ pub enum Op {
         action: MbarrierOp,
         at: Address,
         space: Space,
+        /// `.shared::cluster`: it may be in another block.
+        is_cluster: bool,
     },
     MbarrierWait {
         at: Address,
@@ -378,6 +380,8 @@ pub enum Op {
         p: u32,
         tries: bool,
         is_relaxed: bool,
+        /// Of scope `.cluster`.
+        is_wide: bool,
     },
     /// `cp.async.mbarrier.arrive`.
     CopyArrive {

@@ -29,17 +29,17 @@ pub struct Product {
 }
 
 impl Product {
-    /// Registers that are not to be touched while it is under way.
-    pub fn registers(&self) -> impl Iterator<Item = u32> {
+    /// Registers that are not to be touched while it is under way, and whether each holds A.
+    pub fn registers(&self) -> impl Iterator<Item = (u32, bool)> {
         let a: &[Src] = match &self.a {
             FactorA::Registers(sources) => sources,
             FactorA::Shared(_) => &[],
         };
         let a = a.iter().filter_map(|source| match source {
-            Src::Slot(slot) => Some(*slot),
+            Src::Slot(slot) => Some((*slot, true)),
             Src::Value(_) => None,
         });
-        self.d.iter().copied().chain(a)
+        self.d.iter().map(|slot| (*slot, false)).chain(a)
     }
 }
 

@@ -139,6 +139,8 @@ pub struct Function {
     pub required_threads: Option<[u32; 3]>,
     /// `.minnctapersm`.
     pub min_blocks: Option<u32>,
+    /// `.maxnreg`.
+    pub max_registers: Option<u32>,
     /// `.reqnctapercluster`: blocks of a cluster, by axis.
     pub cluster: Option<[u32; 3]>,
     /// `.explicitcluster`: it can only be launched in clusters.

@@ -99,12 +99,9 @@ impl<'a> Parser<'a> {
             "minnctapersm" => function.min_blocks = Some(tokens.count("a count of blocks")?),
             "reqnctapercluster" => function.cluster = Some(axes(tokens)?),
             "explicitcluster" => function.is_explicit_cluster = true,
+            "maxnreg" => function.max_registers = Some(tokens.count("a count of registers")?),
             // These bound what a compiler may use; here nothing depends on them.
-            "maxnreg"
-            | "maxnctapersm"
-            | "maxclusterrank"
-            | "abi_preserve"
-            | "abi_preserve_control" => {
+            "maxnctapersm" | "maxclusterrank" | "abi_preserve" | "abi_preserve_control" => {
                 tokens.count("a limit")?;
             }
             "noreturn" => {}

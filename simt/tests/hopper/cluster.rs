@@ -156,12 +156,111 @@ fn rows_and_arrivals_at_other_blocks() {
     let fenced = format!("fence.acq_rel.cluster; {relaxed}");
     put(&source.change("tell", &fenced), 2).passes(|_| ());
     put(&source.without("tell"), 2).fails(&fault(&["32 of 32 arrivals are missing"], &["await"]));
+    // Only `.shared::cluster` is for barriers of other blocks.
+    let text = "of the cluster, which needs .shared::cluster";
+    for arrival in [
+        "mbarrier.arrive.release.cluster.shared::cta.b64 _, [%bar];",
+        "mbarrier.arrive.shared.b64 _, [%bar];",
+        "cvt.u64.u32 %d1, %bar; cvta.shared.u64 %d1, %d1; mbarrier.arrive.release.cluster.b64 _, [%d1];",
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%bar], 0;",
+        "mbarrier.arrive_drop.shared::cta.b64 _, [%bar];",
+        "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%bar], 0;",
+    ] {
+        put(&source.change("tell", arrival), 2).fails(&fault(&[text], &["tell"]));
+    }
+    put(&source.change("tell", "mbarrier.arrive.shared::cta.b64 _, [%bar];"), 1).passes(|_| ());
+    let init = "mbarrier.init.shared::cta.b64 [%bar], 1;";
+    put(&source.change("tell", init), 2)
+        .fails(&fault(&["only arrivals without a state"], &["tell"]));
+    for elsewhere in [
+        "mbarrier.expect_tx.relaxed.cluster.shared::cluster.b64 [%bar], 0;",
+        "cvt.u64.u32 %d1, %bar; cvta.shared.u64 %d1, %d1; mbarrier.expect_tx.relaxed.cluster.b64 [%d1], 0;",
+    ] {
+        let tell = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%bar];";
+        put(&source.change("tell", &format!("{elsewhere} {tell}")), 2).passes(|_| ());
+    }
     // A state comes back only from the block's own barrier; nobody waits at another one's.
     let state = source.change("tell", "mbarrier.arrive.shared::cluster.b64 %d1, [%bar];");
     put(&state, 2).fails(&fault(&["only arrivals without a state"], &["tell"]));
     let wait = "mbarrier.try_wait.parity.shared::cta.b64 %p1, [%bar], 0;";
     put(&source.change("await", wait), 2)
         .fails(&fault(&["a wait at a barrier of block"], &["await"]));
+}
+
+/// An arrival at another block's barrier and a wait for one, without a scope: `.cta`.
+const NARROW_TELL: &str = "mbarrier.arrive.shared::cluster.b64 _, [%bar];";
+const NARROW_WAIT: &str = "mbarrier.try_wait.parity.shared::cta.b64 %p1, [bar], 0;";
+
+#[test]
+fn scopes_that_do_not_publish_to_other_blocks() {
+    let by_global = source("put")
+        .change(
+            "write",
+            "mad.lo.u32 %r6, %next, 32, %r0; mul.wide.u32 %d2, %r6, 4; add.u64 %d2, %out, %d2; \
+             st.global.u32 [%d2], %r3;",
+        )
+        .change(
+            "read",
+            "mad.lo.u32 %r6, %rank, 32, %r0; mul.wide.u32 %d2, %r6, 4; add.u64 %d2, %out, %d2; \
+             ld.global.u32 %r4, [%d2];",
+        );
+    let by_matrix = source("put").change(
+        "read",
+        "and.b32 %r6, %r0, 7; shl.b32 %r6, %r6, 4; mov.u32 %r7, cells; add.u32 %r6, %r6, %r7; \
+         ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r4}, [%r6];",
+    );
+    for (source, place) in [
+        (source("put"), "byte 0 of '__shared__ cells' of block"),
+        (by_global.clone(), "of 'buffer 0'"),
+        (by_matrix.clone(), "byte 0 of '__shared__ cells' of block"),
+    ] {
+        put(&source, 3).passes(|_| ());
+        let text = "has the scope .cta only";
+        let tell = source.change("tell", NARROW_TELL);
+        put(&tell, 3).fails(&fault(&[text], &["read"]).lanes(1));
+        put(&tell, 3).fails(&fault(&[place], &["read"]));
+        put(&tell, 3).fails(&fault(&[", written by thread (0, 0, 0) of block"], &["read"]));
+        put(&source.change("await", NARROW_WAIT), 3).fails(&fault(&[text], &["read"]));
+        put(&tell.change("await", NARROW_WAIT), 2).fails(&fault(&[text], &["read"]));
+        let relaxed =
+            "fence.acq_rel.cluster; mbarrier.arrive.relaxed.cta.shared::cluster.b64 _, [%bar];";
+        put(&source.change("tell", relaxed), 2).fails(&fault(&[text], &["read"]));
+        // Through a thread that has waited to those of its block that have not.
+        let first = format!(
+            "@%p0 bra PASSED; AGAIN1: {NARROW_WAIT} @!%p1 bra AGAIN1; PASSED: bar.sync 0; setp.eq.u32 %p1, 0, 0;"
+        );
+        put(&source.change("await", &first), 2).fails(&fault(&[text], &["read"]));
+        // The cluster's barrier publishes, and then it is not needed.
+        let meet = format!("{NARROW_TELL} barrier.cluster.arrive; barrier.cluster.wait;");
+        put(&source.change("tell", &meet), 3).passes(|_| ());
+        put(&source.change("tell", &meet).change("await", NARROW_WAIT), 3).passes(|_| ());
+        // A block that has only itself.
+        put(&tell.change("await", NARROW_WAIT), 1).passes(|_| ());
+    }
+    let wanted: Vec<u32> = (0..96).map(|i| 1000 * ((i / 32 + 2) % 3) + i % 32).collect();
+    put(&by_global, 3).gives(0, &wanted);
+}
+
+#[test]
+fn buffers_are_freed_with_any_scope() {
+    // A block reads what another one has in its shared memory, and tells it; that one writes over it.
+    let source = source("put")
+        .change(
+            "arrive",
+            "shl.b32 %r1, %r0, 2; mov.u32 %r2, cells; add.u32 %r2, %r2, %r1; st.shared.u32 [%r2], %r0; \
+             fence.acq_rel.cluster; barrier.cluster.arrive.relaxed;",
+        )
+        .change("write", "ld.shared::cluster.u32 %r6, [%at]; add.u32 %r3, %r3, %r6;")
+        .change("read", "st.shared.u32 [%r2], %r3; ld.shared.u32 %r4, [%r2];");
+    let wanted: Vec<u32> = (0..96).map(|i| 1000 * (i / 32) + 2 * (i % 32)).collect();
+    for (tell, wait) in [
+        ("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%bar];", NARROW_WAIT),
+        (NARROW_TELL, NARROW_WAIT),
+    ] {
+        put(&source.change("tell", tell).change("await", wait), 3).gives(0, &wanted);
+    }
+    let early = source.change("await", "setp.eq.u32 %p1, 0, 0;");
+    put(&early, 3).fails(&fault(&["data race", "which has ended"], &["read", "write"]));
 }
 
 #[test]

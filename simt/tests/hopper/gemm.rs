@@ -312,6 +312,14 @@ fn clusters_that_share_their_loads() {
         Pipeline { cluster, m, k: 320, ..GOOD }.passes();
     }
     Pipeline { cluster: 2, m: 300, n: 72, k: 200, groups: 1, stages: 2, ..GOOD }.passes();
+    // Stages are released without a scope, as CUTLASS does.
+    let pair = Pipeline { cluster: 2, m: 256, k: 320, ..GOOD };
+    let to = |rank: u32| {
+        format!(
+            "mapa.shared::cluster.u32 %there, %last, {rank}; mbarrier.arrive.shared::cluster.b64 _, [%there];"
+        )
+    };
+    pair.changed("release", &(to(0) + &to(1))).passes(|ran| pair.check(&ran.buffers[2]));
 }
 
 /// Prints how long products take: `cargo test --release -p glmae-simt --test hopper -- --ignored --nocapture times`.

@@ -86,7 +86,8 @@ fn accumulators_that_are_touched_too_early() {
     .passes(|_| ());
     // The next product may go on with the same accumulators, but not with another shape of it.
     let other = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0, %f1, %f2, %f3}, %a, %b, %scale, 1, 1, 0, 0;";
-    let text = "%f0 belongs to a product that is under way, as A or with another shape";
+    let text =
+        "%f0 belongs to a product that is under way, with another shape: wgmma.fence is missing";
     changed(&trial(), "before", other).fails(&fault(&[text], &["before"]));
     changed(
         &trial(),
@@ -97,6 +98,56 @@ fn accumulators_that_are_touched_too_early() {
     // The warp ends with a product under way.
     changed(&trial(), "last", "ret;")
         .fails(&fault(&["the warp ended without having waited for this product"], &["product"]));
+}
+
+#[test]
+fn registers_of_two_products() {
+    // The second product computes the same once more, from the same registers or in another shape.
+    let again = |trial: &Trial, between: &str, line: &str| {
+        let (job, wanted) = trial.job();
+        let source = job.source.change("next_a", "").change(
+            "before",
+            &format!(
+                "sub.u64 %a, %a, %as; sub.u64 %b, %b, %bs; setp.ne.u32 %scale, 0, 0; {between} {line} \
+                 wgmma.commit_group.sync.aligned;"
+            ),
+        );
+        (Job { source, ..job }, wanted)
+    };
+    let fence = "wgmma.fence.sync.aligned;";
+    let once = Trial { steps: 1, keeps: false, ..trial() };
+    let narrow = LINE.replace("n16", "n8").replace(", %f4, %f5, %f6, %f7", "");
+    let in_registers = Trial { a: None, ..once.clone() };
+    let same_a = LINE.replace("%a,", "{%a0, %a1, %a2, %a3},").replace("1, 1, 0, 0", "1, 1, 0");
+    for (trial, line, what) in [
+        (&once, &narrow, "%f0 belongs to a product that is under way, with another shape"),
+        (&in_registers, &same_a, "%a0 belongs to a product that is under way, as A"),
+    ] {
+        for between in [fence, "wgmma.wait_group.sync.aligned 0;"] {
+            let (job, wanted) = again(trial, between, line);
+            job.passes(|ran| wanted.check(&ran.buffers[2], what));
+        }
+        let text = format!("{what}: wgmma.fence is missing");
+        again(trial, "", line).0.fails(&fault(&[&text], &["before"]).lanes(u32::MAX));
+        // One that comes too early.
+        let (job, _) = again(trial, "", line);
+        let early = job.source.change("fence", &format!("{fence}{fence}"));
+        Job { source: early, ..job }.fails(&fault(&[&text], &["before"]));
+        // Who reads or writes them must have waited, fence or not.
+        let text = "which belongs to a product that is under way";
+        let (job, _) = again(trial, fence, line);
+        let source = job.source.change("last", "wgmma.fence.sync.aligned;");
+        Job { source, ..job }.fails(&fault(&[text], &["read"]));
+    }
+    // What is being added up is no A yet, and A must stay while it is read.
+    let sum = same_a.replace("{%a0, %a1, %a2, %a3}", "{%f0, %f1, %f2, %f3}");
+    let text = "%f0 belongs to a product that is under way, as an accumulator, and is A of this one: wgmma.wait_group";
+    let other = sum.replacen("{%f0, %f1, %f2, %f3, %f4, %f5, %f6, %f7}", "{%a0, %a1, %a2, %a3}", 1);
+    let other = other.replace("n16", "n8");
+    again(&once, fence, &other).0.fails(&fault(&[text], &["before"]));
+    let text = "%a0 belongs to a product that is under way, as A, and is an accumulator of this one: wgmma.wait_group";
+    let other = narrow.replace("{%f0, %f1, %f2, %f3}", "{%a0, %a1, %a2, %a3}");
+    again(&in_registers, fence, &other).0.fails(&fault(&[text], &["before"]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::program::op::{
     Address, Arrive, BulkWay, Dst, FactorA, MbarrierOp, Op, Pipe, Product, Src, Src64, TensorWay,
     WaitFor,
 };
-use crate::ptx::ast::{Instruction, Operand, Type};
+use crate::ptx::ast::{Instruction, Operand, Space, Type};
 
 impl Decoder<'_> {
     /// `barrier.cluster` (9.7.13.3).
@@ -55,8 +55,10 @@ impl Decoder<'_> {
     pub(super) fn mbarrier(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         let action = m.first().ok_or("an action is needed")?;
         let is_relaxed = m.take("relaxed");
-        m.ignore(&["release", "acquire", "cta", "cluster"]);
-        let space = m.space();
+        m.ignore(&["release", "acquire", "cta"]);
+        let is_wide = m.take("cluster");
+        let is_cluster = m.take("shared::cluster");
+        let space = if is_cluster { Space::Shared } else { m.space() };
         let pipe = Pipe::LoadStore;
         if action == "pending_count" {
             self.count(inst, 2)?;
@@ -66,7 +68,7 @@ impl Decoder<'_> {
                 return Err(not_implemented());
             }
             let action = MbarrierOp::PendingCount { d, state };
-            return Ok((Op::Mbarrier { action, at, space }, pipe));
+            return Ok((Op::Mbarrier { action, at, space, is_cluster }, pipe));
         }
         let expects = m.take("expect_tx");
         let no_complete = m.take("noComplete");
@@ -79,12 +81,12 @@ impl Decoder<'_> {
             "init" => {
                 self.count(inst, 2)?;
                 let action = MbarrierOp::Init { count: word(1)? };
-                Op::Mbarrier { action, at: self.address(&inst.operands[0])?, space }
+                Op::Mbarrier { action, at: self.address(&inst.operands[0])?, space, is_cluster }
             }
             "inval" => {
                 self.count(inst, 1)?;
                 let at = self.address(&inst.operands[0])?;
-                Op::Mbarrier { action: MbarrierOp::Invalidate, at, space }
+                Op::Mbarrier { action: MbarrierOp::Invalidate, at, space, is_cluster }
             }
             "expect_tx" | "complete_tx" => {
                 self.count(inst, 2)?;
@@ -93,7 +95,7 @@ impl Decoder<'_> {
                     "expect_tx" => MbarrierOp::ExpectTx { bytes },
                     _ => MbarrierOp::CompleteTx { bytes },
                 };
-                Op::Mbarrier { action, at: self.address(&inst.operands[0])?, space }
+                Op::Mbarrier { action, at: self.address(&inst.operands[0])?, space, is_cluster }
             }
             "arrive" | "arrive_drop" => {
                 // The state is left out for barriers of other blocks.
@@ -115,8 +117,8 @@ impl Decoder<'_> {
                     (_, false) => Arrive::Drop,
                     (_, true) => Arrive::DropNoComplete,
                 };
-                let action = MbarrierOp::Arrive { how, count, tx, state, is_relaxed };
-                Op::Mbarrier { action, at, space }
+                let action = MbarrierOp::Arrive { how, count, tx, state, is_relaxed, is_wide };
+                Op::Mbarrier { action, at, space, is_cluster }
             }
             "test_wait" | "try_wait" => {
                 // A hint of how long to wait may follow.
@@ -129,7 +131,15 @@ impl Decoder<'_> {
                     true => WaitFor::Parity(word(2)?),
                     false => WaitFor::State(self.long(&inst.operands[2])?),
                 };
-                Op::MbarrierWait { at, space, what, p, tries: action == "try_wait", is_relaxed }
+                Op::MbarrierWait {
+                    at,
+                    space,
+                    what,
+                    p,
+                    tries: action == "try_wait",
+                    is_relaxed,
+                    is_wide,
+                }
             }
             _ => return Err(not_implemented()),
         };

@@ -109,7 +109,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         instructions.push(Inst { op, guard, pipe, may_wait, touches: false, line, at });
     }
     let Decoder { tables, products, .. } = decoder;
-    let product_slots = products.iter().flat_map(Product::registers).collect();
+    let product_slots =
+        products.iter().flat_map(Product::registers).map(|(slot, _)| slot).collect();
     let touches = touches::find(function, &slots, &instructions, &product_slots);
     touches.keys().for_each(|&pc| instructions[pc as usize].touches = true);
     // Running off the end of a kernel ends the thread.
@@ -124,6 +125,11 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         at: None,
     });
     let meets = meets(&instructions, &tables);
+    let increments = instructions.iter().filter_map(|inst| match inst.op {
+        Op::SetMaxRegisters { count, is_more: true } => Some(count),
+        _ => None,
+    });
+    let largest_inc = increments.max();
     let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
@@ -138,6 +144,8 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         max_threads: function.required_threads.or(function.max_threads),
         required_threads: function.required_threads,
         min_blocks: function.min_blocks,
+        max_registers: function.max_registers,
+        largest_inc,
         cluster: function.cluster,
         products,
         touches,
