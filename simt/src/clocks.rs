@@ -80,20 +80,35 @@ impl Seen {
     }
 }
 
-/// What those that arrive somewhere let others see: at a barrier, or at a phase of one in shared memory.
+/// What is known of every thread, each as what it or something of it can see: by these indices.
+const SEEN: usize = 0;
+/// What the asynchronous proxy can see when the thread starts something: of shared memory, and of global memory.
+const SHARED: usize = 1;
+const GLOBAL: usize = 2;
+/// What it had seen and done at its last fence, or comes from others who had a fence behind it: a relaxed arrival, or
+/// atomic, lets others see that.
+const FENCED: usize = 3;
+const PARTS: usize = 4;
+
+/// The objects that a fence between the proxies is for: those of one state space (9.7.13.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objects {
+    Shared = SHARED as isize,
+    Global = GLOBAL as isize,
+}
+
+/// What those that arrive somewhere let others see: at a barrier, at a phase of one in shared memory, or at an atomic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    seen: Seen,
-    /// What the asynchronous proxy can see.
-    proxy: Seen,
+    parts: [Seen; PARTS],
 }
 
 /// What an operation sees that goes on while its thread does: what the thread had seen when it started it.
 #[derive(Clone, Debug)]
 pub struct Sight {
     seen: Rc<Seen>,
-    /// What the asynchronous proxy could see then.
-    proxy: Option<Rc<Seen>>,
+    /// What the asynchronous proxy could see then, of shared and of global memory.
+    proxies: [Option<Rc<Seen>>; 2],
 }
 
 impl Sight {
@@ -101,22 +116,32 @@ impl Sight {
         &self.seen
     }
 
-    pub fn proxy(&self) -> &Seen {
+    pub fn proxy(&self, of: Objects) -> &Seen {
         static NOTHING: Seen = Seen::NOTHING;
-        self.proxy.as_deref().unwrap_or(&NOTHING)
+        self.proxies[of as usize - SHARED].as_deref().unwrap_or(&NOTHING)
     }
 }
 
 impl Arrival {
     /// Adds those of another one.
     pub fn join(&mut self, other: &Self) {
-        self.seen.join(&other.seen);
-        self.proxy.join(&other.proxy);
+        self.parts.iter_mut().zip(&other.parts).for_each(|(mine, theirs)| mine.join(theirs));
     }
 
     /// Whether accesses of this thread at this clock are among what others may see.
     pub fn has(&self, thread: u32, clock: u32) -> bool {
-        self.seen.has(thread, clock)
+        self.parts[SEEN].has(thread, clock)
+    }
+
+    /// The same for the asynchronous proxy.
+    pub fn proxy_has(&self, of: Objects, thread: u32, clock: u32) -> bool {
+        self.parts[of as usize].has(thread, clock)
+    }
+
+    /// A fence between the proxies behind it.
+    pub fn fence_proxy(&mut self, of: Objects) {
+        let [seen, proxies @ ..] = &mut self.parts;
+        proxies[of as usize - SHARED].join(seen);
     }
 }
 
@@ -126,14 +151,9 @@ pub struct Clocks {
     clock: Vec<u32>,
     /// Per warp: its lanes that are threads.
     lanes: Vec<u32>,
-    /// Per thread. Threads that synchronise share it.
-    seen: Vec<Rc<Seen>>,
-    /// Per thread: what the asynchronous proxy can see when the thread starts something. Empty until the
-    /// first fence.
-    proxy: Vec<Rc<Seen>>,
-    /// Per thread: what it had seen and done at its last fence, which a relaxed arrival lets others see. Empty
-    /// until the first fence.
-    fenced: Vec<Rc<Seen>>,
+    /// Of each part, per thread. Threads that synchronise share it. All but the first are empty until the first fence
+    /// that they are about.
+    parts: [Vec<Rc<Seen>>; PARTS],
     /// Per thread: what a relaxed wait has come behind, to be seen from the next fence on. Empty until one.
     pending: Vec<Arrival>,
     /// Per thread: the stamp of its next access.
@@ -155,9 +175,7 @@ impl Clocks {
             block,
             clock: vec![0; warps],
             lanes,
-            seen: vec![Rc::default(); 32 * warps],
-            proxy: Vec::new(),
-            fenced: Vec::new(),
+            parts: [vec![Rc::default(); 32 * warps], Vec::new(), Vec::new(), Vec::new()],
             pending: Vec::new(),
             stamps: vec![Stamp(0); 32 * warps],
         };
@@ -175,24 +193,27 @@ impl Clocks {
     }
 
     pub fn seen(&self, thread: u32) -> &Seen {
-        &self.seen[thread as usize]
+        &self.parts[SEEN][thread as usize]
     }
 
     /// What an operation sees that this thread starts now.
     pub fn sight(&self, thread: u32) -> Sight {
-        let proxy = self.proxy.get(thread as usize).cloned();
-        Sight { seen: self.seen[thread as usize].clone(), proxy }
+        let proxies = [SHARED, GLOBAL].map(|i| self.parts[i].get(thread as usize).cloned());
+        Sight { seen: self.parts[SEEN][thread as usize].clone(), proxies }
     }
 
-    /// What an operation sees that a warp starts as a whole: all that any of its lanes has seen, as they have come
-    /// together.
+    /// What an operation sees that a warp starts as a whole: all that any of its lanes has seen and done, as they have
+    /// come together.
     pub fn sight_of_warp(&self, warp: usize) -> Sight {
-        let joined = |all: &[Rc<Seen>]| match Self::shared(all, warp, self.lanes[warp]) {
+        let lanes = self.lanes[warp];
+        let joined = |all: &[Rc<Seen>]| match Self::shared(all, warp, lanes) {
             Some(seen) => seen.clone(),
-            None => Rc::new(Self::together(all, warp, self.lanes[warp])),
+            None => Rc::new(Self::together(all, warp, lanes)),
         };
-        let proxy = (!self.proxy.is_empty()).then(|| joined(&self.proxy));
-        Sight { seen: joined(&self.seen), proxy }
+        let mut seen = joined(&self.parts[SEEN]);
+        Rc::make_mut(&mut seen).see_warp(warp as u32, self.clock[warp] + 1);
+        let of = |i: usize| (!self.parts[i].is_empty()).then(|| joined(&self.parts[i]));
+        Sight { seen, proxies: [of(SHARED), of(GLOBAL)] }
     }
 
     fn restamp(&mut self, warp: usize) {
@@ -258,37 +279,35 @@ impl Clocks {
     /// A `__syncwarp` of the lanes in `mask`.
     pub fn sync_warp(&mut self, warp: usize, mask: u32) {
         let clock = self.tick(warp);
-        let mut seen = Self::together(&self.seen, warp, mask);
-        self.add_own(&mut seen, warp, mask, clock);
-        Self::share(&mut self.seen, warp, mask, seen);
-        if !self.proxy.is_empty() {
-            let seen = Self::together(&self.proxy, warp, mask);
-            Self::share(&mut self.proxy, warp, mask, seen);
+        for i in 0..PARTS {
+            if self.parts[i].is_empty() {
+                continue;
+            }
+            let mut seen = Self::together(&self.parts[i], warp, mask);
+            if i == SEEN {
+                self.add_own(&mut seen, warp, mask, clock);
+            }
+            Self::share(&mut self.parts[i], warp, mask, seen);
         }
     }
 
     /// Lanes arrive somewhere: adds what they have seen and done. What they do from now on is not part of it.
     pub fn release(&mut self, warp: usize, mask: u32, arrival: &mut Arrival) {
         let clock = self.tick(warp);
-        arrival.seen.join(&Self::together(&self.seen, warp, mask));
-        self.add_own(&mut arrival.seen, warp, mask, clock);
-        if !self.proxy.is_empty() {
-            arrival.proxy.join(&Self::together(&self.proxy, warp, mask));
+        for (all, part) in self.parts.iter().zip(&mut arrival.parts).filter(|p| !p.0.is_empty()) {
+            part.join(&Self::together(all, warp, mask));
         }
+        self.add_own(&mut arrival.parts[SEEN], warp, mask, clock);
     }
 
     /// Lanes go on behind arrivals.
     pub fn acquire(&mut self, warp: usize, mask: u32, arrival: &Arrival) {
-        let mut seen = Self::together(&self.seen, warp, mask);
-        seen.join(&arrival.seen);
-        // What one lane acquires its neighbours have not, unless they do so as well: each keeps its own.
-        let own = Self::shared(&self.seen, warp, mask).is_none();
-        Self::take(&mut self.seen, (warp, mask), own, seen, &arrival.seen);
-        if !self.proxy.is_empty() {
-            let mut seen = Self::together(&self.proxy, warp, mask);
-            seen.join(&arrival.proxy);
-            let own = Self::shared(&self.proxy, warp, mask).is_none();
-            Self::take(&mut self.proxy, (warp, mask), own, seen, &arrival.proxy);
+        for (all, part) in self.parts.iter_mut().zip(&arrival.parts).filter(|p| !p.0.is_empty()) {
+            let mut seen = Self::together(all, warp, mask);
+            seen.join(part);
+            // What one lane acquires its neighbours have not, unless they do so as well: each keeps its own.
+            let own = Self::shared(all, warp, mask).is_none();
+            Self::take(all, (warp, mask), own, seen, part);
         }
     }
 
@@ -311,15 +330,17 @@ impl Clocks {
 
     /// Lanes arrive somewhere without a release: others see what the lanes had seen and done at their last fence.
     pub fn release_relaxed(&mut self, warp: usize, mask: u32, arrival: &mut Arrival) {
-        if !self.fenced.is_empty() {
-            arrival.seen.join(&Self::together(&self.fenced, warp, mask));
+        for (i, part) in [(FENCED, SEEN), (FENCED, FENCED), (SHARED, SHARED), (GLOBAL, GLOBAL)] {
+            if !self.parts[i].is_empty() {
+                arrival.parts[part].join(&Self::together(&self.parts[i], warp, mask));
+            }
         }
     }
 
     /// Lanes come behind arrivals without an acquire: they see them from their next fence on.
     pub fn acquire_relaxed(&mut self, warp: usize, mask: u32, arrival: &Arrival) {
         if self.pending.is_empty() {
-            self.pending = vec![Arrival::default(); self.seen.len()];
+            self.pending = vec![Arrival::default(); self.stamps.len()];
         }
         for l in (0..32).filter(|l| mask >> l & 1 == 1) {
             self.pending[warp * 32 + l].join(arrival);
@@ -335,7 +356,7 @@ impl Clocks {
             }
         }
         let clock = self.tick(warp);
-        self.remember(warp, mask, |seen, lane| {
+        self.remember(FENCED, warp, mask, |seen, lane| {
             let mut seen = seen.clone();
             seen.see(warp as u32, |l| if l == lane { clock } else { 0 });
             seen
@@ -344,17 +365,36 @@ impl Clocks {
 
     /// A fence by these lanes that is only about what they have seen of one agent.
     pub fn fence_only(&mut self, warp: usize, mask: u32, agent: u32) {
-        self.remember(warp, mask, |seen, _| seen.only(agent));
+        self.remember(FENCED, warp, mask, |seen, _| seen.only(agent));
     }
 
-    fn remember(&mut self, warp: usize, mask: u32, what: impl Fn(&Seen, usize) -> Seen) {
-        if self.fenced.is_empty() {
-            self.fenced = vec![Rc::default(); self.seen.len()];
+    /// A fence between the proxies by these lanes: what each has seen and done to such objects, the asynchronous proxy
+    /// sees from now on as well.
+    pub fn fence_proxy(&mut self, warp: usize, mask: u32, of: Objects) {
+        let clock = self.tick(warp);
+        self.remember(of as usize, warp, mask, |seen, lane| {
+            let mut seen = seen.clone();
+            seen.see(warp as u32, |l| if l == lane { clock } else { 0 });
+            seen
+        });
+    }
+
+    /// Adds something of what lanes have seen to another part.
+    fn remember(
+        &mut self,
+        part: usize,
+        warp: usize,
+        mask: u32,
+        what: impl Fn(&Seen, usize) -> Seen,
+    ) {
+        let [seen, others @ ..] = &mut self.parts;
+        let all = &mut others[part - 1];
+        if all.is_empty() {
+            *all = vec![Rc::default(); seen.len()];
         }
         for l in (0..32).filter(|l| mask >> l & 1 == 1) {
             let t = warp * 32 + l;
-            let add = what(&self.seen[t], l);
-            Rc::make_mut(&mut self.fenced[t]).join(&add);
+            Rc::make_mut(&mut all[t]).join(&what(&seen[t], l));
         }
     }
 
@@ -366,30 +406,13 @@ impl Clocks {
     /// An operation ends that had accesses at this clock: those who wait for it see these.
     pub fn end_operation_at(&mut self, agent: u32, clock: u32, arrival: &mut Arrival) {
         let (warp, lane) = (agent / 32, agent as usize % 32);
-        arrival.seen.see(warp, |l| if l == lane { clock + 1 } else { 0 });
+        arrival.parts[SEEN].see(warp, |l| if l == lane { clock + 1 } else { 0 });
     }
 
     /// An asynchronous operation ends, which counts as an access of this agent: those who wait for it see it.
     pub fn end_operation(&mut self, agent: u32, arrival: &mut Arrival) {
-        let warp = agent as usize / 32;
-        let clock = self.tick(warp);
-        arrival.seen.see(warp as u32, |l| if l == agent as usize % 32 { clock } else { 0 });
-    }
-
-    /// A fence between the proxies by these lanes: what each has seen and done, the asynchronous proxy sees from
-    /// now on as well.
-    pub fn fence_proxy(&mut self, warp: usize, mask: u32) {
-        if self.proxy.is_empty() {
-            self.proxy = vec![Rc::default(); self.seen.len()];
-        }
-        let clock = self.tick(warp);
-        for l in (0..32).filter(|l| mask >> l & 1 == 1) {
-            let t = warp * 32 + l;
-            let mut proxy = (*self.proxy[t]).clone();
-            proxy.join(&self.seen[t]);
-            proxy.see(warp as u32, |lane| if lane == l { clock } else { 0 });
-            self.proxy[t] = Rc::new(proxy);
-        }
+        let clock = self.tick(agent as usize / 32);
+        self.end_operation_at(agent, clock - 1, arrival);
     }
 }
 
@@ -398,6 +421,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::Clocks;
+    use crate::blocks::Others;
     use crate::random::Random;
     use crate::shadow::{Byte, Trouble, View};
 
@@ -450,7 +474,7 @@ mod tests {
                     first_block: 2,
                     seen: clocks.seen(thread),
                     proxy: None,
-                    seen_blocks: &HashSet::new(),
+                    others: Others::Whole(&HashSet::new()),
                     site: 0,
                 };
                 let seen = &mut model.seen[thread as usize];

@@ -2,6 +2,7 @@
 //! warp on the host. Every access is checked, and what the hardware would be asked to do is counted.
 
 pub mod arith;
+pub mod blocks;
 pub mod bound;
 pub mod clocks;
 pub mod count;

@@ -5,9 +5,9 @@
 //! A stamp names an access: the running block (or cluster of blocks; a number that is never used twice in a
 //! process), the thread, and the clock of its warp. Whether it comes before now is asked of the reader's [`View`].
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use crate::blocks::Others;
 use crate::clocks::Seen;
 
 /// Packed as block (28 bits), flag (2), thread (14), clock (20). 0: never.
@@ -69,6 +69,10 @@ impl Stamp {
         self.0 >> FLAG_AT & 3 == flag as u64
     }
 
+    pub fn is_atomic(self) -> bool {
+        self.is(Flag::Atomic)
+    }
+
     pub fn clock(self) -> u32 {
         self.0 as u32 & LAST_CLOCK
     }
@@ -85,59 +89,64 @@ pub struct View<'a> {
     pub first_block: u32,
     pub seen: &'a Seen,
     /// For an access through the asynchronous proxy: what it can see of accesses that went through the
-    /// generic one.
+    /// generic one, to objects of that state space.
     pub proxy: Option<&'a Seen>,
-    /// Blocks that are ordered before this one by atomics on one address (the last-block pattern).
-    pub seen_blocks: &'a HashSet<u32>,
+    /// What is ordered before this one by atomics on one address (the last-block pattern).
+    pub others: Others<'a>,
     /// Where in the code this access is, for the message when a later one races with it.
     pub site: u32,
 }
 
 impl View<'_> {
     /// Whether the access `other` of the same block is ordered before this one.
+    #[inline]
     pub fn precedes(&self, other: Stamp) -> bool {
-        let thread = other.thread();
-        // What a thread itself wrote, the asynchronous proxy sees behind a fence only.
-        let is_own = thread == self.owner && self.proxy.is_none();
-        if is_own || other.clock() == LAST_CLOCK {
-            return true;
+        let (thread, clock) = (other.thread(), other.clock());
+        (thread == self.owner || clock == LAST_CLOCK || self.seen.has(thread, clock))
+            && (self.proxy.is_none() || self.is_visible(other))
+    }
+
+    /// Whether the asynchronous proxy, if it makes this access, does not lack a fence behind the access `other`
+    /// (8.9.5, 9.7.13.4): it needs one even where the thread itself has made that.
+    #[inline(never)]
+    fn is_visible(&self, other: Stamp) -> bool {
+        match self.proxy {
+            Some(proxy) if !other.is(Flag::Async) && other.clock() != LAST_CLOCK => {
+                match other.block() == self.stamp.block() {
+                    true => proxy.has(other.thread(), other.clock()),
+                    false => self.others.proxy_has(other),
+                }
+            }
+            _ => true,
         }
-        let seen = match self.proxy {
-            Some(proxy) if !other.is(Flag::Async) => proxy,
-            _ => self.seen,
-        };
-        seen.has(thread, other.clock())
     }
 
-    /// Whether the write `other` is ordered before this access, but did not come through a fence between the
-    /// proxies.
-    fn lacks_fence(&self, other: Stamp) -> bool {
-        self.proxy.is_some()
-            && other.block() == self.stamp.block()
-            && (other.thread() == self.owner || self.seen.has(other.thread(), other.clock()))
-    }
-
-    /// What is wrong with the order of this access and an earlier write.
-    pub fn trouble(&self, write: Stamp, site: u32) -> Trouble {
-        let other = Other { stamp: write, was_write: true, site };
-        if self.lacks_fence(write) { Trouble::NoFence(other) } else { Trouble::Race(other) }
+    /// What is wrong with the order of this access and an earlier one with which it is in a race.
+    #[cold]
+    pub fn trouble(&self, other: Other) -> Trouble {
+        let is_ordered = self.proxy.is_some() && !Self { proxy: None, ..*self }.races(other.stamp);
+        if is_ordered { Trouble::NoFence(other) } else { Trouble::Race(other) }
     }
 
     /// Whether this access and the earlier `other` are in a race.
+    #[inline(always)]
     fn races(&self, other: Stamp) -> bool {
         if self.stamp.is(Flag::Atomic) && other.is(Flag::Atomic) {
             false
         } else if other.block() == self.stamp.block() {
             !self.precedes(other)
         } else {
-            other.block() >= self.first_block && !self.seen_blocks.contains(&other.block())
+            other.block() >= self.first_block && !self.comes_behind(other)
         }
     }
 
-    /// Whether this access, which writes, and an earlier read are in a race. A fence between the proxies is for
-    /// data: reads need none.
-    fn races_with_read(&self, other: Stamp) -> bool {
-        Self { proxy: None, ..*self }.races(other)
+    /// Whether the access `other` of another block in this launch is ordered before this one.
+    #[inline(never)]
+    fn comes_behind(&self, other: Stamp) -> bool {
+        // That an atomic has come is known to all who come to that word later, whatever it released.
+        let is_met =
+            (self.stamp.is_atomic() || other.is_atomic()) && self.others.know(other.block());
+        (is_met || self.others.have(other)) && self.is_visible(other)
     }
 }
 
@@ -148,7 +157,8 @@ pub enum Trouble {
     /// The bytes are still on their way: of a copy that was started there, and not waited for.
     Pending(u32),
     Race(Other),
-    /// The asynchronous proxy would see an older state: a `fence.proxy.async` is missing behind the write.
+    /// The asynchronous proxy would see an older state, or be seen by an earlier read: a `fence.proxy.async` is missing
+    /// behind that access.
     NoFence(Other),
     /// Read as if nobody had written it in this launch.
     Changed(Other),
@@ -212,7 +222,10 @@ impl Byte {
         if write.is(Flag::Pending) && write.block() == block {
             return Some(Trouble::Pending(self.write_site.load(Relaxed)));
         }
-        view.races(write).then(|| view.trouble(write, self.write_site.load(Relaxed)))
+        view.races(write).then(|| {
+            let site = self.write_site.load(Relaxed);
+            view.trouble(Other { stamp: write, was_write: true, site })
+        })
     }
 
     /// What is wrong with a read of what is to stay as it is for the whole launch.
@@ -300,13 +313,13 @@ impl Byte {
             return Some(Trouble::Unwritten);
         }
         if last.0 != 0 && view.races(last) {
-            return Some(view.trouble(last, site));
+            return Some(view.trouble(Other { stamp: last, was_write: true, site }));
         }
         for (read, site) in self.reads.iter().zip(&self.read_sites) {
             let stamp = Stamp(read.load(SeqCst));
-            if stamp.0 != 0 && view.races_with_read(stamp) {
+            if stamp.0 != 0 && view.races(stamp) {
                 let site = site.load(Relaxed);
-                return Some(Trouble::Race(Other { stamp, was_write: false, site }));
+                return Some(view.trouble(Other { stamp, was_write: false, site }));
             }
         }
         None

@@ -3,7 +3,8 @@
 use super::Trouble;
 use super::cluster::{ARRIVAL_AGENT, Cluster, INIT_AGENT};
 use super::warp::Warp;
-use crate::clocks::Sight;
+use crate::blocks::Others;
+use crate::clocks::{Objects, Sight};
 use crate::program::lanes::Lanes64;
 use crate::program::layout::SHARED_START;
 use crate::program::op::{Address, Base};
@@ -189,9 +190,6 @@ impl Cluster<'_, '_> {
         let verb = || if is_write { "write" } else { "read" };
         match space {
             Space::Global => {
-                if access == Access::Write(Flag::Atomic) {
-                    self.grid.meet(at, self.number, &mut self.seen_blocks);
-                }
                 let live = &self.grid.launch.memory.live;
                 let found = match live.get(self.last_allocation) {
                     Some(a) if within(at, bytes, a.start, a.len).is_some() => {
@@ -204,7 +202,7 @@ impl Cluster<'_, '_> {
                 {
                     self.last_allocation = i;
                     if self.grid.launch.is_checked {
-                        let view = self.view(who, access, pc);
+                        let view = self.view(who, access, Objects::Global, pc);
                         let mut visit = recorder(&view, access, false);
                         let shadow = live[i].shadow[offset..offset + bytes].iter().enumerate();
                         let found = shadow.into_iter().find_map(|(i, b)| Some((i, visit(b)?)));
@@ -246,7 +244,10 @@ impl Cluster<'_, '_> {
                     }
                 }
                 if self.grid.launch.is_checked {
-                    let view = View { first_block: u32::MAX, ..self.view(who, access, pc) };
+                    let view = View {
+                        first_block: u32::MAX,
+                        ..self.view(who, access, Objects::Shared, pc)
+                    };
                     let stamp = view.stamp;
                     let visit = recorder(&view, access, true);
                     let found = self.ctas[cta].shadow.visit(offset, bytes, visit);
@@ -338,7 +339,7 @@ impl Cluster<'_, '_> {
     }
 
     #[inline]
-    fn view<'v>(&'v self, who: Who<'v>, access: Access, pc: u32) -> View<'v> {
+    fn view<'v>(&'v self, who: Who<'v>, access: Access, of: Objects, pc: u32) -> View<'v> {
         let own = who.agent.unwrap_or(who.thread);
         let stamp = match access {
             Access::Write(flag) if flag != Flag::Plain => self.clocks.stamp_as(own, flag),
@@ -347,14 +348,14 @@ impl Cluster<'_, '_> {
             _ => self.clocks.stamp(own),
         };
         let seen = who.sight.map_or_else(|| self.clocks.seen(who.thread), Sight::seen);
-        let proxy = who.sight.filter(|_| who.is_async).map(Sight::proxy);
+        let proxy = who.sight.filter(|_| who.is_async).map(|sight| sight.proxy(of));
         View {
             stamp,
             owner: who.thread,
             first_block: self.grid.first_block,
             seen,
             proxy,
-            seen_blocks: &self.seen_blocks,
+            others: Others::Seen(&self.seen_blocks),
             site: pc,
         }
     }
@@ -368,7 +369,8 @@ impl Cluster<'_, '_> {
         writers: &[(Stamp, u32)],
         pc: u32,
     ) -> Result<(), Trouble> {
-        let view = View { first_block: u32::MAX, ..self.view(who, Access::Peek, pc) };
+        let view =
+            View { first_block: u32::MAX, ..self.view(who, Access::Peek, Objects::Shared, pc) };
         for &(stamp, at) in writers {
             if !view.precedes(stamp) {
                 let found = self.ctas[cta].shadow.byte(at as usize).peek(&view, true);
@@ -399,7 +401,8 @@ impl Cluster<'_, '_> {
             Found::NoFence(other) => {
                 let line = self.at(other.site);
                 let who = self.who(other.stamp);
-                format!("{place}, written by {who} ({line}) with no fence.proxy.async behind it")
+                let did = if other.was_write { "written" } else { "read" };
+                format!("{place}, {did} by {who} ({line}) with no fence.proxy.async behind it")
             }
             Found::Changed(other) => {
                 let line = self.at(other.site);
@@ -413,7 +416,17 @@ impl Cluster<'_, '_> {
                 let did = if other.was_write { "written" } else { "read" };
                 let line = self.at(other.site);
                 let who = self.who(other.stamp);
-                format!("data race: {place}, {did} by {who} ({line}) with no barrier between")
+                let block = other.stamp.block();
+                let why = match block != self.number && Others::Seen(&self.seen_blocks).know(block)
+                {
+                    false => " with no barrier between",
+                    // Which is not enough.
+                    true => {
+                        ", which the atomic that orders the blocks does not release: a fence, a bar.sync or a \
+                         wait_group without .read is missing before it"
+                    }
+                };
+                format!("data race: {place}, {did} by {who} ({line}){why}")
             }
         }
     }

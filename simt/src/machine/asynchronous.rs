@@ -10,8 +10,8 @@
 //! its start on, those that it reads until its end, and afterwards only those who have waited for it see the one and
 //! may do the other.
 //!
-//! Not seen: a copy whose bytes come in pieces (here all are there at once), fences between proxies that name one
-//! space only (here each is for all), and loads whose barrier nobody waits for, where they end before their block.
+//! Not seen: a copy whose bytes come in pieces (here all are there at once), and loads whose barrier nobody waits for,
+//! where they end before their block.
 //!
 //! [`Schedule::Ascending`]: super::Schedule::Ascending
 //! [`Schedule::Descending`]: super::Schedule::Descending

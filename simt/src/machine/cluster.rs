@@ -1,7 +1,7 @@
 //! A running cluster of blocks (mostly of one): its warps in turn on one thread of the host, until all have ended.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::asynchronous::Operations;
 use super::barrier::{BARRIERS, Barrier};
@@ -13,6 +13,7 @@ use super::rendezvous::Rendezvous;
 use super::scopes::Scopes;
 use super::warp::Warp;
 use super::{Fault, Grid, Schedule, Trouble};
+use crate::blocks::Blocks;
 use crate::clocks::Clocks;
 use crate::count::Counts;
 use crate::program::layout::SlotCounts;
@@ -71,8 +72,10 @@ pub struct Cluster<'g, 'a> {
     /// The block whose warp has its turn.
     pub cta: usize,
     pub clocks: Clocks,
-    /// Clusters ordered before this one by atomics.
-    pub seen_blocks: HashSet<u32>,
+    /// What is ordered before this cluster by atomics.
+    pub seen_blocks: Blocks,
+    /// Where it came to one last, and how much had been said there.
+    pub last_met: Option<(u64, u64)>,
     pub rendezvous: Rendezvous,
     pub operations: Operations,
     /// Warps (of all blocks) and paths that a completed barrier lets go on, and what its reduction came to.
@@ -158,7 +161,8 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
         ctas: all,
         cta: 0,
         clocks,
-        seen_blocks: HashSet::new(),
+        seen_blocks: Blocks::default(),
+        last_met: None,
         rendezvous: Rendezvous::new(n),
         operations: Operations::default(),
         woken: Vec::new(),

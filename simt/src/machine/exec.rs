@@ -5,6 +5,7 @@ use super::cluster::Cluster;
 use super::warp::Warp;
 use super::{Trouble, traffic};
 use crate::arith::integer::{byte_permute, logic3};
+use crate::clocks::Objects;
 use crate::count::Counts;
 use crate::program::lanes::Lanes64;
 use crate::program::op::{BoolOp, Cvta, Op, SrcPred};
@@ -93,10 +94,13 @@ impl Cluster<'_, '_> {
                     warp.put_any(*d, value, on);
                 }
             }
-            Op::Store { at, from } => {
+            Op::Store { at, strong, from } => {
                 let address = addresses(warp, at.address);
                 let total = u32::from(at.bytes) * u32::from(at.n);
                 let space = self.space_of(&at, &address, on)?;
+                if let Some(is_release) = strong {
+                    self.let_others_see(warp, (space, &address), on, is_release);
+                }
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
                     aligned(lane, place, total, "write")?;
@@ -308,10 +312,12 @@ impl Cluster<'_, '_> {
                 let hit = hit.fold(0, |all, l| all | 1 << l);
                 warp.put_pred(d, hit, on);
             }
-            Op::Atomic { at, op, d, b, c } => {
+            Op::Atomic { at, op, is_release, d, b, c } => {
                 let address = addresses(warp, at.address);
                 let bytes = u32::from(at.bytes);
                 let space = self.space_of(&at, &address, on)?;
+                self.let_others_see(warp, (space, &address), on, is_release);
+                self.see_others((space, &address), on);
                 let mut old = [0u64; 32];
                 for lane in each(on) {
                     let (_, place) = resolve(at.space, address[lane]);
@@ -323,6 +329,7 @@ impl Cluster<'_, '_> {
                     // atomics as well, or are reported.
                     old[lane] = unsafe { super::atomic::apply(to, bytes, op, b, c) };
                 }
+                self.see_others((space, &address), on);
                 traffic::count(counts.traffic(pc), space, &address, bytes, on);
                 warp.put_any(d, &old, on);
             }
@@ -358,12 +365,7 @@ impl Cluster<'_, '_> {
                 }
                 warp.put_any(d, &out, on);
             }
-            Op::FenceProxy => {
-                if self.grid.launch.is_checked {
-                    self.clocks.fence_proxy(warp.id as usize, on);
-                }
-                self.fence_barriers(warp, on);
-            }
+            Op::FenceProxy { only } => self.fence_proxy(warp, only, on),
             Op::FenceMbarrierInit => {
                 if self.grid.launch.is_checked {
                     let agent = self.init_agent(warp);
@@ -405,6 +407,22 @@ impl Cluster<'_, '_> {
             return Err(Trouble::new(on, "the lanes of one access are in several spaces"));
         }
         Ok(first)
+    }
+
+    /// `fence.proxy.async`, for all objects or those of one space.
+    fn fence_proxy(&mut self, warp: &Warp, only: Option<Objects>, on: u32) {
+        let is_for = |of: Objects| only.is_none_or(|only| only == of);
+        if self.grid.launch.is_checked {
+            for of in [Objects::Shared, Objects::Global].into_iter().filter(|&of| is_for(of)) {
+                self.clocks.fence_proxy(warp.id as usize, on, of);
+            }
+            if is_for(Objects::Global) && on != 0 {
+                self.seen_blocks.fence_proxy();
+            }
+        }
+        if is_for(Objects::Shared) {
+            self.fence_barriers(warp, on);
+        }
     }
 
     /// Barriers that these lanes have initialised can be seen by the asynchronous proxy.

@@ -18,7 +18,7 @@ use crate::shadow::{Flag, Stamp};
 /// What is known of a barrier beside its 64 bits.
 #[derive(Default)]
 pub struct Beside {
-    /// Of the current phase, and of the last one that ended.
+    /// Of the current phase, and of those that have ended.
     arrival: Arrival,
     pub last: Arrival,
     /// Of these arrivals, those of other blocks.
@@ -310,7 +310,9 @@ impl Cluster<'_, '_> {
     fn end_phase(&mut self, (cta, offset): (usize, u32), ended: bool) {
         if ended {
             let beside = self.ctas[cta].mbarriers.all.entry(offset).or_default();
-            beside.last = std::mem::take(&mut beside.arrival);
+            // Arrivals are read-modify-writes of one place: who sees a phase end has come behind the earlier ones as well
+            // (8.9.2).
+            beside.last.join(&std::mem::take(&mut beside.arrival));
             beside.last_scopes.join(&std::mem::take(&mut beside.scopes));
         }
     }

@@ -14,6 +14,7 @@ mod copies;
 mod exec;
 mod matrix;
 mod mbarriers;
+mod meeting;
 mod paths;
 mod products;
 mod registers;
@@ -26,14 +27,15 @@ mod turn;
 mod waits;
 mod warp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 
 pub(crate) use self::access::window as window_of;
+use crate::blocks::Blocks;
 use crate::count::Counts;
 use crate::memory::Map;
 use crate::program::Program;
@@ -128,8 +130,9 @@ impl Trouble {
 struct Grid<'a> {
     launch: &'a Launch<'a>,
     first_block: u32,
-    /// Per address of an atomic: the blocks that have been there, and those ordered before them.
-    met: Mutex<HashMap<u64, HashSet<u32>>>,
+    /// Per address of an atomic: what the blocks that have been there let others see of themselves, and of those before
+    /// them.
+    met: Mutex<HashMap<u64, Blocks>>,
 }
 
 impl Grid<'_> {
@@ -156,15 +159,6 @@ impl Grid<'_> {
     fn thread(&self, thread: u32) -> [u32; 3] {
         let [x, y, _] = self.launch.block;
         [thread % x, thread / x % y, thread / x / y]
-    }
-
-    /// A block comes to an atomic: it now sees what the blocks before it did, and will be seen by those after.
-    fn meet(&self, address: u64, block: u32, seen: &mut HashSet<u32>) {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = met.entry(address).or_default();
-        seen.extend(there.iter().filter(|&&other| other != block));
-        there.extend(seen.iter());
-        there.insert(block);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::lanes::{
     Compare32, Compare64, Fn1, Fn2, Fn3, Mix32To64, Mix64To32, MulWide, Shift64, Wide3,
 };
+use crate::clocks::Objects;
 use crate::ptx::ast::Space;
 
 pub use super::kinds::*;
@@ -212,6 +213,8 @@ pub enum Op {
     },
     Store {
         at: Access,
+        /// `None` for a weak one; whether one that is not weak releases.
+        strong: Option<bool>,
         from: [Value; 4],
     },
     LoadParam {
@@ -235,6 +238,7 @@ pub enum Op {
     Atomic {
         at: Access,
         op: AtomicOp,
+        is_release: bool,
         d: Dst,
         b: Value,
         c: Value,
@@ -352,8 +356,10 @@ pub enum Op {
     /// `membar`, `fence`: orders this thread's accesses for others.
     Fence,
 
-    /// `fence.proxy.async`: what was done so far, the asynchronous proxy sees.
-    FenceProxy,
+    /// `fence.proxy.async`: what was done so far, the asynchronous proxy sees; or what was done to these objects.
+    FenceProxy {
+        only: Option<Objects>,
+    },
     /// `fence.mbarrier_init`.
     FenceMbarrierInit,
     /// The shared address of another block of the cluster.

@@ -107,7 +107,10 @@ fn again(source: &Source) -> Job {
 fn a_buffer_that_is_loaded_again() {
     let source = source("again");
     again(&source).gives(1, &(0..64).collect::<Vec<u32>>());
-    // The second load may overtake what the other lanes read of the first.
+    // The second load may overtake what the lanes read of the first: whatever barrier is between, without a fence.
+    let text = "write of 128 bytes at byte 0 of '__shared__ cells', read by thread (0, 0, 0) (PTX line 69) with no \
+                fence.proxy.async behind it";
+    again(&source.without("reuse")).fails(&fault(&[text], &["load"]).lanes(1));
     again(&source.without("between"))
         .fails(&fault(&["data race: write of 128 bytes at byte"], &["load"]).lanes(1));
     let flip = source.change("wait", "mbarrier.try_wait.parity.shared::cta.b64 %p1, [bar], 0;");
@@ -307,7 +310,7 @@ fn bulk_copies_by_sixteen_bytes_only() {
         // What the thread has written itself in global memory, without a fence.
         (
             format!("st.global.u32 [%in], 5; {load} [cells], [%in], 16, [bar];"),
-            "byte 0 of 'buffer 0', written by thread (0, 0, 0) (PTX line 246) with no fence.proxy.async",
+            "byte 0 of 'buffer 0', written by thread (0, 0, 0) (PTX line 248) with no fence.proxy.async",
         ),
         (
             "cp.async.bulk.global.shared::cta.bulk_group [%in], [cells], 16;".into(),

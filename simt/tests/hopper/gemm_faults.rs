@@ -36,6 +36,23 @@ fn stages_that_are_released_too_early() {
 }
 
 #[test]
+fn stages_that_threads_have_read() {
+    // Besides the products somebody reads a word of the stage, which the next load comes over.
+    let reads = "mad.lo.u32 %r5, %stage, 24576, %tile; setp.eq.u32 %p4, %inner, 0; @%p4 ld.shared.u32 %r6, [%r5];";
+    let with = |fence: &str| GOOD.changed("early", &format!("{reads} {fence}"));
+    with("fence.proxy.async.shared::cta;").passes(|ran| GOOD.check(&ran.buffers[2]));
+    with("fence.proxy.async;").passes(|ran| GOOD.check(&ran.buffers[2]));
+    let text = "of 'dynamic shared memory', read by thread (";
+    with("").fails(&fault(&[text], &["load_a"]).lanes(1));
+    let text = "with no fence.proxy.async behind it";
+    with("fence.proxy.async.global;").fails(&fault(&[text], &["load_a"]).lanes(1));
+    // Another thread than the one that releases: its read may come after.
+    let other = reads.replace("%inner, 0;", "%inner, 33;");
+    GOOD.changed("early", &format!("{other} fence.proxy.async;"))
+        .fails(&fault(&["data race"], &["load_a"]).lanes(1));
+}
+
+#[test]
 fn barriers_with_wrong_counts() {
     let deadlock = |mark: &str, instead: &str, text: &str| {
         GOOD.changed(mark, instead).fails(&fault(&[text], WAITS));

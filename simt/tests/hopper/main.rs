@@ -13,6 +13,7 @@ mod launch;
 mod mbarrier;
 mod product;
 mod product_faults;
+mod proxy;
 mod registers;
 mod tensor;
 

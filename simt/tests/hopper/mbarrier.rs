@@ -254,3 +254,17 @@ fn spinning_with_test_wait_is_told_as_a_deadlock() {
                 are missing";
     rounds(&spins, 1).fails(&fault(&[text], &["wait"]));
 }
+
+#[test]
+fn a_phase_lets_see_what_earlier_ones_did() {
+    let job = |source: &Source| source.job(vec![Arg::Out(4)]).block(96);
+    let good = source("chain");
+    job(&good).gives(0, &[7]);
+    // Whoever releases nothing, or acquires nothing, has no part in it.
+    let relaxed = "mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [bar];";
+    let text =
+        "data race: read of 4 bytes at byte 0 of '__shared__ cell', written by thread (0, 0, 0)";
+    job(&good.change("first", relaxed)).fails(&fault(&[text], &["read"]).lanes(1));
+    let relaxed = "mbarrier.try_wait.relaxed.cta.shared::cta.b64 %p3, [bar], %state;";
+    job(&good.change("last", relaxed)).fails(&fault(&[text], &["read"]).lanes(1));
+}

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use glmae_simt::blocks::Others;
 use glmae_simt::shadow::{Byte, Flag, Stamp, Trouble, View};
 
 use super::block::Block;
@@ -101,7 +102,7 @@ pub fn check(block: &Block, at: u64, bytes: usize, access: Access, pc: u64) -> O
         seen: state.clocks.seen(thread),
         proxy: None,
         owner: thread,
-        seen_blocks: &state.seen_blocks,
+        others: Others::Whole(&state.seen_blocks),
         site: pc.wrapping_sub(image().start) as u32,
     };
 

@@ -2,6 +2,7 @@
 
 use super::modifiers::Modifiers;
 use super::{Decoded, Decoder, not_implemented};
+use crate::clocks::Objects;
 use crate::hopper::descriptor::Major;
 use crate::hopper::wgmma::Input;
 use crate::program::op::{
@@ -47,8 +48,12 @@ impl Decoder<'_> {
         if !m.take("proxy") || m.one_of(&["async", "async::generic"]).is_none() {
             return Err(not_implemented());
         }
-        m.ignore(&["global", "shared::cta", "shared::cluster", "shared"]);
-        Ok((Op::FenceProxy, Pipe::Control))
+        let only = match m.one_of(&["global", "shared::cta", "shared::cluster"]) {
+            None => None,
+            Some("global") => Some(Objects::Global),
+            Some(_) => Some(Objects::Shared),
+        };
+        Ok((Op::FenceProxy { only }, Pipe::Control))
     }
 
     /// `mbarrier` (9.7.13.15).

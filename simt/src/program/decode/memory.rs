@@ -85,6 +85,9 @@ impl Decoder<'_> {
         if m.take("async") || m.take("bulk") {
             return Err(not_implemented());
         }
+        let is_release = inst.has("release");
+        let is_strong = is_release || inst.has("relaxed") || inst.has("volatile");
+        let strong = is_strong.then_some(is_release);
         m.ignore(ADVICE);
         let (space, n, ty) = (m.space(), m.vector(), m.ty()?);
         self.count(inst, 2)?;
@@ -102,7 +105,7 @@ impl Decoder<'_> {
         }
         let is_cluster = inst.has("shared::cluster");
         let at = Access { space, is_cluster, address, bytes: ty.bytes() as u8, n };
-        Ok((Op::Store { at, from }, Pipe::LoadStore))
+        Ok((Op::Store { at, strong, from }, Pipe::LoadStore))
     }
 
     /// `atom`, `red` on whole numbers. Sums of floats in no fixed order are refused when they run.
@@ -111,6 +114,7 @@ impl Decoder<'_> {
         if m.take("async") {
             return Err(not_implemented());
         }
+        let is_release = inst.has("release") || inst.has("acq_rel");
         let space = m.space();
         let ty = m.ty()?;
         if ty.is_float() {
@@ -146,7 +150,7 @@ impl Decoder<'_> {
         };
         let is_cluster = inst.has("shared::cluster");
         let at = Access { space, is_cluster, address, bytes: bytes as u8, n: 1 };
-        Ok((Op::Atomic { at, op, d, b, c }, Pipe::LoadStore))
+        Ok((Op::Atomic { at, op, is_release, d, b, c }, Pipe::LoadStore))
     }
 
     /// Advice about caches does nothing here.
