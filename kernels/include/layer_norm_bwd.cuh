@@ -41,10 +41,11 @@ __device__ __forceinline__ void layer_norm_bwd_registers(T* dx, float* shared, c
     const int warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
     const int64_t stride = static_cast<int64_t>(gridDim.x) * warps;
     int64_t row = static_cast<int64_t>(blockIdx.x) * warps + warp;
+    Pair held;
+    // First, as in the forward.
+    held.load(x, dy, row, rows, c);
     layer_norm_stage<N>(shared, gamma, c);
     cp_async_commit();
-    Pair held;
-    held.load(x, dy, row, rows, c);
     cp_async_wait<0>();
     __syncthreads();
     float dgamma[VECTORS][N] = {}, dbeta[VECTORS][N] = {};

@@ -91,7 +91,8 @@ struct LayerNormRows {
     }
 };
 
-// One read of x. Its first rows are under way while gamma and beta arrive.
+// One read of x. Its first rows are under way while gamma and beta arrive: asked for first, because ptxas moves loads
+// behind a wait for copies.
 template <int ROWS, typename T>
 __device__ __forceinline__ void layer_norm_fwd_registers(T* y, float* mean, float* rstd, const T* x,
                                                          const float* gamma, const float* beta,
@@ -99,14 +100,14 @@ __device__ __forceinline__ void layer_norm_fwd_registers(T* y, float* mean, floa
                                                          float eps) {
     GLMAE_DYNAMIC_SHARED(float, weights);
     float* beta_here = weights + layer_norm_room(c);
-    layer_norm_stage<Vec<T>::N>(weights, gamma, c);
-    layer_norm_stage<Vec<T>::N>(beta_here, beta, c);
-    cp_async_commit();
     const int warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
     const int64_t stride = static_cast<int64_t>(gridDim.x) * warps * ROWS;
     int64_t row = (static_cast<int64_t>(blockIdx.x) * warps + warp) * ROWS;
     LayerNormRows<T, ROWS> held;
     held.load(x, row, rows, c);
+    layer_norm_stage<Vec<T>::N>(weights, gamma, c);
+    layer_norm_stage<Vec<T>::N>(beta_here, beta, c);
+    cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
     while (row < rows) {
