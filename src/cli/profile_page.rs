@@ -242,11 +242,11 @@ mod tests {
             "<td class=s>instructions<td>1,200</tr>",
             "<td class=s>active lanes of 32<td>16.0</tr>",
             "<td class=s>load/store<td>300<td>25.0 %</tr>",
-            "<td class=s>sectors, over least<td>6<td class=bad>1.50</tr>",
+            "<td class=s>sectors, over least<td>6<td class=bad>1.50</td></tr>",
             "33 registers a thread, 128 bytes of shared",
             "8 warps on a multiprocessor, limited by registers",
             "<td class=s>issue<td>1.500</tr>",
-            "<td>77<td class=n>1200<td class=n>100.0<td>16.0<td>6<td class=bad>1.50<td><td></td>",
+            "<td>77<td class=n>1200<td class=n>100.0<td>16.0<td>6<td class=bad>1.50</td><td><td></td>",
             "kernels/&lt;none&gt;.cu",
         ] {
             assert!(page.contains(text), "no {text} in\n{page}");
