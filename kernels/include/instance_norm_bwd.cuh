@@ -19,7 +19,7 @@ __device__ __forceinline__ void norm_sums(float* partial, const T* dy, const T* 
                                           const T* shortcut, const float* shortcut_stats,
                                           int64_t voxels, int c, int block_rows, float slope,
                                           float* room) {
-    using C = NormChunk<T, VECTOR>;
+    using C = Chunk<T, VECTOR>;
     constexpr int N = C::N, SUMS = RESIDUAL ? 3 : 2;
     const int columns = c / N, t = threadIdx.x;
     const int64_t plane = static_cast<int64_t>(gridDim.y) * c;
@@ -83,7 +83,7 @@ __device__ __forceinline__ void norm_sums(float* partial, const T* dy, const T* 
                                           const T* shortcut, const float* shortcut_stats,
                                           int64_t voxels, int c, int block_rows, float slope,
                                           float* room) {
-    if (norm_vectors(dy, x, shortcut, c)) {
+    if (rows_are_vectors(dy, x, shortcut, c)) {
         norm_sums<T, true, RESIDUAL>(partial, dy, x, stats, shortcut, shortcut_stats, voxels, c,
                                      block_rows, slope, room);
     } else {
@@ -93,9 +93,9 @@ __device__ __forceinline__ void norm_sums(float* partial, const T* dy, const T* 
 }
 
 template <typename T, bool VECTOR>
-__device__ __forceinline__ void norm_give(T* to, int64_t i, float (&v)[NormChunk<T, VECTOR>::N],
+__device__ __forceinline__ void norm_give(T* to, int64_t i, float (&v)[Chunk<T, VECTOR>::N],
                                           int mode) {
-    using C = NormChunk<T, VECTOR>;
+    using C = Chunk<T, VECTOR>;
     if (mode == GLMAE_GRAD_ACCUMULATE) {
         float was[C::N];
         C::load(to, i, was);
@@ -110,7 +110,7 @@ __device__ __forceinline__ void norm_bwd(T* dx, T* dshortcut, const float* stats
                                          const float* shortcut_stats, const float* means, const T* dy,
                                          const T* x, const T* shortcut, int64_t voxels, int c,
                                          int block_rows, float slope, int dx_mode, int dshortcut_mode) {
-    using C = NormChunk<T, VECTOR>;
+    using C = Chunk<T, VECTOR>;
     constexpr int N = C::N;
     const int columns = c / N;
     const int64_t plane = static_cast<int64_t>(gridDim.y) * c;
@@ -153,7 +153,7 @@ __device__ __forceinline__ void norm_bwd(T* dx, T* dshortcut, const float* stats
                                          const float* shortcut_stats, const float* means, const T* dy,
                                          const T* x, const T* shortcut, int64_t voxels, int c,
                                          int block_rows, float slope, int dx_mode, int dshortcut_mode) {
-    if (norm_vectors(dy, x, shortcut, c) && is_aligned_16(dx) && is_aligned_16(dshortcut)) {
+    if (rows_are_vectors(dy, x, shortcut, c) && is_aligned_16(dx) && is_aligned_16(dshortcut)) {
         norm_bwd<T, true, RESIDUAL>(dx, dshortcut, stats, shortcut_stats, means, dy, x, shortcut, voxels,
                                     c, block_rows, slope, dx_mode, dshortcut_mode);
     } else {

@@ -40,7 +40,7 @@ template <typename T, bool VECTOR, bool RESIDUAL>
 __device__ __forceinline__ void norm_fwd(T* y, const T* x, const float* stats, const T* shortcut,
                                          const float* shortcut_stats, int64_t voxels, int c,
                                          int block_rows, float slope) {
-    using C = NormChunk<T, VECTOR>;
+    using C = Chunk<T, VECTOR>;
     constexpr int N = C::N;
     const int columns = c / N;
     const int64_t plane = static_cast<int64_t>(gridDim.y) * c;
@@ -83,7 +83,7 @@ template <typename T, bool RESIDUAL>
 __device__ __forceinline__ void norm_fwd(T* y, const T* x, const float* stats, const T* shortcut,
                                          const float* shortcut_stats, int64_t voxels, int c,
                                          int block_rows, float slope) {
-    if (norm_vectors(y, x, shortcut, c)) {
+    if (rows_are_vectors(y, x, shortcut, c)) {
         norm_fwd<T, true, RESIDUAL>(y, x, stats, shortcut, shortcut_stats, voxels, c, block_rows, slope);
     } else {
         norm_fwd<T, false, RESIDUAL>(y, x, stats, shortcut, shortcut_stats, voxels, c, block_rows, slope);

@@ -29,45 +29,11 @@ struct NormPlace {
     }
 };
 
-// N elements as f32: 16 bytes, or one element.
-template <typename T, bool VECTOR>
-struct NormChunk {
-    static constexpr int N = VECTOR ? Vec<T>::N : 1;
-    __device__ static __forceinline__ void load(const T* p, int64_t i, float (&v)[N]) {
-        if constexpr (VECTOR) {
-            load_vec(p, i).unpack(v);
-        } else {
-            v[0] = to_float(p[i]);
-        }
-    }
-    __device__ static __forceinline__ void load_last(const T* p, int64_t i, float (&v)[N]) {
-        if constexpr (VECTOR) {
-            load_vec_streaming(p, i).unpack(v);
-        } else {
-            v[0] = to_float(p[i]);
-        }
-    }
-    __device__ static __forceinline__ void store(T* p, int64_t i, const float (&v)[N]) {
-        if constexpr (VECTOR) {
-            Vec<T> out;
-            out.pack(v);
-            store_vec(p, i, out);
-        } else {
-            p[i] = from_float<T>(v[0]);
-        }
-    }
-};
-
 // Half of the largest power of two that covers `rows`: the first step of a tree over them.
 __device__ __forceinline__ int norm_tree_start(int rows) {
     int step = 1;
     while (2 * step < rows) step *= 2;
     return step;
-}
-
-template <typename T>
-__device__ __forceinline__ bool norm_vectors(const T* a, const T* b, const T* d, int c) {
-    return c % Vec<T>::N == 0 && is_aligned_16(a) && is_aligned_16(b) && is_aligned_16(d);
 }
 
 }  // namespace GLMAE_NS

@@ -19,7 +19,7 @@ template <typename T, bool VECTOR>
 __device__ __forceinline__ void norm_stats(float* partial, float* start, const T* x, int64_t voxels,
                                            int c, int block_rows, float* counts, float* means,
                                            float* squares) {
-    using C = NormChunk<T, VECTOR>;
+    using C = Chunk<T, VECTOR>;
     constexpr int N = C::N;
     const int columns = c / N, t = threadIdx.x;
     for (int left = 0; left < columns; left += NORM_THREADS) {
@@ -85,7 +85,7 @@ __device__ __forceinline__ void norm_stats(float* partial, float* start, const T
                                            int c, int block_rows) {
     constexpr int N = Vec<T>::N;
     __shared__ float counts[NORM_THREADS], means[NORM_THREADS * N], squares[NORM_THREADS * N];
-    if (norm_vectors(x, x, x, c)) {
+    if (rows_are_vectors(x, x, x, c)) {
         norm_stats<T, true>(partial, start, x, voxels, c, block_rows, counts, means, squares);
     } else {
         norm_stats<T, false>(partial, start, x, voxels, c, block_rows, counts, means, squares);

@@ -212,7 +212,7 @@ __device__ __forceinline__ void layer_norm_bwd(T* dx, float* partial, const floa
                                                const float* rstd, const T* dy, const T* x,
                                                const float* gamma, int64_t rows, int c, int dx_mode) {
     GLMAE_DYNAMIC_SHARED(float, shared);
-    const bool vectors = layer_norm_rows_are_vectors(dx, dy, x, gamma, c);
+    const bool vectors = rows_are_vectors(dx, dy, x, c) && is_aligned_16(gamma);
     const bool accumulate = dx_mode == GLMAE_GRAD_ACCUMULATE;
     const float inverse_c = 1.0f / static_cast<float>(c);
     if (vectors && c <= LN_BWD_COLUMNS<T>) {

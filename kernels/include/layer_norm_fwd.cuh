@@ -175,7 +175,8 @@ template <typename T>
 __device__ __forceinline__ void layer_norm_fwd(T* y, float* mean, float* rstd, const T* x,
                                                const float* gamma, const float* beta, int64_t rows,
                                                int c, float eps) {
-    const bool vectors = layer_norm_rows_are_vectors(y, x, x, gamma, c) && is_aligned_16(beta);
+    const bool vectors =
+        rows_are_vectors(y, x, x, c) && is_aligned_16(gamma) && is_aligned_16(beta);
     const float inverse_c = 1.0f / static_cast<float>(c);
     if (vectors && 2 * c <= LN_COLUMNS<T>) {
         layer_norm_fwd_registers<2>(y, mean, rstd, x, gamma, beta, rows, c, inverse_c, eps);

@@ -3,29 +3,6 @@
 
 namespace GLMAE_NS {
 
-// `N` neighbouring elements at a time.
-template <typename T, bool VECTOR>
-struct Chunk {
-    static constexpr int N = VECTOR ? Vec<T>::N : 1;
-
-    __device__ static __forceinline__ void load(const T* p, int64_t i, float (&v)[N]) {
-        if constexpr (VECTOR) {
-            load_vec(p, i).unpack(v);
-        } else {
-            v[0] = to_float(p[i]);
-        }
-    }
-    __device__ static __forceinline__ void store(T* p, int64_t i, const float (&v)[N]) {
-        if constexpr (VECTOR) {
-            Vec<T> out;
-            out.pack(v);
-            store_vec(p, i, out);
-        } else {
-            p[i] = from_float<T>(v[0]);
-        }
-    }
-};
-
 // The first column of a lane's piece `i` of a row, where pieces of 16 bytes lie side by side in a warp.
 template <typename T>
 __device__ __forceinline__ int layer_norm_column(int i) {
@@ -44,13 +21,6 @@ __device__ __forceinline__ void load_f32(const float* p, int i, float (&v)[N]) {
             v[k] = f.x, v[k + 1] = f.y, v[k + 2] = f.z, v[k + 3] = f.w;
         }
     }
-}
-
-template <typename T>
-__device__ __forceinline__ bool layer_norm_rows_are_vectors(const T* a, const T* b, const T* d,
-                                                            const float* gamma, int c) {
-    return c % Vec<T>::N == 0 && is_aligned_16(a) && is_aligned_16(b) && is_aligned_16(d) &&
-           is_aligned_16(gamma);
 }
 
 // Room for one f32 value of each column in shared memory.

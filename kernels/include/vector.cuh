@@ -81,4 +81,39 @@ __device__ __forceinline__ bool is_aligned_16(const void* p) {
     return (reinterpret_cast<uintptr_t>(p) & 15) == 0;
 }
 
+// Whether rows of c elements in these three matrices can be taken 16 bytes at a time.
+template <typename T>
+__device__ __forceinline__ bool rows_are_vectors(const T* a, const T* b, const T* d, int c) {
+    return c % Vec<T>::N == 0 && is_aligned_16(a) && is_aligned_16(b) && is_aligned_16(d);
+}
+
+// How rows are walked over: N neighbouring elements as f32, 16 bytes or a single one.
+template <typename T, bool VECTOR>
+struct Chunk {
+    static constexpr int N = VECTOR ? Vec<T>::N : 1;
+    __device__ static __forceinline__ void load(const T* p, int64_t i, float (&v)[N]) {
+        if constexpr (VECTOR) {
+            load_vec(p, i).unpack(v);
+        } else {
+            v[0] = to_float(p[i]);
+        }
+    }
+    __device__ static __forceinline__ void load_last(const T* p, int64_t i, float (&v)[N]) {
+        if constexpr (VECTOR) {
+            load_vec_streaming(p, i).unpack(v);
+        } else {
+            v[0] = to_float(p[i]);
+        }
+    }
+    __device__ static __forceinline__ void store(T* p, int64_t i, const float (&v)[N]) {
+        if constexpr (VECTOR) {
+            Vec<T> out;
+            out.pack(v);
+            store_vec(p, i, out);
+        } else {
+            p[i] = from_float<T>(v[0]);
+        }
+    }
+};
+
 }  // namespace GLMAE_NS
