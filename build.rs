@@ -22,6 +22,9 @@ const ARCHS: &str = "80,86,89,90a";
 /// The PTX of these is kept as well, if they are asked for: it can be executed without a GPU.
 const EXECUTED: [&str; 2] = ["80", "90a"];
 
+/// Kernels with instructions that only this architecture has. The host's compiler sees no bodies of them.
+const HOPPER: (&str, &str) = ("kernels/hopper", "90a");
+
 /// The checked build: the compiler calls the emulator before every load and store, and on undefined
 /// arithmetic; no sanitizer runtime is linked.
 const CHECKED: &[&str] = &[
@@ -70,8 +73,10 @@ fn main() {
     let kernels = sources("kernels", "cu");
     let mut emulated = kernels.clone();
     emulated.extend(sources("kernels/emulate", "cu"));
+    let hopper = sources(HOPPER.0, "cu");
+    let all: Vec<PathBuf> = emulated.iter().chain(&hopper).cloned().collect();
     if is_for_lints() {
-        fs::write(out().join("kernels.rs"), table(&emulated, &[])).expect("OUT_DIR is writable");
+        fs::write(out().join("kernels.rs"), table(&all, &[])).expect("OUT_DIR is writable");
         return;
     }
     let mut jobs: Vec<Job<PathBuf>> = Vec::new();
@@ -84,6 +89,9 @@ fn main() {
         if is_checked() {
             jobs.push(Box::new(|| emulate("checked", file, 1, CHECKED)));
         }
+    }
+    for file in &hopper {
+        jobs.push(Box::new(|| emulate("plain", file, 1, &["-Wno-unused-parameter"])));
     }
     if is_sanitized() {
         link_sanitizer();
@@ -111,10 +119,10 @@ fn main() {
     }
     let compiled = match env::var_os("CARGO_FEATURE_CUDA") {
         // The primitives too: a GPU is asked about them first. Kernels with faults are for the emulator.
-        Some(_) => cuda(emulated.iter().filter(|file| stem(file) != "faults")),
+        Some(_) => cuda(all.iter().filter(|file| label(file) != "faults")),
         None => Vec::new(),
     };
-    fs::write(out().join("kernels.rs"), table(&emulated, &compiled)).expect("OUT_DIR is writable");
+    fs::write(out().join("kernels.rs"), table(&all, &compiled)).expect("OUT_DIR is writable");
 }
 
 /// Links AddressSanitizer's runtime, as a whole and statically: its allocator must be the first.
@@ -190,13 +198,16 @@ fn in_parallel<T: Send>(jobs: Vec<Job<T>>) -> Vec<T> {
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Whether `target` is newer than its inputs, every header, and this script.
+/// Whether `target` is newer than its inputs, every header that they may include, and this script.
 fn is_fresh(target: &Path, inputs: &[&Path]) -> bool {
     let time = |p: &Path| fs::metadata(p).and_then(|m| m.modified()).ok();
     let mut needs: Vec<PathBuf> = inputs.iter().map(|p| p.to_path_buf()).collect();
     needs.extend(env::current_exe());
     needs.extend(sources("kernels/include", "h"));
     needs.extend(sources("kernels/include", "cuh"));
+    if inputs.iter().any(|input| input.starts_with(HOPPER.0)) {
+        needs.extend(sources("kernels/include/hopper", "cuh"));
+    }
     needs.extend(sources("kernels/emulate", "h"));
     time(target).is_some_and(|t| needs.iter().all(|p| time(p).is_some_and(|n| n < t)))
 }
@@ -227,7 +238,7 @@ fn host(opt_level: u32) -> cc::Build {
 
 /// Compiles one file with the settings of `build`, if anything has changed; its object.
 fn object(kind: &str, file: &Path, build: &mut cc::Build) -> PathBuf {
-    let directory = out().join(kind).join(stem(file));
+    let directory = out().join(kind).join(flat_label(file));
     fs::create_dir_all(&directory).expect("OUT_DIR is writable");
     let is_object = |p: &PathBuf| p.extension().is_some_and(|e| e == "o");
     let old = fs::read_dir(&directory).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
@@ -245,7 +256,7 @@ fn emulate(kind: &str, file: &Path, opt_level: u32, flags: &[&str]) -> PathBuf {
 fn emulated(file: &Path, kind: &str, opt_level: u32, flags: &[&str]) -> cc::Build {
     let mut build = host(opt_level);
     build.define("GLMAE_BUILD", format!("glmae_{kind}").as_str());
-    build.define("GLMAE_NS", format!("glmae_{kind}_{}", stem(file)).as_str());
+    build.define("GLMAE_NS", format!("glmae_{kind}_{}", flat_label(file)).as_str());
     build.flag("-x").flag("c++");
     flags.iter().for_each(|flag| _ = build.flag(flag));
     // GCC would turn loops into calls of memset, which nobody sees.
@@ -257,9 +268,22 @@ fn stem(file: &Path) -> String {
     file.file_stem().expect("a file has a name").to_string_lossy().into_owned()
 }
 
+/// What a file of kernels is called: its stem, behind its folder where that says what it needs.
+fn label(file: &Path) -> String {
+    match file.starts_with(HOPPER.0) {
+        true => format!("hopper/{}", stem(file)),
+        false => stem(file),
+    }
+}
+
+/// [`label`] as a name of files and of C++.
+fn flat_label(file: &Path) -> String {
+    label(file).replace('/', "_")
+}
+
 /// What nvcc made of one file.
 struct Compiled {
-    stem: String,
+    label: String,
     fatbin: PathBuf,
     /// Architecture and compressed PTX, from the compilation that the fatbin is of.
     ptx: Vec<(&'static str, PathBuf)>,
@@ -267,25 +291,35 @@ struct Compiled {
     said: PathBuf,
 }
 
-/// Compiles every file with nvcc.
+/// The architectures of a file, of those that are asked for.
+fn archs_of<'a>(file: &Path, asked: &[&'a str]) -> Vec<&'a str> {
+    let is_wanted = |arch: &&&str| !file.starts_with(HOPPER.0) || **arch == HOPPER.1;
+    asked.iter().filter(is_wanted).copied().collect()
+}
+
+/// Compiles every file with nvcc, but those that are for none of the architectures.
 fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
-    let files: Vec<&PathBuf> = files.collect();
     let nvcc = find_nvcc();
     let archs = env::var("GLMAE_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
     let archs: Vec<_> = archs.split([',', ' ']).filter(|a| !a.is_empty()).collect();
+    let files: Vec<&PathBuf> = files.filter(|file| !archs_of(file, &archs).is_empty()).collect();
     // A sixth of the size; drivers since CUDA 12.4 unpack it, compilers since 12.8 make it.
     let help = Command::new(&nvcc).arg("--help").output().map(|o| o.stdout).unwrap_or_default();
     let compresses = String::from_utf8_lossy(&help).contains("--compress-mode");
-    let target =
-        |file: &Path, end: &str| out().join(format!("{}.{}.{end}", stem(file), archs.join("-")));
+    let target = |file: &Path, end: &str| {
+        let archs = archs_of(file, &archs).join("-");
+        out().join(format!("{}.{archs}.{end}", flat_label(file)))
+    };
     let kept = |file: &Path| -> Vec<(&'static str, PathBuf)> {
+        let archs = archs_of(file, &archs);
         let asked = EXECUTED.into_iter().filter(|arch| archs.contains(arch));
         asked.map(|arch| (arch, target(file, &format!("{arch}.ptx.zlib")))).collect()
     };
     let compile = |file: &Path| {
+        let archs = archs_of(file, &archs);
         let (fatbin, ptx, said) = (target(file, "fatbin"), kept(file), target(file, "ptxas"));
         let is_current = |target: &PathBuf| is_fresh(target, &[file, &nvcc]);
-        let compiled = Compiled { stem: stem(file), fatbin: fatbin.clone(), ptx, said };
+        let compiled = Compiled { label: label(file), fatbin: fatbin.clone(), ptx, said };
         if [&fatbin, &compiled.said].into_iter().all(is_current)
             && compiled.ptx.iter().all(|(_, path)| is_current(path))
         {
@@ -301,10 +335,11 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
         for arch in &archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=sm_{arch}"));
         }
-        if let Some(lowest) = archs.first() {
+        // Code for 90a runs on nothing else.
+        if let Some(lowest) = archs.first().filter(|_| !file.starts_with(HOPPER.0)) {
             command.arg("-gencode").arg(format!("arch=compute_{lowest},code=compute_{lowest}"));
         }
-        let intermediates = out().join("nvcc").join(stem(file));
+        let intermediates = out().join("nvcc").join(flat_label(file));
         // What a build that was stopped has left; it may be nothing.
         let _ = fs::remove_dir_all(&intermediates);
         fs::create_dir_all(&intermediates).expect("OUT_DIR is writable");
@@ -314,6 +349,10 @@ fn cuda<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Vec<Compiled> {
             String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
         let ok = output.status.success();
         assert!(ok, "nvcc could not compile {} ({command:?}):\n{said}", file.display());
+        // To ptxas these are remarks: products that wait for each other, registers that were not handed over.
+        let is_slow = |line: &&str| line.contains("(C75") || line.contains("(C76");
+        let slow: Vec<&str> = said.lines().filter(is_slow).collect();
+        assert!(slow.is_empty(), "{}: {}", file.display(), slow.join("\n"));
         fs::write(&compiled.said, &*said).expect("OUT_DIR is writable");
         for (arch, target) in &compiled.ptx {
             // For one architecture nvcc leaves its name out.
@@ -418,7 +457,12 @@ fn find_nvcc() -> PathBuf {
 
 /// The names that a line of a kernel file exports (`kernels/include/export.cuh`).
 fn exported(line: &str) -> Vec<&str> {
-    let macros = [("GLMAE_KERNEL(", 1), ("GLMAE_INSTANCE(", 1), ("GLMAE_TWINS(", 2)];
+    let macros = [
+        ("GLMAE_KERNEL(", 1),
+        ("GLMAE_INSTANCE(", 1),
+        ("GLMAE_HOPPER(", 1),
+        ("GLMAE_TWINS(", 2),
+    ];
     let found = macros.iter().find_map(|(start, names)| Some((line.strip_prefix(start)?, *names)));
     let Some((rest, names)) = found else { return Vec::new() };
     rest.split([',', ')']).take(names).map(str::trim).collect()
@@ -429,17 +473,20 @@ fn table(files: &[PathBuf], compiled: &[Compiled]) -> String {
     let (mut externs, mut rows) = (String::new(), String::new());
     for file in files {
         let text = fs::read_to_string(file).expect("read a moment ago");
-        let stem = stem(file);
+        let (label, is_hopper) = (label(file), file.starts_with(HOPPER.0));
         for name in text.lines().flat_map(exported) {
             let mut info = |build| {
                 _ = writeln!(externs, "    static glmae_{build}_info_{name}: KernelInfo;");
                 format!("&raw const glmae_{build}_info_{name}")
             };
             let plain = info("plain");
-            let checked = if is_checked() { info("checked") } else { "std::ptr::null()".into() };
+            let checked = match is_checked() && !is_hopper {
+                true => info("checked"),
+                false => "std::ptr::null()".into(),
+            };
             _ = writeln!(
                 rows,
-                "    Kernel {{ name: {name:?}, file: {stem:?}, checked: {checked}, \
+                "    Kernel {{ name: {name:?}, file: {label:?}, checked: {checked}, \
                  plain: {plain} }},"
             );
         }
@@ -447,10 +494,10 @@ fn table(files: &[PathBuf], compiled: &[Compiled]) -> String {
     let (mut fatbins, mut ptx, mut uses) = (String::new(), String::new(), String::new());
     let bytes = |path: &Path| format!("include_bytes!({:?})", path.display().to_string());
     for file in compiled {
-        let stem = &file.stem;
-        _ = writeln!(fatbins, "    ({stem:?}, {}),", bytes(&file.fatbin));
+        let label = &file.label;
+        _ = writeln!(fatbins, "    ({label:?}, {}),", bytes(&file.fatbin));
         for (arch, path) in &file.ptx {
-            _ = writeln!(ptx, "    ({stem:?}, {arch:?}, {}),", bytes(path));
+            _ = writeln!(ptx, "    ({label:?}, {arch:?}, {}),", bytes(path));
         }
         let said = fs::read_to_string(&file.said).expect("written with the fatbin");
         for (kernel, arch, n) in registers(&said) {

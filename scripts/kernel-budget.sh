@@ -4,7 +4,7 @@
 # must and must not be there. Needs nvcc, cuobjdump and nvdisasm (scripts/cuda-toolchain.sh), no GPU.
 #
 #   scripts/kernel-budget.sh              print the table; fails on a breach or a missing row
-#   scripts/kernel-budget.sh linear       only the kernels of kernels/linear.cu
+#   scripts/kernel-budget.sh linear       only the kernels of kernels/linear.cu (or hopper/linear)
 #   scripts/kernel-budget.sh --update     rewrite rows that are missing, stale or broken: read the diff
 #   scripts/kernel-budget.sh --self-test  kernels that break each rule must be reported
 set -euo pipefail
@@ -19,10 +19,10 @@ for argument in "$@"; do
     *) files+=("kernels/$argument.cu") ;;
   esac
 done
-[[ ${#files[@]} -gt 0 ]] || files=(kernels/*.cu)
+[[ ${#files[@]} -gt 0 ]] || files=(kernels/*.cu kernels/hopper/*.cu)
 budget=kernels/budget.txt
 if [[ $mode == self-test ]]; then
-  files=(tests/budget/breaches.cu)
+  files=(tests/budget/breaches.cu tests/budget/hopper/breaches.cu)
   budget=tests/budget/budget.txt
 fi
 
@@ -36,7 +36,8 @@ mkdir -p "$out"
 # Compiles one file for one architecture unless the result is newer than every source.
 compile() {
   local file=$1 arch=$2 base
-  base="$out/$(basename "$file" .cu).$arch"
+  base=${file#kernels/} && base=${base#tests/budget/} && base=${base%.cu}
+  base="$out/${base//\//_}.$arch"
   if [[ -f "$base.sass" && -z $(find kernels/include "$file" "$nvcc" -newer "$base.sass" -print -quit) ]]; then
     return
   fi
@@ -49,7 +50,9 @@ compile() {
 export -f compile
 export nvcc bin out
 for file in "${files[@]}"; do
-  for arch in 80 86 90a; do printf '%s\0%s\0' "$file" "$arch"; done
+  archs=(80 86 90a)
+  [[ $file != */hopper/* ]] || archs=(90a)
+  for arch in "${archs[@]}"; do printf '%s\0%s\0' "$file" "$arch"; done
 done | xargs -0 -n 2 -P "$(nproc)" bash -euo pipefail -c 'compile "$1" "$2"' _
 
 "$nvcc" --version | tail -n 1

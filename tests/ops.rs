@@ -100,6 +100,7 @@ fn cuda_kernels_follow_the_f64_reference() {
 fn compiled_kernels_follow_the_f64_reference() {
     use std::sync::Arc;
 
+    use glmae::device::KernelSet;
     use glmae::device::ptx::{Arch, Numerics, Options, Ptx, Schedule, SumOrder};
 
     let device = |arch, options| match Ptx::new(arch, options) {
@@ -114,12 +115,14 @@ fn compiled_kernels_follow_the_f64_reference() {
         checked: false,
         schedule: Schedule::Shuffled(5),
         numerics: Numerics { is_perturbed: true, sums },
+        ..Options::default()
     };
+    let hopper = |options| Options { kernels: KernelSet::Hopper, ..options };
     for (arch, options) in [
         (Arch::Sm80, checked(Schedule::Shuffled(23))),
-        (Arch::Sm90a, checked(Schedule::Descending)),
+        (Arch::Sm90a, hopper(checked(Schedule::Descending))),
         (Arch::Sm80, other(SumOrder::Second)),
-        (Arch::Sm80, other(SumOrder::CutOff)),
+        (Arch::Sm90a, hopper(other(SumOrder::CutOff))),
     ] {
         if device(arch, options).is_some() {
             let what = format!("{arch}, {options:?}");

@@ -54,6 +54,8 @@ const uint64_t glmae_abi_layout[] = {
     sizeof(GlmaeAffineMap),
     offsetof(GlmaeAffineMap, start),
     offsetof(GlmaeAffineMap, step),
+    sizeof(GlmaeTensorMap),
+    alignof(GlmaeTensorMap),
 };
 extern const uint64_t glmae_abi_layout_count;
 const uint64_t glmae_abi_layout_count = sizeof(glmae_abi_layout) / sizeof(uint64_t);

@@ -22,6 +22,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define __constant__ static const
+#define __grid_constant__
 // A block runs on one OS thread, so its shared memory is that thread's.
 #define __shared__ static thread_local
 #define __restrict__ __restrict

@@ -79,6 +79,11 @@ struct GlmaeAffineMap {
     int64_t start[3], step[3][3];
 };
 
+// A tensor map (CUtensorMap), which only the device that made it can read. Passed by value.
+struct alignas(64) GlmaeTensorMap {
+    uint64_t opaque[16];
+};
+
 #define GLMAE_ACCESS_READ 0
 #define GLMAE_ACCESS_WRITE 1
 #define GLMAE_ACCESS_ATOMIC 2

@@ -10,6 +10,10 @@
 //
 //   GLMAE_TWINS(f32 name, bf16 name, (threads[, blocks per SM]), (parameters), body)
 //       two instances: T is float, T is bf16.
+//
+//   GLMAE_HOPPER(name, (threads, 1), blocks of a cluster, (parameters), body)
+//       a kernel for sm_90a alone. The host's compiler sees its name and parameters, by which launches are checked,
+//       and no body: only `--device ptx:90a` executes it without a GPU.
 #pragma once
 
 #define GLMAE_FIRST(first, ...) first
@@ -27,3 +31,16 @@
 #define GLMAE_TWINS(name_f32, name_bf16, bounds, ...)   \
     GLMAE_INSTANCE(name_f32, float, bounds, __VA_ARGS__) \
     GLMAE_INSTANCE(name_bf16, bf16, bounds, __VA_ARGS__)
+
+#ifdef __CUDACC__
+#define GLMAE_HOPPER_(name, bounds, cluster, parameters, ...)                                 \
+    GLMAE_EXPORT __global__ void __launch_bounds__ bounds __cluster_dims__(cluster, 1, 1) name \
+        parameters {                                                                          \
+        __VA_ARGS__;                                                                          \
+    }
+#else
+#define GLMAE_HOPPER_(name, bounds, cluster, parameters, ...)                         \
+    GLMAE_EXPORT void name parameters { __trap(); } \
+    GLMAE_KERNEL(name, GLMAE_FIRST bounds)
+#endif
+#define GLMAE_HOPPER(name, bounds, cluster, ...) GLMAE_HOPPER_(name, bounds, cluster, __VA_ARGS__)

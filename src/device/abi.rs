@@ -74,6 +74,9 @@ pub use self::generated::GlmaeViewBox as ViewBox;
 /// voxel `i` at `start + sum_b i[b] step[b]`. Passed by value.
 pub use self::generated::GlmaeAffineMap as AffineMap;
 
+/// A tensor map, which only the device that made it can read. Passed by value.
+pub use self::generated::GlmaeTensorMap as TensorMap;
+
 pub const ACCESS_READ: u32 = c::GLMAE_ACCESS_READ;
 pub const ACCESS_WRITE: u32 = c::GLMAE_ACCESS_WRITE;
 pub const ACCESS_ATOMIC: u32 = c::GLMAE_ACCESS_ATOMIC;
@@ -101,7 +104,7 @@ pub(crate) fn fault_message(code: u32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::mem::{offset_of, size_of};
+    use std::mem::{align_of, offset_of, size_of};
 
     use super::*;
 
@@ -173,6 +176,8 @@ mod tests {
             size_of::<AffineMap>(),
             offset_of!(AffineMap, start),
             offset_of!(AffineMap, step),
+            size_of::<TensorMap>(),
+            align_of::<TensorMap>(),
         ];
         // SAFETY: layout.cpp defines the array with as many entries as the count says.
         let theirs = unsafe {

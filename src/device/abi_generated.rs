@@ -1,5 +1,5 @@
 // Written by scripts/generate-abi.sh with bindgen 0.72.1; not to be edited.
-// FNV-1a of kernels/include/abi.h: a0c71c69650d8267
+// FNV-1a of kernels/include/abi.h: 27c7382adbaf1cef
 
 pub const GLMAE_GRAD_OVERWRITE: u32 = 0;
 pub const GLMAE_GRAD_ACCUMULATE: u32 = 1;
@@ -265,4 +265,17 @@ const _: () = {
         [::core::mem::offset_of!(GlmaeAffineMap, start) - 0usize];
     ["Offset of field: GlmaeAffineMap::step"]
         [::core::mem::offset_of!(GlmaeAffineMap, step) - 24usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone)]
+pub struct GlmaeTensorMap {
+    pub opaque: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GlmaeTensorMap"][::core::mem::size_of::<GlmaeTensorMap>() - 128usize];
+    ["Alignment of GlmaeTensorMap"][::core::mem::align_of::<GlmaeTensorMap>() - 64usize];
+    ["Offset of field: GlmaeTensorMap::opaque"]
+        [::core::mem::offset_of!(GlmaeTensorMap, opaque) - 0usize];
 };

@@ -1,7 +1,9 @@
 //! A kernel launch written down argument by argument, in the order of the kernel's parameters:
 //! outputs, saved values, inputs, parameters, sizes.
 
+use super::abi::TensorMap;
 use super::launch::{Arg, DevicePtr, LaunchConfig};
+use super::tensor_map::Boxes;
 use super::{DType, Device, Tensor, TensorMut};
 use crate::{Error, Result};
 
@@ -58,6 +60,30 @@ impl<'d> KernelCall<'d> {
             Some(tensor) => self.output(tensor),
             None => Ok(self.value(DevicePtr::NULL)),
         }
+    }
+
+    /// A tensor that the kernel reads in boxes of `box_dims`, as contiguous rows of `dims`.
+    pub fn boxes(self, tensor: &Tensor, dims: &[usize], box_dims: &[usize]) -> Result<Self> {
+        let (at, dtype) = (tensor.ptr()?, tensor.dtype());
+        let map = self.device.tensor_map(&Boxes { at, dtype, dims, box_dims })?;
+        Ok(self.value(map))
+    }
+
+    /// A tensor that the kernel writes in boxes, likewise.
+    pub fn output_boxes(
+        self,
+        tensor: &mut TensorMut<'_>,
+        dims: &[usize],
+        box_dims: &[usize],
+    ) -> Result<Self> {
+        let (at, dtype) = (tensor.ptr_mut()?, tensor.dtype());
+        let map = self.device.tensor_map(&Boxes { at, dtype, dims, box_dims })?;
+        Ok(self.value(map))
+    }
+
+    /// In place of boxes that the kernel does not use.
+    pub fn no_boxes(self) -> Self {
+        self.value(TensorMap { opaque: [0; 16] })
     }
 
     /// A scalar: i32, u32, i64, u64 or f32, exactly as the kernel declares it.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::KernelSet;
 use super::arena::{Arena, Owner, Usage};
 use super::launch::{Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, Shared, check};
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Default)]
 pub struct Dry {
     books: Mutex<Books>,
+    kernels: KernelSet,
 }
 
 #[derive(Default)]
@@ -26,6 +28,15 @@ struct Books {
 }
 
 impl Dry {
+    /// For a device with these kernels: which parts a sum is split into depends on them.
+    pub fn new(kernels: KernelSet) -> Self {
+        Self { kernels, ..Self::default() }
+    }
+
+    pub fn kernel_set(&self) -> KernelSet {
+        self.kernels
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 
 use super::DType;
-use super::abi::{ArgKind, KernelInfo};
+use super::abi::{ArgKind, KernelInfo, TensorMap};
 use crate::error::{Error, Result};
 
 /// An address in the memory of one device. Offsets within an allocation are allowed.
@@ -69,6 +69,7 @@ pub enum Arg<'a> {
     F32(f32),
     /// A plain struct of `abi.rs` passed by value, as `bytemuck::bytes_of` gives it.
     Pod(&'a [u8]),
+    Map(TensorMap),
 }
 
 impl From<DevicePtr> for Arg<'_> {
@@ -86,7 +87,7 @@ macro_rules! arg_from {
         })*
     };
 }
-arg_from!(i32 => I32, u32 => U32, i64 => I64, u64 => U64, f32 => F32);
+arg_from!(i32 => I32, u32 => U32, i64 => I64, u64 => U64, f32 => F32, TensorMap => Map);
 
 impl Arg<'_> {
     fn kind(&self) -> ArgKind {
@@ -95,7 +96,7 @@ impl Arg<'_> {
             Self::I32(_) | Self::I64(_) => ArgKind::Signed,
             Self::U32(_) | Self::U64(_) => ArgKind::Unsigned,
             Self::F32(_) => ArgKind::Float,
-            Self::Pod(_) => ArgKind::Struct,
+            Self::Pod(_) | Self::Map(_) => ArgKind::Struct,
         }
     }
 
@@ -104,6 +105,7 @@ impl Arg<'_> {
             Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
             Self::Ptr(_) | Self::I64(_) | Self::U64(_) => 8,
             Self::Pod(bytes) => bytes.len(),
+            Self::Map(map) => size_of_val(map),
         }
     }
 
@@ -118,6 +120,7 @@ impl Arg<'_> {
             Self::U64(v) => write(&v.to_ne_bytes()),
             Self::F32(v) => write(&v.to_ne_bytes()),
             Self::Pod(bytes) => write(bytes),
+            Self::Map(map) => write(bytemuck::cast_slice(&map.opaque)),
         }
     }
 }
@@ -149,8 +152,8 @@ impl Slots {
     }
 }
 
-/// An exported kernel: its file (the stem names the fatbin) and its two emulated builds; `checked` is
-/// null with the feature `sanitize`.
+/// An exported kernel: its file below `kernels/`, without the ending, and its two emulated builds. `checked` is null with
+/// the feature `sanitize` and for kernels of `kernels/hopper`, of which `plain` has only the signature.
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,
@@ -180,6 +183,11 @@ impl Kernel {
             .iter()
             .find(|k| k.name == name)
             .ok_or_else(|| Error::Unsupported(format!("this binary has no kernel '{name}'")))
+    }
+
+    /// Whether only sm_90a has the instructions of it.
+    pub fn needs_hopper(&self) -> bool {
+        self.file.starts_with("hopper/")
     }
 
     /// The signature, as the C++ compiler deduced it from the kernel's type.

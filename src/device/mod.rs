@@ -12,6 +12,7 @@ mod dtype;
 pub mod emulated;
 pub mod fatbin;
 mod graph;
+mod kernel_set;
 pub mod launch;
 pub mod memory;
 pub mod nvtx;
@@ -20,6 +21,7 @@ pub mod on_host;
 pub mod ptx;
 mod storage;
 mod tensor;
+pub(crate) mod tensor_map;
 #[cfg(any(feature = "cuda", test))]
 mod upload;
 
@@ -31,6 +33,7 @@ pub use dry::Dry;
 pub(crate) use dtype::with_real;
 pub use dtype::{DType, Element, Real, SameAsF32};
 pub use graph::Graph;
+pub use kernel_set::KernelSet;
 pub use tensor::{Tensor, TensorMut};
 
 use self::emulated::{Emulated, Mode, Options, Schedule};
@@ -102,7 +105,7 @@ impl Device {
     fn ptx(arch: &str) -> Result<Self> {
         let text = || unknown(&format!("ptx:{arch}"));
         let arch = ptx::Arch::parse(arch).ok_or_else(text)?;
-        Ok(Self::Ptx(Arc::new(ptx::Ptx::new(arch, ptx::Options::default())?)))
+        Ok(Self::Ptx(Arc::new(ptx::Ptx::new(arch, ptx::Options::of(arch)?)?)))
     }
 
     #[cfg(not(feature = "cuda"))]

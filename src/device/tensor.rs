@@ -298,6 +298,12 @@ impl<'a> TensorMut<'a> {
         &self.tensor.device
     }
 
+    /// See [`Tensor::is_aligned`].
+    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
+        let elements = self.tensor.offset + self.offset;
+        (elements * self.tensor.dtype.size()).is_multiple_of(bytes)
+    }
+
     /// Where the elements are on a GPU, for a kernel to write. Nobody else may hold the memory.
     pub(super) fn ptr_mut(&mut self) -> Result<DevicePtr> {
         if !self.tensor.is_unique() {

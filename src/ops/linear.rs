@@ -5,6 +5,8 @@
 pub(super) mod launch;
 mod layer;
 mod product;
+#[cfg(all(test, feature = "cuda"))]
+mod hopper_tests;
 #[cfg(test)]
 mod tests;
 

@@ -7,14 +7,17 @@
 //! On a GPU the comparison is the epilogue of the product: the prediction, the largest matrix of the
 //! decoder, is written only for pictures and comparisons.
 
+mod launch;
+#[cfg(test)]
+mod tests;
+
 use rayon::prelude::*;
 
-use super::gemm;
-use super::linear::launch::Forward;
+use self::launch::Comparing;
 use super::linear::{Activation, Layer};
 use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
-use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
+use crate::device::{Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::tape::{Backward, Grads, Tape, Var};
 use crate::{Error, Result};
 
@@ -102,7 +105,7 @@ impl<'a> Tape<'a> {
                     true => Some(Tensor::empty(device, dtype, &[rows, width])?),
                     false => None,
                 };
-                Comparing::new(x.value(), head)?.run(
+                Comparing { choice: None, x: x.value(), head }.run(
                     &mut losses,
                     &mut gradient,
                     pred.as_mut(),
@@ -160,74 +163,6 @@ impl Backward for MaskedMseBwd {
             head.input_gradient(&mut dx, &gradient, mode)?;
         }
         head.param_gradients(&gradient, x.value(), grads)
-    }
-}
-
-/// The product that compares.
-struct Comparing<'t> {
-    plan: gemm::Plan,
-    x: &'t Tensor,
-    head: &'t Layer,
-}
-
-impl<'t> Comparing<'t> {
-    fn new(x: &'t Tensor, head: &'t Layer) -> Result<Self> {
-        Ok(Self { plan: Forward::new(x, head.weight.operand())?.plan, x, head })
-    }
-
-    fn run(
-        &self,
-        losses: &mut Tensor,
-        gradient: &mut Tensor,
-        pred: Option<&mut Tensor>,
-        with: &Comparison<'_>,
-    ) -> Result<()> {
-        let (device, dtype) = (self.x.device(), self.x.dtype());
-        let ((rows, width), (_, fan_in)) = (with.target.matrix(OP)?, self.x.matrix(OP)?);
-        let mut statistics = None;
-        if with.norm_pix {
-            let of = statistics.insert(Tensor::empty(device, DType::F32, &[rows, 4])?);
-            KernelCall::typed(device, "masked_mse_init", dtype)
-                .output(of)?
-                .input(with.target)?
-                .value(gemm::size(OP, width)?)
-                .launch(LaunchConfig::linear(rows as u32, 256))?;
-        }
-        let per_group = |of: f64| {
-            [0, 1].map(|g| {
-                let rows = with.group_rows.get(g).map_or(1.0, |&rows| rows as f64);
-                (of / (width as f64 * rows)) as f32
-            })
-        };
-        let first_rows = with.group_rows.first().copied().unwrap_or(0);
-        let blocks = self.plan.launch.grid[0];
-        let mut sums = Tensor::empty(device, DType::F32, &[blocks as usize, 2])?;
-        let [scale, other_scale] = per_group(2.0);
-        KernelCall::new(device, &self.plan.kernel("masked_mse_fwd", dtype))
-            .output(gradient)?
-            .optional_output(pred)?
-            .output(&mut sums)?
-            .input(self.x)?
-            .input(self.head.weight.operand())?
-            .optional(self.head.bias.as_ref().map(|b| &b.value))?
-            .input(with.target)?
-            .optional(statistics.as_ref())?
-            .value(gemm::size(OP, rows)?)
-            .value(gemm::size(OP, width)?)
-            .value(gemm::size(OP, fan_in)?)
-            .value(gemm::size(OP, first_rows)?)
-            .value(scale)
-            .value(other_scale)
-            .launch(self.plan.launch)?;
-        let [factor, other_factor] = per_group(1.0);
-        KernelCall::new(device, "masked_mse_fwd_f32_mean")
-            .output(losses)?
-            .input(&sums)?
-            .value(gemm::size(OP, blocks as usize)?)
-            .value(gemm::size(OP, with.group_rows.len())?)
-            .value(factor)
-            .value(other_factor)
-            .launch(LaunchConfig::linear(1, 256))
     }
 }
 
@@ -384,5 +319,3 @@ impl OpSpec for Spec {
     }
 }
 
-#[cfg(test)]
-mod tests;

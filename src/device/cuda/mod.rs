@@ -29,6 +29,7 @@ pub use self::timing::Mark;
 use self::exact::Exact;
 use self::fault::driver;
 use self::staging::Staging;
+use super::KernelSet;
 use super::arena::{Arena, Usage};
 use super::capturing::Capturing;
 use super::launch::{
@@ -49,6 +50,7 @@ pub struct Cuda {
     staging: Mutex<Option<Staging>>,
     capturing: Capturing,
     exact: Option<Exact>,
+    kernels: KernelSet,
 }
 
 #[derive(Clone)]
@@ -137,6 +139,13 @@ impl Cuda {
                 "{name} has compute capability {major}.x, the kernels need 8.0 or newer"
             )));
         }
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        // Code for 90a runs on 9.0 and on nothing else.
+        let has_hopper = FATBINS.iter().any(|(file, _)| file.starts_with("hopper/"));
+        let kernels = match (major, minor) {
+            (9, 0) if has_hopper => KernelSet::of_hopper()?,
+            _ => KernelSet::Portable,
+        };
         let limits = DeviceLimits {
             grid: [
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
@@ -165,6 +174,7 @@ impl Cuda {
             staging: Mutex::default(),
             capturing: Capturing::default(),
             exact: Exact::from_env()?,
+            kernels,
         })
     }
 
@@ -177,6 +187,11 @@ impl Cuda {
     pub fn is_exclusive(&self) -> bool {
         let mode = self.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE);
         mode == Ok(sys::CUcomputemode_enum::CU_COMPUTEMODE_EXCLUSIVE_PROCESS as i32)
+    }
+
+    /// Which kernels multiply matrices.
+    pub fn kernel_set(&self) -> KernelSet {
+        self.kernels
     }
 
     pub fn limits(&self) -> &DeviceLimits {

@@ -35,6 +35,7 @@ impl Value {
             Arg::I64(v) => Arg::I64(v),
             Arg::U64(v) => Arg::U64(v),
             Arg::F32(v) => Arg::F32(v),
+            Arg::Map(map) => Arg::Map(map),
             Arg::Pod(bytes) => return Self::Pod(bytes.to_vec()),
         })
     }

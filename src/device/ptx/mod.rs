@@ -18,7 +18,7 @@ pub use glmae_simt::program::{Numerics, Program, SumOrder};
 use glmae_simt::ptx::ast::Module;
 use glmae_simt::ptx::parse;
 
-use super::arena;
+use super::{KernelSet, arena};
 use super::launch::{DeviceLimits, Kernel, LaunchConfig, PTX};
 use super::on_host::{Engine, Launch, OnHost, lock};
 use crate::error::{Error, Result};
@@ -72,11 +72,31 @@ pub struct Options {
     pub schedule: Schedule,
     /// What the hardware leaves open, and kernels must not depend on.
     pub numerics: Numerics,
+    /// Which kernels multiply matrices; those for Hopper need its PTX.
+    pub kernels: KernelSet,
+}
+
+impl Options {
+    /// With the kernels that a GPU of this architecture uses.
+    ///
+    /// Errors: those of [`KernelSet::of_hopper`].
+    pub fn of(arch: Arch) -> Result<Self> {
+        let kernels = match arch {
+            Arch::Sm80 => KernelSet::Portable,
+            Arch::Sm90a => KernelSet::of_hopper()?,
+        };
+        Ok(Self { kernels, ..Self::default() })
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { checked: true, schedule: Schedule::Ascending, numerics: Numerics::default() }
+        Self {
+            checked: true,
+            schedule: Schedule::Ascending,
+            numerics: Numerics::default(),
+            kernels: KernelSet::Portable,
+        }
     }
 }
 

@@ -289,7 +289,8 @@ impl ConvBwd {
         let call = KernelCall::new(device, "conv3d_bwd_reduce_f32");
         let mut spare = None;
         let shape = [out, all, 27];
-        let (call, modes) = destinations(self, call, bias, grads, &shape, &mut spare)?;
+        let place = &linear::Place::Pointer;
+        let (call, modes) = destinations(self, (call, place), bias, grads, &shape, &mut spare)?;
         let elements = (27 * out * all).div_ceil(32) + bias.map_or(0, |_| out.div_ceil(32));
         call.input(&weights)?
             .input(&biases)?
@@ -314,16 +315,16 @@ impl ConvBwd {
         if let [x] = &self.inputs[..] {
             let gradient = linear::ParamGradient::new(dy, x.value())?;
             let shape = [out, conv.channels[0]];
-            return gradient.run(bias.is_some(), |call| {
-                destinations(self, call, bias, grads, &shape, &mut spare)
+            return gradient.run(bias.is_some(), |call, place| {
+                destinations(self, (call, place), bias, grads, &shape, &mut spare)
             });
         }
         let mut parts = Vec::new();
         for (i, x) in self.inputs.iter().enumerate() {
             let mut part = Tensor::empty(device, DType::F32, &[out, conv.channels[i]])?;
             let bias = bias.filter(|_| i == 0);
-            linear::ParamGradient::new(dy, x.value())?.run(bias.is_some(), |call| {
-                let call = call.output(&mut part)?;
+            linear::ParamGradient::new(dy, x.value())?.run(bias.is_some(), |call, place| {
+                let call = place.append(call, &mut part.as_mut())?;
                 bias_destination(call, bias, grads)
                     .map(|(call, mode)| (call, [GradMode::Overwrite, mode]))
             })?;
@@ -372,18 +373,18 @@ pub(super) fn partial_gradients(
 /// bias alone is trained, the weight's goes to `spare`.
 fn destinations<'d>(
     op: &ConvBwd,
-    call: KernelCall<'d>,
+    (call, place): (KernelCall<'d>, &linear::Place),
     bias: Option<&Param>,
     grads: &mut Grads<'_>,
     shape: &[usize],
     spare: &mut Option<Tensor>,
 ) -> Result<(KernelCall<'d>, [GradMode; 2])> {
     let (call, weight) = match grads.param(&op.weight)? {
-        Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
+        Some((mut dw, mode)) => (place.append(call, &mut dw)?, mode),
         None => {
             let device = op.weight.value.device();
             let spare = spare.insert(Tensor::empty(device, DType::F32, shape)?);
-            (call.output(spare)?, GradMode::Overwrite)
+            (place.append(call, &mut spare.as_mut())?, GradMode::Overwrite)
         }
     };
     let (call, bias) = bias_destination(call, bias, grads)?;

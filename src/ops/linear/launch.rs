@@ -1,29 +1,46 @@
 //! Launches of the kernels of `linear.cu`.
 
 use super::{Layer, OP};
-use crate::Result;
+use crate::{Error, Result};
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
-use crate::ops::gemm::{self, Plan};
+use crate::ops::gemm::hopper::{self, Follows};
+use crate::ops::gemm::{self, Choice};
 use crate::tape::{GradMode, Grads};
 
 /// `y = x W^T` and what follows it.
 pub(in crate::ops) struct Forward<'t> {
-    pub plan: Plan,
+    /// In place of what the model would choose, for tests.
+    pub choice: Option<Choice>,
     x: &'t Tensor,
     weight: &'t Tensor,
-    sizes: [i32; 3],
+    sizes: [usize; 3],
 }
 
 impl<'t> Forward<'t> {
     /// Of `x` `[rows, in]` and a weight of `out * in` elements, `[out, ...]`.
     pub fn new(x: &'t Tensor, weight: &'t Tensor) -> Result<Self> {
         let (rows, fan_in) = x.matrix(OP)?;
-        let out = weight.len() / fan_in.max(1);
-        let vectors = gemm::vectors(&[(x, fan_in), (weight, fan_in)]);
-        let plan = gemm::plan(x.dtype(), [rows, out, fan_in], vectors, false);
-        let sizes = [gemm::size(OP, rows)?, gemm::size(OP, out)?, gemm::size(OP, fan_in)?];
-        Ok(Self { plan, x, weight, sizes })
+        let sizes = [rows, weight.len() / fan_in.max(1), fan_in];
+        Ok(Self { choice: None, x, weight, sizes })
+    }
+
+    /// The tile for `follows`, where that has one; `outs`: what is as large as the result.
+    fn choose(&self, follows: Option<Follows>, outs: &[&Tensor], bias: Option<&Tensor>) -> Choice {
+        let Self { choice, x, weight, sizes } = self;
+        let [_, out, fan_in] = *sizes;
+        choice.unwrap_or_else(|| {
+            let operands = [(*x, fan_in), (*weight, fan_in)];
+            let mut matrices = operands.to_vec();
+            matrices.extend(outs.iter().map(|&t| (t, out)));
+            match follows.filter(|_| hopper::takes(&matrices) && hopper::takes_bias(bias)) {
+                Some(follows) => Choice::Hopper(hopper::plan(*sizes, follows, false)),
+                None => {
+                    let vectors = gemm::vectors(&operands);
+                    Choice::Portable(gemm::plan(x.dtype(), *sizes, vectors, false))
+                }
+            }
+        })
     }
 
     pub fn run(
@@ -37,19 +54,87 @@ impl<'t> Forward<'t> {
         if y.is_empty() {
             return Ok(());
         }
-        let device = self.x.device();
-        let call = KernelCall::new(device, &self.plan.kernel("linear_fwd", self.x.dtype()));
-        let call = match pre {
-            Some(pre) => call.output(y)?.output(pre)?,
-            None => call.output(y)?.value(DevicePtr::NULL),
+        let follows = match (applies_gelu, &pre, residual) {
+            (false, None, None) => Some(Follows::Nothing),
+            (true, None, None) => Some(Follows::Gelu),
+            (true, Some(_), None) => Some(Follows::GeluKeep),
+            (false, None, Some(_)) => Some(Follows::Add),
+            _ => None,
         };
-        let call = call.input(self.x)?.input(self.weight)?.optional(bias)?.optional(residual)?;
-        self.sizes
+        let outs: Vec<&Tensor> = [Some(&*y), pre.as_deref(), residual].into_iter().flatten().collect();
+        match (self.choose(follows, &outs, bias), follows) {
+            (Choice::Hopper(plan), Some(follows)) => {
+                self.run_hopper(&plan, follows, y, pre, bias, residual)
+            }
+            (Choice::Portable(plan), _) => {
+                self.run_portable(&plan, y, pre, bias, residual, applies_gelu)
+            }
+            (Choice::Hopper(_), None) => Err(unsupported("a GELU and a residual")),
+        }
+    }
+
+    fn run_portable(
+        &self,
+        plan: &gemm::Plan,
+        y: &mut Tensor,
+        pre: Option<&mut Tensor>,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+        applies_gelu: bool,
+    ) -> Result<()> {
+        let call = KernelCall::new(self.x.device(), &plan.kernel("linear_fwd", self.x.dtype()))
+            .output(y)?
+            .optional_output(pre)?
+            .input(self.x)?
+            .input(self.weight)?
+            .optional(bias)?
+            .optional(residual)?;
+        gemm::sizes(OP, self.sizes)?
             .into_iter()
             .fold(call, KernelCall::value)
             .value(i32::from(applies_gelu))
-            .launch(self.plan.launch)
+            .launch(plan.launch)
     }
+
+    fn run_hopper(
+        &self,
+        plan: &hopper::Plan,
+        follows: Follows,
+        y: &mut Tensor,
+        pre: Option<&mut Tensor>,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<()> {
+        let ([rows, out, fan_in], tile) = (self.sizes, &plan.tile);
+        let (sides, panel) = ([rows, out], tile.panel_box(follows));
+        let call = KernelCall::new(self.x.device(), &plan.kernel("linear_fwd"))
+            .output_boxes(&mut y.as_mut(), &sides, &panel)?;
+        let call = match (pre, residual) {
+            (Some(pre), _) => call.output_boxes(&mut pre.as_mut(), &sides, &panel)?,
+            (None, Some(residual)) => call.boxes(residual, &sides, &panel)?,
+            (None, None) => call.no_boxes(),
+        };
+        let call = call
+            .boxes(self.x, &[rows, fan_in], &tile.a_box(true))?
+            .boxes(self.weight, &[out, fan_in], &tile.b_box(true))?
+            .optional(bias)?;
+        finish(call, self.sizes, follows, plan)
+    }
+}
+
+/// The sizes of the product, and what follows it.
+fn finish(
+    call: KernelCall<'_>,
+    sizes: [usize; 3],
+    follows: Follows,
+    plan: &hopper::Plan,
+) -> Result<()> {
+    let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
+    call.value(follows as i32).launch(plan.launch)
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::Unsupported(format!("{OP}: {what} by one of Hopper's kernels"))
 }
 
 /// `dy gelu'(pre)`, in place when no other tensor shares the memory of `dy`.
@@ -72,54 +157,115 @@ pub(super) fn gelu_backward(mut dy: Tensor, pre: &Tensor) -> Result<Tensor> {
 
 /// `dx (+)= dy W`, times `gelu'(pre)` where `pre` is given: the GELU that made x, if fused.
 pub(in crate::ops) struct InputGradient<'t> {
-    pub plan: Plan,
+    /// As in [`Forward`].
+    pub choice: Option<Choice>,
     dy: &'t Tensor,
     weight: &'t Tensor,
-    sizes: [i32; 3],
+    /// Of the product: rows, in, out.
+    sizes: [usize; 3],
 }
 
 impl<'t> InputGradient<'t> {
     pub fn new(dy: &'t Tensor, weight: &'t Tensor) -> Result<Self> {
         let (rows, out) = dy.matrix(OP)?;
-        let fan_in = weight.len() / out.max(1);
-        let vectors = gemm::vectors(&[(dy, out), (weight, fan_in)]);
-        let plan = gemm::plan(dy.dtype(), [rows, fan_in, out], vectors, false);
-        let sizes = [gemm::size(OP, rows)?, gemm::size(OP, out)?, gemm::size(OP, fan_in)?];
-        Ok(Self { plan, dy, weight, sizes })
+        Ok(Self { choice: None, dy, weight, sizes: [rows, weight.len() / out.max(1), out] })
     }
 
     pub fn run(&self, dx: &mut TensorMut<'_>, pre: Option<&Tensor>, mode: GradMode) -> Result<()> {
         if dx.is_empty() {
             return Ok(());
         }
-        let name = self.plan.kernel("linear_bwd_x", self.dy.dtype());
-        let call = KernelCall::new(self.dy.device(), &name).output_mut(dx)?.optional(pre)?;
-        let call = call.input(self.dy)?.input(self.weight)?;
-        let call = self.sizes.into_iter().fold(call, KernelCall::value);
-        call.value(mode.as_arg()).launch(self.plan.launch)
+        let [rows, fan_in, out] = self.sizes;
+        let follows = match (pre, mode.accumulates()) {
+            (None, false) => Some(Follows::Nothing),
+            (None, true) => Some(Follows::Add),
+            (Some(_), false) => Some(Follows::GeluGrad),
+            (Some(_), true) => None,
+        };
+        let operands = [(self.dy, out), (self.weight, fan_in)];
+        let choice = self.choice.unwrap_or_else(|| {
+            let others = pre.map(|pre| (pre, fan_in));
+            let matrices: Vec<_> = operands.into_iter().chain(others).collect();
+            match follows.filter(|_| hopper::takes(&matrices) && dx.is_aligned(16)) {
+                Some(follows) => Choice::Hopper(hopper::plan(self.sizes, follows, false)),
+                None => {
+                    let vectors = gemm::vectors(&operands);
+                    Choice::Portable(gemm::plan(self.dy.dtype(), self.sizes, vectors, false))
+                }
+            }
+        });
+        match (choice, follows) {
+            (Choice::Hopper(plan), Some(follows)) => {
+                let (sides, tile) = ([rows, fan_in], &plan.tile);
+                let panel = tile.panel_box(follows);
+                let call = KernelCall::new(self.dy.device(), &plan.kernel("linear_bwd_x"))
+                    .output_boxes(dx, &sides, &panel)?;
+                let call = match (follows, pre) {
+                    (_, Some(pre)) => call.boxes(pre, &sides, &panel)?,
+                    (Follows::Add, None) => call.output_boxes(dx, &sides, &panel)?,
+                    _ => call.no_boxes(),
+                };
+                let call = call
+                    .boxes(self.dy, &[rows, out], &tile.a_box(true))?
+                    .boxes(self.weight, &[out, fan_in], &tile.b_box(false))?
+                    .value(DevicePtr::NULL);
+                finish(call, self.sizes, follows, &plan)
+            }
+            (Choice::Portable(plan), _) => {
+                let name = plan.kernel("linear_bwd_x", self.dy.dtype());
+                let call = KernelCall::new(self.dy.device(), &name).output_mut(dx)?.optional(pre)?;
+                let call = call.input(self.dy)?.input(self.weight)?;
+                let sizes = gemm::sizes(OP, [rows, out, fan_in])?;
+                let call = sizes.into_iter().fold(call, KernelCall::value);
+                call.value(mode.as_arg()).launch(plan.launch)
+            }
+            (Choice::Hopper(_), None) => Err(unsupported("a GELU whose gradient is added")),
+        }
     }
 }
 
 /// Gradients of weight and bias from one pass over `dy` and `x`; where the plan splits the sum over
 /// rows, the parts are added in order by a second kernel.
 pub(in crate::ops) struct ParamGradient<'t> {
-    pub plan: Plan,
+    pub choice: Choice,
     dy: &'t Tensor,
     x: &'t Tensor,
-    sizes: [i32; 3],
+    /// Of the product: out, in, rows.
+    sizes: [usize; 3],
+}
+
+/// How a kernel is told where a weight's gradient goes.
+pub(in crate::ops) enum Place {
+    Pointer,
+    /// As boxes of this size of `[parts, out, in]`.
+    Boxes { dims: [usize; 3], box_dims: [usize; 3] },
+}
+
+impl Place {
+    pub fn append<'d>(
+        &self,
+        call: KernelCall<'d>,
+        to: &mut TensorMut<'_>,
+    ) -> Result<KernelCall<'d>> {
+        match self {
+            Self::Pointer => call.output_mut(to),
+            Self::Boxes { dims, box_dims } => call.output_boxes(to, dims, box_dims),
+        }
+    }
 }
 
 impl<'t> ParamGradient<'t> {
     pub fn new(dy: &'t Tensor, x: &'t Tensor) -> Result<Self> {
         let ((rows, out), (_, fan_in)) = (dy.matrix(OP)?, x.matrix(OP)?);
-        let vectors = gemm::vectors(&[(dy, out), (x, fan_in)]);
-        let plan = gemm::plan(dy.dtype(), [out, fan_in, rows], vectors, true);
-        let sizes = [gemm::size(OP, rows)?, gemm::size(OP, out)?, gemm::size(OP, fan_in)?];
-        Ok(Self { plan, dy, x, sizes })
-    }
-
-    fn sides(&self) -> [usize; 2] {
-        [self.sizes[1] as usize, self.sizes[2] as usize]
+        let (operands, sizes) = ([(dy, out), (x, fan_in)], [out, fan_in, rows]);
+        let choice = match hopper::takes(&operands) {
+            true => Choice::Hopper(hopper::plan(sizes, Follows::Parts, true)),
+            false => {
+                let vectors = gemm::vectors(&operands);
+                Choice::Portable(gemm::plan(dy.dtype(), sizes, vectors, true))
+            }
+        };
+        Ok(Self { choice, dy, x, sizes })
     }
 
     /// `place` appends to a call where the gradients of weight and bias go (null for a bias that
@@ -127,47 +273,71 @@ impl<'t> ParamGradient<'t> {
     pub fn run(
         &self,
         has_bias: bool,
-        place: impl FnOnce(KernelCall<'t>) -> Result<(KernelCall<'t>, [GradMode; 2])>,
+        place: impl FnOnce(KernelCall<'t>, &Place) -> Result<(KernelCall<'t>, [GradMode; 2])>,
     ) -> Result<()> {
-        if self.plan.parts == 1 {
-            let (call, modes) = place(self.product())?;
+        let parts = self.choice.parts();
+        if parts == 1 {
+            let (call, modes) = place(self.product(), &self.place())?;
             return self.finish(call, modes);
         }
-        let device = self.dy.device();
-        let ([out, fan_in], parts) = (self.sides(), self.plan.parts);
+        let (device, [out, fan_in, _]) = (self.dy.device(), self.sizes);
         let mut weights = Tensor::empty(device, DType::F32, &[parts, out, fan_in])?;
         let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
-        let call = self.product().output(&mut weights)?;
-        let call = match has_bias {
-            true => call.output(&mut biases)?,
-            false => call.value(DevicePtr::NULL),
-        };
+        let call = self.place().append(self.product(), &mut weights.as_mut())?;
+        let call = call.optional_output(Some(&mut biases).filter(|_| has_bias))?;
         self.finish(call, [GradMode::Overwrite; 2])?;
 
-        let (call, [weight, bias]) = place(KernelCall::new(device, "linear_bwd_reduce_f32"))?;
+        let reduce = KernelCall::new(device, "linear_bwd_reduce_f32");
+        let (call, [weight, bias]) = place(reduce, &Place::Pointer)?;
         let threads = (out * fan_in).div_ceil(4) + out.div_ceil(4);
         call.input(&weights)?
             .input(&biases)?
             .value(gemm::size(OP, parts)?)
             .value((out * fan_in) as i64)
-            .value(self.sizes[1])
+            .value(gemm::size(OP, out)?)
             .value(weight.as_arg())
             .value(bias.as_arg())
             .launch(LaunchConfig::linear(threads.div_ceil(256) as u32, 256))
     }
 
+    fn place(&self) -> Place {
+        match &self.choice {
+            Choice::Portable(_) => Place::Pointer,
+            Choice::Hopper(plan) => {
+                let ([out, fan_in, _], [rows, columns]) =
+                    (self.sizes, plan.tile.panel_box(Follows::Parts));
+                Place::Boxes { dims: [plan.parts, out, fan_in], box_dims: [1, rows, columns] }
+            }
+        }
+    }
+
     fn product(&self) -> KernelCall<'t> {
-        let name = self.plan.kernel("linear_bwd_params", self.dy.dtype());
+        let name = match &self.choice {
+            Choice::Portable(plan) => plan.kernel("linear_bwd_params", self.dy.dtype()),
+            Choice::Hopper(plan) => plan.kernel("linear_bwd_params"),
+        };
         KernelCall::new(self.dy.device(), &name)
     }
 
     fn finish(&self, call: KernelCall<'t>, [weight, bias]: [GradMode; 2]) -> Result<()> {
-        let call = call.input(self.dy)?.input(self.x)?;
-        let call = self.sizes.into_iter().fold(call, KernelCall::value);
-        call.value(gemm::size(OP, self.plan.k_part)?)
+        let [out, fan_in, rows] = self.sizes;
+        let (call, sizes, k_part, launch) = match &self.choice {
+            Choice::Portable(plan) => {
+                let call = call.input(self.dy)?.input(self.x)?;
+                (call, [rows, out, fan_in], plan.k_part, plan.launch)
+            }
+            Choice::Hopper(plan) => {
+                let call = call
+                    .boxes(self.dy, &[rows, out], &plan.tile.a_box(false))?
+                    .boxes(self.x, &[rows, fan_in], &plan.tile.b_box(false))?;
+                (call, self.sizes, plan.k_part, plan.launch)
+            }
+        };
+        let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
+        call.value(gemm::size(OP, k_part)?)
             .value(weight.as_arg())
             .value(bias.as_arg())
-            .launch(self.plan.launch)
+            .launch(launch)
     }
 }
 
@@ -185,15 +355,16 @@ impl Layer {
         }
         let gradient = ParamGradient::new(dy, x)?;
         let mut spare = None;
-        gradient.run(bias.is_some(), |call| {
+        gradient.run(bias.is_some(), |call, place| {
             // One after the other: both borrow the flat buffer.
             let (call, weight_mode) = match grads.param(&self.weight)? {
-                Some((mut dw, mode)) => (call.output_mut(&mut dw)?, mode),
+                Some((mut dw, mode)) => (place.append(call, &mut dw)?, mode),
                 None => {
                     // The bias alone is trained: the product is a by-product.
-                    let sides = gradient.sides();
+                    let [out, fan_in, _] = gradient.sizes;
+                    let sides = [out, fan_in];
                     let spare = spare.insert(Tensor::empty(dy.device(), DType::F32, &sides)?);
-                    (call.output(spare)?, GradMode::Overwrite)
+                    (place.append(call, &mut spare.as_mut())?, GradMode::Overwrite)
                 }
             };
             let slot = match bias {

@@ -4,7 +4,7 @@ use super::launch::{Forward, InputGradient, ParamGradient, gelu_backward};
 use super::product::{gelu, gelu_derivative};
 use crate::device::emulated::{Mode, Schedule};
 use crate::device::{DType, Device, Tensor};
-use crate::ops::gemm::Plan;
+use crate::ops::gemm::{Choice, Plan};
 use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::ops::{OpCase, Tolerance};
 use crate::tape::GradMode;
@@ -16,12 +16,12 @@ const OUT: usize = 200;
 const IN: usize = 136;
 
 /// Values that bf16 holds, on the host and on the device.
-struct Operand {
-    host: Vec<f64>,
-    device: Tensor,
+pub(super) struct Operand {
+    pub host: Vec<f64>,
+    pub device: Tensor,
 }
 
-fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64) -> Operand {
+pub(super) fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64) -> Operand {
     let case = OpCase::new(&["tiles"], &[7]);
     let values = case.normal(index, shape.iter().product(), 0.0, std);
     let host: Vec<f64> = values.into_iter().map(|x| half::bf16::from_f64(x).to_f64()).collect();
@@ -29,7 +29,7 @@ fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64)
 }
 
 /// `sum_k a(i, k) b(k, j)`.
-fn product(
+pub(super) fn product(
     [m, n, k]: [usize; 3],
     a: impl Fn(usize, usize) -> f64,
     b: impl Fn(usize, usize) -> f64,
@@ -38,7 +38,7 @@ fn product(
     (0..m * n).map(at).collect()
 }
 
-fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64]) {
+pub(super) fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64]) {
     let d = distance(&ours.to_f64_vec().unwrap(), reference);
     let close = match dtype {
         DType::Bf16 => within_bf16(&d),
@@ -47,11 +47,15 @@ fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64]) {
     assert!(close, "{name} {dtype}: {d:?}");
 }
 
-fn for_every_tile(check: impl Fn(&Device, DType, &str, &dyn Fn([usize; 3], usize) -> Plan)) {
+/// How a tile cuts a product of this size and number of parts.
+type Cut<'a> = &'a dyn Fn([usize; 3], usize) -> Choice;
+
+fn for_every_tile(check: impl Fn(&Device, DType, &str, Cut)) {
     for dtype in [DType::F32, DType::Bf16] {
         for tile in Plan::tiles(dtype) {
             let device = Device::emulated(Mode::Checked, Schedule::Shuffled(3));
-            check(&device, dtype, tile.variant, &|size, parts| Plan::new(tile, size, parts));
+            let cut = |size, parts| Choice::Portable(Plan::new(tile, size, parts));
+            check(&device, dtype, tile.variant, &cut);
         }
     }
 }
@@ -66,7 +70,7 @@ fn forward_with_all_that_can_follow() {
         let mut pre = Tensor::empty(device, dtype, &[ROWS, OUT]).unwrap();
         let mut y = Tensor::empty(device, dtype, &[ROWS, OUT]).unwrap();
         let mut forward = Forward::new(&x.device, &w.device).unwrap();
-        forward.plan = plan([ROWS, OUT, IN], 1);
+        forward.choice = Some(plan([ROWS, OUT, IN], 1));
         let (b, r) = (Some(&bias.device), Some(&residual.device));
         forward.run(&mut y, Some(&mut pre), b, r, true).unwrap();
         let size = [ROWS, OUT, IN];
@@ -85,7 +89,7 @@ fn gradient_of_x_with_a_fused_gelu_overwrites_and_adds() {
         let w = operand(device, dtype, 1, &[OUT, IN], 0.1);
         let pre = operand(device, dtype, 5, &[ROWS, IN], 1.0);
         let mut gradient = InputGradient::new(&dy.device, &w.device).unwrap();
-        gradient.plan = plan([ROWS, IN, OUT], 1);
+        gradient.choice = Some(plan([ROWS, IN, OUT], 1));
         let size = [ROWS, IN, OUT];
         let sum = product(size, |i, k| dy.host[i * OUT + k], |k, j| w.host[k * IN + j]);
         let mut dx = Tensor::empty(device, dtype, &[ROWS, IN]).unwrap();
@@ -109,13 +113,16 @@ fn gradients_of_parameters_in_one_and_in_several_parts() {
         let db = product([OUT, 1, ROWS], |i, k| dy.host[k * OUT + i], |_, _| 1.0);
         for parts in [1, 3] {
             let mut gradient = ParamGradient::new(&dy.device, &x.device).unwrap();
-            gradient.plan = plan(size, parts);
-            assert_eq!(gradient.plan.parts, parts);
+            gradient.choice = plan(size, parts);
+            assert_eq!(gradient.choice.parts(), parts);
             let mut weight = Tensor::empty(device, DType::F32, &[OUT, IN]).unwrap();
             let mut bias = Tensor::empty(device, DType::F32, &[OUT]).unwrap();
             for (times, mode) in [(1.0, GradMode::Overwrite), (2.0, GradMode::Accumulate)] {
                 gradient
-                    .run(true, |call| Ok((call.output(&mut weight)?.output(&mut bias)?, [mode; 2])))
+                    .run(true, |call, place| {
+                        let call = place.append(call, &mut weight.as_mut())?;
+                        Ok((call.output(&mut bias)?, [mode; 2]))
+                    })
                     .unwrap();
                 let scaled = |v: &[f64]| v.iter().map(|x| x * times).collect::<Vec<f64>>();
                 // f32 whatever the operands, which bf16 holds exactly.

@@ -2,6 +2,9 @@
 //! for.
 
 use super::*;
+use crate::device::DType;
+use crate::ops::gemm::hopper::{self, Follows};
+use crate::ops::gemm::{self, Choice};
 use crate::device::emulated::{Mode, Schedule};
 use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::Param;
@@ -26,7 +29,7 @@ fn every_tile_compares() {
     let place = |device: &Device, dtype: DType, values: &[f64], shape: &[usize]| {
         Tensor::from_f64(device, dtype, values, shape).unwrap()
     };
-    let run = |device: &Device, dtype: DType, norm_pix: bool, plan: Option<gemm::Plan>| {
+    let run = |device: &Device, dtype: DType, norm_pix: bool, how: Option<(Choice, bool)>| {
         let param = |value| Param { value, half: None, slot: None };
         let head = Layer {
             weight: param(place(device, dtype, &w, &[WIDTH, IN])),
@@ -34,15 +37,17 @@ fn every_tile_compares() {
         };
         let x = place(device, dtype, &x, &[rows, IN]);
         let target = place(device, dtype, &t, &[rows, WIDTH]);
+        let keeps = how.is_none_or(|(_, keeps)| keeps);
         let with =
-            Comparison { target: &target, group_rows: &GROUPS, norm_pix, wants_prediction: true };
+            Comparison { target: &target, group_rows: &GROUPS, norm_pix, wants_prediction: keeps };
         let mut losses = Tensor::empty(device, dtype.master(), &[2]).unwrap();
         let mut gradient = Tensor::empty(device, dtype, &[rows, WIDTH]).unwrap();
         let mut pred = Tensor::empty(device, dtype, &[rows, WIDTH]).unwrap();
-        match plan {
-            Some(plan) => {
-                let comparing = Comparing { plan, x: &x, head: &head };
-                comparing.run(&mut losses, &mut gradient, Some(&mut pred), &with).unwrap();
+        match how {
+            Some((choice, _)) => {
+                let comparing = Comparing { choice: Some(choice), x: &x, head: &head };
+                let kept = Some(&mut pred).filter(|_| keeps);
+                comparing.run(&mut losses, &mut gradient, kept, &with).unwrap();
             }
             None => {
                 pred = head.apply(&x, Activation::None, None).unwrap().0;
@@ -51,27 +56,54 @@ fn every_tile_compares() {
                 reference(losses, gradient, p, t, &GROUPS, norm_pix);
             }
         }
+        if !keeps {
+            pred = Tensor::zeros(device, dtype, &[1]).unwrap();
+        }
         [losses, gradient, pred].map(|t| t.to_f64_vec().unwrap())
     };
     for norm_pix in [false, true] {
         let expected = run(&Device::Cpu, DType::F64, norm_pix, None);
-        for dtype in [DType::F32, DType::Bf16] {
-            for tile in gemm::Plan::tiles(dtype) {
-                let device = Device::emulated(Mode::Checked, Schedule::Shuffled(3));
-                let plan = gemm::Plan::new(tile, [rows, WIDTH, IN], 1);
-                let ours = run(&device, dtype, norm_pix, Some(plan));
-                for (what, (a, b)) in
-                    ["losses", "gradient", "pred"].iter().zip(ours.iter().zip(&expected))
-                {
-                    let d = distance(a, b);
-                    // Losses and sums are f32 whatever the operands, which bf16 holds exactly.
-                    let close = match (dtype, *what) {
-                        (DType::Bf16, "gradient" | "pred") => within_bf16(&d),
-                        _ => within(&d, Tolerance::Products { k: IN }, 1.0),
-                    };
-                    assert!(close, "{what} {} {dtype} norm_pix {norm_pix}: {d:?}", tile.variant);
+        for (device, dtype, variant, choice) in choices([rows, WIDTH, IN]) {
+            // Hopper's large tiles keep no prediction.
+            let keeps = !matches!(choice, Choice::Hopper(plan) if !plan.tile.can(Follows::CompareKeep));
+            let ours = run(&device, dtype, norm_pix, Some((choice, keeps)));
+            for (what, (a, b)) in
+                ["losses", "gradient", "pred"].iter().zip(ours.iter().zip(&expected))
+            {
+                if *what == "pred" && !keeps {
+                    continue;
                 }
+                let d = distance(a, b);
+                // Losses and sums are f32 whatever the operands, which bf16 holds exactly.
+                let close = match (dtype, *what) {
+                    (DType::Bf16, "gradient" | "pred") => within_bf16(&d),
+                    _ => within(&d, Tolerance::Products { k: IN }, 1.0),
+                };
+                assert!(close, "{what} {variant} {dtype} norm_pix {norm_pix}: {d:?}");
             }
         }
     }
+}
+
+/// Every tile there is, on a device that executes its kernel.
+fn choices(size: [usize; 3]) -> Vec<(Device, DType, &'static str, Choice)> {
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        for tile in gemm::Plan::tiles(dtype) {
+            let device = Device::emulated(Mode::Checked, Schedule::Shuffled(3));
+            let choice = Choice::Portable(gemm::Plan::new(tile, size, 1));
+            all.push((device, dtype, tile.variant, choice));
+        }
+    }
+    #[cfg(feature = "cuda")]
+    {
+        use crate::ops::testing::hopper_device;
+        use crate::device::ptx::Schedule;
+        for tile in hopper::TILES.into_iter().filter(|tile| tile.can(Follows::Compare)) {
+            let Some(device) = hopper_device(Schedule::Shuffled(4)) else { break };
+            let choice = Choice::Hopper(hopper::Plan::new(tile, size, 1));
+            all.push((device, DType::Bf16, tile.variant, choice));
+        }
+    }
+    all
 }

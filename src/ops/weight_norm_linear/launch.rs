@@ -3,8 +3,10 @@
 use super::{OP, WeightNormBwd};
 use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
+use crate::device::tensor_map::allows_boxes;
 use crate::device::{DType, KernelCall, Tensor};
 use crate::ops::gemm;
+use crate::ops::gemm::hopper::{self, Follows};
 use crate::tape::{GradMode, Grads, Param};
 
 /// One warp per row of v.
@@ -40,13 +42,43 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()>
     if y.is_empty() {
         return Ok(());
     }
-    let vectors = gemm::vectors(&[(x, fan_in), (weight, fan_in)]);
-    let plan = gemm::plan_small(x.dtype(), [rows, out, fan_in], vectors, false);
+    let operands = [(x, fan_in), (weight, fan_in)];
+    if hopper::takes(&operands) && allows_boxes(out, DType::F32) {
+        let product = Hopper { pass: "fwd", a_k_major: true, b_k_major: true, operands };
+        let size = [rows, out, fan_in];
+        return product.run(y, size, &hopper::plan_small(size, false));
+    }
+    let plan = gemm::plan_small(x.dtype(), [rows, out, fan_in], gemm::vectors(&operands), false);
     let call = KernelCall::new(x.device(), &plan.kernel("weight_norm_linear_fwd", x.dtype()))
         .output(y)?
         .input(x)?
         .input(weight)?;
     sizes(rows, out, fan_in)?.into_iter().fold(call, KernelCall::value).launch(plan.launch)
+}
+
+/// A product on Hopper: its operands, each with its number of columns.
+struct Hopper<'t> {
+    pass: &'static str,
+    a_k_major: bool,
+    b_k_major: bool,
+    operands: [(&'t Tensor, usize); 2],
+}
+
+impl Hopper<'_> {
+    /// Into `c`, `[parts, m, n]` for a `size` of `[m, n, k]`.
+    fn run(&self, c: &mut Tensor, size: [usize; 3], plan: &hopper::Plan) -> Result<()> {
+        let [(a, a_columns), (b, b_columns)] = self.operands;
+        let (tile, [m, n, _]) = (&plan.tile, size);
+        let stem = format!("weight_norm_linear_{}", self.pass);
+        let [rows, columns] = tile.panel_box(Follows::Parts);
+        let rows_of = |t: &Tensor, columns: usize| t.len() / columns.max(1);
+        let call = KernelCall::new(a.device(), &plan.kernel(&stem))
+            .output_boxes(&mut c.as_mut(), &[plan.parts, m, n], &[1, rows, columns])?
+            .boxes(a, &[rows_of(a, a_columns), a_columns], &tile.a_box(self.a_k_major))?
+            .boxes(b, &[rows_of(b, b_columns), b_columns], &tile.b_box(self.b_k_major))?;
+        let call = gemm::sizes(OP, size)?.into_iter().fold(call, KernelCall::value);
+        call.value(gemm::size(OP, plan.k_part)?).launch(plan.launch)
+    }
 }
 
 impl WeightNormBwd {
@@ -62,14 +94,22 @@ impl WeightNormBwd {
         }
         let (device, dtype) = (d.device(), d.dtype());
         let mut dweight = Tensor::empty(device, DType::F32, &[out, fan_in])?;
-        let vectors = gemm::vectors(&[(&d, out), (self.x.value(), fan_in)]);
-        let plan = gemm::plan_small(dtype, [out, fan_in, rows], vectors, false);
-        let call = KernelCall::new(device, &plan.kernel("weight_norm_linear_bwd_params", dtype))
-            .output(&mut dweight)?
-            .input(&d)?
-            .input(self.x.value())?;
+        let operands = [(&d, out), (self.x.value(), fan_in)];
+        let size = [out, fan_in, rows];
         let sizes = sizes(rows, out, fan_in)?;
-        sizes.into_iter().fold(call, KernelCall::value).launch(plan.launch)?;
+        if hopper::takes(&operands) {
+            let product =
+                Hopper { pass: "bwd_params", a_k_major: false, b_k_major: false, operands };
+            product.run(&mut dweight, size, &hopper::plan_small(size, false))?;
+        } else {
+            let plan = gemm::plan_small(dtype, size, gemm::vectors(&operands), false);
+            let name = plan.kernel("weight_norm_linear_bwd_params", dtype);
+            let call = KernelCall::new(device, &name)
+                .output(&mut dweight)?
+                .input(&d)?
+                .input(self.x.value())?;
+            sizes.into_iter().fold(call, KernelCall::value).launch(plan.launch)?;
+        }
 
         let call = KernelCall::new(device, "weight_norm_linear_bwd_norm_f32");
         let (call, g_mode) = destination(call, &self.g, grads)?;
@@ -97,23 +137,33 @@ impl WeightNormBwd {
             return Ok(());
         }
         let (device, dtype) = (d.device(), d.dtype());
-        let vectors = gemm::vectors(&[(d, out), (&self.weight, fan_in)]);
-        let plan = gemm::plan_small(dtype, [rows, fan_in, out], vectors, true);
-        let mut parts = Tensor::empty(device, DType::F32, &[plan.parts, rows, fan_in])?;
-        let call = KernelCall::new(device, &plan.kernel("weight_norm_linear_bwd_x", dtype))
-            .output(&mut parts)?
-            .input(d)?
-            .input(&self.weight)?;
-        sizes(rows, out, fan_in)?
-            .into_iter()
-            .fold(call, KernelCall::value)
-            .value(gemm::size(OP, plan.k_part)?)
-            .launch(plan.launch)?;
+        let (operands, size) = ([(d, out), (&self.weight, fan_in)], [rows, fan_in, out]);
+        let parts_of = |parts| Tensor::empty(device, DType::F32, &[parts, rows, fan_in]);
+        let parts = if hopper::takes(&operands) {
+            let plan = hopper::plan_small(size, true);
+            let mut parts = parts_of(plan.parts)?;
+            Hopper { pass: "bwd_x", a_k_major: true, b_k_major: false, operands }
+                .run(&mut parts, size, &plan)?;
+            parts
+        } else {
+            let plan = gemm::plan_small(dtype, size, gemm::vectors(&operands), true);
+            let mut parts = parts_of(plan.parts)?;
+            let call = KernelCall::new(device, &plan.kernel("weight_norm_linear_bwd_x", dtype))
+                .output(&mut parts)?
+                .input(d)?
+                .input(&self.weight)?;
+            sizes(rows, out, fan_in)?
+                .into_iter()
+                .fold(call, KernelCall::value)
+                .value(gemm::size(OP, plan.k_part)?)
+                .launch(plan.launch)?;
+            parts
+        };
         let count = rows * fan_in;
         KernelCall::typed(device, "weight_norm_linear_bwd_reduce", dtype)
             .output_mut(&mut dx)?
             .input(&parts)?
-            .value(gemm::size(OP, plan.parts)?)
+            .value(gemm::size(OP, parts.shape()[0])?)
             .value(count as i64)
             .value(mode.as_arg())
             .launch(LaunchConfig::linear(count.div_ceil(4 * 256) as u32, 256))

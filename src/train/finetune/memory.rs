@@ -25,7 +25,7 @@ pub fn plan(
     device: &Device,
 ) -> Result<MemoryPlan> {
     let dtype = dtype(config, device)?;
-    let dry = Arc::new(Dry::default());
+    let dry = Arc::new(Dry::new(device.kernel_set()));
     let device = Device::Dry(dry.clone());
     let (mut state, mut program) = parts(config, network, loss, &device, dtype, Launches::Graph)?;
     let plan = MemoryPlan::of_steps(&dry, || run(&mut program, config, &mut state))?;

@@ -18,7 +18,7 @@ use crate::train::run::{Launches, MemoryPlan};
 /// Errors: those that the first step would meet.
 pub fn plan(config: &Config, device: &Device) -> Result<MemoryPlan> {
     let dtype = activation_dtype(config, device)?;
-    let dry = Arc::new(Dry::default());
+    let dry = Arc::new(Dry::new(device.kernel_set()));
     let device = Device::Dry(dry.clone());
     let (nets, mut state, mut program) = parts(config, &device, dtype, Launches::Graph)?;
     let teacher = state.weights.teacher.as_ref().map_or(0, |t| t.layout().count());

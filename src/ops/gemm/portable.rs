@@ -1,16 +1,12 @@
-//! How a matrix product is cut into blocks: the tile, and into how many parts its sum is split.
-//!
-//! The choice decides the order of the sums, so it depends on sizes alone, never on the device at
-//! hand. It minimises a small model of the time on a GPU of 132 SMs (H200); on other GPUs it is a
-//! little less than the best, and the bits are the same.
+//! The choice among the tiles of `kernels/include/gemm.cuh`. It minimises a small model of the time on a GPU of 132 SMs
+//! (H200); on other GPUs it is a little less than the best, and the bits are the same.
 
+use crate::device::DType;
 use crate::device::launch::LaunchConfig;
-use crate::device::{DType, Tensor};
-use crate::{Error, Result};
 
 /// A block shape of `kernels/include/gemm.cuh`, as kernels carry it in their names.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Tile {
+pub(in crate::ops) struct Tile {
     pub variant: &'static str,
     m: usize,
     n: usize,
@@ -54,7 +50,7 @@ static SIMT_ANY: Tile = simt(64, 64, 2, 0.5, "any");
 
 /// A product `[m, k] x [k, n]`, cut into blocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(in crate::ops) struct Plan {
     pub tile: Tile,
     /// Into how many parts the sum over k is split.
     pub parts: usize,
@@ -73,12 +69,12 @@ const MADS_PER_LAUNCH: f64 = 9e6;
 
 /// Chooses among the tiles of `dtype`. `vectors`: both operands allow 16-byte loads.
 /// `may_split`: the caller can add up parts.
-pub(super) fn plan(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
+pub(in crate::ops) fn plan(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
     choose(tiles(dtype, vectors), size, may_split, MADS_PER_LAUNCH)
 }
 
 /// As [`plan`], for ops that have the smallest tile only, and that add up parts even of one part.
-pub(super) fn plan_small(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
+pub(in crate::ops) fn plan_small(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
     let tiles = tiles(dtype, vectors);
     choose(&tiles[tiles.len() - 1..], size, may_split, 0.0)
 }
@@ -151,20 +147,6 @@ impl Plan {
             _ => SIMT.into_iter().chain([SIMT_ANY]).collect(),
         }
     }
-}
-
-/// A size as kernels take it.
-///
-/// Errors: `Unsupported` beyond 2^31.
-pub(super) fn size(op: &'static str, n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::Unsupported(format!("{op}: a matrix side of {n}")))
-}
-
-/// Whether matrices with `columns` columns allow 16-byte loads of every line.
-pub(super) fn vectors(operands: &[(&Tensor, usize)]) -> bool {
-    operands
-        .iter()
-        .all(|(t, columns)| (columns * t.dtype().size()).is_multiple_of(16) && t.is_aligned(16))
 }
 
 #[cfg(test)]

@@ -1,0 +1,58 @@
+//! Which kernels multiply matrices in bf16: those for every GPU, or those for Hopper's own instructions, which only
+//! machine code for sm_90a has. They form their sums in another order, so that results differ in their last bits.
+
+use std::env;
+
+use super::Device;
+use crate::{Error, Result};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KernelSet {
+    /// `mma.sync` and `cp.async`, from sm_80 on; also executed as C++.
+    #[default]
+    Portable,
+    /// `wgmma` and bulk copies by tensor maps, for sm_90a.
+    Hopper,
+}
+
+impl KernelSet {
+    /// What a device uses that has Hopper's instructions, if this binary has kernels with them. The variable
+    /// `GLMAE_KERNELS=portable` keeps to the others, for comparison.
+    ///
+    /// Errors: `Config` for any other value of the variable.
+    pub fn of_hopper() -> Result<Self> {
+        let Some(value) = env::var_os("GLMAE_KERNELS").filter(|value| !value.is_empty()) else {
+            return Ok(Self::Hopper);
+        };
+        match value.to_str() {
+            Some("portable") => Ok(Self::Portable),
+            Some("hopper") => Ok(Self::Hopper),
+            _ => Err(Error::Config(format!(
+                "GLMAE_KERNELS={}: known values are 'portable' and 'hopper'; without it, GPUs of compute \
+                 capability 9.0 use 'hopper'",
+                value.to_string_lossy()
+            ))),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Hopper => "hopper",
+        }
+    }
+}
+
+impl Device {
+    /// Which kernels multiply matrices here.
+    pub fn kernel_set(&self) -> KernelSet {
+        match self {
+            Self::Cpu | Self::Emulated(_) => KernelSet::Portable,
+            Self::Dry(dry) => dry.kernel_set(),
+            #[cfg(feature = "cuda")]
+            Self::Ptx(ptx) => ptx.options().kernels,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.kernel_set(),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The choice among the tiles of `kernels/include/hopper/gemm.cuh`, by a model of the time of a product on an SM of an H100
+//! or H200. What is counted is exact (tiles, waves, bytes, instructions of the epilogues); rates are those of the data
+//! sheet. Not yet measured on a GPU.
+
+use crate::device::launch::LaunchConfig;
+use crate::device::tensor_map::allows_boxes;
+use crate::device::{DType, KernelSet, Tensor};
+
+/// What a layer makes of its sums; numbers of `kernels/include/hopper/gemm_epilogue.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(in crate::ops) enum Follows {
+    Nothing = 0,
+    Gelu = 1,
+    /// And its input is kept.
+    GeluKeep = 2,
+    /// A matrix is added.
+    Add = 3,
+    /// Times the derivative of the GELU at a matrix.
+    GeluGrad = 4,
+    /// Sums in f32 go out as they are, in parts or whole.
+    Parts = 5,
+    /// The comparison of the pixel head, which may keep what it compares.
+    Compare = 6,
+    CompareKeep = 7,
+}
+
+impl Follows {
+    /// Whether it reads a matrix as large as the result.
+    fn reads(self) -> bool {
+        matches!(self, Self::Add | Self::GeluGrad | Self::Compare | Self::CompareKeep)
+    }
+
+    /// Columns of a panel on the way out.
+    fn panel_columns(self) -> usize {
+        if self == Self::Parts { 32 } else { 64 }
+    }
+
+    /// Instructions that a warp issues for 64 of a thread's sums, counted in the machine code.
+    fn instructions(self) -> f64 {
+        match self {
+            Self::Nothing => 200.0,
+            Self::Add => 330.0,
+            Self::Gelu => 2100.0,
+            Self::GeluKeep => 2200.0,
+            Self::GeluGrad => 3400.0,
+            Self::Parts => 400.0,
+            Self::Compare => 900.0,
+            Self::CompareKeep => 1000.0,
+        }
+    }
+}
+
+/// A shape of `WgmmaTile`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::ops) struct Tile {
+    pub variant: &'static str,
+    /// Rows of the tile of a warpgroup, and columns.
+    group_m: usize,
+    n: usize,
+    stages: usize,
+    /// Whether each of the two warpgroups has a tile of its own.
+    ping_pong: bool,
+    /// Blocks of a cluster, which share the columns of B.
+    cluster: usize,
+    /// Buffers of a warpgroup for panels on the way out.
+    slots: usize,
+}
+
+/// The depth of a stage.
+const K: usize = 64;
+/// Bytes of a row of a stage or panel.
+const ROW: usize = 128;
+
+pub(in crate::ops) static TILES: [Tile; 5] = [
+    Tile::new("hopper_128x256", 64, 256, 4, false, 2, 2),
+    Tile::new("hopper_128x192", 64, 192, 4, false, 2, 3),
+    Tile::new("hopper_64x256", 64, 256, 4, true, 2, 4),
+    Tile::new("hopper_128x128", 128, 128, 5, true, 2, 2),
+    Tile::new("hopper_64x64", 64, 64, 8, true, 1, 2),
+];
+
+impl Tile {
+    const fn new(
+        variant: &'static str,
+        group_m: usize,
+        n: usize,
+        stages: usize,
+        ping_pong: bool,
+        cluster: usize,
+        slots: usize,
+    ) -> Self {
+        Self { variant, group_m, n, stages, ping_pong, cluster, slots }
+    }
+
+    /// Rows of a block's tile.
+    pub fn m(&self) -> usize {
+        if self.ping_pong { self.group_m } else { 2 * self.group_m }
+    }
+
+    fn shared_bytes(&self) -> u32 {
+        let stage = (self.m() + self.n) * ROW;
+        let panels = 2 * self.slots * self.group_m * ROW;
+        (self.stages * stage + panels + (2 * self.stages + 2) * 8) as u32
+    }
+
+    /// Whether the kernel can do what follows: what is read has a buffer for every panel, and what the comparison keeps
+    /// has another one.
+    pub fn can(&self, follows: Follows) -> bool {
+        let panels = self.n / follows.panel_columns();
+        let needed = match follows {
+            Follows::CompareKeep => 2 * panels,
+            _ if follows.reads() => panels,
+            _ => 1,
+        };
+        self.slots >= needed
+    }
+
+    /// Strips of 16 rows in the tiles of `m` rows, those below the matrix included.
+    pub fn strips(&self, m: usize) -> usize {
+        m.next_multiple_of(self.m() * self.cluster) / 16
+    }
+
+    pub fn columns(&self) -> usize {
+        self.n
+    }
+
+    /// The boxes that the copy engine takes of an operand, outermost dimension first.
+    pub fn a_box(&self, is_k_major: bool) -> [usize; 2] {
+        if is_k_major { [self.m(), K] } else { [K, 64] }
+    }
+
+    pub fn b_box(&self, is_k_major: bool) -> [usize; 2] {
+        if is_k_major { [self.n / self.cluster, K] } else { [K / self.cluster, 64] }
+    }
+
+    /// And of what goes out or is combined with the sums.
+    pub fn panel_box(&self, follows: Follows) -> [usize; 2] {
+        [self.group_m, follows.panel_columns()]
+    }
+}
+
+/// A product `[m, k] x [k, n]`, cut into tiles and parts of the sum.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Plan {
+    pub tile: Tile,
+    pub parts: usize,
+    /// Length of each part but the last, a multiple of 64.
+    pub k_part: usize,
+    pub launch: LaunchConfig,
+    /// Tiles of a cluster, or parts of them, that the cluster takes that takes the most.
+    pub turns: usize,
+}
+
+/// Multiprocessors of an H100 SXM or H200; the grid is as large. On a GPU with fewer, blocks wait for others to end.
+pub(in crate::ops) const SMS: usize = 132;
+/// Multiply-adds in bf16 of an SM in a cycle (989 TFLOP/s at 132 SMs and 1.83 GHz).
+const MADS: f64 = 2048.0;
+/// Bytes of shared memory of an SM in a cycle.
+const SHARED_BYTES: f64 = 128.0;
+/// Bytes that L2 gives an SM in a cycle: 5.5 TB/s, of all.
+const L2_BYTES: f64 = 22.8;
+/// Bytes of DRAM for an SM in a cycle: 4.3 TB/s.
+const DRAM_BYTES: f64 = 17.8;
+/// From the start of a block to its first product, and from the last one to the end of the kernel.
+const LATENCY: f64 = 1500.0;
+/// Start of the kernel that adds up the parts: 3 us.
+const LAUNCH: f64 = 5500.0;
+/// Barriers and copies of a panel on the way out.
+const PANEL: f64 = 100.0;
+
+impl Plan {
+    /// `tile`, with the sum in at most `parts` parts.
+    pub fn new(tile: Tile, [m, n, k]: [usize; 3], parts: usize) -> Self {
+        let k_part = k.div_ceil(parts.max(1)).next_multiple_of(K).max(K);
+        let parts = k.div_ceil(k_part).max(1);
+        let items = m.div_ceil(tile.m() * tile.cluster) * n.div_ceil(tile.n) * parts;
+        let clusters = items.min(SMS / tile.cluster);
+        let launch = LaunchConfig {
+            grid: [(clusters * tile.cluster) as u32, 1, 1],
+            block: [384, 1, 1],
+            shared_bytes: tile.shared_bytes(),
+        };
+        Self { tile, parts, k_part, launch, turns: items.div_ceil(clusters) }
+    }
+
+    /// The kernel of a pass, e.g. `linear_fwd_bf16_hopper_128x192`.
+    pub fn kernel(&self, stem: &str) -> String {
+        format!("{stem}_bf16_{}", self.tile.variant)
+    }
+
+    /// Cycles of the products of a tile, by what binds them: the tensor cores, shared memory that feeds them, or L2.
+    fn products(&self) -> f64 {
+        let Tile { group_m, n, cluster, .. } = self.tile;
+        let m = self.tile.m();
+        let tensor = (m * n * K) as f64 / MADS;
+        // Every product of 64 rows reads its part of A and all of B.
+        let shared = (m / 64 * (64 + n) * ROW) as f64 / SHARED_BYTES;
+        let l2 = ((m + n / cluster) * ROW) as f64 / L2_BYTES;
+        debug_assert!(m.is_multiple_of(group_m));
+        (self.k_part / K) as f64 * tensor.max(shared).max(l2)
+    }
+
+    /// Cycles from a warpgroup's last product to the last of its panels.
+    fn way_out(&self, follows: Follows) -> f64 {
+        let Tile { group_m, n, ping_pong, .. } = self.tile;
+        let sums = (group_m * n / 128) as f64 / 64.0;
+        // Four schedulers for the four warps of a warpgroup, or of both.
+        let warps = if ping_pong { 1.0 } else { 2.0 };
+        sums * follows.instructions() * warps + (n / follows.panel_columns()) as f64 * PANEL
+    }
+
+    /// Predicted cycles.
+    pub fn time(&self, [m, n]: [usize; 2], follows: Follows) -> f64 {
+        let cycles = cycles(self.tile.ping_pong, self.turns, self.products(), self.way_out(follows));
+        // The sums are written in parts, read, and written once more.
+        let split = match self.parts {
+            1 => 0.0,
+            parts => (8 * parts * m * n + 4 * m * n) as f64 / (SMS as f64 * DRAM_BYTES) + LAUNCH,
+        };
+        LATENCY + cycles + split
+    }
+}
+
+/// Cycles of `turns` tiles with these products and this way out. In turns of two warpgroups, either the tensor cores are
+/// never idle or each warpgroup is busy with its own tiles, the second one behind the first one's products.
+fn cycles(is_ping_pong: bool, turns: usize, products: f64, way_out: f64) -> f64 {
+    let all = turns as f64;
+    if !is_ping_pong {
+        return all * (products + way_out);
+    }
+    let behind = if turns.is_multiple_of(2) { products } else { 0.0 };
+    (all * products + way_out).max(turns.div_ceil(2) as f64 * (products + way_out) + behind)
+}
+
+/// The best tile and number of parts; `may_split`: the caller can add up parts.
+pub(in crate::ops) fn plan(size: [usize; 3], follows: Follows, may_split: bool) -> Plan {
+    choose(&TILES, size, follows, may_split)
+}
+
+/// As [`plan`], for ops whose results have few rows or columns, which have two tiles only.
+pub(in crate::ops) fn plan_small(size: [usize; 3], may_split: bool) -> Plan {
+    choose(&[TILES[2], TILES[4]], size, Follows::Parts, may_split)
+}
+
+fn choose(
+    tiles: &[Tile],
+    size @ [m, n, k]: [usize; 3],
+    follows: Follows,
+    may_split: bool,
+) -> Plan {
+    let most = if may_split { k.div_ceil(256).clamp(1, 128) } else { 1 };
+    let tiles = tiles.iter().filter(|tile| tile.can(follows));
+    let plans = tiles.flat_map(|&tile| (1..=most).map(move |parts| Plan::new(tile, size, parts)));
+    let time = |plan: &Plan| plan.time([m, n], follows);
+    plans.min_by(|a, b| time(a).total_cmp(&time(b))).expect("a tile can do everything")
+}
+
+/// Whether these matrices, each with its number of columns, can be products of Hopper's kernels: bf16 on a device that has
+/// them, rows of whole 16-byte pieces.
+pub(in crate::ops) fn takes(matrices: &[(&Tensor, usize)]) -> bool {
+    matrices.iter().all(|(t, columns)| {
+        t.dtype() == DType::Bf16
+            && t.device().kernel_set() == KernelSet::Hopper
+            && allows_boxes(*columns, t.dtype())
+            && t.is_aligned(16)
+    })
+}
+
+/// Whether a bias can be read two values at a time.
+pub(in crate::ops) fn takes_bias(bias: Option<&Tensor>) -> bool {
+    bias.is_none_or(|bias| bias.is_aligned(8))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Every tile of Hopper's kernels with everything that can follow, executed from its PTX: sizes that no tile divides, one
+//! block of k and several with a tail, a single row.
+
+use super::launch::{Forward, InputGradient, ParamGradient};
+use super::product::{gelu, gelu_derivative};
+use super::tests::{expect, operand, product};
+use crate::device::ptx::Schedule;
+use crate::device::{DType, Device, Tensor};
+use crate::ops::gemm::Choice;
+use crate::ops::gemm::hopper::{Follows, Plan, TILES, Tile};
+use crate::ops::testing::hopper_device;
+use crate::tape::GradMode;
+
+/// Rows, out, in. The first is more than one block of every tile, the last of them not full.
+const SIZES: [[usize; 3]; 3] = [[150, 200, 136], [1, 8, 8], [257, 264, 64]];
+
+fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
+    for (i, size) in SIZES.into_iter().enumerate() {
+        for (j, tile) in TILES.into_iter().enumerate() {
+            let schedules = [Schedule::Shuffled(3), Schedule::Ascending, Schedule::Descending];
+            let Some(device) = hopper_device(schedules[(i + j) % 3]) else { return };
+            check(&device, size, tile);
+        }
+    }
+}
+
+fn hopper(tile: Tile, size: [usize; 3], parts: usize) -> Choice {
+    Choice::Hopper(Plan::new(tile, size, parts))
+}
+
+#[test]
+fn forward_with_all_that_can_follow() {
+    for_every_tile(|device, [rows, out, fan_in], tile| {
+        let dtype = DType::Bf16;
+        let x = operand(device, dtype, 0, &[rows, fan_in], 1.0);
+        let w = operand(device, dtype, 1, &[out, fan_in], 0.1);
+        let bias = operand(device, DType::F32, 2, &[out], 1.0);
+        let residual = operand(device, dtype, 3, &[rows, out], 1.0);
+        let size = [rows, out, fan_in];
+        let mut forward = Forward::new(&x.device, &w.device).unwrap();
+        forward.choice = Some(hopper(tile, size, 1));
+        let sum = product(size, |i, k| x.host[i * fan_in + k], |k, j| w.host[j * fan_in + k]);
+        let biased: Vec<f64> = sum.iter().enumerate().map(|(i, s)| s + bias.host[i % out]).collect();
+        for follows in [Follows::Nothing, Follows::Gelu, Follows::GeluKeep, Follows::Add] {
+            if !tile.can(follows) {
+                continue;
+            }
+            let mut y = Tensor::empty(device, dtype, &[rows, out]).unwrap();
+            let mut pre = Tensor::empty(device, dtype, &[rows, out]).unwrap();
+            let keeps = follows == Follows::GeluKeep;
+            let adds = (follows == Follows::Add).then_some(&residual.device);
+            // Without a bias where nothing else follows.
+            let b = Some(&bias.device).filter(|_| follows != Follows::Nothing);
+            let applies_gelu = keeps || follows == Follows::Gelu;
+            forward.run(&mut y, Some(&mut pre).filter(|_| keeps), b, adds, applies_gelu).unwrap();
+            let name = format!("{} {follows:?} {size:?}", tile.variant);
+            let expected: Vec<f64> = match follows {
+                Follows::Nothing => sum.clone(),
+                Follows::Add => biased.iter().zip(&residual.host).map(|(s, r)| s + r).collect(),
+                _ => biased.iter().map(|&u| gelu(u)).collect(),
+            };
+            expect(&format!("y {name}"), dtype, &y, &expected);
+            if keeps {
+                expect(&format!("pre {name}"), dtype, &pre, &biased);
+            }
+        }
+    });
+}
+
+#[test]
+fn gradient_of_x_overwrites_adds_and_passes_a_gelu() {
+    for_every_tile(|device, [rows, out, fan_in], tile| {
+        let dtype = DType::Bf16;
+        let dy = operand(device, dtype, 4, &[rows, out], 1.0);
+        let w = operand(device, dtype, 1, &[out, fan_in], 0.1);
+        let pre = operand(device, dtype, 5, &[rows, fan_in], 1.0);
+        let size = [rows, fan_in, out];
+        let mut gradient = InputGradient::new(&dy.device, &w.device).unwrap();
+        gradient.choice = Some(hopper(tile, size, 1));
+        let sum = product(size, |i, k| dy.host[i * out + k], |k, j| w.host[k * fan_in + j]);
+        let mut dx = Tensor::empty(device, dtype, &[rows, fan_in]).unwrap();
+        gradient.run(&mut dx.as_mut(), None, GradMode::Overwrite).unwrap();
+        let name = format!("{} {size:?}", tile.variant);
+        expect(&format!("dx {name}"), dtype, &dx, &sum);
+        if !tile.can(Follows::Add) {
+            return;
+        }
+        let held = dx.to_f64_vec().unwrap();
+        gradient.run(&mut dx.as_mut(), None, GradMode::Accumulate).unwrap();
+        let both: Vec<f64> = sum.iter().zip(&held).map(|(a, b)| a + b).collect();
+        expect(&format!("dx += {name}"), dtype, &dx, &both);
+        gradient.run(&mut dx.as_mut(), Some(&pre.device), GradMode::Overwrite).unwrap();
+        let fused: Vec<f64> =
+            sum.iter().zip(&pre.host).map(|(s, &u)| s * gelu_derivative(u)).collect();
+        expect(&format!("dx through gelu {name}"), dtype, &dx, &fused);
+    });
+}
+
+#[test]
+fn gradients_of_parameters_in_one_and_in_several_parts() {
+    for_every_tile(|device, [rows, out, fan_in], tile| {
+        let dy = operand(device, DType::Bf16, 4, &[rows, out], 1.0);
+        let x = operand(device, DType::Bf16, 0, &[rows, fan_in], 1.0);
+        let size = [out, fan_in, rows];
+        let dw = product(size, |i, k| dy.host[k * out + i], |k, j| x.host[k * fan_in + j]);
+        let db = product([out, 1, rows], |i, k| dy.host[k * out + i], |_, _| 1.0);
+        for parts in [1, 3] {
+            let mut gradient = ParamGradient::new(&dy.device, &x.device).unwrap();
+            gradient.choice = hopper(tile, size, parts);
+            let name = format!("{} {size:?} in {}", tile.variant, gradient.choice.parts());
+            let mut weight = Tensor::empty(device, DType::F32, &[out, fan_in]).unwrap();
+            let mut bias = Tensor::empty(device, DType::F32, &[out]).unwrap();
+            for (times, mode) in [(1.0, GradMode::Overwrite), (2.0, GradMode::Accumulate)] {
+                gradient
+                    .run(true, |call, place| {
+                        let call = place.append(call, &mut weight.as_mut())?;
+                        Ok((call.output(&mut bias)?, [mode; 2]))
+                    })
+                    .unwrap();
+                let scaled = |v: &[f64]| v.iter().map(|x| x * times).collect::<Vec<f64>>();
+                expect(&format!("dw {name} {mode:?}"), DType::F32, &weight, &scaled(&dw));
+                expect(&format!("db {name} {mode:?}"), DType::F32, &bias, &scaled(&db));
+            }
+        }
+    });
+}
