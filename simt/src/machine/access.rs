@@ -1,7 +1,7 @@
 //! Where a load or store goes, and whether it may.
 
 use super::Trouble;
-use super::cluster::{ARRIVAL_AGENT, Cluster, INIT_AGENT};
+use super::cluster::Cluster;
 use super::warp::Warp;
 use crate::blocks::Others;
 use crate::clocks::{Objects, Sight};
@@ -29,6 +29,8 @@ pub enum Access {
     PeekAtomic,
     /// Its flag says whether it is atomic, or will only arrive later.
     Write(Flag),
+    /// A read and a write in one, of a reduction through the asynchronous proxy.
+    Add,
 }
 
 /// The window of a space; 0 for global memory, whose addresses are generic ones.
@@ -186,8 +188,12 @@ impl Cluster<'_, '_> {
     ) -> Result<*mut u8, Trouble> {
         let trouble =
             |message: String| Trouble { pc: Some(pc), ..Trouble::new(1 << lane, message) };
-        let is_write = matches!(access, Access::Write(_));
-        let verb = || if is_write { "write" } else { "read" };
+        let is_write = matches!(access, Access::Write(_) | Access::Add);
+        let verb = || match access {
+            Access::Write(_) => "write",
+            Access::Add => "reduction",
+            _ => "read",
+        };
         match space {
             Space::Global => {
                 let live = &self.grid.launch.memory.live;
@@ -383,78 +389,6 @@ impl Cluster<'_, '_> {
         }
         Ok(())
     }
-
-    #[cold]
-    fn tell(
-        &self,
-        found: Found,
-        (verb, bytes, offset): (&str, usize, usize),
-        name: &str,
-    ) -> String {
-        let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
-        match found {
-            Found::Unwritten => format!("{place}, which was never written"),
-            Found::Pending(site) => format!(
-                "{place}, where an asynchronous copy was not waited for ({})",
-                self.at(site)
-            ),
-            Found::NoFence(other) => {
-                let line = self.at(other.site);
-                let who = self.who(other.stamp);
-                let did = if other.was_write { "written" } else { "read" };
-                format!("{place}, {did} by {who} ({line}) with no fence.proxy.async behind it")
-            }
-            Found::Changed(other) => {
-                let line = self.at(other.site);
-                let who = self.who(other.stamp);
-                format!(
-                    "{place} by ld.global.nc, which is for what no thread writes while the kernel runs: written by \
-                     {who} ({line})"
-                )
-            }
-            Found::Race(other) => {
-                let did = if other.was_write { "written" } else { "read" };
-                let line = self.at(other.site);
-                let who = self.who(other.stamp);
-                let block = other.stamp.block();
-                let why = match block != self.number && Others::Seen(&self.seen_blocks).know(block)
-                {
-                    false => " with no barrier between",
-                    // Which is not enough.
-                    true => {
-                        ", which the atomic that orders the blocks does not release: a fence, a bar.sync or a \
-                         wait_group without .read is missing before it"
-                    }
-                };
-                format!("data race: {place}, {did} by {who} ({line}){why}")
-            }
-        }
-    }
-
-    fn who(&self, other: Stamp) -> String {
-        let (warp, lane) = (other.thread() / 32, other.thread() % 32);
-        let per_cta = self.warps() + 1;
-        let (rank, index) = (warp / per_cta, warp % per_cta);
-        let of_block = match (other.block() == self.number, self.ctas.len()) {
-            (true, 1) => String::new(),
-            (true, _) => format!(" of block {rank} of the cluster"),
-            (false, _) => {
-                let linear = other.block() - self.grid.first_block;
-                let [x, y, z] = self.grid.block_index(linear, rank);
-                format!(" of block ({x}, {y}, {z})")
-            }
-        };
-        if index == self.warps() {
-            return match lane {
-                0..8 => format!("a product of warpgroup {lane}{of_block}"),
-                INIT_AGENT => format!("mbarrier.init{of_block}"),
-                ARRIVAL_AGENT => format!("an arrival{of_block}"),
-                _ => format!("an asynchronous copy{of_block}"),
-            };
-        }
-        let [x, y, z] = self.grid.thread(index * 32 + lane);
-        format!("thread ({x}, {y}, {z}){of_block}")
-    }
 }
 
 /// Offset of `[at, at + bytes)` within `[start, start + len)`, if it lies there as a whole.
@@ -475,6 +409,7 @@ fn recorder<'v>(
     let mut good = Stamp(0);
     move |byte| match access {
         Access::Write(_) => byte.write(view, shared),
+        Access::Add => byte.peek(view, shared).or_else(|| byte.write(view, shared)),
         Access::Note => {
             byte.note(view);
             None

@@ -17,6 +17,7 @@
 //! [`Schedule::Descending`]: super::Schedule::Descending
 //! [`Schedule::Shuffled`]: super::Schedule::Shuffled
 
+use super::addition::Sum;
 use super::cluster::{Cluster, Cta};
 use super::paths::State;
 use super::warp::Warp;
@@ -41,8 +42,9 @@ pub enum Way {
     /// From global memory to the same place of these blocks, each with a barrier (an offset) that is told of the
     /// bytes. Bytes beyond the tensor are filled with this one.
     Load { ctas: Vec<usize>, barrier: u32, fill: u8 },
-    /// From a block's shared memory to global memory, in this group of the thread.
-    Store { group: u32 },
+    /// From a block's shared memory to global memory, in this group of the thread. A reduction adds elements to what
+    /// is there.
+    Store { group: u32, adds: Option<Sum> },
     /// From shared memory of one block to that of another.
     Across { start: u32, to: usize, barrier: u32 },
     /// So many copies of `cp.async`, those under way that the thread had started before the one of this number; then
@@ -82,7 +84,7 @@ impl Operations {
     /// Whether groups of a thread up to this one are done.
     pub fn are_done(&self, warp: u32, lane: usize, below: u32) -> bool {
         let is_due = |o: &Operation| {
-            let is_in = matches!(o.way, Way::Store { group } if group < below);
+            let is_in = matches!(o.way, Way::Store { group, .. } if group < below);
             o.warp == warp && o.lane == lane && is_in
         };
         !self.open.iter().any(is_due)

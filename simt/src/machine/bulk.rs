@@ -1,6 +1,7 @@
 //! Bulk copies: `cp.async.bulk`, `cp.async.bulk.tensor` and their groups (9.7.9.25.5).
 
 use super::access::{Access, Who, addresses, resolve, shared_address};
+use super::addition::Sum;
 use super::asynchronous::{Move, Operation, Way};
 use super::cluster::Cluster;
 use super::completion::regions;
@@ -87,7 +88,8 @@ impl Cluster<'_, '_> {
                 }
                 BulkWay::Store => {
                     let start = self.own_offset(warp, lane, from)?;
-                    (Way::Store { group: warp.bulk.committed[lane] }, start, Some(to))
+                    let group = warp.bulk.committed[lane];
+                    (Way::Store { group, adds: None }, start, Some(to))
                 }
                 BulkWay::Across => {
                     let start = self.own_offset(warp, lane, from)?;
@@ -110,7 +112,7 @@ impl Cluster<'_, '_> {
         Ok(())
     }
 
-    /// `cp.async.bulk.tensor`.
+    /// `cp.async.bulk.tensor`, and `cp.reduce.async.bulk.tensor`, which is a store that adds.
     pub(super) fn tensor_copy(
         &mut self,
         warp: &mut Warp,
@@ -119,8 +121,17 @@ impl Cluster<'_, '_> {
         pc: u32,
         counts: &mut Counts,
     ) -> Result<(), Trouble> {
-        let Op::TensorCopy { way, rank, shared, map, coordinates, offsets, barrier, multicast } =
-            *op
+        let Op::TensorCopy {
+            way,
+            adds,
+            rank,
+            shared,
+            map,
+            coordinates,
+            offsets,
+            barrier,
+            multicast,
+        } = *op
         else {
             return Err(Trouble::new(on, "no tensor copy"));
         };
@@ -131,6 +142,7 @@ impl Cluster<'_, '_> {
             if map.rank() != usize::from(rank) {
                 return Err(fail(format!("a map of rank {} in a copy of rank {rank}", map.rank())));
             }
+            let adds = if adds { Some(Sum::of(map.element()).map_err(fail)?) } else { None };
             let at = coordinates.map(|c| warp.word_of(c, lane) as i32);
             let at = &at[..usize::from(rank)];
             let shared = addresses(warp, shared)[lane];
@@ -173,7 +185,7 @@ impl Cluster<'_, '_> {
                 },
                 Direction::Store => {
                     self.own_offset(warp, lane, shared)?;
-                    Way::Store { group: warp.bulk.committed[lane] }
+                    Way::Store { group: warp.bulk.committed[lane], adds }
                 }
             };
             let plan = Plan { way, moves, swizzle: map.swizzle(), start, bytes };
@@ -270,7 +282,7 @@ impl Cluster<'_, '_> {
                     self.reach_as(who, lane, place, bytes as usize, arrives, pc)?;
                 }
             }
-            Way::Store { group } => {
+            Way::Store { group, .. } => {
                 for (at, n) in moves.iter().flat_map(|m| regions(swizzle, m)) {
                     let place = (Space::Shared, shared_address(cta, at));
                     self.reach_as(who, lane, place, n as usize, Access::Peek, pc)?;

@@ -287,8 +287,11 @@ impl Cluster<'_, '_> {
             return Err(self.fault(warp, pc, Trouble::new(u32::MAX, message)));
         }
         if let Some((lane, pc)) = warp.bulk.first_open() {
-            let message = "the thread ended without having waited for this bulk store to have read shared \
-                           memory: cp.async.bulk.wait_group is missing";
+            let what = if self.is_reduction(pc) { "reduction" } else { "store" };
+            let message = format!(
+                "the thread ended without having waited for this bulk {what} to have read shared memory: \
+                 cp.async.bulk.wait_group is missing"
+            );
             return Err(self.fault(warp, pc, Trouble::new(1 << lane, message)));
         }
         self.end_registers(warps, w)?;

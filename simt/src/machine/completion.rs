@@ -46,7 +46,7 @@ impl Cluster<'_, '_> {
                     self.complete_tx(*lane, (cta, *barrier), operation.bytes, &arrival)?;
                 }
             }
-            Way::Store { group } => {
+            Way::Store { group, adds } => {
                 for (at, n) in moves.iter().flat_map(|m| regions(*swizzle, m)) {
                     self.has_read(who, (*cta, at, n), *lane, *pc)?;
                 }
@@ -55,12 +55,22 @@ impl Cluster<'_, '_> {
                 for m in moves {
                     let Some(global) = m.global else { continue };
                     let place = (Space::Global, global);
-                    let access = Access::Write(Flag::Async);
+                    let access = match adds {
+                        Some(_) => Access::Add,
+                        None => Access::Write(Flag::Async),
+                    };
                     let mut to = self.reach_as(who, *lane, place, m.bytes as usize, access, *pc)?;
                     for (at, n) in pieces(*swizzle, m) {
                         let bytes = self.bytes(*cta, at, n);
-                        // SAFETY: `reach_as` has checked the range, which is as long as all pieces.
-                        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                        match adds {
+                            // SAFETY: `reach_as` has checked the range, which is as long as all pieces; a map's
+                            // elements are aligned, and pieces of rows are whole chunks of 16 bytes.
+                            Some(sum) => unsafe { sum.add(to, bytes) },
+                            // SAFETY: as above.
+                            None => unsafe {
+                                to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+                            },
+                        }
                         to = to.wrapping_add(bytes.len());
                     }
                 }

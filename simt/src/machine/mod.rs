@@ -2,6 +2,7 @@
 //! of a warp in vector code.
 
 mod access;
+mod addition;
 mod asynchronous;
 mod atomic;
 mod barrier;

@@ -1,9 +1,12 @@
 //! Faults in words: where they happened, and who waits for whom when nothing goes on.
 
-use super::cluster::Cluster;
+use super::cluster::{ARRIVAL_AGENT, Cluster, INIT_AGENT};
 use super::paths::{Path, State};
 use super::warp::Warp;
 use super::{Fault, Trouble};
+use crate::blocks::Others;
+use crate::program::op::Op;
+use crate::shadow::{Stamp, Trouble as Found};
 
 impl Cluster<'_, '_> {
     /// Where the trouble happened.
@@ -188,5 +191,89 @@ impl Cluster<'_, '_> {
             parts.push(format!("{word} {}{block}", runs.join(", ")));
         }
         parts.join(" and ")
+    }
+
+    /// What is wrong with an access, in words.
+    #[cold]
+    pub(super) fn tell(
+        &self,
+        found: Found,
+        (verb, bytes, offset): (&str, usize, usize),
+        name: &str,
+    ) -> String {
+        let place = format!("{verb} of {bytes} bytes at byte {offset} of '{name}'");
+        match found {
+            Found::Unwritten => format!("{place}, which was never written"),
+            Found::Pending(site) => format!(
+                "{place}, where an asynchronous copy was not waited for ({})",
+                self.at(site)
+            ),
+            Found::NoFence(other) => {
+                let line = self.at(other.site);
+                let who = self.who(other.stamp);
+                let did = if other.was_write { "written" } else { "read" };
+                format!("{place}, {did} by {who} ({line}) with no fence.proxy.async behind it")
+            }
+            Found::Changed(other) => {
+                let line = self.at(other.site);
+                let who = self.who(other.stamp);
+                format!(
+                    "{place} by ld.global.nc, which is for what no thread writes while the kernel runs: written by \
+                     {who} ({line})"
+                )
+            }
+            Found::Race(other) => {
+                let did = if other.was_write { "written" } else { "read" };
+                let line = self.at(other.site);
+                let who = self.who(other.stamp);
+                let block = other.stamp.block();
+                let why = match block != self.number && Others::Seen(&self.seen_blocks).know(block)
+                {
+                    false => " with no barrier between",
+                    // Which is not enough.
+                    true => {
+                        ", which the atomic that orders the blocks does not release: a fence, a bar.sync or a \
+                         wait_group without .read is missing before it"
+                    }
+                };
+                // Atomic as each is: their sum depends on which comes first.
+                let order = match verb == "reduction" && self.is_reduction(other.site) {
+                    true => ": the order of the two additions is open",
+                    false => "",
+                };
+                format!("data race: {place}, {did} by {who} ({line}){why}{order}")
+            }
+        }
+    }
+
+    /// Whether an instruction adds to global memory through the asynchronous proxy.
+    pub(super) fn is_reduction(&self, pc: u32) -> bool {
+        let inst = self.grid.launch.program.instructions.get(pc as usize);
+        inst.is_some_and(|i| matches!(i.op, Op::TensorCopy { adds: true, .. }))
+    }
+
+    fn who(&self, other: Stamp) -> String {
+        let (warp, lane) = (other.thread() / 32, other.thread() % 32);
+        let per_cta = self.warps() + 1;
+        let (rank, index) = (warp / per_cta, warp % per_cta);
+        let of_block = match (other.block() == self.number, self.ctas.len()) {
+            (true, 1) => String::new(),
+            (true, _) => format!(" of block {rank} of the cluster"),
+            (false, _) => {
+                let linear = other.block() - self.grid.first_block;
+                let [x, y, z] = self.grid.block_index(linear, rank);
+                format!(" of block ({x}, {y}, {z})")
+            }
+        };
+        if index == self.warps() {
+            return match lane {
+                0..8 => format!("a product of warpgroup {lane}{of_block}"),
+                INIT_AGENT => format!("mbarrier.init{of_block}"),
+                ARRIVAL_AGENT => format!("an arrival{of_block}"),
+                _ => format!("an asynchronous copy{of_block}"),
+            };
+        }
+        let [x, y, z] = self.grid.thread(index * 32 + lane);
+        format!("thread ({x}, {y}, {z}){of_block}")
     }
 }

@@ -405,6 +405,8 @@ pub enum Op {
     },
     TensorCopy {
         way: TensorWay,
+        /// `cp.reduce`: a store that adds to what is there.
+        adds: bool,
         rank: u8,
         shared: Address,
         map: Src64,

@@ -3,6 +3,7 @@
 use glmae_simt::hopper::swizzle::Swizzle;
 use glmae_simt::hopper::tensor_map::{Element, TensorMap};
 
+use crate::reduce::{bare, sum, values};
 use crate::tensor::{Shape, coordinates, image, names, noise};
 use crate::{Arg, Source};
 
@@ -128,6 +129,31 @@ fn columns_that_are_stored() {
         coordinates(&at, &[]),
         Arg::In(image),
         Arg::In(noise(column.shape.bytes(), 11)),
+        Arg::u32(column.bytes()),
+    ];
+    source.job(args).shared(column.bytes()).passes(|ran| assert!(ran.buffers[2] == wanted));
+}
+
+#[test]
+fn columns_that_are_added() {
+    let shape = Shape::new(Element::F32, &[16, 9, 6, 2], &[1; 4]);
+    let column = Column { shape, lower: vec![0; 2], upper: vec![0; 2], channels: 16, pixels: 50 };
+    let at = [0, 3, 2, 0];
+    let n = column.shape.bytes() / 4;
+    let (image, before) = (values(Element::F32, 16 * 50, 9), values(Element::F32, n, 11));
+    let mut wanted = before.clone();
+    for (i, place) in column.places(&at, &[]).iter().enumerate() {
+        if let Some(place) = *place {
+            let sum = sum(Element::F32, &before[place..place + 4], &image[4 * i..4 * i + 4]);
+            wanted[place..place + 4].copy_from_slice(&sum);
+        }
+    }
+    let source = bare(crate::reduce::source(4).with("mode", ".im2col_no_offs"));
+    let args = vec![
+        Arg::map(column.map()),
+        coordinates(&at, &[]),
+        Arg::In(image),
+        Arg::In(before),
         Arg::u32(column.bytes()),
     ];
     source.job(args).shared(column.bytes()).passes(|ran| assert!(ran.buffers[2] == wanted));

@@ -14,6 +14,7 @@ mod mbarrier;
 mod product;
 mod product_faults;
 mod proxy;
+mod reduce;
 mod registers;
 mod tensor;
 

@@ -72,7 +72,7 @@ impl Shape {
     }
 
     /// Of every element of a box, in the order of shared memory: where it is in the tensor, in bytes.
-    fn places(&self, at: &[i32]) -> Vec<Option<usize>> {
+    pub fn places(&self, at: &[i32]) -> Vec<Option<usize>> {
         let counts = self.counts();
         let n: u32 = counts.iter().product();
         (0..n)

@@ -166,7 +166,7 @@ impl Decoder<'_> {
         Ok((Op::CopyArrive { at, space, is_counted }, Pipe::LoadStore))
     }
 
-    /// `cp.async.bulk` and `cp.async.bulk.tensor` (9.7.9.25.5).
+    /// `cp.async.bulk`, `cp.async.bulk.tensor` and, of `cp.reduce.async.bulk`, what is for tensors (9.7.9.25.5).
     pub(super) fn bulk(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         let pipe = Pipe::LoadStore;
         if m.take("commit_group") {
@@ -180,14 +180,19 @@ impl Decoder<'_> {
             return Ok((Op::BulkWait { open, reads_only: m.take("read") }, pipe));
         }
         let is_tensor = m.take("tensor");
-        let prefetches = m.take("prefetch");
+        let (prefetches, reduces) = (m.take("prefetch"), m.take("reduce"));
+        if reduces && (!is_tensor || prefetches) {
+            return Err(not_implemented());
+        }
         let has_hint = m.take("L2::cache_hint");
         m.ignore(&["L2"]);
         let multicasts = m.take("multicast::cluster");
         let tells = m.take("mbarrier::complete_tx::bytes");
         let in_groups = m.take("bulk_group");
         if is_tensor {
-            return self.tensor(inst, m, (prefetches, multicasts, tells, in_groups, has_hint));
+            let adds = reduces && only_add(m)?;
+            let words = (prefetches, adds, multicasts, tells, in_groups, has_hint);
+            return self.tensor(inst, m, words);
         }
         if prefetches {
             m.ignore(&["global"]);
@@ -227,8 +232,9 @@ impl Decoder<'_> {
         &mut self,
         inst: &Instruction,
         m: &mut Modifiers,
-        (prefetches, multicasts, tells, in_groups, has_hint): (bool, bool, bool, bool, bool),
+        words: (bool, bool, bool, bool, bool, bool),
     ) -> Decoded {
+        let (prefetches, adds, multicasts, tells, in_groups, has_hint) = words;
         let rank = match m.one_of(&["1d", "2d", "3d", "4d", "5d"]) {
             Some(word) => word.as_bytes()[0] - b'0',
             None => return Err("a rank is needed".into()),
@@ -242,7 +248,7 @@ impl Decoder<'_> {
             return Ok((Op::Nop, pipe));
         }
         let is_store = match direction(m) {
-            (Some("shared::cluster" | "shared::cta"), Some("global")) => false,
+            (Some("shared::cluster" | "shared::cta"), Some("global")) if !adds => false,
             (Some("global"), Some("shared::cta")) => true,
             _ => return Err(not_implemented()),
         };
@@ -302,8 +308,17 @@ impl Decoder<'_> {
             false => None,
         };
         self.check_count(inst, next, has_hint)?;
-        let op =
-            Op::TensorCopy { way, rank, shared, map, coordinates, offsets, barrier, multicast };
+        let op = Op::TensorCopy {
+            way,
+            adds,
+            rank,
+            shared,
+            map,
+            coordinates,
+            offsets,
+            barrier,
+            multicast,
+        };
         Ok((op, pipe))
     }
 
@@ -418,6 +433,17 @@ impl Decoder<'_> {
         let product = Product { input, n, d, a, b, scale_d, negate_a, negate_b, a_major, b_major };
         self.products.push(product);
         Ok((Op::Product(self.products.len() as u32 - 1), Pipe::Tensor))
+    }
+}
+
+/// Whether a reduction adds, which is the only one there is here; the others are refused by their names.
+fn only_add(m: &mut Modifiers) -> Result<bool, String> {
+    if m.take("add") {
+        return Ok(true);
+    }
+    match m.one_of(&["min", "max", "inc", "dec", "and", "or", "xor"]) {
+        Some(word) => Err(format!("this instruction is not implemented with '.{word}'")),
+        None => Err("'.add' is needed".into()),
     }
 }
 
