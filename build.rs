@@ -457,12 +457,8 @@ fn find_nvcc() -> PathBuf {
 
 /// The names that a line of a kernel file exports (`kernels/include/export.cuh`).
 fn exported(line: &str) -> Vec<&str> {
-    let macros = [
-        ("GLMAE_KERNEL(", 1),
-        ("GLMAE_INSTANCE(", 1),
-        ("GLMAE_HOPPER(", 1),
-        ("GLMAE_TWINS(", 2),
-    ];
+    let macros =
+        [("GLMAE_KERNEL(", 1), ("GLMAE_INSTANCE(", 1), ("GLMAE_HOPPER(", 1), ("GLMAE_TWINS(", 2)];
     let found = macros.iter().find_map(|(start, names)| Some((line.strip_prefix(start)?, *names)));
     let Some((rest, names)) = found else { return Vec::new() };
     rest.split([',', ')']).take(names).map(str::trim).collect()

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use glmae::error::exit;
 use glmae::lab::bench_step::{StepBench, StepBenchOptions, bench_step};
 use glmae::lab::bench_unetr::{UnetrBenchOptions, bench_unetr};
+use glmae::lab::products;
 use serde_json::json;
 
 use super::bench_kernels;
@@ -23,6 +24,8 @@ enum What {
     Step(StepArgs),
     /// Time whole fine-tuning steps of MONAI's UNETR (ViT-B, 14 classes) on random crops
     Unetr(UnetrArgs),
+    /// List the matrix products of a training step, the kernel of each, and why it was chosen; runs nothing
+    Products(ProductsArgs),
     /// Time single ops, forward and backward apart, against copy and GEMM rates of the same run
     Kernels(bench_kernels::Args),
 }
@@ -125,6 +128,61 @@ fn run_unetr(args: &UnetrArgs) -> Result<u8> {
     Ok(exit::OK)
 }
 
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  glmae bench products --preset vit-b --set train.batch=4
+  glmae bench products --preset tiny --json
+
+For each product [m, n] = [m, k] x [k, n] in bf16 on a GPU with Hopper's instructions: how often a step has it, what is done
+with the sums, the kernel (its tile, and how many of these a block takes one after the other), the cycles that the model of
+the choice expects, what binds it (tensor cores, shared memory, L2), the share of the tensor cores' rate, and the second best
+tile. docs/kernels.md describes the model. Nothing here is measured.")]
+struct ProductsArgs {
+    /// A preset (`glmae presets` lists them) or a TOML file
+    #[arg(long, value_name = "PRESET|FILE", default_value = "vit-b")]
+    preset: String,
+    /// Set any configuration key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn run_products(args: &ProductsArgs) -> Result<u8> {
+    let config = glmae::config::Config::load(&args.preset, &args.set)?;
+    let rows = products::products(&config)?;
+    if args.json {
+        term::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
+        return Ok(exit::OK);
+    }
+    let mut table = Table::new(&[">", ">", ">", ">", "<", "<", ">", ">", "<", ">", "<", ">"]);
+    let head = "times m n k then kernel turns cycles bound share second +%";
+    table.row(head.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    for row in &rows {
+        let p = &row.product;
+        let mut cells = [row.times, p.m, p.n, p.k].map(|n| n.to_string()).to_vec();
+        cells.push(p.follows.clone().unwrap_or_default());
+        let parts = if p.parts > 1 { format!(" in {} parts", p.parts) } else { String::new() };
+        cells.push(format!("{}{parts}", p.kernel));
+        cells.push(p.turns.map_or_else(String::new, |turns| turns.to_string()));
+        match &p.model {
+            Some(m) => cells.extend([
+                format!("{:.0}", m.cycles),
+                m.bound.to_owned(),
+                format!("{:.0} %", 100.0 * m.share),
+                m.second.clone(),
+                format!("{:.0}", 100.0 * (m.second_cycles / m.cycles - 1.0)),
+            ]),
+            None => cells.extend([""; 5].map(String::from)),
+        }
+        table.row(cells);
+    }
+    term::print(&table.render(""))?;
+    Ok(exit::OK)
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
@@ -138,6 +196,7 @@ pub fn run(args: &Args) -> Result<u8> {
         What::Step(args) => args,
         What::Kernels(args) => return bench_kernels::run(args),
         What::Unetr(args) => return run_unetr(args),
+        What::Products(args) => return run_products(args),
     };
     let config = glmae::config::Config::load(&args.preset, &args.set)?;
     let options = StepBenchOptions {

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 use glmae::device::Device;
+#[cfg(feature = "cuda")]
+use glmae::device::KernelSet;
 use glmae::device::fatbin::{self, Code};
 use glmae::device::launch::{FATBINS, KERNELS};
 use glmae::error::exit;
@@ -89,7 +91,8 @@ fn binary() -> Vec<Finding> {
 fn machine_code() -> Finding {
     let what = "GPU code";
     let mut by_codes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (file, fatbin) in FATBINS {
+    // Those for Hopper hold its code alone.
+    for (file, fatbin) in FATBINS.iter().filter(|(file, _)| !file.starts_with("hopper/")) {
         let names: Vec<String> = fatbin::codes(fatbin).iter().map(Code::to_string).collect();
         by_codes.entry(names.join(" ")).or_default().push(file);
     }
@@ -233,7 +236,13 @@ fn gpus() -> Vec<Finding> {
             ),
         };
         let processors = gpu.processors;
-        let state = format!("cuda:{i} {name}, {major}.{minor}, {processors} SMs, {memory}: {code}");
+        let products = match KernelSet::of_capability(gpu.capability) {
+            Ok((kernels, why)) => format!("bf16 products: {} kernels ({why})", kernels.describe()),
+            Err(e) => e.to_string(),
+        };
+        let state = format!(
+            "cuda:{i} {name}, {major}.{minor}, {processors} SMs, {memory}: {code}; {products}"
+        );
         let finding = Finding::new("GPU", state);
         match advice {
             Some(advice) => finding.advise(advice),

@@ -35,10 +35,33 @@ impl KernelSet {
         }
     }
 
-    pub fn name(self) -> &'static str {
+    /// What a GPU of this compute capability uses, and why.
+    ///
+    /// Errors: those of [`KernelSet::of_hopper`].
+    #[cfg(feature = "cuda")]
+    pub fn of_capability(capability: [u32; 2]) -> Result<(Self, &'static str)> {
+        let has_kernels =
+            super::launch::FATBINS.iter().any(|(file, _)| file.starts_with("hopper/"));
+        Ok(match (capability, has_kernels) {
+            ([9, 0], true) => match Self::of_hopper()? {
+                Self::Hopper => {
+                    (Self::Hopper, "compute capability 9.0, and code for sm_90a is here")
+                }
+                Self::Portable => (Self::Portable, "GLMAE_KERNELS=portable"),
+            },
+            ([9, 0], false) => {
+                (Self::Portable, "this binary was built without 90a in GLMAE_CUDA_ARCHS")
+            }
+            // Code for 90a runs on 9.0 and on nothing else.
+            _ => (Self::Portable, "the others need compute capability 9.0"),
+        })
+    }
+
+    /// In words.
+    pub fn describe(self) -> &'static str {
         match self {
-            Self::Portable => "portable",
-            Self::Hopper => "hopper",
+            Self::Portable => "portable (mma.sync, cp.async)",
+            Self::Hopper => "Hopper's (wgmma, bulk copies)",
         }
     }
 }

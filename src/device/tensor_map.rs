@@ -138,9 +138,12 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn what_cannot_be_copied_is_an_error_with_the_tensor() {
-        let boxes = |dims, box_dims| Boxes { at: DevicePtr(1024), dtype: DType::Bf16, dims, box_dims };
+        let boxes =
+            |dims, box_dims| Boxes { at: DevicePtr(1024), dtype: DType::Bf16, dims, box_dims };
         assert!(executed(&boxes(&[3, 8], &[2, 64])).is_ok());
-        for wrong in [boxes(&[3, 12], &[2, 64]), boxes(&[3, 8], &[2, 128]), boxes(&[3, 8], &[512, 64])] {
+        for wrong in
+            [boxes(&[3, 12], &[2, 64]), boxes(&[3, 8], &[2, 128]), boxes(&[3, 8], &[512, 64])]
+        {
             let message = executed(&wrong).unwrap_err().to_string();
             assert!(message.contains("tensor map of Boxes"), "{message}");
         }

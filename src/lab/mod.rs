@@ -10,6 +10,7 @@ mod clock;
 pub mod judge;
 pub mod opcheck;
 #[cfg(feature = "cuda")]
+pub mod products;
 pub mod profile;
 pub mod tensors;
 pub mod unetr;

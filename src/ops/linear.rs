@@ -2,11 +2,11 @@
 //! of a residual. The patch embedding is this op with the kernel `[dim, C, p, p, p]` read as a
 //! `[dim, C p^3]` matrix.
 
+#[cfg(all(test, feature = "cuda"))]
+mod hopper_tests;
 pub(super) mod launch;
 mod layer;
 mod product;
-#[cfg(all(test, feature = "cuda"))]
-mod hopper_tests;
 #[cfg(test)]
 mod tests;
 

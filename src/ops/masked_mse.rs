@@ -318,4 +318,3 @@ impl OpSpec for Spec {
         2 * (case.dims[0] * case.dims[1] * (case.dims[2] + case.dims[3])) as u64
     }
 }
-

@@ -16,7 +16,7 @@ pub mod cross_entropy;
 mod dice;
 pub mod dice_bce;
 pub mod dice_ce;
-mod gemm;
+pub mod gemm;
 pub mod grad_norm;
 mod grid;
 pub mod instance_norm;

@@ -175,11 +175,12 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, 
         2..=4 => limits.block[attribute as usize - 2],
         5..=7 => limits.grid[attribute as usize - 5],
         8 => limits.shared_bytes,
-        // Multiprocessors, and the compute capability of an H100.
+        // Multiprocessors of an H100.
         16 => 132,
         // Compute mode: the default one.
         20 => 0,
-        75 => 9,
+        // A compute capability whose kernels can be executed as C++: not 9.0, which has others.
+        75 => 8,
         76 => 0,
         97 => limits.shared_bytes_opt_in,
         // Memory pools.

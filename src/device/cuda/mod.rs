@@ -140,12 +140,7 @@ impl Cuda {
             )));
         }
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        // Code for 90a runs on 9.0 and on nothing else.
-        let has_hopper = FATBINS.iter().any(|(file, _)| file.starts_with("hopper/"));
-        let kernels = match (major, minor) {
-            (9, 0) if has_hopper => KernelSet::of_hopper()?,
-            _ => KernelSet::Portable,
-        };
+        let (kernels, _) = KernelSet::of_capability([major, minor])?;
         let limits = DeviceLimits {
             grid: [
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,

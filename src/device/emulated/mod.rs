@@ -176,6 +176,13 @@ impl Engine for Fibres {
     /// Errors: `Unsupported` for a checked launch in a stripped executable or without checked kernels.
     fn run(&self, launch: &on_host::Launch) -> Result<()> {
         let on_host::Launch { kernel, config, args, .. } = *launch;
+        if kernel.needs_hopper() {
+            return Err(Error::Unsupported(format!(
+                "kernel {} on the emulated device: its instructions are those of sm_90a, which --device ptx:90a \
+                 executes",
+                kernel.name
+            )));
+        }
         let checked = self.options.mode == Mode::Checked;
         let symbols = Symbols::get();
         let shared = SharedMap::get();

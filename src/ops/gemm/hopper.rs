@@ -155,17 +155,18 @@ pub(in crate::ops) struct Plan {
 /// Multiprocessors of an H100 SXM or H200; the grid is as large. On a GPU with fewer, blocks wait for others to end.
 pub(in crate::ops) const SMS: usize = 132;
 /// Multiply-adds in bf16 of an SM in a cycle (989 TFLOP/s at 132 SMs and 1.83 GHz).
-const MADS: f64 = 2048.0;
+pub(super) const MADS: f64 = 2048.0;
 /// Bytes of shared memory of an SM in a cycle.
 const SHARED_BYTES: f64 = 128.0;
-/// Bytes that L2 gives an SM in a cycle: 5.5 TB/s, of all.
-const L2_BYTES: f64 = 22.8;
+/// Bytes that L2 gives an SM in a cycle: 6.7 TB/s, of all. Products have been seen at 808 TFLOP/s with tiles of 128 x 256 in
+/// clusters of two (fast.cu on an H100, pranjalssh), which takes 6.3.
+const L2_BYTES: f64 = 28.0;
 /// Bytes of DRAM for an SM in a cycle: 4.3 TB/s.
 const DRAM_BYTES: f64 = 17.8;
 /// From the start of a block to its first product, and from the last one to the end of the kernel.
 const LATENCY: f64 = 1500.0;
-/// Start of the kernel that adds up the parts: 3 us.
-const LAUNCH: f64 = 5500.0;
+/// Between one kernel of a graph and the next, the one that adds up the parts: 1.6 us.
+const LAUNCH: f64 = 3000.0;
 /// Barriers and copies of a panel on the way out.
 const PANEL: f64 = 100.0;
 
@@ -189,16 +190,39 @@ impl Plan {
         format!("{stem}_bf16_{}", self.tile.variant)
     }
 
-    /// Cycles of the products of a tile, by what binds them: the tensor cores, shared memory that feeds them, or L2.
+    /// Cycles of the products of a tile.
     fn products(&self) -> f64 {
-        let Tile { group_m, n, cluster, .. } = self.tile;
-        let m = self.tile.m();
+        self.bounds().into_iter().map(|(_, cycles)| cycles).fold(0.0, f64::max)
+    }
+
+    /// What binds the products.
+    pub fn bound(&self) -> &'static str {
+        let most = self.bounds().into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        most.map_or("", |(name, _)| name)
+    }
+
+    /// The best plan with another tile, and its cycles.
+    pub fn second(
+        &self,
+        size @ [m, n, _]: [usize; 3],
+        follows: Follows,
+        may_split: bool,
+    ) -> (String, f64) {
+        let others: Vec<Tile> =
+            TILES.into_iter().filter(|t| *t != self.tile && t.can(follows)).collect();
+        let plan = choose(&others, size, follows, may_split);
+        (plan.tile.variant.to_owned(), plan.time([m, n], follows))
+    }
+
+    /// Cycles that the products of a tile need of the tensor cores, of shared memory that feeds them, and of L2.
+    fn bounds(&self) -> [(&'static str, f64); 3] {
+        let (m, Tile { n, cluster, .. }) = (self.tile.m(), self.tile);
         let tensor = (m * n * K) as f64 / MADS;
         // Every product of 64 rows reads its part of A and all of B.
         let shared = (m / 64 * (64 + n) * ROW) as f64 / SHARED_BYTES;
         let l2 = ((m + n / cluster) * ROW) as f64 / L2_BYTES;
-        debug_assert!(m.is_multiple_of(group_m));
-        (self.k_part / K) as f64 * tensor.max(shared).max(l2)
+        let blocks = (self.k_part / K) as f64;
+        [("tensor", blocks * tensor), ("shared", blocks * shared), ("l2", blocks * l2)]
     }
 
     /// Cycles from a warpgroup's last product to the last of its panels.
@@ -212,7 +236,8 @@ impl Plan {
 
     /// Predicted cycles.
     pub fn time(&self, [m, n]: [usize; 2], follows: Follows) -> f64 {
-        let cycles = cycles(self.tile.ping_pong, self.turns, self.products(), self.way_out(follows));
+        let cycles =
+            cycles(self.tile.ping_pong, self.turns, self.products(), self.way_out(follows));
         // The sums are written in parts, read, and written once more.
         let split = match self.parts {
             1 => 0.0,
@@ -243,12 +268,7 @@ pub(in crate::ops) fn plan_small(size: [usize; 3], may_split: bool) -> Plan {
     choose(&[TILES[2], TILES[4]], size, Follows::Parts, may_split)
 }
 
-fn choose(
-    tiles: &[Tile],
-    size @ [m, n, k]: [usize; 3],
-    follows: Follows,
-    may_split: bool,
-) -> Plan {
+fn choose(tiles: &[Tile], size @ [m, n, k]: [usize; 3], follows: Follows, may_split: bool) -> Plan {
     let most = if may_split { k.div_ceil(256).clamp(1, 128) } else { 1 };
     let tiles = tiles.iter().filter(|tile| tile.can(follows));
     let plans = tiles.flat_map(|&tile| (1..=most).map(move |parts| Plan::new(tile, size, parts)));

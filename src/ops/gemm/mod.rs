@@ -5,7 +5,9 @@
 
 pub(super) mod hopper;
 pub(super) mod portable;
+pub mod products;
 
+use self::hopper::Follows;
 pub(super) use self::portable::{Plan, plan, plan_small};
 
 use crate::device::Tensor;
@@ -28,6 +30,43 @@ impl Choice {
     }
 }
 
+/// A product that a kernel is chosen for.
+pub(super) struct Wanted<'a> {
+    /// Of the names of its kernels, e.g. `linear_fwd`.
+    pub stem: &'static str,
+    /// Rows and columns of the result, and the length of the sums.
+    pub size: [usize; 3],
+    /// Both operands, each with its number of columns.
+    pub operands: [(&'a Tensor, usize); 2],
+    /// Other matrices that go in or out.
+    pub others: Vec<(&'a Tensor, usize)>,
+    pub bias: Option<&'a Tensor>,
+    /// What follows; nothing where Hopper's kernels cannot do it.
+    pub follows: Option<Follows>,
+    /// Whether the caller can add up parts of the sums.
+    pub may_split: bool,
+    /// Whether the op has small tiles only, and adds up parts even of one part.
+    pub is_small: bool,
+}
+
+impl Wanted<'_> {
+    pub fn choose(&self) -> Choice {
+        let &Self { size, ref operands, may_split, is_small, .. } = self;
+        let matrices = [&operands[..], &self.others].concat();
+        let follows =
+            self.follows.filter(|_| hopper::takes(&matrices) && hopper::takes_bias(self.bias));
+        let (dtype, vectors) = (operands[0].0.dtype(), vectors(operands));
+        let choice = match (follows, is_small) {
+            (Some(follows), false) => Choice::Hopper(hopper::plan(size, follows, may_split)),
+            (Some(_), true) => Choice::Hopper(hopper::plan_small(size, may_split)),
+            (None, false) => Choice::Portable(plan(dtype, size, vectors, may_split)),
+            (None, true) => Choice::Portable(plan_small(dtype, size, vectors, may_split)),
+        };
+        products::note(self, dtype, choice);
+        choice
+    }
+}
+
 /// Sizes as kernels take them; errors as those of [`size`].
 pub(super) fn sizes(op: &'static str, sizes: [usize; 3]) -> Result<[i32; 3]> {
     let [a, b, c] = sizes;
@@ -47,4 +86,3 @@ pub(in crate::ops) fn vectors(operands: &[(&Tensor, usize)]) -> bool {
         .iter()
         .all(|(t, columns)| (columns * t.dtype().size()).is_multiple_of(16) && t.is_aligned(16))
 }
-

@@ -74,7 +74,12 @@ pub(in crate::ops) fn plan(dtype: DType, size: [usize; 3], vectors: bool, may_sp
 }
 
 /// As [`plan`], for ops that have the smallest tile only, and that add up parts even of one part.
-pub(in crate::ops) fn plan_small(dtype: DType, size: [usize; 3], vectors: bool, may_split: bool) -> Plan {
+pub(in crate::ops) fn plan_small(
+    dtype: DType,
+    size: [usize; 3],
+    vectors: bool,
+    may_split: bool,
+) -> Plan {
     let tiles = tiles(dtype, vectors);
     choose(&tiles[tiles.len() - 1..], size, may_split, 0.0)
 }

@@ -40,7 +40,8 @@ fn forward_with_all_that_can_follow() {
         let mut forward = Forward::new(&x.device, &w.device).unwrap();
         forward.choice = Some(hopper(tile, size, 1));
         let sum = product(size, |i, k| x.host[i * fan_in + k], |k, j| w.host[j * fan_in + k]);
-        let biased: Vec<f64> = sum.iter().enumerate().map(|(i, s)| s + bias.host[i % out]).collect();
+        let biased: Vec<f64> =
+            sum.iter().enumerate().map(|(i, s)| s + bias.host[i % out]).collect();
         for follows in [Follows::Nothing, Follows::Gelu, Follows::GeluKeep, Follows::Add] {
             if !tile.can(follows) {
                 continue;

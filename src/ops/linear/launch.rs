@@ -1,12 +1,12 @@
 //! Launches of the kernels of `linear.cu`.
 
 use super::{Layer, OP};
-use crate::{Error, Result};
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
 use crate::ops::gemm::hopper::{self, Follows};
-use crate::ops::gemm::{self, Choice};
+use crate::ops::gemm::{self, Choice, Wanted};
 use crate::tape::{GradMode, Grads};
+use crate::{Error, Result};
 
 /// `y = x W^T` and what follows it.
 pub(in crate::ops) struct Forward<'t> {
@@ -25,22 +25,20 @@ impl<'t> Forward<'t> {
         Ok(Self { choice: None, x, weight, sizes })
     }
 
-    /// The tile for `follows`, where that has one; `outs`: what is as large as the result.
+    /// `outs`: what is as large as the result.
     fn choose(&self, follows: Option<Follows>, outs: &[&Tensor], bias: Option<&Tensor>) -> Choice {
-        let Self { choice, x, weight, sizes } = self;
-        let [_, out, fan_in] = *sizes;
-        choice.unwrap_or_else(|| {
-            let operands = [(*x, fan_in), (*weight, fan_in)];
-            let mut matrices = operands.to_vec();
-            matrices.extend(outs.iter().map(|&t| (t, out)));
-            match follows.filter(|_| hopper::takes(&matrices) && hopper::takes_bias(bias)) {
-                Some(follows) => Choice::Hopper(hopper::plan(*sizes, follows, false)),
-                None => {
-                    let vectors = gemm::vectors(&operands);
-                    Choice::Portable(gemm::plan(x.dtype(), *sizes, vectors, false))
-                }
-            }
-        })
+        let [_, out, fan_in] = self.sizes;
+        let wanted = Wanted {
+            stem: "linear_fwd",
+            size: self.sizes,
+            operands: [(self.x, fan_in), (self.weight, fan_in)],
+            others: outs.iter().map(|&t| (t, out)).collect(),
+            bias,
+            follows,
+            may_split: false,
+            is_small: false,
+        };
+        self.choice.unwrap_or_else(|| wanted.choose())
     }
 
     pub fn run(
@@ -61,7 +59,8 @@ impl<'t> Forward<'t> {
             (false, None, Some(_)) => Some(Follows::Add),
             _ => None,
         };
-        let outs: Vec<&Tensor> = [Some(&*y), pre.as_deref(), residual].into_iter().flatten().collect();
+        let outs: Vec<&Tensor> =
+            [Some(&*y), pre.as_deref(), residual].into_iter().flatten().collect();
         match (self.choose(follows, &outs, bias), follows) {
             (Choice::Hopper(plan), Some(follows)) => {
                 self.run_hopper(&plan, follows, y, pre, bias, residual)
@@ -107,8 +106,11 @@ impl<'t> Forward<'t> {
     ) -> Result<()> {
         let ([rows, out, fan_in], tile) = (self.sizes, &plan.tile);
         let (sides, panel) = ([rows, out], tile.panel_box(follows));
-        let call = KernelCall::new(self.x.device(), &plan.kernel("linear_fwd"))
-            .output_boxes(&mut y.as_mut(), &sides, &panel)?;
+        let call = KernelCall::new(self.x.device(), &plan.kernel("linear_fwd")).output_boxes(
+            &mut y.as_mut(),
+            &sides,
+            &panel,
+        )?;
         let call = match (pre, residual) {
             (Some(pre), _) => call.output_boxes(&mut pre.as_mut(), &sides, &panel)?,
             (None, Some(residual)) => call.boxes(residual, &sides, &panel)?,
@@ -182,18 +184,17 @@ impl<'t> InputGradient<'t> {
             (Some(_), false) => Some(Follows::GeluGrad),
             (Some(_), true) => None,
         };
-        let operands = [(self.dy, out), (self.weight, fan_in)];
-        let choice = self.choice.unwrap_or_else(|| {
-            let others = pre.map(|pre| (pre, fan_in));
-            let matrices: Vec<_> = operands.into_iter().chain(others).collect();
-            match follows.filter(|_| hopper::takes(&matrices) && dx.is_aligned(16)) {
-                Some(follows) => Choice::Hopper(hopper::plan(self.sizes, follows, false)),
-                None => {
-                    let vectors = gemm::vectors(&operands);
-                    Choice::Portable(gemm::plan(self.dy.dtype(), self.sizes, vectors, false))
-                }
-            }
-        });
+        let wanted = Wanted {
+            stem: "linear_bwd_x",
+            size: self.sizes,
+            operands: [(self.dy, out), (self.weight, fan_in)],
+            others: pre.map(|pre| (pre, fan_in)).into_iter().collect(),
+            bias: None,
+            follows: follows.filter(|_| dx.is_aligned(16)),
+            may_split: false,
+            is_small: false,
+        };
+        let choice = self.choice.unwrap_or_else(|| wanted.choose());
         match (choice, follows) {
             (Choice::Hopper(plan), Some(follows)) => {
                 let (sides, tile) = ([rows, fan_in], &plan.tile);
@@ -213,7 +214,8 @@ impl<'t> InputGradient<'t> {
             }
             (Choice::Portable(plan), _) => {
                 let name = plan.kernel("linear_bwd_x", self.dy.dtype());
-                let call = KernelCall::new(self.dy.device(), &name).output_mut(dx)?.optional(pre)?;
+                let call =
+                    KernelCall::new(self.dy.device(), &name).output_mut(dx)?.optional(pre)?;
                 let call = call.input(self.dy)?.input(self.weight)?;
                 let sizes = gemm::sizes(OP, [rows, out, fan_in])?;
                 let call = sizes.into_iter().fold(call, KernelCall::value);
@@ -238,7 +240,10 @@ pub(in crate::ops) struct ParamGradient<'t> {
 pub(in crate::ops) enum Place {
     Pointer,
     /// As boxes of this size of `[parts, out, in]`.
-    Boxes { dims: [usize; 3], box_dims: [usize; 3] },
+    Boxes {
+        dims: [usize; 3],
+        box_dims: [usize; 3],
+    },
 }
 
 impl Place {
@@ -257,14 +262,18 @@ impl Place {
 impl<'t> ParamGradient<'t> {
     pub fn new(dy: &'t Tensor, x: &'t Tensor) -> Result<Self> {
         let ((rows, out), (_, fan_in)) = (dy.matrix(OP)?, x.matrix(OP)?);
-        let (operands, sizes) = ([(dy, out), (x, fan_in)], [out, fan_in, rows]);
-        let choice = match hopper::takes(&operands) {
-            true => Choice::Hopper(hopper::plan(sizes, Follows::Parts, true)),
-            false => {
-                let vectors = gemm::vectors(&operands);
-                Choice::Portable(gemm::plan(dy.dtype(), sizes, vectors, true))
-            }
+        let sizes = [out, fan_in, rows];
+        let wanted = Wanted {
+            stem: "linear_bwd_params",
+            size: sizes,
+            operands: [(dy, out), (x, fan_in)],
+            others: Vec::new(),
+            bias: None,
+            follows: Some(Follows::Parts),
+            may_split: true,
+            is_small: false,
         };
+        let choice = wanted.choose();
         Ok(Self { choice, dy, x, sizes })
     }
 
@@ -327,9 +336,11 @@ impl<'t> ParamGradient<'t> {
                 (call, [rows, out, fan_in], plan.k_part, plan.launch)
             }
             Choice::Hopper(plan) => {
-                let call = call
-                    .boxes(self.dy, &[rows, out], &plan.tile.a_box(false))?
-                    .boxes(self.x, &[rows, fan_in], &plan.tile.b_box(false))?;
+                let call = call.boxes(self.dy, &[rows, out], &plan.tile.a_box(false))?.boxes(
+                    self.x,
+                    &[rows, fan_in],
+                    &plan.tile.b_box(false),
+                )?;
                 (call, self.sizes, plan.k_part, plan.launch)
             }
         };

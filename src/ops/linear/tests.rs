@@ -21,7 +21,13 @@ pub(super) struct Operand {
     pub device: Tensor,
 }
 
-pub(super) fn operand(device: &Device, dtype: DType, index: u32, shape: &[usize], std: f64) -> Operand {
+pub(super) fn operand(
+    device: &Device,
+    dtype: DType,
+    index: u32,
+    shape: &[usize],
+    std: f64,
+) -> Operand {
     let case = OpCase::new(&["tiles"], &[7]);
     let values = case.normal(index, shape.iter().product(), 0.0, std);
     let host: Vec<f64> = values.into_iter().map(|x| half::bf16::from_f64(x).to_f64()).collect();

@@ -4,8 +4,8 @@ use super::{Comparison, OP};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelCall, Tensor};
-use crate::ops::gemm::hopper::{self, Follows};
-use crate::ops::gemm::{self, Choice};
+use crate::ops::gemm::hopper::Follows;
+use crate::ops::gemm::{self, Choice, Wanted};
 use crate::ops::linear::Layer;
 
 /// The product that compares.
@@ -17,20 +17,20 @@ pub(super) struct Comparing<'t> {
 }
 
 impl<'t> Comparing<'t> {
-    fn choose(&self, with: &Comparison<'_>, sizes: [usize; 3]) -> Choice {
-        let [_, width, fan_in] = sizes;
-        let operands = [(self.x, fan_in), (self.head.weight.operand(), fan_in)];
-        self.choice.unwrap_or_else(|| {
-            let [a, b] = operands;
-            let bias = self.head.bias.as_ref().map(|b| &b.value);
-            if hopper::takes(&[a, b, (with.target, width)]) && hopper::takes_bias(bias) {
-                let follows =
-                    if with.wants_prediction { Follows::CompareKeep } else { Follows::Compare };
-                return Choice::Hopper(hopper::plan(sizes, follows, false));
-            }
-            let vectors = gemm::vectors(&operands);
-            Choice::Portable(gemm::plan(self.x.dtype(), sizes, vectors, false))
-        })
+    fn choose(&self, with: &Comparison<'_>, size: [usize; 3]) -> Choice {
+        let [_, width, fan_in] = size;
+        let follows = if with.wants_prediction { Follows::CompareKeep } else { Follows::Compare };
+        let wanted = Wanted {
+            stem: "masked_mse_fwd",
+            size,
+            operands: [(self.x, fan_in), (self.head.weight.operand(), fan_in)],
+            others: vec![(with.target, width)],
+            bias: self.head.bias.as_ref().map(|b| &b.value),
+            follows: Some(follows),
+            may_split: false,
+            is_small: false,
+        };
+        self.choice.unwrap_or_else(|| wanted.choose())
     }
 
     pub fn run(
@@ -60,53 +60,55 @@ impl<'t> Comparing<'t> {
         let first_rows = with.group_rows.first().copied().unwrap_or(0);
         let scales = per_group(2.0);
         let sizes = [rows, width, fan_in];
-        let sums = match self.choose(with, sizes) {
-            Choice::Portable(plan) => {
-                let mut sums = Tensor::empty(device, DType::F32, &[plan.launch.grid[0] as usize, 2])?;
-                let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd", dtype))
-                    .output(gradient)?
-                    .optional_output(pred)?
-                    .output(&mut sums)?
-                    .input(self.x)?
-                    .input(self.head.weight.operand())?
-                    .optional(self.head.bias.as_ref().map(|b| &b.value))?
-                    .input(with.target)?
-                    .optional(statistics.as_ref())?;
-                let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
-                call.value(gemm::size(OP, first_rows)?)
-                    .value(scales[0])
-                    .value(scales[1])
-                    .launch(plan.launch)?;
-                sums
-            }
-            Choice::Hopper(plan) => {
-                let (tile, sides) = (&plan.tile, [rows, width]);
-                let strips = tile.strips(rows) * width.div_ceil(tile.columns());
-                let mut sums = Tensor::empty(device, DType::F32, &[strips, 2])?;
-                let panel = tile.panel_box(Follows::Compare);
-                let keeps = pred.is_some();
-                let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd"))
-                    .output_boxes(&mut gradient.as_mut(), &sides, &panel)?;
-                let call = match pred {
-                    Some(pred) => call.output_boxes(&mut pred.as_mut(), &sides, &panel)?,
-                    None => call.no_boxes(),
-                };
-                let call = call
-                    .boxes(with.target, &sides, &panel)?
-                    .boxes(self.x, &[rows, fan_in], &tile.a_box(true))?
-                    .boxes(self.head.weight.operand(), &[width, fan_in], &tile.b_box(true))?
-                    .output(&mut sums)?
-                    .optional(self.head.bias.as_ref().map(|b| &b.value))?
-                    .optional(statistics.as_ref())?;
-                let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
-                call.value(gemm::size(OP, first_rows)?)
-                    .value(i32::from(keeps))
-                    .value(scales[0])
-                    .value(scales[1])
-                    .launch(plan.launch)?;
-                sums
-            }
-        };
+        let sums =
+            match self.choose(with, sizes) {
+                Choice::Portable(plan) => {
+                    let mut sums =
+                        Tensor::empty(device, DType::F32, &[plan.launch.grid[0] as usize, 2])?;
+                    let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd", dtype))
+                        .output(gradient)?
+                        .optional_output(pred)?
+                        .output(&mut sums)?
+                        .input(self.x)?
+                        .input(self.head.weight.operand())?
+                        .optional(self.head.bias.as_ref().map(|b| &b.value))?
+                        .input(with.target)?
+                        .optional(statistics.as_ref())?;
+                    let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
+                    call.value(gemm::size(OP, first_rows)?)
+                        .value(scales[0])
+                        .value(scales[1])
+                        .launch(plan.launch)?;
+                    sums
+                }
+                Choice::Hopper(plan) => {
+                    let (tile, sides) = (&plan.tile, [rows, width]);
+                    let strips = tile.strips(rows) * width.div_ceil(tile.columns());
+                    let mut sums = Tensor::empty(device, DType::F32, &[strips, 2])?;
+                    let panel = tile.panel_box(Follows::Compare);
+                    let keeps = pred.is_some();
+                    let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd"))
+                        .output_boxes(&mut gradient.as_mut(), &sides, &panel)?;
+                    let call = match pred {
+                        Some(pred) => call.output_boxes(&mut pred.as_mut(), &sides, &panel)?,
+                        None => call.no_boxes(),
+                    };
+                    let call = call
+                        .boxes(with.target, &sides, &panel)?
+                        .boxes(self.x, &[rows, fan_in], &tile.a_box(true))?
+                        .boxes(self.head.weight.operand(), &[width, fan_in], &tile.b_box(true))?
+                        .output(&mut sums)?
+                        .optional(self.head.bias.as_ref().map(|b| &b.value))?
+                        .optional(statistics.as_ref())?;
+                    let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
+                    call.value(gemm::size(OP, first_rows)?)
+                        .value(i32::from(keeps))
+                        .value(scales[0])
+                        .value(scales[1])
+                        .launch(plan.launch)?;
+                    sums
+                }
+            };
         let [factor, other_factor] = per_group(1.0);
         KernelCall::new(device, "masked_mse_fwd_f32_mean")
             .output(losses)?

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::device::DType;
+use crate::device::emulated::{Mode, Schedule};
 use crate::ops::gemm::hopper::{self, Follows};
 use crate::ops::gemm::{self, Choice};
-use crate::device::emulated::{Mode, Schedule};
 use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::Param;
 
@@ -65,7 +65,8 @@ fn every_tile_compares() {
         let expected = run(&Device::Cpu, DType::F64, norm_pix, None);
         for (device, dtype, variant, choice) in choices([rows, WIDTH, IN]) {
             // Hopper's large tiles keep no prediction.
-            let keeps = !matches!(choice, Choice::Hopper(plan) if !plan.tile.can(Follows::CompareKeep));
+            let keeps =
+                !matches!(choice, Choice::Hopper(plan) if !plan.tile.can(Follows::CompareKeep));
             let ours = run(&device, dtype, norm_pix, Some((choice, keeps)));
             for (what, (a, b)) in
                 ["losses", "gradient", "pred"].iter().zip(ours.iter().zip(&expected))
@@ -97,8 +98,8 @@ fn choices(size: [usize; 3]) -> Vec<(Device, DType, &'static str, Choice)> {
     }
     #[cfg(feature = "cuda")]
     {
-        use crate::ops::testing::hopper_device;
         use crate::device::ptx::Schedule;
+        use crate::ops::testing::hopper_device;
         for tile in hopper::TILES.into_iter().filter(|tile| tile.can(Follows::Compare)) {
             let Some(device) = hopper_device(Schedule::Shuffled(4)) else { break };
             let choice = Choice::Hopper(hopper::Plan::new(tile, size, 1));

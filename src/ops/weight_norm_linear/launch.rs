@@ -5,8 +5,8 @@ use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::tensor_map::allows_boxes;
 use crate::device::{DType, KernelCall, Tensor};
-use crate::ops::gemm;
 use crate::ops::gemm::hopper::{self, Follows};
+use crate::ops::gemm::{self, Choice, Wanted};
 use crate::tape::{GradMode, Grads, Param};
 
 /// One warp per row of v.
@@ -42,41 +42,58 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()>
     if y.is_empty() {
         return Ok(());
     }
-    let operands = [(x, fan_in), (weight, fan_in)];
-    if hopper::takes(&operands) && allows_boxes(out, DType::F32) {
-        let product = Hopper { pass: "fwd", a_k_major: true, b_k_major: true, operands };
-        let size = [rows, out, fan_in];
-        return product.run(y, size, &hopper::plan_small(size, false));
+    let product = Product {
+        stem: "weight_norm_linear_fwd",
+        is_k_major: [true, true],
+        operands: [(x, fan_in), (weight, fan_in)],
+        size: [rows, out, fan_in],
+        may_split: false,
+    };
+    match product.choose() {
+        Choice::Hopper(plan) => product.run_hopper(y, &plan),
+        Choice::Portable(plan) => {
+            let call = KernelCall::new(x.device(), &plan.kernel(product.stem, x.dtype()))
+                .output(y)?
+                .input(x)?
+                .input(weight)?;
+            sizes(rows, out, fan_in)?.into_iter().fold(call, KernelCall::value).launch(plan.launch)
+        }
     }
-    let plan = gemm::plan_small(x.dtype(), [rows, out, fan_in], gemm::vectors(&operands), false);
-    let call = KernelCall::new(x.device(), &plan.kernel("weight_norm_linear_fwd", x.dtype()))
-        .output(y)?
-        .input(x)?
-        .input(weight)?;
-    sizes(rows, out, fan_in)?.into_iter().fold(call, KernelCall::value).launch(plan.launch)
 }
 
-/// A product on Hopper: its operands, each with its number of columns.
-struct Hopper<'t> {
-    pass: &'static str,
-    a_k_major: bool,
-    b_k_major: bool,
+/// One of the products of this op, whose result is f32.
+struct Product<'t> {
+    stem: &'static str,
+    is_k_major: [bool; 2],
+    /// Each with its number of columns.
     operands: [(&'t Tensor, usize); 2],
+    /// `[m, n, k]`.
+    size: [usize; 3],
+    may_split: bool,
 }
 
-impl Hopper<'_> {
-    /// Into `c`, `[parts, m, n]` for a `size` of `[m, n, k]`.
-    fn run(&self, c: &mut Tensor, size: [usize; 3], plan: &hopper::Plan) -> Result<()> {
+impl Product<'_> {
+    fn choose(&self) -> Choice {
+        let &Self { stem, operands, size, may_split, .. } = self;
+        // The result has whole 16-byte pieces in its rows as well.
+        let follows = Some(Follows::Parts).filter(|_| allows_boxes(size[1], DType::F32));
+        let (others, bias) = (Vec::new(), None);
+        let is_small = true;
+        Wanted { stem, size, operands, others, bias, follows, may_split, is_small }.choose()
+    }
+
+    /// Into `c`, `[parts, m, n]`.
+    fn run_hopper(&self, c: &mut Tensor, plan: &hopper::Plan) -> Result<()> {
         let [(a, a_columns), (b, b_columns)] = self.operands;
-        let (tile, [m, n, _]) = (&plan.tile, size);
-        let stem = format!("weight_norm_linear_{}", self.pass);
+        let (tile, [m, n, _]) = (&plan.tile, self.size);
         let [rows, columns] = tile.panel_box(Follows::Parts);
         let rows_of = |t: &Tensor, columns: usize| t.len() / columns.max(1);
-        let call = KernelCall::new(a.device(), &plan.kernel(&stem))
+        let [a_box, b_box] = [tile.a_box(self.is_k_major[0]), tile.b_box(self.is_k_major[1])];
+        let call = KernelCall::new(a.device(), &plan.kernel(self.stem))
             .output_boxes(&mut c.as_mut(), &[plan.parts, m, n], &[1, rows, columns])?
-            .boxes(a, &[rows_of(a, a_columns), a_columns], &tile.a_box(self.a_k_major))?
-            .boxes(b, &[rows_of(b, b_columns), b_columns], &tile.b_box(self.b_k_major))?;
-        let call = gemm::sizes(OP, size)?.into_iter().fold(call, KernelCall::value);
+            .boxes(a, &[rows_of(a, a_columns), a_columns], &a_box)?
+            .boxes(b, &[rows_of(b, b_columns), b_columns], &b_box)?;
+        let call = gemm::sizes(OP, self.size)?.into_iter().fold(call, KernelCall::value);
         call.value(gemm::size(OP, plan.k_part)?).launch(plan.launch)
     }
 }
@@ -94,21 +111,23 @@ impl WeightNormBwd {
         }
         let (device, dtype) = (d.device(), d.dtype());
         let mut dweight = Tensor::empty(device, DType::F32, &[out, fan_in])?;
-        let operands = [(&d, out), (self.x.value(), fan_in)];
-        let size = [out, fan_in, rows];
         let sizes = sizes(rows, out, fan_in)?;
-        if hopper::takes(&operands) {
-            let product =
-                Hopper { pass: "bwd_params", a_k_major: false, b_k_major: false, operands };
-            product.run(&mut dweight, size, &hopper::plan_small(size, false))?;
-        } else {
-            let plan = gemm::plan_small(dtype, size, gemm::vectors(&operands), false);
-            let name = plan.kernel("weight_norm_linear_bwd_params", dtype);
-            let call = KernelCall::new(device, &name)
-                .output(&mut dweight)?
-                .input(&d)?
-                .input(self.x.value())?;
-            sizes.into_iter().fold(call, KernelCall::value).launch(plan.launch)?;
+        let product = Product {
+            stem: "weight_norm_linear_bwd_params",
+            is_k_major: [false, false],
+            operands: [(&d, out), (self.x.value(), fan_in)],
+            size: [out, fan_in, rows],
+            may_split: false,
+        };
+        match product.choose() {
+            Choice::Hopper(plan) => product.run_hopper(&mut dweight, &plan)?,
+            Choice::Portable(plan) => {
+                let call = KernelCall::new(device, &plan.kernel(product.stem, dtype))
+                    .output(&mut dweight)?
+                    .input(&d)?
+                    .input(self.x.value())?;
+                sizes.into_iter().fold(call, KernelCall::value).launch(plan.launch)?;
+            }
         }
 
         let call = KernelCall::new(device, "weight_norm_linear_bwd_norm_f32");
@@ -137,33 +156,34 @@ impl WeightNormBwd {
             return Ok(());
         }
         let (device, dtype) = (d.device(), d.dtype());
-        let (operands, size) = ([(d, out), (&self.weight, fan_in)], [rows, fan_in, out]);
-        let parts_of = |parts| Tensor::empty(device, DType::F32, &[parts, rows, fan_in]);
-        let parts = if hopper::takes(&operands) {
-            let plan = hopper::plan_small(size, true);
-            let mut parts = parts_of(plan.parts)?;
-            Hopper { pass: "bwd_x", a_k_major: true, b_k_major: false, operands }
-                .run(&mut parts, size, &plan)?;
-            parts
-        } else {
-            let plan = gemm::plan_small(dtype, size, gemm::vectors(&operands), true);
-            let mut parts = parts_of(plan.parts)?;
-            let call = KernelCall::new(device, &plan.kernel("weight_norm_linear_bwd_x", dtype))
-                .output(&mut parts)?
-                .input(d)?
-                .input(&self.weight)?;
-            sizes(rows, out, fan_in)?
-                .into_iter()
-                .fold(call, KernelCall::value)
-                .value(gemm::size(OP, plan.k_part)?)
-                .launch(plan.launch)?;
-            parts
+        let product = Product {
+            stem: "weight_norm_linear_bwd_x",
+            is_k_major: [true, false],
+            operands: [(d, out), (&self.weight, fan_in)],
+            size: [rows, fan_in, out],
+            may_split: true,
         };
+        let choice = product.choose();
+        let mut parts = Tensor::empty(device, DType::F32, &[choice.parts(), rows, fan_in])?;
+        match choice {
+            Choice::Hopper(plan) => product.run_hopper(&mut parts, &plan)?,
+            Choice::Portable(plan) => {
+                let call = KernelCall::new(device, &plan.kernel(product.stem, dtype))
+                    .output(&mut parts)?
+                    .input(d)?
+                    .input(&self.weight)?;
+                sizes(rows, out, fan_in)?
+                    .into_iter()
+                    .fold(call, KernelCall::value)
+                    .value(gemm::size(OP, plan.k_part)?)
+                    .launch(plan.launch)?;
+            }
+        }
         let count = rows * fan_in;
         KernelCall::typed(device, "weight_norm_linear_bwd_reduce", dtype)
             .output_mut(&mut dx)?
             .input(&parts)?
-            .value(gemm::size(OP, parts.shape()[0])?)
+            .value(gemm::size(OP, choice.parts())?)
             .value(count as i64)
             .value(mode.as_arg())
             .launch(LaunchConfig::linear(count.div_ceil(4 * 256) as u32, 256))

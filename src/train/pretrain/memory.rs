@@ -6,10 +6,11 @@ use super::program::StepProgram;
 use crate::Result;
 use crate::checkpoint::{State, activation_dtype};
 use crate::config::Config;
-use crate::device::{DType, Device, Dry};
+use crate::device::{DType, Device, Dry, KernelSet};
 use crate::glmae::batch::BatchShape;
 use crate::glmae::mask::Mask;
 use crate::glmae::model::{Networks, Weights};
+use crate::ops::gemm::products::{self, Product};
 use crate::train::run::{Launches, MemoryPlan};
 
 /// The plan of a run on `device`. For the CPU, whose paths keep a little less or more, it is the
@@ -29,6 +30,16 @@ pub fn plan(config: &Config, device: &Device) -> Result<MemoryPlan> {
         dtype: dtype.name(),
         ..plan
     })
+}
+
+/// The matrix products of a step in bf16 on a device with these kernels, in their order.
+///
+/// Errors: those that the first step would meet.
+pub fn products(config: &Config, kernels: KernelSet) -> Result<Vec<Product>> {
+    let device = Device::Dry(Arc::new(Dry::new(kernels)));
+    let (nets, mut state, mut program) = parts(config, &device, DType::Bf16, Launches::Single)?;
+    let (done, products) = products::record(|| run(&mut program, config, &nets, &mut state));
+    done.map(|()| products)
 }
 
 /// What a run holds, with weights of zeros and some mask.

@@ -1,0 +1,80 @@
+//! Which matrix products a piece of work consists of, and which kernels were chosen for them: written down while it runs,
+//! also on a device that only counts memory.
+
+use std::cell::RefCell;
+
+use serde::Serialize;
+
+use super::hopper::{MADS, SMS};
+use super::{Choice, Wanted};
+use crate::device::DType;
+
+/// A product and its kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Product {
+    pub kernel: String,
+    /// `[m, n] = [m, k] x [k, n]`.
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    /// What happens to the sums, where the kernel was chosen by it.
+    pub follows: Option<String>,
+    /// Blocks of the grid; into how many parts the sums are split; of a Hopper kernel, tiles that the block with the most
+    /// has, one after the other.
+    pub blocks: u64,
+    pub parts: usize,
+    pub turns: Option<usize>,
+    /// What the model of the choice says, of a Hopper kernel: cycles, those of the second best tile, and the share of the
+    /// tensor cores' rate.
+    pub model: Option<Model>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Model {
+    pub cycles: f64,
+    pub share: f64,
+    /// What binds the products of a tile: `tensor`, `shared` or `l2`.
+    pub bound: &'static str,
+    pub second: String,
+    pub second_cycles: f64,
+}
+
+thread_local! {
+    static NOTES: RefCell<Option<Vec<Product>>> = const { RefCell::new(None) };
+}
+
+/// The products that `work` asks for on this thread, in order.
+pub fn record<T>(work: impl FnOnce() -> T) -> (T, Vec<Product>) {
+    let outer = NOTES.replace(Some(Vec::new()));
+    let result = work();
+    (result, NOTES.replace(outer).unwrap_or_default())
+}
+
+pub(super) fn note(wanted: &Wanted<'_>, dtype: DType, choice: Choice) {
+    NOTES.with_borrow_mut(|notes| {
+        if let Some(notes) = notes {
+            notes.push(product(wanted, dtype, choice));
+        }
+    });
+}
+
+fn product(wanted: &Wanted<'_>, dtype: DType, choice: Choice) -> Product {
+    let [m, n, k] = wanted.size;
+    let follows = wanted.follows.filter(|_| matches!(choice, Choice::Hopper(_)));
+    let (kernel, launch, turns) = match choice {
+        Choice::Portable(plan) => (plan.kernel(wanted.stem, dtype), plan.launch, None),
+        Choice::Hopper(plan) => (plan.kernel(wanted.stem), plan.launch, Some(plan.turns)),
+    };
+    let model = match (choice, follows) {
+        (Choice::Hopper(plan), Some(follows)) => {
+            let cycles = plan.time([m, n], follows);
+            let (second, second_cycles) = plan.second(wanted.size, follows, wanted.may_split);
+            let share = (m * n * k) as f64 / MADS / SMS as f64 / cycles;
+            Some(Model { cycles, share, bound: plan.bound(), second, second_cycles })
+        }
+        _ => None,
+    };
+    let follows = follows.map(|follows| format!("{follows:?}"));
+    let (blocks, parts) = (launch.blocks(), choice.parts());
+    Product { kernel, m, n, k, follows, blocks, parts, turns, model }
+}
