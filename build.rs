@@ -24,6 +24,7 @@ const EXECUTED: [&str; 2] = ["80", "90a"];
 
 /// Kernels with instructions that only this architecture has. The host's compiler sees no bodies of them.
 const HOPPER: (&str, &str) = ("kernels/hopper", "90a");
+const HOPPER_FLAGS: &[&str] = &["-Wno-unused-parameter", "-Wno-psabi"];
 
 /// The checked build: the compiler calls the emulator before every load and store, and on undefined
 /// arithmetic; no sanitizer runtime is linked.
@@ -91,7 +92,7 @@ fn main() {
         }
     }
     for file in &hopper {
-        jobs.push(Box::new(|| emulate("plain", file, 1, &["-Wno-unused-parameter"])));
+        jobs.push(Box::new(|| emulate("plain", file, 1, HOPPER_FLAGS)));
     }
     if is_sanitized() {
         link_sanitizer();

@@ -18,22 +18,23 @@
 
 namespace GLMAE_NS {
 
-#define HOPPER_FWD(Tile, B_K_MAJOR)                                                               \
+// The weight is K-major on the way forward, MN-major on the way back.
+#define HOPPER_LINEAR(Tile, IS_FORWARD)                                                           \
     (const __grid_constant__ GlmaeTensorMap y, const __grid_constant__ GlmaeTensorMap other,      \
      const __grid_constant__ GlmaeTensorMap a, const __grid_constant__ GlmaeTensorMap b,          \
      const float* __restrict__ bias, int m, int n, int k, int follows),                           \
-    wgmma_gemm<Tile, true, B_K_MAJOR>(LinearEpilogue{y, other, bias, n, follows}, a, b, m, n, k, \
-                                      k + Tile::K)
-GLMAE_HOPPER(linear_fwd_bf16_hopper_128x256, (384, 1), 2, HOPPER_FWD(WgmmaTile128x256, true))
-GLMAE_HOPPER(linear_fwd_bf16_hopper_128x192, (384, 1), 2, HOPPER_FWD(WgmmaTile128x192, true))
-GLMAE_HOPPER(linear_fwd_bf16_hopper_64x256, (384, 1), 2, HOPPER_FWD(WgmmaTile64x256, true))
-GLMAE_HOPPER(linear_fwd_bf16_hopper_128x128, (384, 1), 2, HOPPER_FWD(WgmmaTile128x128, true))
-GLMAE_HOPPER(linear_fwd_bf16_hopper_64x64, (384, 1), 1, HOPPER_FWD(WgmmaTile64x64, true))
-GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x256, (384, 1), 2, HOPPER_FWD(WgmmaTile128x256, false))
-GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x192, (384, 1), 2, HOPPER_FWD(WgmmaTile128x192, false))
-GLMAE_HOPPER(linear_bwd_x_bf16_hopper_64x256, (384, 1), 2, HOPPER_FWD(WgmmaTile64x256, false))
-GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x128, (384, 1), 2, HOPPER_FWD(WgmmaTile128x128, false))
-GLMAE_HOPPER(linear_bwd_x_bf16_hopper_64x64, (384, 1), 1, HOPPER_FWD(WgmmaTile64x64, false))
+    wgmma_gemm<Tile, true, IS_FORWARD>(LinearEpilogue<IS_FORWARD>{y, other, bias, n, follows}, a,  \
+                                       b, m, n, k, k + Tile::K)
+GLMAE_HOPPER(linear_fwd_bf16_hopper_128x256, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x256, true))
+GLMAE_HOPPER(linear_fwd_bf16_hopper_128x192, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x192, true))
+GLMAE_HOPPER(linear_fwd_bf16_hopper_64x256, (384, 1), 2, HOPPER_LINEAR(WgmmaTile64x256, true))
+GLMAE_HOPPER(linear_fwd_bf16_hopper_128x128, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x128, true))
+GLMAE_HOPPER(linear_fwd_bf16_hopper_64x64, (384, 1), 1, HOPPER_LINEAR(WgmmaTile64x64, true))
+GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x256, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x256, false))
+GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x192, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x192, false))
+GLMAE_HOPPER(linear_bwd_x_bf16_hopper_64x256, (384, 1), 2, HOPPER_LINEAR(WgmmaTile64x256, false))
+GLMAE_HOPPER(linear_bwd_x_bf16_hopper_128x128, (384, 1), 2, HOPPER_LINEAR(WgmmaTile128x128, false))
+GLMAE_HOPPER(linear_bwd_x_bf16_hopper_64x64, (384, 1), 1, HOPPER_LINEAR(WgmmaTile64x64, false))
 
 #define HOPPER_BWD_PARAMS(Tile)                                                                   \
     (const __grid_constant__ GlmaeTensorMap parts, float* __restrict__ bias_parts,                \

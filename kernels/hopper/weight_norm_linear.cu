@@ -5,7 +5,7 @@
 //     bwd_params:  dW = dy^T x                      TN
 //
 // Variants `_hopper_<M>x<N>` and grid: as in hopper/linear.cu. Rows (views) are few: one row of tiles holds them all, so that
-// the prototypes pass through once, and the second block of a cluster has nothing below the first but its share of loads.
+// the prototypes pass through once. The second block of a cluster multiplies zeros and contributes its share of the loads.
 // FLOP and bytes: as weight_norm_linear.cu says; bound by memory. Deterministic: parts depend on sizes alone.
 #include "prelude.cuh"
 

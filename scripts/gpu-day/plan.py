@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+# The tiles of kernels/include/hopper/gemm.cuh, and the ops that are made of such products.
+TILES = ("128x256", "128x192", "64x256", "128x128", "64x64")
+PRODUCTS = ("linear", "mlp", "masked_mse", "weight_norm_linear", "conv3d")
+
+
 @dataclass
 class Step:
     name: str
@@ -61,10 +66,10 @@ def steps(here, work, device, scale, all_cases=False):
     model = ["--preset", "tiny"] if small else ["--preset", "vit-b"]
     few = ["--warmup", "0", "--repeats", "2"] if small else ["--warmup", "5", "--repeats", "20"]
 
-    def training(name, expect, limit, batch, dtype="bf16", *more):
+    def training(name, expect, limit, batch, dtype="bf16", *more, **step):
         # One micro-batch, as the peer's step has.
         ours(name, expect, limit, "bench", "step", *model, "--set", f"train.batch={batch}", "--set",
-             "train.accumulation=1", *on, "--dtype", dtype, *few, *more, "--json", is_timed=True)
+             "train.accumulation=1", *on, "--dtype", dtype, *few, *more, "--json", is_timed=True, **step)
 
     # Correctness, from the ground up.
     ours("doctor", 3, 20, "doctor")
@@ -72,19 +77,33 @@ def steps(here, work, device, scale, all_cases=False):
     ops = work / "ops.json"
     ours("ops", 30, 95, "check", "ops", *on, "--out", str(ops), "--limit", "3" if small else "20", "--within",
          "30" if small else "80", *(["--first", "2"] if small and not all_cases else []), out=ops, least=20)
+    # Every tile of the products on Hopper, not only those that small cases are given.
+    for tile in TILES:
+        found_in = work / f"ops-{tile}.json"
+        ours(f"ops-{tile}", 4, 30, "check", "ops", *on, *[word for op in PRODUCTS for word in ("--op", op)],
+             "--dtype", "bf16", "--out", str(found_in), "--limit", "3" if small else "20", "--within", "25",
+             *(["--first", "1"] if small else []), out=found_in, least=5,
+             env={"GLMAE_KERNELS": f"hopper:{tile}"})
     cases = sorted((here / "cases").glob("*.safetensors"))
     if cases:
         ours("parity", 15, 45, "verify", *map(str, cases), *on, "--dtype", "f32", "--json")
     ours("steps", 15, 60, "check", "step", *on, "--steps", "2" if small else "20", "--json", least=10)
     # The headline, both sides within the same minutes.
     training("step-B4", 25, 80, 4)
+    portable = {"GLMAE_KERNELS": "portable"}
+    training("step-B4-portable", 20, 60, 4, env=portable)
     peer("peer-B4", 75, 200, "--parts", "step", "--set", "batch=4", "--variants", "eager,compile", least=40)
     training("step-B1", 15, 60, 1)
     peer("peer-B1", 25, 80, "--parts", "step", "--set", "batch=1", "--variants", "eager", least=25)
     training("step-B48", 40, 110, 6 if small else 48)
     peer("peer-B48", 45, 110, "--parts", "step", "--set", "batch=48", "--variants", "eager", "--warmup", "3",
          "--repeats", "10", least=40)
-    # Kernel by kernel.
+    # Kernel by kernel. Which tile is the fastest for each product, beside the one that the model chose.
+    tuned = work / "tuning.toml"
+    if not small:
+        ours("tune", 15, 60, "tune", *model, "--set", "train.batch=4", *on, "--out", str(tuned), "--json",
+             is_timed=True, least=10)
+        training("step-B4-tuned", 15, 60, 4, env={"GLMAE_TUNING": str(tuned)})
     shapes = work / "shapes.txt"
     lines = (here / "shapes.txt").read_text().splitlines()
     if small:
@@ -95,6 +114,12 @@ def steps(here, work, device, scale, all_cases=False):
     ours("kernels", 70, 150, "bench", "kernels", "--shapes", str(shapes), *on, "--dtype", "bf16", "--out", str(out),
          *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out, is_timed=True,
          least=40)
+    products = work / "products.txt"
+    products.write_text("\n".join(line for line in lines if line.startswith(("linear ", "mlp ", "masked_mse "))) + "\n")
+    out = work / "kernels-portable.json"
+    ours("kernels-portable", 30, 80, "bench", "kernels", "--shapes", str(products), *on, "--dtype", "bf16", "--out",
+         str(out), *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out,
+         is_timed=True, least=20, env=portable)
     peer("peer-ops", 70, 130, "--parts", "ops", "--set", "batch=4", "--no-inductor", least=40)
     # Tools that look into the kernels.
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):

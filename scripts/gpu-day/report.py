@@ -94,8 +94,8 @@ def summary(results, planned, shapes):
     headline_rows = headline(steps)
     if headline_rows:
         lines += ["## A step of vit-b in bf16", "", *HEADLINE, *headline_rows, ""]
-    extra = [f"{name}: {result(steps, name)['ms']:.2f} ms" for name in ("step-B4-single", "step-B4-f32", "unetr-step")
-             if "ms" in result(steps, name)]
+    others = ("step-B4-portable", "step-B4-tuned", "step-B4-single", "step-B4-f32", "unetr-step")
+    extra = [f"{name}: {result(steps, name)['ms']:.2f} ms" for name in others if "ms" in result(steps, name)]
     unetr = [f"MONAI's UNETR step {row['how']}: {row['ms']:.2f} ms" for row in
              (result(steps, "peer-unetr").get("unetr") or []) if isinstance(row, dict) and row.get("op") == "unetr_step"
              and "ms" in row]
@@ -103,8 +103,9 @@ def summary(results, planned, shapes):
         lines += ["; ".join(extra + unetr) + ".", ""]
     kernel_rows, ceilings = kernels(steps, shapes)
     if kernel_rows:
-        lines += ["## Kernels, bf16", "", ceilings, "", "| op | case | pass | us | of copy | of product | PyTorch us |",
-                  "| --- | --- | --- | --- | --- | --- | --- |", *kernel_rows, ""]
+        lines += ["## Kernels, bf16", "", ceilings, "",
+                  "| op | case | pass | us | of copy | of product | portable us | PyTorch us |",
+                  "| --- | --- | --- | --- | --- | --- | --- | --- |", *kernel_rows, ""]
     lines += ["## What is not done", ""]
     undone = [f"- {s['name']}: {s['state']}: {s['why'][:160]}" for s in steps.values() if s["state"] != "ok"]
     undone += [f"- {name}: not reached" for name in planned if name not in steps]
@@ -113,7 +114,8 @@ def summary(results, planned, shapes):
 
 def correctness(steps):
     lines = []
-    for name in ("device", "ops", "parity", "steps"):
+    tiles = [name for name in steps if name.startswith("ops-")]
+    for name in ("device", "ops", *tiles, "parity", "steps"):
         step = steps.get(name)
         if not step:
             continue
@@ -187,6 +189,8 @@ def numbers(sizes):
 
 def kernels(steps, shapes):
     found = result(steps, "kernels")
+    portable = {(row["op"], row["case"], row["pass"]): row["us"]
+                for row in result(steps, "kernels-portable").get("rows", [])}
     theirs = peers(shapes, steps)
     percent = lambda share: f"{100 * share:.0f} %" if share else "-"
     rows = []
@@ -195,8 +199,10 @@ def kernels(steps, shapes):
     for row in found.get("rows", []):
         case = row["case"] if len(row["case"]) < 60 else row["case"][:57] + "..."
         peer = theirs.get((row["op"], numbers(row["case"]), row["pass"]))
+        before = portable.get((row["op"], row["case"], row["pass"]))
         rows.append(f"| {row['op']} | {case} | {row['pass']} | {row['us']:.1f} | {percent(row.get('share_of_copy'))} "
-                    f"| {percent(row.get('share_of_gemm'))} | {f'{peer:.1f}' if peer else '-'} |")
+                    f"| {percent(row.get('share_of_gemm'))} | {f'{before:.1f}' if before else '-'} "
+                    f"| {f'{peer:.1f}' if peer else '-'} |")
     c = found.get("ceilings") or {}
     told = [f"copy {c['copy_gb_s']:.0f} GB/s"] if c.get("copy_gb_s") else []
     told += [f"product {c['gemm_gflop_s'] / 1e3:.0f} TFLOP/s (our own kernel)"] if c.get("gemm_gflop_s") else []

@@ -163,7 +163,7 @@ fn run_products(args: &ProductsArgs) -> Result<u8> {
     for row in &rows {
         let p = &row.product;
         let mut cells = [row.times, p.m, p.n, p.k].map(|n| n.to_string()).to_vec();
-        cells.push(p.follows.clone().unwrap_or_default());
+        cells.push(p.follows.map_or_else(String::new, |follows| format!("{follows:?}")));
         let parts = if p.parts > 1 { format!(" in {} parts", p.parts) } else { String::new() };
         cells.push(format!("{}{parts}", p.kernel));
         cells.push(p.turns.map_or_else(String::new, |turns| turns.to_string()));

@@ -29,6 +29,7 @@ mod reconstruct;
 mod study;
 mod summary;
 mod term;
+mod tune;
 mod verify;
 
 use std::io::IsTerminal;
@@ -36,6 +37,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use glmae::error::exit;
+use glmae::ops::gemm::tuning;
 use glmae::report::stderr::Stderr;
 use glmae::{limits, parallel};
 use tracing_subscriber::EnvFilter;
@@ -105,6 +107,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Time the engine
     Bench(bench::Args),
+    /// Time every kernel that can do a product of a step on a GPU, and write down the fastest
+    Tune(tune::Args),
     /// Count what the compiled kernels would ask of a GPU, line by line, without one
     Profile(profile::Args),
     /// List the shipped configurations, print one, or list every configuration key
@@ -128,7 +132,7 @@ pub fn main() -> u8 {
     let ready = start_log(cli.log.as_deref()).and_then(|()| match cli.verb {
         // These compute nothing, and `doctor` has to work where nothing else does.
         Verb::Doctor(_) | Verb::Presets(_) | Verb::Ops(_) => Ok(()),
-        _ => Ok(parallel::start()?),
+        _ => Ok(parallel::start().and_then(|()| tuning::apply_env())?),
     });
     let done = ready.and_then(|()| match cli.verb {
         Verb::Demo(args) => demo::run(&args),
@@ -145,6 +149,7 @@ pub fn main() -> u8 {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Tune(args) => tune::run(&args),
         Verb::Profile(args) => profile::run(&args),
         Verb::Presets(args) => presets::run(&args),
         Verb::Ops(args) => ops::run(&args),

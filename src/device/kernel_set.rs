@@ -17,7 +17,7 @@ pub enum KernelSet {
 
 impl KernelSet {
     /// What a device uses that has Hopper's instructions, if this binary has kernels with them. The variable
-    /// `GLMAE_KERNELS=portable` keeps to the others, for comparison.
+    /// `GLMAE_KERNELS=portable` keeps to the others, for comparison; `hopper:128x256` and the like keep to one tile.
     ///
     /// Errors: `Config` for any other value of the variable.
     pub fn of_hopper() -> Result<Self> {
@@ -26,10 +26,10 @@ impl KernelSet {
         };
         match value.to_str() {
             Some("portable") => Ok(Self::Portable),
-            Some("hopper") => Ok(Self::Hopper),
+            Some(text) if text == "hopper" || text.starts_with("hopper:") => Ok(Self::Hopper),
             _ => Err(Error::Config(format!(
-                "GLMAE_KERNELS={}: known values are 'portable' and 'hopper'; without it, GPUs of compute \
-                 capability 9.0 use 'hopper'",
+                "GLMAE_KERNELS={}: known values are 'portable', 'hopper' and, for one tile, 'hopper:128x256'; without \
+                 it, GPUs of compute capability 9.0 use 'hopper'",
                 value.to_string_lossy()
             ))),
         }

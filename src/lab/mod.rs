@@ -13,5 +13,6 @@ pub mod opcheck;
 pub mod products;
 pub mod profile;
 pub mod tensors;
+pub mod tune;
 pub mod unetr;
 pub mod verify;

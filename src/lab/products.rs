@@ -28,12 +28,14 @@ impl Row {
     }
 }
 
-/// The products of a step of `config` in bf16, those with the most FLOP first.
+/// The products of a micro-batch of `config` in bf16, those with the most FLOP first.
 ///
 /// Errors: those that the first step would meet.
 pub fn products(config: &Config) -> Result<Vec<Row>> {
-    let hopper = memory::products(config, KernelSet::Hopper)?;
-    let portable = memory::products(config, KernelSet::Portable)?;
+    let mut config = config.clone();
+    config.train.accumulation = 1;
+    let hopper = memory::products(&config, KernelSet::Hopper)?;
+    let portable = memory::products(&config, KernelSet::Portable)?;
     let mut rows: Vec<Row> = Vec::new();
     for (product, other) in hopper.into_iter().zip(portable) {
         match rows.iter_mut().find(|row| row.product == product) {
@@ -63,6 +65,8 @@ mod tests {
         assert!(rows.len() > 20, "{}", rows.len());
         assert!(portable.is_empty(), "{portable:?}");
         // Attention is no product of this kind: a seventh of the step is missing here.
+        let mut config = config;
+        config.train.accumulation = 1;
         let step = crate::lab::bench_step::step_gflop(&config);
         assert!(all > 0.8 * step && all < 1.05 * step, "{all} of {step}");
         for row in &rows {

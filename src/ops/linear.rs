@@ -3,6 +3,8 @@
 //! `[dim, C p^3]` matrix.
 
 #[cfg(all(test, feature = "cuda"))]
+mod hopper_faults;
+#[cfg(all(test, feature = "cuda"))]
 mod hopper_tests;
 pub(super) mod launch;
 mod layer;
@@ -137,6 +139,8 @@ impl OpSpec for Spec {
             case([19, 66, 18, 2, 0]),
             // Sides that allow 16-byte loads in bf16, more than one block and depth of a tile.
             case([70, 72, 136, 1, 1]),
+            // More than one tile of the largest, side by side and one below the other.
+            case([264, 72, 272, 0, 1]),
             // Long sums: tensor cores cut off what they add, see docs/numerics.md.
             case([9, 3072, 24, 1, 1]),
             case([23, 40, 12, 0, 1]).with_offset(1000.0),

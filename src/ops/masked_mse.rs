@@ -13,7 +13,7 @@ mod tests;
 
 use rayon::prelude::*;
 
-use self::launch::Comparing;
+pub(super) use self::launch::Comparing;
 use super::linear::{Activation, Layer};
 use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;

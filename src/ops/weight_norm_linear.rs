@@ -8,7 +8,7 @@ use crate::device::{Device, Real, Tensor, with_real};
 use crate::tape::{Backward, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
-mod launch;
+pub(super) mod launch;
 
 const OP: &str = "weight_norm_linear";
 

@@ -11,9 +11,14 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     return rank;
 }
 
-// Barrier of all threads of the cluster. What one has written before, the others see behind it.
+// Barrier of all threads of the cluster, by whole warps. What a thread has done before, the others see behind it.
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;\n" ::: "memory");
+}
+// The same without the fence of the whole GPU that this takes, behind fence_mbarrier_init(), which is enough for barriers in
+// shared memory.
+__device__ __forceinline__ void cluster_sync_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;\n" ::: "memory");
 }
 
 }  // namespace GLMAE_NS

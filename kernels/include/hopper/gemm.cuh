@@ -10,14 +10,15 @@
 //         1   | products of tile 0 | out | products of tile 1 | out |         1   | products 0 | out 0 | products 2 | ...
 //         2   | products of tile 0 | out | products of tile 1 | out |         2                | products 1 | out 1 | ...
 //
-// The producer runs ahead, so that the first stages of the next tile are there when a tile goes out. Ping-pong hides the
-// way out altogether, for products that are short beside it.
+// The producer runs ahead, so that the first stages of the next tile are there when a tile goes out. In ping-pong the
+// products of one group hide the epilogue of the other, as long as they take as long. A group starts its products when the
+// other has started the last of its own: earlier, it would wait for a stage two phases ahead.
 //
 // A cluster of two blocks takes two tiles, one below the other, which share the columns of B: each loads one half of them
 // for both, so that L2 delivers A and half of B for each tile. A tile below the matrix is loaded as zeros and not stored.
 //
 // Persistent: as many clusters as run at the same time, each takes every so many-th tile. Tiles follow each other in bands of
-// eight rows of tiles, column by column. Parts of the sum over k, where it is split, are the slowest index.
+// 1024 rows, column by column. Parts of the sum over k, where it is split, are the slowest index.
 // The order of every sum depends on the tile and k_part alone, never on the grid.
 #pragma once
 #include "cluster.cuh"
@@ -42,9 +43,7 @@ struct WgmmaTile {
     using Panels = GLMAE_NS::Panels<GROUP_M, SLOTS>;
     static constexpr int PANELS_AT = STAGES * STAGE_BYTES;
     static constexpr int BARRIERS_AT = PANELS_AT + 2 * SLOTS * Panels::BYTES;
-    static constexpr int SHARED_BYTES = BARRIERS_AT + (2 * STAGES + 2) * 8;
-    // Registers of a thread, of 65536 / 384 on average.
-    static constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+    static constexpr int SHARED_BYTES = BARRIERS_AT + (2 * STAGES + 4) * 8;
     static_assert(N % 64 == 0 && PRODUCTS * SUMS <= 128 && SHARED_BYTES <= 227 * 1024, "an SM");
 };
 
@@ -69,7 +68,7 @@ struct WgmmaWork {
     __device__ __forceinline__ int step() const { return gridDim.x / Tile::CLUSTER; }
 
     __device__ __forceinline__ WgmmaItem item(int index) const {
-        constexpr int BAND = 8 / Tile::CLUSTER;  // rows of tiles, those of a cluster as one
+        constexpr int BAND = 1024 / (Tile::M * Tile::CLUSTER);  // rows of tiles, those of a cluster as one
         const int tiles = bands_m * tiles_n, part = index / tiles, tile = index % tiles;
         const int band = tile / (BAND * tiles_n), within = tile % (BAND * tiles_n);
         const int height = min(BAND, bands_m - band * BAND);
@@ -97,6 +96,10 @@ struct WgmmaShared {
     __device__ __forceinline__ uint64_t* arrived(int group) const {
         return full(2 * Tile::STAGES + group);
     }
+    // It is this group's turn to multiply.
+    __device__ __forceinline__ uint64_t* turn(int group) const {
+        return full(2 * Tile::STAGES + 2 + group);
+    }
 };
 
 // A warp has done with a stage: it tells the producer of each block that fills it.
@@ -123,8 +126,10 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaShared<Tile>& shared,
         else load_box(to, b, x, y, full);
     };
     RingAt<Tile::STAGES> at;
+#pragma unroll 1
     for (int index = work.first(); index < work.count; index += work.step()) {
         const WgmmaItem item = work.item(index);
+#pragma unroll 1
         for (int block = item.block0; block < item.block0 + item.blocks; ++block, at.next()) {
             mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
             uint64_t* full = shared.full(at.stage);
@@ -156,34 +161,38 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaShared<Tile>& shared,
 }
 
 // The sum over k of every row of A, for tiles of the first column: one warp for 64 rows, a lane for two. A is MN-major, so
-// a lane reads 4 bytes of each k; they are added in the order of k.
+// a lane reads 4 bytes of each k; even and odd k are added in their order, then both.
 template <typename Tile, typename Epilogue>
 __device__ __forceinline__ void wgmma_row_sums(const WgmmaShared<Tile>& shared,
                                                const WgmmaWork<Tile>& work, const Epilogue& out,
                                                int warp) {
     const int lane = threadIdx.x % WARP;
     RingAt<Tile::STAGES> at;
+#pragma unroll 1
     for (int index = work.first(); index < work.count; index += work.step()) {
         const WgmmaItem item = work.item(index);
         const bool wanted = out.wants_row_sums(item.column0);
-        float low = 0.0f, high = 0.0f;
+        // Of even and of odd k.
+        float low[2] = {}, high[2] = {};
+#pragma unroll 1
         for (int block = 0; block < item.blocks; ++block, at.next()) {
             mbarrier_wait(shared.full(at.stage), at.parity);
             if (wanted) {
                 const unsigned char* from = shared.stage(at.stage) + warp * 8192 + lane % 4 * 4;
-#pragma unroll 8
+#pragma unroll 4
                 for (int k = 0; k < Tile::K; ++k) {
                     const uint32_t pair = load_whole(
                         reinterpret_cast<const uint32_t*>(from + swizzled_128(k, lane / 4)));
-                    low += __uint_as_float(pair << 16);
-                    high += __uint_as_float(pair & 0xffff0000u);
+                    low[k % 2] += __uint_as_float(pair << 16);
+                    high[k % 2] += __uint_as_float(pair & 0xffff0000u);
                 }
                 fence_async();
                 __syncwarp();
             }
             give_back<Tile>(shared.empty(at.stage));
         }
-        if (wanted) out.row_sums(item.part, item.row0 + warp * 64 + lane * 2, low, high);
+        if (wanted) out.row_sums(item.part, item.row0 + warp * 64 + lane * 2, low[0] + low[1],
+                                 high[0] + high[1]);
     }
 }
 
@@ -198,16 +207,27 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaShared<Tile>& shared,
     const uint64_t a0 = matrix_at(shared.stage(0) + own_rows * SWIZZLED_ROW);
     const uint64_t b0 = matrix_at(shared.stage(0) + Tile::A_BYTES);
     RingAt<Tile::STAGES> at;
-    int turn = 0;
-    for (int index = work.first(); index < work.count; index += work.step(), ++turn) {
-        WgmmaItem item = work.item(index);
-        if (PING_PONG && turn % 2 != group) {
-            at.skip(item.blocks);
-            continue;
-        }
+    // In ping-pong a group's own tiles are every second one; the first group begins.
+    const int step = PING_PONG ? 2 * work.step() : work.step();
+    int index = work.first();
+    if (PING_PONG && group == 1) {
+        if (index < work.count) at.skip(work.item(index).blocks);
+        index += work.step();
+    }
+    uint32_t turn_parity = group ^ 1;
+    WgmmaItem item = work.item(index);
+#pragma unroll 1
+    for (; index < work.count; index += step) {
         item.row0 += own_rows;
         float d[Tile::PRODUCTS][Tile::SUMS];
         int before = 0;
+        WgmmaItem next = item;
+        int others = 0;
+        if constexpr (PING_PONG) {
+            mbarrier_wait(shared.turn(group), turn_parity);
+            turn_parity ^= 1;
+        }
+#pragma unroll 1
         for (int block = 0; block < item.blocks; ++block) {
             mbarrier_wait(shared.full(at.stage), at.parity);
             const uint64_t offset = at.stage * (Tile::STAGE_BYTES >> 4);
@@ -221,9 +241,13 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaShared<Tile>& shared,
                         b0 + offset + s * NEXT_16_K<B_K_MAJOR>, block > 0 || s > 0);
             }
             wgmma_commit();
+            if (PING_PONG && block + 1 == item.blocks && threadIdx.x % WARP == 0)
+                mbarrier_arrive(shared.turn(group ^ 1));
             if (block == 0) {
-                // What the sums are combined with comes while they are formed.
+                // What the sums are combined with comes while they are formed, and the divisions of the next tile are done.
                 if (panels.is_leader()) out.template fetch<Tile>(panels, item);
+                next = work.item(index + step);
+                if constexpr (PING_PONG) others = work.item(index + work.step()).blocks;
             } else {
                 wgmma_wait<1>();
                 give_back<Tile>(shared.empty(before));
@@ -234,6 +258,8 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaShared<Tile>& shared,
         wgmma_wait<0>();
         give_back<Tile>(shared.empty(before));
         out.template finish<Tile>(panels, item, d);
+        item = next;
+        if constexpr (PING_PONG) at.skip(others);
     }
     if (panels.is_leader()) store_wait();
 }
@@ -247,10 +273,14 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     constexpr int CONSUMER_WARPS = (Tile::PING_PONG ? 1 : 2) * WARPGROUP / WARP;
     constexpr int SUM_WARPS = Epilogue::ROW_SUMS ? Tile::M / 64 : 0;
+    // 168 of each thread, shared out anew: a multiple of 8 each, so that neither side has to spill.
+    constexpr int PRODUCER_REGISTERS = Epilogue::PRODUCER_REGISTERS;
+    constexpr int CONSUMER_REGISTERS = (3 * 168 - PRODUCER_REGISTERS) / 16 * 8;
     static_assert(SUM_WARPS == 0 || !A_K_MAJOR, "rows are summed where A lies with k outside");
     const WgmmaShared<Tile> shared{glmae_swizzled_};
     const WgmmaWork<Tile> work(m, n, k, k_part);
-    const int warp = threadIdx.x / WARP;
+    // The same for all lanes, which the compiler cannot know: addresses and descriptors then need one register a warp.
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
     if (threadIdx.x == 0) {
         prefetch_map(a);
         prefetch_map(b);
@@ -259,27 +289,32 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
             mbarrier_init(shared.full(i), 1);
             mbarrier_init(shared.empty(i), Tile::CLUSTER * (CONSUMER_WARPS + SUM_WARPS));
         }
-        mbarrier_init(shared.arrived(0), 1);
-        mbarrier_init(shared.arrived(1), 1);
+#pragma unroll
+        for (int group = 0; group < 2; ++group) {
+            mbarrier_init(shared.arrived(group), 1);
+            mbarrier_init(shared.turn(group), WARPGROUP / WARP);
+        }
         fence_mbarrier_init();
     }
-    if constexpr (Tile::CLUSTER > 1) cluster_sync();
+    if constexpr (Tile::CLUSTER > 1) cluster_sync_relaxed();
     else __syncthreads();
 
     if (warp < WARPGROUP / WARP) {
-        give_registers<Tile::PRODUCER_REGISTERS>();
+        give_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
             wgmma_produce<Tile, A_K_MAJOR, B_K_MAJOR>(shared, work, a, b);
         } else if (warp > 0 && warp <= SUM_WARPS) {
             if constexpr (SUM_WARPS > 0) wgmma_row_sums<Tile>(shared, work, out, warp - 1);
         }
-        __syncwarp();
     } else {
-        take_registers<Tile::CONSUMER_REGISTERS>();
+        take_registers<CONSUMER_REGISTERS>();
         wgmma_consume<Tile, A_K_MAJOR, B_K_MAJOR>(shared, work, out, warp / 4 - 1);
     }
     // Others of the cluster may still write here, or arrive at a barrier here.
-    if constexpr (Tile::CLUSTER > 1) cluster_sync();
+    if constexpr (Tile::CLUSTER > 1) {
+        __syncwarp();
+        cluster_sync();
+    }
 }
 
 // The shapes that ops choose from (src/ops/gemm/hopper.rs has the same table).

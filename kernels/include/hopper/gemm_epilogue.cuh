@@ -10,21 +10,32 @@ namespace GLMAE_NS {
 constexpr int FOLLOW_NONE = 0, FOLLOW_GELU = 1, FOLLOW_GELU_KEEP = 2, FOLLOW_ADD = 3,
               FOLLOW_GELU_GRAD = 4;
 
-// v[i] += bias[column of v[i]]: of the 16 columns from `column` on, a thread has two neighbours in two rows, and two 8
-// further (panels.cuh).
-__device__ __forceinline__ void add_bias_pairs(float (&v)[8], const float* bias, int column, int n) {
-    column += threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < 2; ++j, column += 8) {
-        if (column >= n) return;
-        const float2 b = __ldg(reinterpret_cast<const float2*>(bias + column));
-        v[4 * j] += b.x, v[4 * j + 1] += b.y, v[4 * j + 2] += b.x, v[4 * j + 3] += b.y;
-    }
-}
+// What a thread has of the bias for the columns of a panel: two neighbours of every 8 columns. Loaded at once, before
+// anybody waits for a panel.
+struct PanelBias {
+    float2 b[8];
 
-// y = f(sums + bias): nothing, gelu, gelu whose input is kept in `other`, + other, or * gelu'(other).
+    __device__ __forceinline__ PanelBias(const float* bias, int column0, int n) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            const int column = column0 + j * 8 + threadIdx.x % 4 * 2;
+            b[j] = bias && column < n ? __ldg(reinterpret_cast<const float2*>(bias + column))
+                                      : make_float2(0.0f, 0.0f);
+        }
+    }
+    // The eight sums of 16 columns from piece `piece` on (panels.cuh).
+    __device__ __forceinline__ void add(float (&v)[8], int piece) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += i % 2 ? b[piece + i / 4].y : b[piece + i / 4].x;
+    }
+};
+
+// y = f(sums + bias): nothing, + other, and of a forward pass gelu, or gelu whose input is kept in `other`, of a backward
+// pass * gelu'(other).
+template <bool IS_FORWARD>
 struct LinearEpilogue {
     static constexpr bool ROW_SUMS = false;
+    static constexpr int PRODUCER_REGISTERS = 24;  // a GELU takes all that the producer can do without
     static constexpr int COLUMNS = 64;  // of a panel
     const GlmaeTensorMap& y;
     const GlmaeTensorMap& other;
@@ -33,58 +44,73 @@ struct LinearEpilogue {
 
     // What is read needs a buffer for every panel.
     template <typename Tile>
-    __device__ __forceinline__ bool reads_other() const {
-        return Tile::SLOTS * COLUMNS >= Tile::N && follows >= FOLLOW_ADD;
-    }
+    static constexpr bool CAN_READ = Tile::SLOTS * COLUMNS >= Tile::N;
 
     template <typename Tile>
     __device__ __forceinline__ void fetch(typename Tile::Panels& panels,
                                           const WgmmaItem& item) const {
-        if (reads_other<Tile>())
+        if (CAN_READ<Tile> && follows >= FOLLOW_ADD)
             panels.fetch(other, Tile::N / COLUMNS, item.column0, n, item.row0, COLUMNS);
     }
 
+    // One branch a tile, so that what follows is code without branches.
     template <typename Tile>
     __device__ __forceinline__ void finish(typename Tile::Panels& panels, const WgmmaItem& item,
                                            float (&d)[Tile::PRODUCTS][Tile::SUMS]) const {
-        constexpr int SLOTS = Tile::SLOTS, PANELS = Tile::N / COLUMNS;
-        const bool keeps = follows == FOLLOW_GELU_KEEP;
-        const bool reads = reads_other<Tile>();
-        if (reads) panels.await();
+        if constexpr (IS_FORWARD) {
+            if (follows == FOLLOW_GELU_KEEP)
+                return finish_as<Tile, FOLLOW_GELU_KEEP>(panels, item, d);
+            if (follows == FOLLOW_GELU) return finish_as<Tile, FOLLOW_GELU>(panels, item, d);
+        } else if constexpr (CAN_READ<Tile>) {
+            if (follows == FOLLOW_GELU_GRAD)
+                return finish_as<Tile, FOLLOW_GELU_GRAD>(panels, item, d);
+        }
+        if constexpr (CAN_READ<Tile>) {
+            if (follows == FOLLOW_ADD) return finish_as<Tile, FOLLOW_ADD>(panels, item, d);
+        }
+        finish_as<Tile, FOLLOW_NONE>(panels, item, d);
+    }
+
+    template <typename Tile, int FOLLOWS>
+    __device__ __forceinline__ void finish_as(typename Tile::Panels& panels, const WgmmaItem& item,
+                                              float (&d)[Tile::PRODUCTS][Tile::SUMS]) const {
+        constexpr bool KEEPS = FOLLOWS == FOLLOW_GELU_KEEP, READS = FOLLOWS >= FOLLOW_ADD;
+        if constexpr (READS) panels.await();
 #pragma unroll
-        for (int p = 0; p < PANELS; ++p) {
+        for (int p = 0; p < Tile::N / COLUMNS; ++p) {
             const int column0 = item.column0 + p * COLUMNS;
             if (column0 >= n) break;
-            // What is kept has every second buffer.
-            unsigned char* to = panels.slot(keeps ? p % (SLOTS / 2) * 2 : p);
+            const PanelBias columns(bias, column0, n);
+            unsigned char* to;
+            if constexpr (READS) to = panels.slot(p);
+            else to = panels.template take<KEEPS ? 2 : 1>();
             unsigned char* kept = to + Tile::Panels::BYTES;
-            if (keeps) panels.template reserve<SLOTS / 2>(p);
-            else if (!reads) panels.template reserve<SLOTS>(p);
 #pragma unroll
             for (int t = 0; t < Tile::PRODUCTS; ++t) {
 #pragma unroll
                 for (int j = 0; j < COLUMNS / 16; ++j) {
                     const int row = t * 64 + panels.row0();
-                    float v[8], o[8];
+                    float v[8];
 #pragma unroll
                     for (int i = 0; i < 8; ++i) v[i] = d[t][p * 32 + j * 8 + i];
-                    if (bias) add_bias_pairs(v, bias, column0 + j * 16, n);
-                    if (keeps) panel_store(kept, row, 2 * j, v);
-                    if (keeps || follows == FOLLOW_GELU) {
+                    columns.add(v, 2 * j);
+                    if constexpr (KEEPS) panel_store(kept, row, 2 * j, v);
+                    if constexpr (KEEPS || FOLLOWS == FOLLOW_GELU) {
 #pragma unroll
                         for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
-                    } else if (reads) {
+                    } else if constexpr (READS) {
+                        float o[8];
                         panel_load(to, row, 2 * j, o);
 #pragma unroll
                         for (int i = 0; i < 8; ++i)
-                            v[i] = follows == FOLLOW_ADD ? v[i] + o[i] : v[i] * gelu_derivative(o[i]);
+                            v[i] = FOLLOWS == FOLLOW_ADD ? v[i] + o[i] : v[i] * gelu_derivative(o[i]);
                     }
                     panel_store(to, row, 2 * j, v);
                 }
             }
             if (panels.publish()) {
                 store_box(y, column0, item.row0, to);
-                if (keeps) store_box(other, column0, item.row0, kept);
+                if constexpr (KEEPS) store_box(other, column0, item.row0, kept);
                 store_commit();
             }
         }
@@ -94,6 +120,7 @@ struct LinearEpilogue {
 // The sums, with their bias, are compared to a target: see masked_mse.cu. The gradient takes the place of the target.
 struct MseEpilogue {
     static constexpr bool ROW_SUMS = false;
+    static constexpr int PRODUCER_REGISTERS = 40;
     static constexpr int COLUMNS = 64;
     const GlmaeTensorMap& gradient;
     const GlmaeTensorMap& pred;
@@ -117,27 +144,31 @@ struct MseEpilogue {
         constexpr int PANELS = Tile::N / COLUMNS;
         static_assert(Tile::SLOTS >= PANELS, "the target of a whole tile");
         const bool keeps = Tile::SLOTS >= 2 * PANELS && keeps_pred;
-        // This thread's two rows of each product, their statistics and factors.
         const int lane = threadIdx.x % WARP;
         float2 error[Tile::PRODUCTS];
+        // Of the target in this thread's two rows of each product: mean, what its rounding left over, 1 / deviation.
+        float4 of_row[Tile::PRODUCTS][2];
 #pragma unroll
-        for (int t = 0; t < Tile::PRODUCTS; ++t) error[t] = make_float2(0.0f, 0.0f);
+        for (int t = 0; t < Tile::PRODUCTS; ++t) {
+            error[t] = make_float2(0.0f, 0.0f);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int row = item.row0 + t * 64 + panels.row0() + lane / 4 + h * 8;
+                of_row[t][h] = statistics && row < m ? __ldg(statistics + row)
+                                                     : make_float4(0.0f, 0.0f, 1.0f, 0.0f);
+            }
+        }
         panels.await();
 #pragma unroll
         for (int p = 0; p < PANELS; ++p) {
             const int column0 = item.column0 + p * COLUMNS;
             if (column0 >= n) break;
+            const PanelBias columns(bias, column0, n);
             unsigned char* to = panels.slot(p);
             unsigned char* kept = panels.slot(p + PANELS);
 #pragma unroll
             for (int t = 0; t < Tile::PRODUCTS; ++t) {
                 const int strip = t * 64 + panels.row0(), row = item.row0 + strip + lane / 4;
-                // Of the target in these rows: mean, what its rounding left over, 1 / deviation.
-                float4 s[2] = {make_float4(0.0f, 0.0f, 1.0f, 0.0f), make_float4(0.0f, 0.0f, 1.0f, 0.0f)};
-                if (statistics) {
-                    if (row < m) s[0] = __ldg(statistics + row);
-                    if (row + 8 < m) s[1] = __ldg(statistics + row + 8);
-                }
                 const bool first[2] = {row < first_rows, row + 8 < first_rows};
                 float sum[2] = {};
 #pragma unroll
@@ -145,13 +176,14 @@ struct MseEpilogue {
                     float v[8], g[8];
 #pragma unroll
                     for (int i = 0; i < 8; ++i) v[i] = d[t][p * 32 + j * 8 + i];
-                    if (bias) add_bias_pairs(v, bias, column0 + j * 16, n);
+                    columns.add(v, 2 * j);
                     if (keeps) panel_store(kept, strip, 2 * j, v);
                     panel_load(to, strip, 2 * j, g);
 #pragma unroll
                     for (int i = 0; i < 8; ++i) {
                         const int h = i / 2 % 2;
-                        const float e = v[i] - (g[i] - s[h].x - s[h].y) * s[h].z;
+                        const float4 s = of_row[t][h];
+                        const float e = v[i] - (g[i] - s.x - s.y) * s.z;
                         const int column = column0 + j * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2;
                         if (row + h * 8 < m && column < n) sum[h] += e * e;
                         g[i] = e * (first[h] ? scale : other_scale);
@@ -183,6 +215,7 @@ struct MseEpilogue {
 template <bool ROW_SUMS_>
 struct PartsEpilogue {
     static constexpr bool ROW_SUMS = ROW_SUMS_;
+    static constexpr int PRODUCER_REGISTERS = 40;
     static constexpr int COLUMNS = 32;
     const GlmaeTensorMap& parts;
     float* row_sum;
@@ -209,8 +242,7 @@ struct PartsEpilogue {
         for (int p = 0; p < Tile::N / COLUMNS; ++p) {
             const int column0 = item.column0 + p * COLUMNS;
             if (column0 >= n) break;
-            unsigned char* to = panels.slot(p);
-            panels.template reserve<Tile::SLOTS>(p);
+            unsigned char* to = panels.template take<1>();
 #pragma unroll
             for (int t = 0; t < Tile::PRODUCTS; ++t)
                 panel_store(to, t * 64 + panels.row0(), &d[t][p * 16]);

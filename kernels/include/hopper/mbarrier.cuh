@@ -7,8 +7,9 @@
 //     consumers       wait full[s] (parity), read, each warp arrives at empty[s]
 //
 // A phase of full[s] ends when the producer has arrived and all bytes are there, one of empty[s] when every warp that
-// reads has arrived. Each warp arrives for itself and only after its own wait: one that was late would otherwise find the
-// phase after next, whose parity is the same.
+// reads has arrived. A wait knows phases by their parity alone, so that nobody may be two phases away from the one it waits
+// for: each warp arrives for itself and only after its own wait, and nobody waits for a stage before those are over that
+// come before it.
 #pragma once
 #include "prelude.cuh"
 
@@ -40,13 +41,14 @@ __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
                  : "memory");
 }
 
-// Arrives at the same barrier in block `rank` of the cluster.
+// Arrives at the same barrier in block `rank` of the cluster. What this thread has read is read; of what it has written
+// the other block learns nothing: `.release.cluster` would cost a fence of the whole GPU at every stage.
 __device__ __forceinline__ void mbarrier_arrive_at(uint64_t* barrier, uint32_t rank) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}\n" ::"r"(shared_address(barrier)),
         "r"(rank)
         : "memory");

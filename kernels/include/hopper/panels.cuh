@@ -57,7 +57,7 @@ __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, cons
     }
 }
 
-// The panels of one warpgroup: `SLOTS` buffers of PANEL_BYTES each, taken in turn.
+// The panels of one warpgroup: `SLOTS` buffers, taken in turn.
 template <int ROWS_, int SLOTS_>
 struct Panels {
     static constexpr int ROWS = ROWS_, SLOTS = SLOTS_, BYTES = ROWS * SWIZZLED_ROW;
@@ -65,6 +65,7 @@ struct Panels {
     uint64_t* arrived;  // counts the bytes of what is loaded
     int group;
     uint32_t parity = 0;
+    int taken = 0;
 
     __device__ __forceinline__ Panels(unsigned char* buffers, uint64_t* arrived, int group)
         : buffers(buffers), arrived(arrived), group(group) {}
@@ -89,15 +90,15 @@ struct Panels {
         parity ^= 1;
     }
 
-    // Before panel `p` of a tile is written, by all: the buffers of the earlier tile, or of `p - HELD` in this one, are free.
-    template <int HELD>
-    __device__ __forceinline__ void reserve(int p) const {
-        if (p != 0 && p < HELD) return;
-        if (is_leader()) {
-            if (p == 0) store_wait_read<0>();
-            else store_wait_read<HELD - 1>();
-        }
+    // The next `EACH` buffers, free to be written by all: each group of copies has as many, and so the oldest has been read.
+    template <int EACH>
+    __device__ __forceinline__ unsigned char* take() {
+        constexpr int HELD = SLOTS / EACH;
+        if (is_leader()) store_wait_read<HELD - 1>();
         warpgroup_sync(group);
+        unsigned char* free = slot(taken * EACH);
+        if (++taken == HELD) taken = 0;
+        return free;
     }
     // After it was written: everybody's stores are there for the copy engine. True for the thread that is to copy.
     __device__ __forceinline__ bool publish() const {

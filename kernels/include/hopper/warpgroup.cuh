@@ -11,8 +11,8 @@ __device__ __forceinline__ void warpgroup_sync(int group) {
     named_barrier_sync(group + 1, WARPGROUP);
 }
 
-// The block starts with as many registers a thread as all its threads can have; a group that needs fewer gives some away,
-// and one that needs more waits until it gets them. By all four warps, once, and only in kernels whose launch bounds say
+// The block starts with the same number of registers for each thread; a group that needs fewer gives some away, and one
+// that needs more waits until it gets them. By all four warps, once, and only in kernels whose launch bounds say
 // how many blocks share an SM (ptxas ignores it elsewhere, warning C7508).
 template <int Registers>
 __device__ __forceinline__ void give_registers() {

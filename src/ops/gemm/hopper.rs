@@ -2,14 +2,18 @@
 //! or H200. What is counted is exact (tiles, waves, bytes, instructions of the epilogues); rates are those of the data
 //! sheet. Not yet measured on a GPU.
 
+use serde::{Deserialize, Serialize};
+
+use super::tuning;
 use crate::device::launch::LaunchConfig;
 use crate::device::tensor_map::allows_boxes;
 use crate::device::{DType, KernelSet, Tensor};
 
 /// What a layer makes of its sums; numbers of `kernels/include/hopper/gemm_epilogue.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(i32)]
-pub(in crate::ops) enum Follows {
+pub enum Follows {
     Nothing = 0,
     Gelu = 1,
     /// And its input is kept.
@@ -72,7 +76,7 @@ const K: usize = 64;
 /// Bytes of a row of a stage or panel.
 const ROW: usize = 128;
 
-pub(in crate::ops) static TILES: [Tile; 5] = [
+pub(in crate::ops) const TILES: [Tile; 5] = [
     Tile::new("hopper_128x256", 64, 256, 4, false, 2, 2),
     Tile::new("hopper_128x192", 64, 192, 4, false, 2, 3),
     Tile::new("hopper_64x256", 64, 256, 4, true, 2, 4),
@@ -93,6 +97,11 @@ impl Tile {
         Self { variant, group_m, n, stages, ping_pong, cluster, slots }
     }
 
+    /// As users write it, e.g. `128x256`.
+    pub fn name(&self) -> &'static str {
+        self.variant.trim_start_matches("hopper_")
+    }
+
     /// Rows of a block's tile.
     pub fn m(&self) -> usize {
         if self.ping_pong { self.group_m } else { 2 * self.group_m }
@@ -101,7 +110,7 @@ impl Tile {
     fn shared_bytes(&self) -> u32 {
         let stage = (self.m() + self.n) * ROW;
         let panels = 2 * self.slots * self.group_m * ROW;
-        (self.stages * stage + panels + (2 * self.stages + 2) * 8) as u32
+        (self.stages * stage + panels + (2 * self.stages + 4) * 8) as u32
     }
 
     /// Whether the kernel can do what follows: what is read has a buffer for every panel, and what the comparison keeps
@@ -148,7 +157,7 @@ pub(in crate::ops) struct Plan {
     /// Length of each part but the last, a multiple of 64.
     pub k_part: usize,
     pub launch: LaunchConfig,
-    /// Tiles of a cluster, or parts of them, that the cluster takes that takes the most.
+    /// Tiles, or parts of them, that the busiest cluster takes one after the other.
     pub turns: usize,
 }
 
@@ -161,6 +170,8 @@ const SHARED_BYTES: f64 = 128.0;
 /// Bytes that L2 gives an SM in a cycle: 6.7 TB/s, of all. Products have been seen at 808 TFLOP/s with tiles of 128 x 256 in
 /// clusters of two (fast.cu on an H100, pranjalssh), which takes 6.3.
 const L2_BYTES: f64 = 28.0;
+/// What an SM can take from L2 in a cycle.
+const L2_BYTES_ALONE: f64 = 64.0;
 /// Bytes of DRAM for an SM in a cycle: 4.3 TB/s.
 const DRAM_BYTES: f64 = 17.8;
 /// From the start of a block to its first product, and from the last one to the end of the kernel.
@@ -185,6 +196,17 @@ impl Plan {
         Self { tile, parts, k_part, launch, turns: items.div_ceil(clusters) }
     }
 
+    /// The same tiles by at most so many clusters, one after the other: what a grid is must not show in any sum.
+    #[cfg(test)]
+    pub fn on(mut self, clusters: usize) -> Self {
+        let tile = self.tile;
+        let before = self.launch.grid[0] as usize / tile.cluster;
+        let clusters = clusters.min(before);
+        self.turns = (self.turns * before).div_ceil(clusters);
+        self.launch.grid[0] = (clusters * tile.cluster) as u32;
+        self
+    }
+
     /// The kernel of a pass, e.g. `linear_fwd_bf16_hopper_128x192`.
     pub fn kernel(&self, stem: &str) -> String {
         format!("{stem}_bf16_{}", self.tile.variant)
@@ -205,11 +227,12 @@ impl Plan {
     pub fn second(
         &self,
         size @ [m, n, _]: [usize; 3],
+        tiles: &[Tile],
         follows: Follows,
         may_split: bool,
     ) -> (String, f64) {
         let others: Vec<Tile> =
-            TILES.into_iter().filter(|t| *t != self.tile && t.can(follows)).collect();
+            tiles.iter().copied().filter(|t| *t != self.tile && t.can(follows)).collect();
         let plan = choose(&others, size, follows, may_split);
         (plan.tile.variant.to_owned(), plan.time([m, n], follows))
     }
@@ -220,7 +243,9 @@ impl Plan {
         let tensor = (m * n * K) as f64 / MADS;
         // Every product of 64 rows reads its part of A and all of B.
         let shared = (m / 64 * (64 + n) * ROW) as f64 / SHARED_BYTES;
-        let l2 = ((m + n / cluster) * ROW) as f64 / L2_BYTES;
+        // L2 gives all it has to the blocks there are, as far as an SM can take it.
+        let rate = (L2_BYTES * SMS as f64 / self.launch.blocks() as f64).min(L2_BYTES_ALONE);
+        let l2 = ((m + n / cluster) * ROW) as f64 / rate;
         let blocks = (self.k_part / K) as f64;
         [("tensor", blocks * tensor), ("shared", blocks * shared), ("l2", blocks * l2)]
     }
@@ -258,17 +283,29 @@ fn cycles(is_ping_pong: bool, turns: usize, products: f64, way_out: f64) -> f64 
     (all * products + way_out).max(turns.div_ceil(2) as f64 * (products + way_out) + behind)
 }
 
-/// The best tile and number of parts; `may_split`: the caller can add up parts.
-pub(in crate::ops) fn plan(size: [usize; 3], follows: Follows, may_split: bool) -> Plan {
-    choose(&TILES, size, follows, may_split)
+/// The tiles of ops whose results have few rows or columns.
+pub(in crate::ops) const SMALL: [Tile; 2] = [TILES[2], TILES[4]];
+
+/// The best of `tiles` and number of parts, as measured where it was (`tuning`), by the model elsewhere. `may_split`: the
+/// caller can add up parts.
+pub(in crate::ops) fn plan(
+    stem: &str,
+    tiles: &[Tile],
+    size: [usize; 3],
+    follows: Follows,
+    may_split: bool,
+) -> Plan {
+    let tuned =
+        tuning::find(stem, size, follows, tiles).filter(|plan| plan.parts == 1 || may_split);
+    tuned.unwrap_or_else(|| choose(tiles, size, follows, may_split))
 }
 
-/// As [`plan`], for ops whose results have few rows or columns, which have two tiles only.
-pub(in crate::ops) fn plan_small(size: [usize; 3], may_split: bool) -> Plan {
-    choose(&[TILES[2], TILES[4]], size, Follows::Parts, may_split)
-}
-
-fn choose(tiles: &[Tile], size @ [m, n, k]: [usize; 3], follows: Follows, may_split: bool) -> Plan {
+pub(super) fn choose(
+    tiles: &[Tile],
+    size @ [m, n, k]: [usize; 3],
+    follows: Follows,
+    may_split: bool,
+) -> Plan {
     let most = if may_split { k.div_ceil(256).clamp(1, 128) } else { 1 };
     let tiles = tiles.iter().filter(|tile| tile.can(follows));
     let plans = tiles.flat_map(|&tile| (1..=most).map(move |parts| Plan::new(tile, size, parts)));

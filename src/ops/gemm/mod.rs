@@ -1,11 +1,13 @@
 //! How a matrix product is cut into blocks: the tile, and into how many parts its sum is split.
 //!
-//! The choice decides the order of the sums, so it depends on the sizes and on which kernels a device has, never on anything
-//! else of the device at hand.
+//! The choice decides the order of the sums, so it depends on the sizes, on which kernels a device has, and on a file of
+//! measurements where one is asked for (`tuning`), never on anything else of the device at hand.
 
 pub(super) mod hopper;
 pub(super) mod portable;
 pub mod products;
+pub mod trial;
+pub mod tuning;
 
 use self::hopper::Follows;
 pub(super) use self::portable::{Plan, plan, plan_small};
@@ -50,15 +52,23 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// The tiles that Hopper's kernels of the op have.
+    fn tiles(&self) -> &'static [hopper::Tile] {
+        if self.is_small { &hopper::SMALL } else { &hopper::TILES }
+    }
+
     pub fn choose(&self) -> Choice {
         let &Self { size, ref operands, may_split, is_small, .. } = self;
         let matrices = [&operands[..], &self.others].concat();
-        let follows =
-            self.follows.filter(|_| hopper::takes(&matrices) && hopper::takes_bias(self.bias));
+        // Nothing is no tensor for the copy engine.
+        let is_some = !size.contains(&0);
+        let takes = is_some && hopper::takes(&matrices) && hopper::takes_bias(self.bias);
+        let follows = self.follows.filter(|_| takes);
         let (dtype, vectors) = (operands[0].0.dtype(), vectors(operands));
         let choice = match (follows, is_small) {
-            (Some(follows), false) => Choice::Hopper(hopper::plan(size, follows, may_split)),
-            (Some(_), true) => Choice::Hopper(hopper::plan_small(size, may_split)),
+            (Some(follows), _) => {
+                Choice::Hopper(hopper::plan(self.stem, self.tiles(), size, follows, may_split))
+            }
             (None, false) => Choice::Portable(plan(dtype, size, vectors, may_split)),
             (None, true) => Choice::Portable(plan_small(dtype, size, vectors, may_split)),
         };

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use serde::Serialize;
 
-use super::hopper::{MADS, SMS};
+use super::hopper::{Follows, MADS, SMS};
 use super::{Choice, Wanted};
 use crate::device::DType;
 
@@ -17,8 +17,9 @@ pub struct Product {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// What happens to the sums, where the kernel was chosen by it.
-    pub follows: Option<String>,
+    /// The name of the kernel without its type and tile, and what happens to the sums, where it was chosen by that.
+    pub stem: &'static str,
+    pub follows: Option<Follows>,
     /// Blocks of the grid; into how many parts the sums are split; of a Hopper kernel, tiles that the block with the most
     /// has, one after the other.
     pub blocks: u64,
@@ -68,13 +69,13 @@ fn product(wanted: &Wanted<'_>, dtype: DType, choice: Choice) -> Product {
     let model = match (choice, follows) {
         (Choice::Hopper(plan), Some(follows)) => {
             let cycles = plan.time([m, n], follows);
-            let (second, second_cycles) = plan.second(wanted.size, follows, wanted.may_split);
+            let (second, second_cycles) =
+                plan.second(wanted.size, wanted.tiles(), follows, wanted.may_split);
             let share = (m * n * k) as f64 / MADS / SMS as f64 / cycles;
             Some(Model { cycles, share, bound: plan.bound(), second, second_cycles })
         }
         _ => None,
     };
-    let follows = follows.map(|follows| format!("{follows:?}"));
     let (blocks, parts) = (launch.blocks(), choice.parts());
-    Product { kernel, m, n, k, follows, blocks, parts, turns, model }
+    Product { kernel, m, n, k, stem: wanted.stem, follows, blocks, parts, turns, model }
 }

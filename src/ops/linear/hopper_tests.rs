@@ -3,7 +3,7 @@
 
 use super::launch::{Forward, InputGradient, ParamGradient};
 use super::product::{gelu, gelu_derivative};
-use super::tests::{expect, operand, product};
+use super::tests::{Operand, expect, operand, product};
 use crate::device::ptx::Schedule;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::gemm::Choice;
@@ -11,8 +11,10 @@ use crate::ops::gemm::hopper::{Follows, Plan, TILES, Tile};
 use crate::ops::testing::hopper_device;
 use crate::tape::GradMode;
 
-/// Rows, out, in. The first is more than one block of every tile, the last of them not full.
-const SIZES: [[usize; 3]; 3] = [[150, 200, 136], [1, 8, 8], [257, 264, 64]];
+/// Rows, out, in. Several tiles of every shape, the last of them not full; sums of one block of k, of fewer than the ring has
+/// stages, of as many, and of more than twice as many.
+const SIZES: [[usize; 3]; 5] =
+    [[150, 200, 136], [1, 8, 8], [257, 264, 64], [200, 320, 520], [260, 520, 256]];
 
 fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
     for (i, size) in SIZES.into_iter().enumerate() {
@@ -24,18 +26,34 @@ fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
     }
 }
 
-fn hopper(tile: Tile, size: [usize; 3], parts: usize) -> Choice {
-    Choice::Hopper(Plan::new(tile, size, parts))
+/// What goes in, in values that bf16 holds.
+pub(super) struct Inputs {
+    pub x: Operand,
+    pub w: Operand,
+    pub residual: Operand,
+    pub dy: Operand,
+}
+
+pub(super) fn inputs(device: &Device, dtype: DType, [rows, out, fan_in]: [usize; 3]) -> Inputs {
+    Inputs {
+        x: operand(device, dtype, 0, &[rows, fan_in], 1.0),
+        w: operand(device, dtype, 1, &[out, fan_in], 0.1),
+        residual: operand(device, dtype, 3, &[rows, out], 1.0),
+        dy: operand(device, dtype, 4, &[rows, out], 1.0),
+    }
+}
+
+/// By one or two clusters, so that each takes several tiles one after the other.
+pub(super) fn hopper(tile: Tile, size: [usize; 3], parts: usize) -> Choice {
+    Choice::Hopper(Plan::new(tile, size, parts).on(1 + size[2] / 64 % 2))
 }
 
 #[test]
 fn forward_with_all_that_can_follow() {
     for_every_tile(|device, [rows, out, fan_in], tile| {
         let dtype = DType::Bf16;
-        let x = operand(device, dtype, 0, &[rows, fan_in], 1.0);
-        let w = operand(device, dtype, 1, &[out, fan_in], 0.1);
+        let Inputs { x, w, residual, .. } = inputs(device, dtype, [rows, out, fan_in]);
         let bias = operand(device, DType::F32, 2, &[out], 1.0);
-        let residual = operand(device, dtype, 3, &[rows, out], 1.0);
         let size = [rows, out, fan_in];
         let mut forward = Forward::new(&x.device, &w.device).unwrap();
         forward.choice = Some(hopper(tile, size, 1));
@@ -72,8 +90,7 @@ fn forward_with_all_that_can_follow() {
 fn gradient_of_x_overwrites_adds_and_passes_a_gelu() {
     for_every_tile(|device, [rows, out, fan_in], tile| {
         let dtype = DType::Bf16;
-        let dy = operand(device, dtype, 4, &[rows, out], 1.0);
-        let w = operand(device, dtype, 1, &[out, fan_in], 0.1);
+        let Inputs { w, dy, .. } = inputs(device, dtype, [rows, out, fan_in]);
         let pre = operand(device, dtype, 5, &[rows, fan_in], 1.0);
         let size = [rows, fan_in, out];
         let mut gradient = InputGradient::new(&dy.device, &w.device).unwrap();
@@ -100,8 +117,7 @@ fn gradient_of_x_overwrites_adds_and_passes_a_gelu() {
 #[test]
 fn gradients_of_parameters_in_one_and_in_several_parts() {
     for_every_tile(|device, [rows, out, fan_in], tile| {
-        let dy = operand(device, DType::Bf16, 4, &[rows, out], 1.0);
-        let x = operand(device, DType::Bf16, 0, &[rows, fan_in], 1.0);
+        let Inputs { x, dy, .. } = inputs(device, DType::Bf16, [rows, out, fan_in]);
         let size = [out, fan_in, rows];
         let dw = product(size, |i, k| dy.host[k * out + i], |k, j| x.host[k * fan_in + j]);
         let db = product([out, 1, rows], |i, k| dy.host[k * out + i], |_, _| 1.0);

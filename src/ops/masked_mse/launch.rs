@@ -9,7 +9,7 @@ use crate::ops::gemm::{self, Choice, Wanted};
 use crate::ops::linear::Layer;
 
 /// The product that compares.
-pub(super) struct Comparing<'t> {
+pub(in crate::ops) struct Comparing<'t> {
     /// In place of what the model would choose, for tests.
     pub choice: Option<Choice>,
     pub x: &'t Tensor,

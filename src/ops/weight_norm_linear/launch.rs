@@ -98,6 +98,22 @@ impl Product<'_> {
     }
 }
 
+/// One of the products by itself, with a plan of somebody's own: `a`, `b` and `c` as their kernel takes them.
+pub(in crate::ops) fn trial(
+    stem: &'static str,
+    [a, b]: [&Tensor; 2],
+    c: &mut Tensor,
+    plan: &hopper::Plan,
+) -> Result<()> {
+    let is_k_major = [!stem.ends_with("_bwd_params"), stem.ends_with("_fwd")];
+    let ((m, n), (rows, columns)) = (c.matrix(OP)?, a.matrix(OP)?);
+    let size = [m, n, if is_k_major[0] { columns } else { rows }];
+    let operands = [(a, columns), (b, b.matrix(OP)?.1)];
+    let product = Product { stem, is_k_major, operands, size, may_split: plan.parts > 1 };
+    let mut parts = Tensor::empty(c.device(), DType::F32, &[plan.parts, m, n])?;
+    product.run_hopper(if plan.parts == 1 { c } else { &mut parts }, plan)
+}
+
 impl WeightNormBwd {
     pub(super) fn run_kernels(&self, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let ((rows, out), (_, fan_in)) = (dy.matrix(OP)?, self.x.value().matrix(OP)?);

@@ -85,7 +85,7 @@ fn the_choice_is_the_best_of_all_played_through() {
         ([side(14.0), side(12.0), side(12.0)], follows, splits)
     });
     for (size @ [m, n, k], follows, may_split) in VIT_B.into_iter().chain(drawn) {
-        let chosen = plan(size, follows, may_split);
+        let chosen = choose(&TILES, size, follows, may_split);
         let most = if may_split { k.div_ceil(256).clamp(1, 128) } else { 1 };
         let best = TILES
             .iter()
@@ -129,7 +129,7 @@ fn parts_cover_the_sum() {
 #[test]
 fn choices_at_the_shapes_of_the_model() {
     for (size @ [m, n, k], follows, may_split) in VIT_B {
-        let plan = plan(size, follows, may_split);
+        let plan = choose(&TILES, size, follows, may_split);
         let time = plan.time([m, n], follows);
         let share = (m * n * k) as f64 / MADS / SMS as f64 / time;
         println!(
