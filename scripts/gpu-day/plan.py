@@ -92,6 +92,7 @@ def steps(here, work, device, scale, all_cases=False):
     training("step-B4", 25, 80, 4)
     portable = {"GLMAE_KERNELS": "portable"}
     training("step-B4-portable", 20, 60, 4, env=portable)
+    training("step-B4-no-overlap", 15, 60, 4, env={"GLMAE_CUDA_OVERLAP": "0"})
     peer("peer-B4", 75, 200, "--parts", "step", "--set", "batch=4", "--variants", "eager,compile", least=40)
     training("step-B1", 15, 60, 1)
     peer("peer-B1", 25, 80, "--parts", "step", "--set", "batch=1", "--variants", "eager", least=25)

@@ -94,7 +94,8 @@ def summary(results, planned, shapes):
     headline_rows = headline(steps)
     if headline_rows:
         lines += ["## A step of vit-b in bf16", "", *HEADLINE, *headline_rows, ""]
-    others = ("step-B4-portable", "step-B4-tuned", "step-B4-single", "step-B4-f32", "unetr-step")
+    others = ("step-B4-portable", "step-B4-no-overlap", "step-B4-tuned", "step-B4-single", "step-B4-f32",
+              "unetr-step")
     extra = [f"{name}: {result(steps, name)['ms']:.2f} ms" for name in others if "ms" in result(steps, name)]
     unetr = [f"MONAI's UNETR step {row['how']}: {row['ms']:.2f} ms" for row in
              (result(steps, "peer-unetr").get("unetr") or []) if isinstance(row, dict) and row.get("op") == "unetr_step"

@@ -22,6 +22,7 @@
 // The order of every sum depends on the tile and k_part alone, never on the grid.
 #pragma once
 #include "cluster.cuh"
+#include "dependent.cuh"
 #include "panels.cuh"
 #include "wgmma.cuh"
 
@@ -298,11 +299,14 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
     }
     if constexpr (Tile::CLUSTER > 1) cluster_sync_relaxed();
     else __syncthreads();
+    grid_wait();
 
     if (warp < WARPGROUP / WARP) {
         give_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
             wgmma_produce<Tile, A_K_MAJOR, B_K_MAJOR>(shared, work, a, b);
+            // What is left are the products of the last stages and their epilogue.
+            grid_launch_dependents();
         } else if (warp > 0 && warp <= SUM_WARPS) {
             if constexpr (SUM_WARPS > 0) wgmma_row_sums<Tile>(shared, work, out, warp - 1);
         }

@@ -11,6 +11,7 @@
 mod exact;
 mod fault;
 mod graph;
+mod launch;
 mod staging;
 mod timing;
 
@@ -20,21 +21,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute_enum as OfFunction,
 };
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 
 pub use self::graph::Graph;
 pub use self::timing::Mark;
 
 use self::exact::Exact;
 use self::fault::driver;
+use self::launch::Function;
 use self::staging::Staging;
 use super::KernelSet;
 use super::arena::{Arena, Usage};
 use super::capturing::Capturing;
-use super::launch::{
-    Arg, DeviceLimits, DevicePtr, FATBINS, Kernel, LaunchConfig, Shared, Slots, check,
-};
+use super::launch::{DeviceLimits, DevicePtr, Kernel};
 use crate::error::{Error, Result};
 
 /// One GPU. Methods may be called from any thread.
@@ -51,12 +50,9 @@ pub struct Cuda {
     capturing: Capturing,
     exact: Option<Exact>,
     kernels: KernelSet,
-}
-
-#[derive(Clone)]
-struct Function {
-    function: CudaFunction,
-    shared: Shared,
+    /// Whether kernels that wait for the one before them may start while it runs.
+    overlaps: bool,
+    processors: u32,
 }
 
 /// Whether the CUDA driver is installed. Everything else here panics without it.
@@ -158,6 +154,7 @@ impl Cuda {
                 Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
             )?,
         };
+        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let stream = context.new_stream().map_err(driver("new stream"))?;
         Ok(Self {
             context,
@@ -170,6 +167,8 @@ impl Cuda {
             capturing: Capturing::default(),
             exact: Exact::from_env()?,
             kernels,
+            overlaps: launch::overlaps()?,
+            processors,
         })
     }
 
@@ -386,82 +385,6 @@ impl Cuda {
             found.shared.opted_in = bytes;
         }
         Ok(())
-    }
-
-    fn functions(&self) -> MutexGuard<'_, HashMap<&'static str, Function>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts a kernel.
-    ///
-    /// Errors: `Unsupported` for a kernel that this binary does not have; `Device` for a wrong launch.
-    pub fn launch(&self, name: &str, config: &LaunchConfig, args: &[Arg]) -> Result<()> {
-        let kernel = Kernel::find(name)?;
-        let found = self.function(kernel)?;
-        self.capturing.takes_in(name)?;
-        check(kernel, config, args, &self.limits, found.shared)?;
-        let mut slots = Slots::new(args);
-        let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
-        // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the
-        // driver copies them before it returns. That pointers are valid is the caller's promise, which
-        // the emulator tests.
-        unsafe {
-            result::launch_kernel(
-                found.function.cu_function(),
-                (gx, gy, gz),
-                (bx, by, bz),
-                config.shared_bytes,
-                self.stream.cu_stream(),
-                &mut slots.pointers(),
-            )
-        }
-        .map_err(driver(&format!("kernel {name}")))
-    }
-
-    fn function(&self, kernel: &'static Kernel) -> Result<Function> {
-        // Loading and asking need the context of this thread, too.
-        self.bind()?;
-        let mut functions = self.functions();
-        if let Some(found) = functions.get(kernel.name) {
-            return Ok(found.clone());
-        }
-        let function = self
-            .module(kernel.file)?
-            .load_function(kernel.name)
-            .map_err(driver(&format!("kernel {} in {}.cu", kernel.name, kernel.file)))?;
-        // What a kernel's export says must not drift apart from what was compiled.
-        let attribute = |which| {
-            let value = function.get_attribute(which).map_err(driver("function attribute"))?;
-            u32::try_from(value)
-                .map_err(|_| Error::Device(format!("attribute {which:?} is {value}")))
-        };
-        let most = attribute(OfFunction::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
-        let stated = kernel.signature().max_threads;
-        if most < stated {
-            return Err(Error::Device(format!(
-                "kernel {}: compiled for {most} threads, its export says {stated}",
-                kernel.name
-            )));
-        }
-        let static_bytes = attribute(OfFunction::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
-        let found = Function { function, shared: Shared { static_bytes, opted_in: 0 } };
-        functions.insert(kernel.name, found.clone());
-        Ok(found)
-    }
-
-    fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(file) {
-            return Ok(module.clone());
-        }
-        let (_, fatbin) = FATBINS.iter().find(|f| f.0 == file).ok_or_else(|| {
-            Error::Unsupported(format!("the kernels of {file}.cu were not compiled for GPUs"))
-        })?;
-        let module = self.context.load_module(Ptx::from_binary(fatbin.to_vec())).map_err(
-            driver(&format!("loading {file}.cu (is the driver of CUDA 13.0 or newer?)")),
-        )?;
-        modules.insert(file, module.clone());
-        Ok(module)
     }
 }
 

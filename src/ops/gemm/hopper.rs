@@ -43,14 +43,14 @@ impl Follows {
     /// Instructions that a warp issues for 64 of a thread's sums, counted in the machine code.
     fn instructions(self) -> f64 {
         match self {
-            Self::Nothing => 200.0,
-            Self::Add => 330.0,
-            Self::Gelu => 2100.0,
-            Self::GeluKeep => 2200.0,
-            Self::GeluGrad => 3400.0,
-            Self::Parts => 400.0,
-            Self::Compare => 900.0,
-            Self::CompareKeep => 1000.0,
+            Self::Nothing => 250.0,
+            Self::Add => 350.0,
+            Self::Gelu => 1900.0,
+            Self::GeluKeep => 2000.0,
+            Self::GeluGrad => 2600.0,
+            Self::Parts => 350.0,
+            Self::Compare => 840.0,
+            Self::CompareKeep => 950.0,
         }
     }
 }
@@ -178,8 +178,10 @@ const DRAM_BYTES: f64 = 17.8;
 const LATENCY: f64 = 1500.0;
 /// Between one kernel of a graph and the next, the one that adds up the parts: 1.6 us.
 const LAUNCH: f64 = 3000.0;
-/// Barriers and copies of a panel on the way out.
-const PANEL: f64 = 100.0;
+/// Instructions a cycle of a warp that has a scheduler to itself.
+const ALONE: f64 = 0.6;
+/// Barriers of a panel, and copies that it waits for.
+const PANEL: f64 = 200.0;
 
 impl Plan {
     /// `tile`, with the sum in at most `parts` parts.
@@ -254,9 +256,9 @@ impl Plan {
     fn way_out(&self, follows: Follows) -> f64 {
         let Tile { group_m, n, ping_pong, .. } = self.tile;
         let sums = (group_m * n / 128) as f64 / 64.0;
-        // Four schedulers for the four warps of a warpgroup, or of both.
-        let warps = if ping_pong { 1.0 } else { 2.0 };
-        sums * follows.instructions() * warps + (n / follows.panel_columns()) as f64 * PANEL
+        // A scheduler has a warp of one group, which waits for itself now and then, or of both.
+        let cycles = if ping_pong { 1.0 / ALONE } else { 2.0 };
+        sums * follows.instructions() * cycles + (n / follows.panel_columns()) as f64 * PANEL
     }
 
     /// Predicted cycles.
