@@ -135,8 +135,8 @@ Examples:
   glmae bench products --preset tiny --json
 
 For each product [m, n] = [m, k] x [k, n] in bf16 on a GPU with Hopper's instructions: how often a step has it, what is done
-with the sums, the kernel (its tile, and how many of these a block takes one after the other), the cycles that the model of
-the choice expects, what binds it (tensor cores, shared memory, L2), the share of the tensor cores' rate, and the second best
+with the sums, the kernel (its tile, and how many of these a block takes one after the other), the bytes of the operands that
+L2 gives and that pass through shared memory, the cycles that the model of the choice expects, what binds it (tensor cores, shared memory, L2), the share of the tensor cores' rate, and the second best
 tile. docs/kernels.md describes the model. Nothing here is measured.")]
 struct ProductsArgs {
     /// A preset (`glmae presets` lists them) or a TOML file
@@ -157,8 +157,9 @@ fn run_products(args: &ProductsArgs) -> Result<u8> {
         term::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
         return Ok(exit::OK);
     }
-    let mut table = Table::new(&[">", ">", ">", ">", "<", "<", ">", ">", "<", ">", "<", ">"]);
-    let head = "times m n k then kernel turns cycles bound share second +%";
+    let mut table =
+        Table::new(&[">", ">", ">", ">", "<", "<", ">", ">", ">", ">", "<", ">", "<", ">"]);
+    let head = "times m n k then kernel turns L2-MB shared-MB cycles bound share second +%";
     table.row(head.split(' ').map(str::to_owned).collect::<Vec<_>>());
     for row in &rows {
         let p = &row.product;
@@ -169,13 +170,15 @@ fn run_products(args: &ProductsArgs) -> Result<u8> {
         cells.push(p.turns.map_or_else(String::new, |turns| turns.to_string()));
         match &p.model {
             Some(m) => cells.extend([
+                format!("{:.0}", m.l2_bytes as f64 / 1e6),
+                format!("{:.0}", m.shared_bytes as f64 / 1e6),
                 format!("{:.0}", m.cycles),
                 m.bound.to_owned(),
                 format!("{:.0} %", 100.0 * m.share),
                 m.second.clone(),
                 format!("{:.0}", 100.0 * (m.second_cycles / m.cycles - 1.0)),
             ]),
-            None => cells.extend([""; 5].map(String::from)),
+            None => cells.extend([""; 7].map(String::from)),
         }
         table.row(cells);
     }

@@ -111,7 +111,7 @@ mod counted {
             }
         };
         // Counts do not depend on the checks, which take most of the time.
-        let ptx = Arc::new(Ptx::new(arch, Options { checked: false, ..Options::default() })?);
+        let ptx = Arc::new(Ptx::new(arch, Options { checked: false, ..Options::of(arch)? })?);
         let mut all: Vec<PassProfile> = Vec::new();
         profile(&ptx, gpu, dtype, &targets(args)?, &mut |pass| {
             if !args.json && args.top.is_none() {

@@ -219,6 +219,17 @@ impl Plan {
         self.bounds().into_iter().map(|(_, cycles)| cycles).fold(0.0, f64::max)
     }
 
+    /// Bytes that L2 gives to the blocks, and that pass through shared memory: those of the operands alone, each stage
+    /// written once and read by every product of 64 rows.
+    pub fn traffic(&self, [m, n, k]: [usize; 3]) -> [u64; 2] {
+        let (tile, rows) = (self.tile, self.tile.m());
+        let tiles = m.div_ceil(rows * tile.cluster) * tile.cluster * n.div_ceil(tile.n);
+        let stages = (tiles * k.div_ceil(K)) as u64;
+        let l2 = (rows + tile.n / tile.cluster) * ROW;
+        let shared = (rows + tile.n + rows / 64 * (64 + tile.n)) * ROW;
+        [stages * l2 as u64, stages * shared as u64]
+    }
+
     /// What binds the products.
     pub fn bound(&self) -> &'static str {
         let most = self.bounds().into_iter().max_by(|a, b| a.1.total_cmp(&b.1));

@@ -36,6 +36,9 @@ pub struct Model {
     pub share: f64,
     /// What binds the products of a tile: `tensor`, `shared` or `l2`.
     pub bound: &'static str,
+    /// Bytes of the operands that L2 gives, and that pass through shared memory.
+    pub l2_bytes: u64,
+    pub shared_bytes: u64,
     pub second: String,
     pub second_cycles: f64,
 }
@@ -72,7 +75,9 @@ fn product(wanted: &Wanted<'_>, dtype: DType, choice: Choice) -> Product {
             let (second, second_cycles) =
                 plan.second(wanted.size, wanted.tiles(), follows, wanted.may_split);
             let share = (m * n * k) as f64 / MADS / SMS as f64 / cycles;
-            Some(Model { cycles, share, bound: plan.bound(), second, second_cycles })
+            let [l2_bytes, shared_bytes] = plan.traffic(wanted.size);
+            let bound = plan.bound();
+            Some(Model { cycles, share, bound, l2_bytes, shared_bytes, second, second_cycles })
         }
         _ => None,
     };
