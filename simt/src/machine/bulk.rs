@@ -207,6 +207,7 @@ impl Cluster<'_, '_> {
             return Err(fail(format!("a tensor map at {at:#x}, which is no multiple of 64")));
         }
         let place = resolve(Space::Generic, at);
+        self.check_early(warp, ("read", 128), (place.0, &[at; 32]), 1 << lane)?;
         let from = self.reach_as(Who::thread(warp, lane), lane, place, 128, Access::Read, pc)?;
         // SAFETY: `reach_as` has checked 128 bytes there.
         let bytes = unsafe { from.cast::<[u8; 128]>().read_unaligned() };
@@ -269,6 +270,17 @@ impl Cluster<'_, '_> {
     /// Checks what a copy needs now and must not lose until it ends, and lets it be under way.
     fn start(&mut self, warp: &mut Warp, lane: usize, plan: Plan, pc: u32) -> Result<(), Trouble> {
         let Plan { way, moves, swizzle, start, bytes } = plan;
+        // Now and not when it ends: what its thread waits for in between comes too late.
+        if warp.early >> lane & 1 == 1
+            && let Some((at, n)) = moves.iter().find_map(|m| Some((m.global?, m.bytes)))
+        {
+            let verb = match way {
+                Way::Store { adds: Some(_), .. } => "reduction",
+                Way::Store { .. } => "write",
+                _ => "read",
+            };
+            self.check_early(warp, (verb, n), (Space::Global, &[at; 32]), 1 << lane)?;
+        }
         let sight = self.clocks.sight(warp.id * 32 + lane as u32);
         let agent = self.copy_agent(warp);
         let who = Who::operation(warp, lane, agent, &sight);

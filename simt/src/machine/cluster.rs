@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::asynchronous::Operations;
 use super::barrier::{BARRIERS, Barrier};
 use super::chunks::Chunks;
+use super::early::GridWait;
 use super::mbarriers::Mbarriers;
 use super::products::Warpgroup;
 use super::registers::Registers;
@@ -78,6 +79,8 @@ pub struct Cluster<'g, 'a> {
     pub last_met: Option<(u64, u64)>,
     pub rendezvous: Rendezvous,
     pub operations: Operations,
+    /// Who has waited for the kernel before.
+    pub grid_waits: Vec<GridWait>,
     /// Warps (of all blocks) and paths that a completed barrier lets go on, and what its reduction came to.
     pub woken: Vec<(u32, u32, u32)>,
     /// Index of the allocation found last: the next access is likely to be in it.
@@ -143,6 +146,7 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
         warp.begin(cta, index, cta * (per_cta + 1) + index, threads);
         if launch.is_checked {
             warp.forget();
+            warp.early = if program.awaits_grids { warp.lanes } else { 0 };
         }
         warp.place(&launch.program.own);
     }
@@ -165,6 +169,7 @@ pub fn run(grid: &Grid, linear: u32, counts: &mut Counts) -> Result<(), Box<Faul
         last_met: None,
         rendezvous: Rendezvous::new(n),
         operations: Operations::default(),
+        grid_waits: Vec::new(),
         woken: Vec::new(),
         last_allocation: 0,
         time: 0,

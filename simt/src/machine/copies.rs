@@ -93,6 +93,10 @@ impl Cluster<'_, '_> {
                     return Err(Trouble::new(1 << lane, message));
                 }
             }
+            if valid > 0 {
+                let access = ("read", u32::from(valid));
+                self.check_early(warp, access, (Space::Global, &from), 1 << lane)?;
+            }
             let group = warp.copies.committed[lane];
             let number = warp.copies.started;
             warp.copies.started += 1;

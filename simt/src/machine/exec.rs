@@ -72,6 +72,7 @@ impl Cluster<'_, '_> {
                 let total = u32::from(at.bytes) * u32::from(at.n);
                 let mut values = [[0u64; 32]; 4];
                 let space = self.space_of(&at, &address, on)?;
+                self.check_early(warp, ("read", total), (space, &address), on)?;
                 let access = if is_read_only { Access::ReadOnly } else { Access::Read };
                 let has_scopes = self.has_scopes();
                 for lane in each(on) {
@@ -98,6 +99,7 @@ impl Cluster<'_, '_> {
                 let address = addresses(warp, at.address);
                 let total = u32::from(at.bytes) * u32::from(at.n);
                 let space = self.space_of(&at, &address, on)?;
+                self.check_early(warp, ("write", total), (space, &address), on)?;
                 if let Some(is_release) = strong {
                     self.let_others_see(warp, (space, &address), on, is_release);
                 }
@@ -316,6 +318,7 @@ impl Cluster<'_, '_> {
                 let address = addresses(warp, at.address);
                 let bytes = u32::from(at.bytes);
                 let space = self.space_of(&at, &address, on)?;
+                self.check_early(warp, ("atomic", bytes), (space, &address), on)?;
                 self.let_others_see(warp, (space, &address), on, is_release);
                 self.see_others((space, &address), on);
                 let mut old = [0u64; 32];
@@ -382,6 +385,7 @@ impl Cluster<'_, '_> {
             Op::BulkPrefetch { from, bytes } => {
                 return self.bulk_prefetch(warp, (from, bytes), on, pc, counts);
             }
+            Op::GridWait => self.grid_wait(warp, on),
             Op::BulkCommit => warp.bulk.commit(on),
             Op::ProductFence => return self.product_fence(warp, on),
             Op::ProductCommit => return self.product_commit(warp, on),

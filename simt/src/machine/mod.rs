@@ -12,6 +12,7 @@ mod cluster;
 mod collective;
 mod completion;
 mod copies;
+mod early;
 mod exec;
 mod matrix;
 mod mbarriers;

@@ -30,6 +30,8 @@ pub struct Warp {
     pub asks: u32,
     /// The phase of the cluster's barrier at which it has arrived without having waited.
     pub cluster_phase: Option<u64>,
+    /// Lanes that may be earlier than the end of the kernel before: see `early`. None where nobody looks.
+    pub early: u32,
     words: Vec<Lanes32>,
     longs: Vec<Lanes64>,
     preds: Vec<u32>,
@@ -53,6 +55,7 @@ impl Warp {
             asked: None,
             asks: 0,
             cluster_phase: None,
+            early: 0,
             words: vec![[0; 32]; counts.words as usize],
             longs: vec![[0; 32]; counts.longs as usize],
             preds: vec![0; counts.preds as usize],
@@ -73,6 +76,7 @@ impl Warp {
         self.products.clear(self.words.len());
         (self.asked, self.asks) = (None, 0);
         self.cluster_phase = None;
+        self.early = 0;
     }
 
     /// Fills registers with a pattern that reads as NaN, and local memory likewise.

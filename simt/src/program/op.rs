@@ -420,6 +420,8 @@ pub enum Op {
         bytes: Src,
     },
     BulkCommit,
+    /// `griddepcontrol.wait`.
+    GridWait,
     /// Leaves at most that many groups open.
     BulkWait {
         open: u32,

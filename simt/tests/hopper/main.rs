@@ -8,6 +8,7 @@ mod bulk;
 mod cluster;
 mod gemm;
 mod gemm_faults;
+mod griddep;
 mod im2col;
 mod launch;
 mod mbarrier;

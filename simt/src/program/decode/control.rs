@@ -100,6 +100,17 @@ impl Decoder<'_> {
         Ok((op, Pipe::Control))
     }
 
+    /// `griddepcontrol`. When dependents may start changes nothing here: what they do before this kernel has ended is
+    /// looked at in themselves.
+    pub(super) fn grid_dependency(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
+        self.count(inst, 0)?;
+        match m.one_of(&["wait", "launch_dependents"]) {
+            Some("wait") => Ok((Op::GridWait, Pipe::Control)),
+            Some(_) => Ok((Op::Nop, Pipe::Control)),
+            None => Err("an action is needed".into()),
+        }
+    }
+
     /// `membar`, `fence` (9.7.13.4).
     pub(super) fn fence(&mut self, inst: &Instruction, m: &mut Modifiers) -> Decoded {
         if inst.has("proxy") || inst.has("mbarrier_init") {

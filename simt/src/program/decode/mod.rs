@@ -130,6 +130,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         _ => None,
     });
     let largest_inc = increments.max();
+    let awaits_grids = instructions.iter().any(|inst| matches!(inst.op, Op::GridWait));
     let names = function.instructions.iter().map(Instruction::name).collect();
     Ok(Program {
         name: kernel.to_owned(),
@@ -146,6 +147,7 @@ pub fn decode(module: &Module, kernel: &str, numerics: Numerics) -> Result<Progr
         min_blocks: function.min_blocks,
         max_registers: function.max_registers,
         largest_inc,
+        awaits_grids,
         cluster: function.cluster,
         products,
         touches,
@@ -243,8 +245,9 @@ impl Decoder<'_> {
             "mbarrier" => self.mbarrier(inst, m),
             "wgmma" => self.wgmma(inst, m),
             "setmaxnreg" => self.set_max_registers(inst, m),
-            // Waiting for other grids, and sleeping, change nothing here.
-            "griddepcontrol" | "nanosleep" => {
+            "griddepcontrol" => self.grid_dependency(inst, m),
+            // Sleeping changes nothing here.
+            "nanosleep" => {
                 while m.first().is_some() {}
                 Ok((Op::Nop, Pipe::Control))
             }
