@@ -138,6 +138,14 @@ const FAULTS: &[Fault] = &[
         |l| without(l, "mbarrier.arrive.shared::cta"),
         "deadlock",
     ),
+    fault(
+        "the kernel before is waited for at the end",
+        |l| {
+            let last = replaced(l, "griddepcontrol.launch_dependents", "launch_dependents", "wait");
+            last.or_else(|| without(l, "griddepcontrol.wait"))
+        },
+        "before griddepcontrol.wait",
+    ),
     // Copies.
     fault("a multicast for one block", |l| multicast(l, "1"), "deadlock"),
     fault(
