@@ -57,6 +57,13 @@ impl KernelSet {
         })
     }
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Hopper => "hopper",
+        }
+    }
+
     /// In words.
     pub fn describe(self) -> &'static str {
         match self {

@@ -19,6 +19,9 @@ pub fn describe(out: &Path, config_toml: &str, device: &Device, threads: usize) 
         "version": env!("CARGO_PKG_VERSION"),
         "git": option_env!("GLMAE_GIT_HASH").unwrap_or("unknown"),
         "device": device.name(),
+        // Which kernels form the sums of products, and by which file: another choice gives other last bits.
+        "kernels": device.kernel_set().name(),
+        "tuning": std::env::var("GLMAE_TUNING").ok(),
         "threads": threads,
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
