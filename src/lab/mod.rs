@@ -9,8 +9,8 @@ pub mod check;
 mod clock;
 pub mod judge;
 pub mod opcheck;
-#[cfg(feature = "cuda")]
 pub mod products;
+#[cfg(feature = "cuda")]
 pub mod profile;
 pub mod tensors;
 pub mod tune;

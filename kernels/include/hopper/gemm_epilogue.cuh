@@ -1,7 +1,7 @@
 // What happens to the sums of a product of warpgroups: epilogues for hopper/gemm.cuh. `fetch` is called by one thread while
 // the sums are formed, `finish` by all threads of a warpgroup when they are there.
 #pragma once
-#include "../gemm_epilogue.cuh"
+#include "gelu.cuh"
 #include "gemm.cuh"
 
 namespace GLMAE_NS {
@@ -97,13 +97,13 @@ struct LinearEpilogue {
                     if constexpr (KEEPS) panel_store(kept, row, 2 * j, v);
                     if constexpr (KEEPS || FOLLOWS == FOLLOW_GELU) {
 #pragma unroll
-                        for (int i = 0; i < 8; ++i) v[i] = gelu(v[i]);
+                        for (int i = 0; i < 8; ++i) v[i] = gelu_fast(v[i]);
                     } else if constexpr (READS) {
                         float o[8];
                         panel_load(to, row, 2 * j, o);
 #pragma unroll
                         for (int i = 0; i < 8; ++i)
-                            v[i] = FOLLOWS == FOLLOW_ADD ? v[i] + o[i] : v[i] * gelu_derivative(o[i]);
+                            v[i] = FOLLOWS == FOLLOW_ADD ? v[i] + o[i] : v[i] * gelu_derivative_fast(o[i]);
                     }
                     panel_store(to, row, 2 * j, v);
                 }

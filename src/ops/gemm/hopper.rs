@@ -45,9 +45,9 @@ impl Follows {
         match self {
             Self::Nothing => 250.0,
             Self::Add => 350.0,
-            Self::Gelu => 1900.0,
-            Self::GeluKeep => 2000.0,
-            Self::GeluGrad => 2600.0,
+            Self::Gelu => 1200.0,
+            Self::GeluKeep => 1300.0,
+            Self::GeluGrad => 1350.0,
             Self::Parts => 350.0,
             Self::Compare => 840.0,
             Self::CompareKeep => 950.0,
@@ -199,7 +199,7 @@ impl Plan {
     }
 
     /// The same tiles by at most so many clusters, one after the other: what a grid is must not show in any sum.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "cuda"))]
     pub fn on(mut self, clusters: usize) -> Self {
         let tile = self.tile;
         let before = self.launch.grid[0] as usize / tile.cluster;

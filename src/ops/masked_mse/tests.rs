@@ -4,7 +4,7 @@
 use super::*;
 use crate::device::DType;
 use crate::device::emulated::{Mode, Schedule};
-use crate::ops::gemm::hopper::{self, Follows};
+use crate::ops::gemm::hopper::Follows;
 use crate::ops::gemm::{self, Choice};
 use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::Param;
@@ -99,6 +99,7 @@ fn choices(size: [usize; 3]) -> Vec<(Device, DType, &'static str, Choice)> {
     #[cfg(feature = "cuda")]
     {
         use crate::device::ptx::Schedule;
+        use crate::ops::gemm::hopper;
         use crate::ops::testing::hopper_device;
         for tile in hopper::TILES.into_iter().filter(|tile| tile.can(Follows::Compare)) {
             let Some(device) = hopper_device(Schedule::Shuffled(4)) else { break };
