@@ -88,10 +88,34 @@ pub fn run(args: &Args) -> Result<u8> {
         ceilings(&bench.ceilings),
         table.render("  ")
     ))?;
+    term::print(&products(&bench.rows))?;
     for skipped in &bench.skipped {
         term::print(&format!("skipped: {skipped}\n"))?;
     }
     Ok(exit::OK)
+}
+
+/// Which kernel each matrix product was given, and why.
+fn products(rows: &[Row]) -> String {
+    let mut table = Table::new(&["<", "<", "<"]);
+    for (row, p) in rows.iter().flat_map(|row| row.products.iter().map(move |p| (row, p))) {
+        let why = p.model.as_ref().map_or_else(
+            || "the device, the sizes or what follows allow no other kind".to_owned(),
+            |m| {
+                let more = 100.0 * (m.second_cycles / m.cycles - 1.0);
+                format!("{:.0} cycles, bound by {}; {} {more:+.0} %", m.cycles, m.bound, m.second)
+            },
+        );
+        let product = format!("{} {} {} x {} x {}", row.op, row.pass, p.m, p.n, p.k);
+        table.row([product, p.kernel.clone(), why]);
+    }
+    if rows.iter().all(|row| row.products.is_empty()) {
+        return String::new();
+    }
+    format!(
+        "matrix products, their kernels and what the model of the choice says\n{}",
+        table.render("  ")
+    )
 }
 
 fn ceilings(c: &Ceilings) -> String {

@@ -16,6 +16,7 @@ pub use self::target::{Target, chosen, parse_shape};
 use super::clock::Moment;
 use super::opcheck::{Placed, output_weights};
 use crate::device::{DType, Device, Tensor};
+use crate::ops::gemm::products::{self, Product};
 use crate::ops::tolerance::rounded;
 use crate::ops::{OPS, OpArgs, OpCase, OpSpec};
 use crate::rng::{Purpose, Rng};
@@ -84,6 +85,8 @@ pub struct Row {
     pub gflop_s: f64,
     pub share_of_copy: Option<f64>,
     pub share_of_gemm: Option<f64>,
+    /// The matrix products of the pass: which kernel each was given, and what the choice rests on.
+    pub products: Vec<Product>,
 }
 
 /// Runs the benchmark; `after` sees what there is after every op, should there be no end. One target that
@@ -277,19 +280,23 @@ fn bench_op(
     let mut sets = sets(op, case, options)?;
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
     let mut graph = [false; 2];
+    let mut asked = [Vec::new(), Vec::new()];
     // Once without a clock in any case: pools fill, modules load.
     for pass in 0..1 + warmup + repeats {
         sets.iter_mut().try_for_each(|set| set.arm(device))?;
         let timed = pass > warmup;
         let all = |sets: &mut Vec<Set>| sets.iter_mut().try_for_each(|set| set.forward(op, case));
-        let seconds = time(device, || all(&mut sets))?;
-        if timed {
-            forward.push(seconds);
+        let (seconds, products) = products::record(|| time(device, || all(&mut sets)));
+        match timed {
+            true => forward.push(seconds?),
+            false => asked[0] = seconds.map(|_| products)?,
         }
         if op.differentiable() {
-            let seconds = time(device, || sets.iter_mut().try_for_each(Set::backward))?;
-            if timed {
-                backward.push(seconds);
+            let all = || sets.iter_mut().try_for_each(Set::backward);
+            let (seconds, products) = products::record(|| time(device, all));
+            match timed {
+                true => backward.push(seconds?),
+                false => asked[1] = seconds.map(|_| products)?,
             }
         }
     }
@@ -300,12 +307,18 @@ fn bench_op(
     }
     let (bytes, flops) = (op.bytes(case, options.dtype.size()), op.flops(case));
     let mut rows = Vec::new();
-    for (pass, times, factor, graph) in
-        [("fwd", forward, 1, graph[0]), ("bwd", backward, 2, graph[1])]
+    // Every set asks for the same.
+    let [of_forward, of_backward] = asked.map(|mut all| {
+        all.truncate(all.len() / sets.len());
+        all
+    });
+    for (pass, times, factor, graph, products) in
+        [("fwd", forward, 1, graph[0], of_forward), ("bwd", backward, 2, graph[1], of_backward)]
     {
         if !times.is_empty() {
             let (bytes, flops) = (factor * bytes, factor * flops);
-            rows.push(row(op, case, pass, times, (bytes, flops), &sets, graph));
+            let row = row(op, case, pass, times, (bytes, flops), &sets, graph);
+            rows.push(Row { products, ..row });
         }
     }
     Ok(rows)
@@ -400,6 +413,7 @@ fn row(
         gflop_s: flops as f64 / (median * 1e3).max(f64::MIN_POSITIVE),
         share_of_copy: None,
         share_of_gemm: None,
+        products: Vec::new(),
     }
 }
 

@@ -77,3 +77,16 @@ fn wrong_requests_are_refused() {
     bf16.dtype = DType::Bf16;
     assert!(run(&bf16).is_err());
 }
+
+#[test]
+fn rows_say_which_kernels_their_products_were_given() {
+    let mut options = options(&["linear"], Device::parse("emulated").unwrap());
+    options.targets[0].shape = Some(parse_shape("rows=40,in=24,out=16,epilogue=1,bias=1").unwrap());
+    options.dtype = DType::Bf16;
+    let rows = run(&options).unwrap().rows;
+    let kernels = |row: &Row| -> Vec<String> {
+        row.products.iter().map(|product| product.kernel.clone()).collect()
+    };
+    assert_eq!(kernels(&rows[0]), ["linear_fwd_bf16_64x64"]);
+    assert_eq!(kernels(&rows[1]), ["linear_bwd_x_bf16_64x64", "linear_bwd_params_bf16_64x64"]);
+}
