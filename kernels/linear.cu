@@ -11,7 +11,8 @@
 //
 // Variants `_<M>x<N>`: tile of C per block; see gemm.cuh, gemm_mma.cuh (bf16), gemm_simt.cuh (f32) for
 // threads and shared memory. They need leading dimensions that are multiples of 16 bytes and aligned
-// operands; `_any` takes everything, loading element by element. Outputs need nothing.
+// operands; `_any` takes everything, loading element by element. Outputs need nothing. On sm_90a bf16 products are those
+// of hopper/linear.cu.
 // Grid: tiles of C (bands of eight rows of tiles), for bwd_params times parts of the sum over rows.
 //
 // FLOP 2 rows in out each. Bytes from DRAM (e = element size): fwd e (rows in + out in + rows out (1 +

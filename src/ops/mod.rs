@@ -33,8 +33,6 @@ pub mod row_gather;
 pub mod soft_cross_entropy;
 mod spec;
 pub mod teacher_targets;
-#[cfg(all(test, feature = "cuda"))]
-mod testing;
 pub mod tolerance;
 pub mod unpatchify;
 pub mod view_cut;

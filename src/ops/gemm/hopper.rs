@@ -343,4 +343,4 @@ pub(in crate::ops) fn takes_bias(bias: Option<&Tensor>) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::ops) mod tests;

@@ -1,14 +1,16 @@
 //! Every tile of Hopper's kernels with everything that can follow, executed from its PTX: sizes that no tile divides, one
 //! block of k and several with a tail, a single row.
 
+use glmae_simt::profile::Profile;
+
 use super::launch::{Forward, InputGradient, ParamGradient};
 use super::product::{gelu, gelu_derivative};
 use super::tests::{Operand, expect, operand, product};
 use crate::device::ptx::Schedule;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::gemm::Choice;
+use crate::ops::gemm::hopper::tests::hopper_device;
 use crate::ops::gemm::hopper::{Follows, Plan, TILES, Tile};
-use crate::ops::testing::hopper_device;
 use crate::tape::GradMode;
 
 /// Rows, out, in. Several tiles of every shape, the last of them not full; sums of one block of k, of fewer than the ring has
@@ -22,6 +24,7 @@ fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
             let schedules = [Schedule::Shuffled(3), Schedule::Ascending, Schedule::Descending];
             let Some(device) = hopper_device(schedules[(i + j) % 3]) else { return };
             check(&device, size, tile);
+            no_bank_is_met_twice(&device);
         }
     }
 }
@@ -41,6 +44,21 @@ pub(super) fn inputs(device: &Device, dtype: DType, [rows, out, fan_in]: [usize;
         residual: operand(device, dtype, 3, &[rows, out], 1.0),
         dy: operand(device, dtype, 4, &[rows, out], 1.0),
     }
+}
+
+/// Panels, and what the row sums read: as few passes through shared memory as their bytes need.
+fn no_bank_is_met_twice(device: &Device) {
+    let Device::Ptx(ptx) = device else { panic!("not executed from PTX") };
+    let counts = ptx.take_counts();
+    let hopper = counts.iter().filter(|(kernel, _)| kernel.contains("_hopper_"));
+    let mut requests = 0;
+    for (kernel, of) in hopper {
+        let sums = Profile::new(&of.program, &of.counts).total;
+        assert_eq!(sums.passes, sums.least_passes, "{kernel}");
+        assert!(sums.tensor_flops > 0, "{kernel}");
+        requests += sums.passes;
+    }
+    assert!(requests > 0, "no kernel of Hopper ran");
 }
 
 /// By one or two clusters, so that each takes several tiles one after the other.

@@ -100,7 +100,7 @@ fn choices(size: [usize; 3]) -> Vec<(Device, DType, &'static str, Choice)> {
     {
         use crate::device::ptx::Schedule;
         use crate::ops::gemm::hopper;
-        use crate::ops::testing::hopper_device;
+        use crate::ops::gemm::hopper::tests::hopper_device;
         for tile in hopper::TILES.into_iter().filter(|tile| tile.can(Follows::Compare)) {
             let Some(device) = hopper_device(Schedule::Shuffled(4)) else { break };
             let choice = Choice::Hopper(hopper::Plan::new(tile, size, 1));

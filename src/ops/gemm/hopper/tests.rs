@@ -3,6 +3,22 @@
 use super::*;
 use crate::rng::{Purpose, Rng};
 
+/// A device that executes the PTX of Hopper's kernels, or nothing, said so, where this binary has none.
+#[cfg(feature = "cuda")]
+pub(in crate::ops) fn hopper_device(
+    schedule: crate::device::ptx::Schedule,
+) -> Option<crate::device::Device> {
+    use crate::device::ptx::{Arch, Options, Ptx};
+    let options = Options { schedule, kernels: KernelSet::Hopper, ..Options::default() };
+    match Ptx::new(Arch::Sm90a, options) {
+        Ok(ptx) => Some(crate::device::Device::Ptx(std::sync::Arc::new(ptx))),
+        Err(e) => {
+            println!("skipped: {e}");
+            None
+        }
+    }
+}
+
 /// Plays the turns of one block: products need the tensor cores, the way out does not.
 fn played(is_ping_pong: bool, turns: &[(f64, f64)]) -> f64 {
     let (mut tensor_free, mut group_free, mut end) = (0.0f64, [0.0f64; 2], 0.0f64);
