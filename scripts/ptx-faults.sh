@@ -11,7 +11,7 @@ products=$(cargo test --quiet --features cuda --lib hopper_fault -- --nocapture 
   echo "# Faults put into PTX"
   echo
   echo "Written by \`scripts/ptx-faults.sh\`. Each row is one change that a test makes; the run must fail, with the right"
-  echo "message at the right line, under every schedule of threads."
+  echo "message at the right line, under every schedule of threads (of the products on Hopper: under one of three)."
   echo
   echo "## In the compiled kernels: $(wc -l <<<"$kernels")"
   echo
