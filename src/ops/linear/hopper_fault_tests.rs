@@ -336,9 +336,9 @@ fn faults_in_hoppers_products_are_noticed() {
     };
     let schedules = [Schedule::Shuffled(1), Schedule::Ascending, Schedule::Descending];
     let same: Edit = |line| line.starts_with("ret").then(|| line.to_owned());
-    for i in 0..tiles.len() {
+    for (i, schedule) in schedules.into_iter().enumerate().take(tiles.len()) {
         let mut changed = 0;
-        assert_eq!(seen(same, schedules[i], i, &mut changed), None);
+        assert_eq!(seen(same, schedule, i, &mut changed), None);
         assert!(changed > 0);
     }
     let mut missed = Vec::new();
