@@ -134,10 +134,11 @@ Examples:
   glmae bench products --preset vit-b --set train.batch=4
   glmae bench products --preset tiny --json
 
-For each product [m, n] = [m, k] x [k, n] in bf16 on a GPU with Hopper's instructions: how often a step has it, what is done
-with the sums, the kernel (its tile, and how many of these a block takes one after the other), the bytes of the operands that
-L2 gives and that pass through shared memory, the cycles that the model of the choice expects, what binds it (tensor cores, shared memory, L2), the share of the tensor cores' rate, and the second best
-tile. docs/kernels.md describes the model. Nothing here is measured.")]
+For each product [m, n] = [m, k] x [k, n] in bf16 on a GPU with Hopper's instructions: how often a micro-batch has
+it, what is done with the sums, the kernel (its tile, and how many of these a block takes one after the other), the
+bytes of the operands that L2 gives and that pass through shared memory, the cycles that the model of the choice
+expects, what binds it (tensor cores, shared memory, L2), the share of the tensor cores' rate, and the second best
+tile. docs/hopper.md describes the model. Nothing here is measured.")]
 struct ProductsArgs {
     /// A preset (`glmae presets` lists them) or a TOML file
     #[arg(long, value_name = "PRESET|FILE", default_value = "vit-b")]

@@ -8,7 +8,7 @@ use glmae::device::Device;
 #[cfg(feature = "cuda")]
 use glmae::device::KernelSet;
 use glmae::device::fatbin::{self, Code};
-use glmae::device::launch::{FATBINS, KERNELS};
+use glmae::device::launch::{FATBINS, KERNELS, is_for_hopper};
 use glmae::error::exit;
 use glmae::limits::{self, Bound};
 
@@ -92,7 +92,7 @@ fn machine_code() -> Finding {
     let what = "GPU code";
     let mut by_codes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     // Those for Hopper hold its code alone.
-    for (file, fatbin) in FATBINS.iter().filter(|(file, _)| !file.starts_with("hopper/")) {
+    for (file, fatbin) in FATBINS.iter().filter(|(file, _)| !is_for_hopper(file)) {
         let names: Vec<String> = fatbin::codes(fatbin).iter().map(Code::to_string).collect();
         by_codes.entry(names.join(" ")).or_default().push(file);
     }

@@ -160,12 +160,12 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn the_fatbins_of_this_binary() {
-        use crate::device::launch::FATBINS;
+        use crate::device::launch::{FATBINS, is_for_hopper};
         let first = codes(FATBINS[0].1);
         assert!(first.iter().any(|c| c.is_ptx) && first.iter().any(|c| !c.is_ptx), "{first:?}");
         for (file, fatbin) in FATBINS {
             let codes = codes(fatbin);
-            match file.starts_with("hopper/") {
+            match is_for_hopper(file) {
                 true => assert!(
                     codes.len() == 1 && codes.iter().all(|code| code.arch == 90),
                     "{file}: {codes:?}"

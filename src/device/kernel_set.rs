@@ -4,6 +4,8 @@
 use std::env;
 
 use super::Device;
+#[cfg(feature = "cuda")]
+use super::launch::{FATBINS, is_for_hopper};
 use crate::{Error, Result};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,8 +42,7 @@ impl KernelSet {
     /// Errors: those of [`KernelSet::of_hopper`].
     #[cfg(feature = "cuda")]
     pub fn of_capability(capability: [u32; 2]) -> Result<(Self, &'static str)> {
-        let has_kernels =
-            super::launch::FATBINS.iter().any(|(file, _)| file.starts_with("hopper/"));
+        let has_kernels = FATBINS.iter().any(|(file, _)| is_for_hopper(file));
         Ok(match (capability, has_kernels) {
             ([9, 0], true) => match Self::of_hopper()? {
                 Self::Hopper => {

@@ -166,6 +166,11 @@ unsafe impl Sync for Kernel {}
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Whether a file of kernels is compiled for sm_90a alone.
+pub fn is_for_hopper(file: &str) -> bool {
+    file.starts_with("hopper/")
+}
+
 /// What a kernel expects: kind and bytes of every argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
@@ -187,7 +192,7 @@ impl Kernel {
 
     /// Whether only sm_90a has the instructions of it.
     pub fn needs_hopper(&self) -> bool {
-        self.file.starts_with("hopper/")
+        is_for_hopper(self.file)
     }
 
     /// The signature, as the C++ compiler deduced it from the kernel's type.

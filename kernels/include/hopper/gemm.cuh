@@ -40,7 +40,6 @@ struct WgmmaTile {
     static constexpr int PRODUCTS = GROUP_M / 64, SUMS = N / 2;  // of a warpgroup; of a thread and product
     static constexpr int A_BYTES = M * SWIZZLED_ROW, B_BYTES = N * SWIZZLED_ROW;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
-    static constexpr int THREADS = 3 * WARPGROUP;
     using Panels = GLMAE_NS::Panels<GROUP_M, SLOTS>;
     static constexpr int PANELS_AT = STAGES * STAGE_BYTES;
     static constexpr int BARRIERS_AT = PANELS_AT + 2 * SLOTS * Panels::BYTES;

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use super::tuning;
 use crate::device::launch::LaunchConfig;
-use crate::device::tensor_map::allows_boxes;
 use crate::device::{DType, KernelSet, Tensor};
 
 /// What a layer makes of its sums; numbers of `kernels/include/hopper/gemm_epilogue.cuh`.
@@ -134,6 +133,16 @@ impl Tile {
         self.n
     }
 
+    /// Bytes of a stage that L2 gives to a block.
+    fn loaded(&self) -> usize {
+        (self.m() + self.n / self.cluster) * ROW
+    }
+
+    /// Bytes of a stage that products read: every one of 64 rows its part of A and all of B.
+    fn read(&self) -> usize {
+        self.m() / 64 * (64 + self.n) * ROW
+    }
+
     /// The boxes that the copy engine takes of an operand, outermost dimension first.
     pub fn a_box(&self, is_k_major: bool) -> [usize; 2] {
         if is_k_major { [self.m(), K] } else { [K, 64] }
@@ -225,9 +234,8 @@ impl Plan {
         let (tile, rows) = (self.tile, self.tile.m());
         let tiles = m.div_ceil(rows * tile.cluster) * tile.cluster * n.div_ceil(tile.n);
         let stages = (tiles * k.div_ceil(K)) as u64;
-        let l2 = (rows + tile.n / tile.cluster) * ROW;
-        let shared = (rows + tile.n + rows / 64 * (64 + tile.n)) * ROW;
-        [stages * l2 as u64, stages * shared as u64]
+        let shared = (rows + tile.n) * ROW + tile.read();
+        [stages * tile.loaded() as u64, stages * shared as u64]
     }
 
     /// What binds the products.
@@ -252,13 +260,12 @@ impl Plan {
 
     /// Cycles that the products of a tile need of the tensor cores, of shared memory that feeds them, and of L2.
     fn bounds(&self) -> [(&'static str, f64); 3] {
-        let (m, Tile { n, cluster, .. }) = (self.tile.m(), self.tile);
-        let tensor = (m * n * K) as f64 / MADS;
-        // Every product of 64 rows reads its part of A and all of B.
-        let shared = (m / 64 * (64 + n) * ROW) as f64 / SHARED_BYTES;
+        let tile = self.tile;
+        let tensor = (tile.m() * tile.n * K) as f64 / MADS;
+        let shared = tile.read() as f64 / SHARED_BYTES;
         // L2 gives all it has to the blocks there are, as far as an SM can take it.
         let rate = (L2_BYTES * SMS as f64 / self.launch.blocks() as f64).min(L2_BYTES_ALONE);
-        let l2 = ((m + n / cluster) * ROW) as f64 / rate;
+        let l2 = tile.loaded() as f64 / rate;
         let blocks = (self.k_part / K) as f64;
         [("tensor", blocks * tensor), ("shared", blocks * shared), ("l2", blocks * l2)]
     }
@@ -299,6 +306,10 @@ fn cycles(is_ping_pong: bool, turns: usize, products: f64, way_out: f64) -> f64 
 /// The tiles of ops whose results have few rows or columns.
 pub(in crate::ops) const SMALL: [Tile; 2] = [TILES[2], TILES[4]];
 
+pub(super) fn tiles(is_small: bool) -> &'static [Tile] {
+    if is_small { &SMALL } else { &TILES }
+}
+
 /// The best of `tiles` and number of parts, as measured where it was (`tuning`), by the model elsewhere. `may_split`: the
 /// caller can add up parts.
 pub(in crate::ops) fn plan(
@@ -329,12 +340,9 @@ pub(super) fn choose(
 /// Whether these matrices, each with its number of columns, can be products of Hopper's kernels: bf16 on a device that has
 /// them, rows of whole 16-byte pieces.
 pub(in crate::ops) fn takes(matrices: &[(&Tensor, usize)]) -> bool {
-    matrices.iter().all(|(t, columns)| {
-        t.dtype() == DType::Bf16
-            && t.device().kernel_set() == KernelSet::Hopper
-            && allows_boxes(*columns, t.dtype())
-            && t.is_aligned(16)
-    })
+    let is_ours =
+        |t: &Tensor| t.dtype() == DType::Bf16 && t.device().kernel_set() == KernelSet::Hopper;
+    matrices.iter().all(|(t, _)| is_ours(t)) && super::vectors(matrices)
 }
 
 /// Whether a bias can be read two values at a time.

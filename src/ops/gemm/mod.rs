@@ -13,6 +13,7 @@ use self::hopper::Follows;
 pub(super) use self::portable::{Plan, plan, plan_small};
 
 use crate::device::Tensor;
+use crate::device::tensor_map::allows_boxes;
 use crate::{Error, Result};
 
 /// What a product runs on.
@@ -54,7 +55,7 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// The tiles that Hopper's kernels of the op have.
     fn tiles(&self) -> &'static [hopper::Tile] {
-        if self.is_small { &hopper::SMALL } else { &hopper::TILES }
+        hopper::tiles(self.is_small)
     }
 
     pub fn choose(&self) -> Choice {
@@ -77,6 +78,11 @@ impl Wanted<'_> {
     }
 }
 
+/// Whether each operand of a pass lies in memory with k inside, as the names of kernels say.
+pub(super) fn is_k_major(stem: &str) -> [bool; 2] {
+    [!stem.ends_with("_bwd_params"), stem.ends_with("_fwd")]
+}
+
 /// Sizes as kernels take them; errors as those of [`size`].
 pub(super) fn sizes(op: &'static str, sizes: [usize; 3]) -> Result<[i32; 3]> {
     let [a, b, c] = sizes;
@@ -92,7 +98,5 @@ pub(in crate::ops) fn size(op: &'static str, n: usize) -> Result<i32> {
 
 /// Whether matrices with `columns` columns allow 16-byte loads of every line.
 pub(in crate::ops) fn vectors(operands: &[(&Tensor, usize)]) -> bool {
-    operands
-        .iter()
-        .all(|(t, columns)| (columns * t.dtype().size()).is_multiple_of(16) && t.is_aligned(16))
+    operands.iter().all(|(t, columns)| allows_boxes(*columns, t.dtype()) && t.is_aligned(16))
 }

@@ -25,6 +25,11 @@ pub struct Product {
     pub blocks: u64,
     pub parts: usize,
     pub turns: Option<usize>,
+    /// Whether the caller can add up parts, and has kernels for small tiles only.
+    #[serde(skip)]
+    pub may_split: bool,
+    #[serde(skip)]
+    pub is_small: bool,
     /// What the model of the choice says, of a Hopper kernel: cycles, those of the second best tile, and the share of the
     /// tensor cores' rate.
     pub model: Option<Model>,
@@ -82,5 +87,6 @@ fn product(wanted: &Wanted<'_>, dtype: DType, choice: Choice) -> Product {
         _ => None,
     };
     let (blocks, parts) = (launch.blocks(), choice.parts());
-    Product { kernel, m, n, k, stem: wanted.stem, follows, blocks, parts, turns, model }
+    let &Wanted { stem, may_split, is_small, .. } = wanted;
+    Product { kernel, m, n, k, stem, follows, blocks, parts, turns, may_split, is_small, model }
 }

@@ -1,8 +1,8 @@
 //! A product of a step by itself, with any of the kernels that can do it: to find the fastest on a card.
 
-use super::Choice;
-use super::hopper::{Follows, Plan, SMALL, TILES};
+use super::hopper::{self, Follows, Plan};
 use super::products::Product;
+use super::{Choice, is_k_major};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::linear::Layer;
 use crate::ops::linear::launch::{Forward, InputGradient, ParamGradient};
@@ -31,14 +31,11 @@ impl Candidate {
 /// All tiles that can do the product, the model's choice first; of parts those that the model prefers for a tile, and
 /// half and twice as many.
 pub fn candidates(product: &Product) -> Vec<Candidate> {
-    let Product { m, n, k, parts, .. } = *product;
+    let Product { m, n, k, parts, may_split: splits, is_small, .. } = *product;
     let Some(follows) = product.follows else { return Vec::new() };
-    let is_small = product.stem.starts_with("weight_norm");
-    let tiles = if is_small { &SMALL[..] } else { &TILES[..] };
-    let splits = product.stem == "linear_bwd_params" || product.stem == "weight_norm_linear_bwd_x";
     let mut found: Vec<Candidate> = Vec::new();
-    for tile in tiles.iter().filter(|tile| tile.can(follows)) {
-        let best = super::hopper::choose(&[*tile], [m, n, k], follows, splits).parts;
+    for tile in hopper::tiles(is_small).iter().filter(|tile| tile.can(follows)) {
+        let best = hopper::choose(&[*tile], [m, n, k], follows, splits).parts;
         let tried = if splits { vec![parts, best, best / 2, 2 * best] } else { vec![1] };
         for parts in tried.into_iter().filter(|&parts| parts > 0) {
             let plan = Plan::new(*tile, [m, n, k], parts);
@@ -86,8 +83,7 @@ impl Trial {
             Tensor::from_slice(device, &values, &[rows, columns])
         };
         // As they lie in memory: what is MN-major has k as its rows.
-        let a_is_k_major = !stem.ends_with("_bwd_params");
-        let b_is_k_major = stem.ends_with("_fwd");
+        let [a_is_k_major, b_is_k_major] = is_k_major(stem);
         let sides = |is_k_major, n| if is_k_major { [n, k] } else { [k, n] };
         let ([am, ak], [bn, bk]) = (sides(a_is_k_major, m), sides(b_is_k_major, n));
         let out = match follows {

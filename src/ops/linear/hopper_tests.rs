@@ -3,9 +3,9 @@
 
 use glmae_simt::profile::Profile;
 
-use super::launch::{Forward, InputGradient, ParamGradient};
+use super::launch::{Forward, InputGradient};
 use super::product::{gelu, gelu_derivative};
-use super::tests::{Operand, expect, operand, product};
+use super::tests::{Operand, expect, expect_param_gradients, operand, product};
 use crate::device::ptx::Schedule;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::gemm::Choice;
@@ -134,28 +134,8 @@ fn gradient_of_x_overwrites_adds_and_passes_a_gelu() {
 
 #[test]
 fn gradients_of_parameters_in_one_and_in_several_parts() {
-    for_every_tile(|device, [rows, out, fan_in], tile| {
-        let Inputs { x, dy, .. } = inputs(device, DType::Bf16, [rows, out, fan_in]);
-        let size = [out, fan_in, rows];
-        let dw = product(size, |i, k| dy.host[k * out + i], |k, j| x.host[k * fan_in + j]);
-        let db = product([out, 1, rows], |i, k| dy.host[k * out + i], |_, _| 1.0);
-        for parts in [1, 3] {
-            let mut gradient = ParamGradient::new(&dy.device, &x.device).unwrap();
-            gradient.choice = hopper(tile, size, parts);
-            let name = format!("{} {size:?} in {}", tile.variant, gradient.choice.parts());
-            let mut weight = Tensor::empty(device, DType::F32, &[out, fan_in]).unwrap();
-            let mut bias = Tensor::empty(device, DType::F32, &[out]).unwrap();
-            for (times, mode) in [(1.0, GradMode::Overwrite), (2.0, GradMode::Accumulate)] {
-                gradient
-                    .run(true, |call, place| {
-                        let call = place.append(call, &mut weight.as_mut())?;
-                        Ok((call.output(&mut bias)?, [mode; 2]))
-                    })
-                    .unwrap();
-                let scaled = |v: &[f64]| v.iter().map(|x| x * times).collect::<Vec<f64>>();
-                expect(&format!("dw {name} {mode:?}"), DType::F32, &weight, &scaled(&dw));
-                expect(&format!("db {name} {mode:?}"), DType::F32, &bias, &scaled(&db));
-            }
-        }
+    for_every_tile(|device, sizes, tile| {
+        let cut = |size, parts| hopper(tile, size, parts);
+        expect_param_gradients(device, DType::Bf16, tile.variant, sizes, &cut);
     });
 }

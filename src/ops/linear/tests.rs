@@ -54,7 +54,7 @@ pub(super) fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64])
 }
 
 /// How a tile cuts a product of this size and number of parts.
-type Cut<'a> = &'a dyn Fn([usize; 3], usize) -> Choice;
+pub(super) type Cut<'a> = &'a dyn Fn([usize; 3], usize) -> Choice;
 
 fn for_every_tile(check: impl Fn(&Device, DType, &str, Cut)) {
     for dtype in [DType::F32, DType::Bf16] {
@@ -112,31 +112,47 @@ fn gradient_of_x_with_a_fused_gelu_overwrites_and_adds() {
 #[test]
 fn gradients_of_parameters_in_one_and_in_several_parts() {
     for_every_tile(|device, dtype, name, plan| {
-        let dy = operand(device, dtype, 4, &[ROWS, OUT], 1.0);
-        let x = operand(device, dtype, 0, &[ROWS, IN], 1.0);
-        let size = [OUT, IN, ROWS];
-        let dw = product(size, |i, k| dy.host[k * OUT + i], |k, j| x.host[k * IN + j]);
-        let db = product([OUT, 1, ROWS], |i, k| dy.host[k * OUT + i], |_, _| 1.0);
-        for parts in [1, 3] {
-            let mut gradient = ParamGradient::new(&dy.device, &x.device).unwrap();
-            gradient.choice = plan(size, parts);
-            assert_eq!(gradient.choice.parts(), parts);
-            let mut weight = Tensor::empty(device, DType::F32, &[OUT, IN]).unwrap();
-            let mut bias = Tensor::empty(device, DType::F32, &[OUT]).unwrap();
-            for (times, mode) in [(1.0, GradMode::Overwrite), (2.0, GradMode::Accumulate)] {
-                gradient
-                    .run(true, |call, place| {
-                        let call = place.append(call, &mut weight.as_mut())?;
-                        Ok((call.output(&mut bias)?, [mode; 2]))
-                    })
-                    .unwrap();
-                let scaled = |v: &[f64]| v.iter().map(|x| x * times).collect::<Vec<f64>>();
-                // f32 whatever the operands, which bf16 holds exactly.
-                expect(&format!("dw {name} {parts}"), DType::F32, &weight, &scaled(&dw));
-                expect(&format!("db {name} {parts}"), DType::F32, &bias, &scaled(&db));
-            }
-        }
+        let cut = |size, parts| {
+            let choice = plan(size, parts);
+            assert_eq!(choice.parts(), parts);
+            choice
+        };
+        expect_param_gradients(device, dtype, name, [ROWS, OUT, IN], &cut);
     });
+}
+
+/// Gradients of weight and bias in one part and in three, written and added.
+pub(super) fn expect_param_gradients(
+    device: &Device,
+    dtype: DType,
+    name: &str,
+    [rows, out, fan_in]: [usize; 3],
+    cut: Cut,
+) {
+    let dy = operand(device, dtype, 4, &[rows, out], 1.0);
+    let x = operand(device, dtype, 0, &[rows, fan_in], 1.0);
+    let size = [out, fan_in, rows];
+    let dw = product(size, |i, k| dy.host[k * out + i], |k, j| x.host[k * fan_in + j]);
+    let db = product([out, 1, rows], |i, k| dy.host[k * out + i], |_, _| 1.0);
+    for parts in [1, 3] {
+        let mut gradient = ParamGradient::new(&dy.device, &x.device).unwrap();
+        gradient.choice = cut(size, parts);
+        let name = format!("{name} {size:?} in {}", gradient.choice.parts());
+        let mut weight = Tensor::empty(device, DType::F32, &[out, fan_in]).unwrap();
+        let mut bias = Tensor::empty(device, DType::F32, &[out]).unwrap();
+        for (times, mode) in [(1.0, GradMode::Overwrite), (2.0, GradMode::Accumulate)] {
+            gradient
+                .run(true, |call, place| {
+                    let call = place.append(call, &mut weight.as_mut())?;
+                    Ok((call.output(&mut bias)?, [mode; 2]))
+                })
+                .unwrap();
+            let scaled = |v: &[f64]| v.iter().map(|x| x * times).collect::<Vec<f64>>();
+            // f32 whatever the operands, which bf16 holds exactly.
+            expect(&format!("dw {name} {mode:?}"), DType::F32, &weight, &scaled(&dw));
+            expect(&format!("db {name} {mode:?}"), DType::F32, &bias, &scaled(&db));
+        }
+    }
 }
 
 #[test]

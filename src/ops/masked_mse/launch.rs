@@ -4,7 +4,7 @@ use super::{Comparison, OP};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelCall, Tensor};
-use crate::ops::gemm::hopper::Follows;
+use crate::ops::gemm::hopper::{self, Follows};
 use crate::ops::gemm::{self, Choice, Wanted};
 use crate::ops::linear::Layer;
 
@@ -42,7 +42,7 @@ impl<'t> Comparing<'t> {
     ) -> Result<()> {
         let (device, dtype) = (self.x.device(), self.x.dtype());
         let ((rows, width), (_, fan_in)) = (with.target.matrix(OP)?, self.x.matrix(OP)?);
-        let mut statistics = None;
+        let (mut statistics, keeps) = (None, pred.is_some());
         if with.norm_pix {
             let of = statistics.insert(Tensor::empty(device, DType::F32, &[rows, 4])?);
             KernelCall::typed(device, "masked_mse_init", dtype)
@@ -57,58 +57,23 @@ impl<'t> Comparing<'t> {
                 (of / (width as f64 * rows)) as f32
             })
         };
-        let first_rows = with.group_rows.first().copied().unwrap_or(0);
-        let scales = per_group(2.0);
         let sizes = [rows, width, fan_in];
-        let sums =
-            match self.choose(with, sizes) {
-                Choice::Portable(plan) => {
-                    let mut sums =
-                        Tensor::empty(device, DType::F32, &[plan.launch.grid[0] as usize, 2])?;
-                    let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd", dtype))
-                        .output(gradient)?
-                        .optional_output(pred)?
-                        .output(&mut sums)?
-                        .input(self.x)?
-                        .input(self.head.weight.operand())?
-                        .optional(self.head.bias.as_ref().map(|b| &b.value))?
-                        .input(with.target)?
-                        .optional(statistics.as_ref())?;
-                    let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
-                    call.value(gemm::size(OP, first_rows)?)
-                        .value(scales[0])
-                        .value(scales[1])
-                        .launch(plan.launch)?;
-                    sums
-                }
-                Choice::Hopper(plan) => {
-                    let (tile, sides) = (&plan.tile, [rows, width]);
-                    let strips = tile.strips(rows) * width.div_ceil(tile.columns());
-                    let mut sums = Tensor::empty(device, DType::F32, &[strips, 2])?;
-                    let panel = tile.panel_box(Follows::Compare);
-                    let keeps = pred.is_some();
-                    let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd"))
-                        .output_boxes(&mut gradient.as_mut(), &sides, &panel)?;
-                    let call = match pred {
-                        Some(pred) => call.output_boxes(&mut pred.as_mut(), &sides, &panel)?,
-                        None => call.no_boxes(),
-                    };
-                    let call = call
-                        .boxes(with.target, &sides, &panel)?
-                        .boxes(self.x, &[rows, fan_in], &tile.a_box(true))?
-                        .boxes(self.head.weight.operand(), &[width, fan_in], &tile.b_box(true))?
-                        .output(&mut sums)?
-                        .optional(self.head.bias.as_ref().map(|b| &b.value))?
-                        .optional(statistics.as_ref())?;
-                    let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
-                    call.value(gemm::size(OP, first_rows)?)
-                        .value(i32::from(keeps))
-                        .value(scales[0])
-                        .value(scales[1])
-                        .launch(plan.launch)?;
-                    sums
-                }
-            };
+        let choice = self.choose(with, sizes);
+        let (call, sums, launch) = match &choice {
+            Choice::Portable(plan) => {
+                self.portable(plan, gradient, pred, with, statistics.as_ref())?
+            }
+            Choice::Hopper(plan) => self.hopper(plan, gradient, pred, with, statistics.as_ref())?,
+        };
+        let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
+        let first_rows = with.group_rows.first().copied().unwrap_or(0);
+        let call = call.value(gemm::size(OP, first_rows)?);
+        let call = match choice {
+            Choice::Portable(_) => call,
+            Choice::Hopper(_) => call.value(i32::from(keeps)),
+        };
+        let [scale, other_scale] = per_group(2.0);
+        call.value(scale).value(other_scale).launch(launch)?;
         let [factor, other_factor] = per_group(1.0);
         KernelCall::new(device, "masked_mse_fwd_f32_mean")
             .output(losses)?
@@ -118,5 +83,59 @@ impl<'t> Comparing<'t> {
             .value(factor)
             .value(other_factor)
             .launch(LaunchConfig::linear(1, 256))
+    }
+
+    /// The call up to its matrices, the sums that it writes, and its extent.
+    fn portable(
+        &self,
+        plan: &gemm::Plan,
+        gradient: &mut Tensor,
+        pred: Option<&mut Tensor>,
+        with: &Comparison<'_>,
+        statistics: Option<&Tensor>,
+    ) -> Result<(KernelCall<'t>, Tensor, LaunchConfig)> {
+        let (device, dtype) = (self.x.device(), self.x.dtype());
+        let blocks = plan.launch.grid[0] as usize;
+        let mut sums = Tensor::empty(device, DType::F32, &[blocks, 2])?;
+        let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd", dtype))
+            .output(gradient)?
+            .optional_output(pred)?
+            .output(&mut sums)?
+            .input(self.x)?
+            .input(self.head.weight.operand())?
+            .optional(self.head.bias.as_ref().map(|b| &b.value))?
+            .input(with.target)?
+            .optional(statistics)?;
+        Ok((call, sums, plan.launch))
+    }
+
+    /// Likewise.
+    fn hopper(
+        &self,
+        plan: &hopper::Plan,
+        gradient: &mut Tensor,
+        pred: Option<&mut Tensor>,
+        with: &Comparison<'_>,
+        statistics: Option<&Tensor>,
+    ) -> Result<(KernelCall<'t>, Tensor, LaunchConfig)> {
+        let ((rows, width), (_, fan_in)) = (with.target.matrix(OP)?, self.x.matrix(OP)?);
+        let (device, tile, sides) = (self.x.device(), &plan.tile, [rows, width]);
+        let strips = tile.strips(rows) * width.div_ceil(tile.columns());
+        let mut sums = Tensor::empty(device, DType::F32, &[strips, 2])?;
+        let panel = tile.panel_box(Follows::Compare);
+        let call = KernelCall::new(device, &plan.kernel("masked_mse_fwd"));
+        let call = call.output_boxes(&mut gradient.as_mut(), &sides, &panel)?;
+        let call = match pred {
+            Some(pred) => call.output_boxes(&mut pred.as_mut(), &sides, &panel)?,
+            None => call.no_boxes(),
+        };
+        let call = call
+            .boxes(with.target, &sides, &panel)?
+            .boxes(self.x, &[rows, fan_in], &tile.a_box(true))?
+            .boxes(self.head.weight.operand(), &[width, fan_in], &tile.b_box(true))?
+            .output(&mut sums)?
+            .optional(self.head.bias.as_ref().map(|b| &b.value))?
+            .optional(statistics)?;
+        Ok((call, sums, plan.launch))
     }
 }

@@ -44,7 +44,6 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()>
     }
     let product = Product {
         stem: "weight_norm_linear_fwd",
-        is_k_major: [true, true],
         operands: [(x, fan_in), (weight, fan_in)],
         size: [rows, out, fan_in],
         may_split: false,
@@ -64,7 +63,6 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor) -> Result<()>
 /// One of the products of this op, whose result is f32.
 struct Product<'t> {
     stem: &'static str,
-    is_k_major: [bool; 2],
     /// Each with its number of columns.
     operands: [(&'t Tensor, usize); 2],
     /// `[m, n, k]`.
@@ -88,7 +86,8 @@ impl Product<'_> {
         let (tile, [m, n, _]) = (&plan.tile, self.size);
         let [rows, columns] = tile.panel_box(Follows::Parts);
         let rows_of = |t: &Tensor, columns: usize| t.len() / columns.max(1);
-        let [a_box, b_box] = [tile.a_box(self.is_k_major[0]), tile.b_box(self.is_k_major[1])];
+        let [a_is_k_major, b_is_k_major] = gemm::is_k_major(self.stem);
+        let (a_box, b_box) = (tile.a_box(a_is_k_major), tile.b_box(b_is_k_major));
         let call = KernelCall::new(a.device(), &plan.kernel(self.stem))
             .output_boxes(&mut c.as_mut(), &[plan.parts, m, n], &[1, rows, columns])?
             .boxes(a, &[rows_of(a, a_columns), a_columns], &a_box)?
@@ -105,11 +104,10 @@ pub(in crate::ops) fn trial(
     c: &mut Tensor,
     plan: &hopper::Plan,
 ) -> Result<()> {
-    let is_k_major = [!stem.ends_with("_bwd_params"), stem.ends_with("_fwd")];
     let ((m, n), (rows, columns)) = (c.matrix(OP)?, a.matrix(OP)?);
-    let size = [m, n, if is_k_major[0] { columns } else { rows }];
+    let size = [m, n, if gemm::is_k_major(stem)[0] { columns } else { rows }];
     let operands = [(a, columns), (b, b.matrix(OP)?.1)];
-    let product = Product { stem, is_k_major, operands, size, may_split: plan.parts > 1 };
+    let product = Product { stem, operands, size, may_split: plan.parts > 1 };
     let mut parts = Tensor::empty(c.device(), DType::F32, &[plan.parts, m, n])?;
     product.run_hopper(if plan.parts == 1 { c } else { &mut parts }, plan)
 }
@@ -130,7 +128,6 @@ impl WeightNormBwd {
         let sizes = sizes(rows, out, fan_in)?;
         let product = Product {
             stem: "weight_norm_linear_bwd_params",
-            is_k_major: [false, false],
             operands: [(&d, out), (self.x.value(), fan_in)],
             size: [out, fan_in, rows],
             may_split: false,
@@ -174,7 +171,6 @@ impl WeightNormBwd {
         let (device, dtype) = (d.device(), d.dtype());
         let product = Product {
             stem: "weight_norm_linear_bwd_x",
-            is_k_major: [true, false],
             operands: [(d, out), (&self.weight, fan_in)],
             size: [rows, fan_in, out],
             may_split: true,
