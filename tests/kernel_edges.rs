@@ -10,7 +10,7 @@ use glmae::ops::grad_norm::grad_norm;
 use glmae::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
 use glmae::ops::row_gather::GatherPlan;
 use glmae::ops::tolerance::{distance, within_bf16};
-use glmae::ops::view_cut::{ViewBox, view_cut};
+use glmae::ops::view_cut::{PatchRows, ViewBox, view_cut};
 use glmae::param_layout::ParamLayout;
 use glmae::rng::{Purpose, Rng};
 use glmae::tape::accumulate;
@@ -125,11 +125,16 @@ fn int16_volumes_are_cut_as_they_are() {
         normal(4, shape.iter().product()).iter().map(|x| (x * 900.0).round()).collect();
     let native = ViewBox { mirrored: [true; 3], ..ViewBox::native([1, 2, 3], [4, 5, 33]) };
     let resized = ViewBox { start: [0.3, 1.0, 0.0], size: [8.5, 9.75, 37.0], mirrored: [false; 3] };
-    for (view, to) in [(native, [2, 4, 5, 33]), (resized, [2, 5, 6, 40])] {
+    for (view, size, patch) in [(native, [4, 5, 33], 1), (resized, [6, 4, 40], 2)] {
+        let patches = size.iter().product::<usize>() / (patch * patch * patch);
+        let order: Vec<i32> = (0..patches as i32).rev().collect();
         let cut = |device: &Device, from, dtype| {
             let volume = Tensor::from_f64(device, from, &data, &shape).unwrap();
-            let mut out = Tensor::empty(device, dtype, &to).unwrap();
-            view_cut(&mut out.as_mut(), &volume, &view).unwrap();
+            let rows = Tensor::from_slice(device, &order, &[patches]).unwrap();
+            let to = PatchRows { size, patch, rows: &rows };
+            let shape = [patches, 2 * patch * patch * patch];
+            let mut out = Tensor::empty(device, dtype, &shape).unwrap();
+            view_cut(&mut out.as_mut(), &volume, &view, &to).unwrap();
             out.to_f64_vec().unwrap()
         };
         let device = emulated();

@@ -67,10 +67,9 @@ fn check(settings: &[&str]) -> usize {
         let mut rng = Rng::new(11, Purpose::Mask, 0, 0, i as u32);
         Mask::random(&mut rng, tokens, config.views.visible(tokens))
     });
-    let mut batch = Batch::empty(&device, dtype, &shape).unwrap();
-    batch.masks = masks.collect();
     let voxels = random(shape.voxels(), 9, 0.3, 1.0);
-    batch.voxels = Tensor::from_slice(&device, &voxels, &[voxels.len()]).unwrap();
+    let voxels = Tensor::from_slice(&device, &voxels, &[voxels.len()]).unwrap();
+    let batch = Batch::from_views(dtype, &shape, masks.collect(), &voxels).unwrap();
     let plan = StepPlan::new(&device, &config, &nets, &batch, Predict::Masked).unwrap();
 
     let inv_tau = Tensor::from_slice(&device, &[1.0 / 0.3], &[1]).unwrap();

@@ -7,6 +7,7 @@ pub mod losses;
 pub mod mask;
 pub mod model;
 pub mod objective;
+pub mod patch_order;
 pub mod plan;
 mod targets;
 pub mod views;

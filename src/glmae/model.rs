@@ -12,8 +12,7 @@ use crate::nn::init;
 use crate::nn::params::Params;
 use crate::param_layout::ParamLayout;
 
-use super::plan::{EncodePlan, PositionTables};
-use crate::ops::patch_gather::VoxelOrder;
+use super::plan::{EncodePlan, PositionTables, row_range};
 use crate::tape::{Tape, Var};
 
 /// The networks of GL-MAE, without parameters.
@@ -68,17 +67,16 @@ impl Networks {
 }
 
 impl Networks {
-    /// Gathers the patches of a plan from a voxel buffer and encodes them: rows `[T, dim]` of packed
+    /// Encodes the rows of `patches`, those of a batch, that the plan names: rows `[T, dim]` of packed
     /// sequences. The one way into the encoder, for student, teacher and pictures.
     pub fn encode<'a>(
         &'a self,
         tape: &mut Tape<'a>,
         params: &'a Params,
-        voxels: &Var,
+        patches: &Tensor,
         plan: &'a EncodePlan,
     ) -> Result<Var> {
-        let (order, dtype) = (VoxelOrder::ChannelsFirst, params.activation_dtype());
-        let patches = tape.patch_gather(voxels, &plan.patches, order, dtype)?;
+        let patches = Var::constant(row_range(patches, &plan.patches)?);
         let table = &self.tables.encoder;
         self.encoder.forward(tape, params, &patches, table, &plan.assemble, &plan.packing)
     }

@@ -8,7 +8,6 @@ use super::plan::{DecodePlan, EncodePlan, Predict, decode_plan, encode_plan, pai
 use crate::config::{Config, LossConfig, Target, Term, ViewKind};
 use crate::device::{Device, Tensor};
 use crate::ops::masked_mse::Comparison;
-use crate::ops::patch_gather::VoxelOrder;
 use crate::ops::soft_cross_entropy::{PairPlan, Targets};
 use crate::ops::teacher_targets::teacher_targets;
 use crate::tape::{Tape, Var};
@@ -34,9 +33,9 @@ impl StepPlan {
         batch: &Batch,
         predict: Predict,
     ) -> Result<Self> {
-        let shape = &batch.shape;
-        let views: Vec<(usize, &Mask)> = batch.masks.iter().enumerate().collect();
-        let student = encode_plan(device, shape, &nets.tables, &views)?;
+        let (shape, order, tables) = (batch.shape(), batch.order(), &nets.tables);
+        let views: Vec<(usize, &Mask)> = batch.masks().iter().enumerate().collect();
+        let student = encode_plan(device, shape, tables, order, order.student(), &views)?;
         let starts = student.packing.starts();
         let rows = student.packing.total();
         // With one decoder all views go through it; with two, each kind through its own.
@@ -49,14 +48,15 @@ impl StepPlan {
             .into_iter()
             .map(|part| {
                 let (views, starts) = (&views[part.clone()], &starts[part]);
-                decode_plan(device, shape, &nets.tables, views, starts, rows, predict)
+                decode_plan(device, shape, tables, order, views, starts, rows, predict)
             })
             .collect::<Result<_>>()?;
         let mut plan = Self { student, teacher: None, decode, pairs: None, predict };
         if config.loss.objective.has_teacher() {
             let intact = Mask::none(shape.tokens(ViewKind::Global));
             let views: Vec<(usize, &Mask)> = (0..globals).map(|v| (v, &intact)).collect();
-            plan.teacher = Some(encode_plan(device, shape, &nets.tables, &views)?);
+            plan.teacher =
+                Some(encode_plan(device, shape, tables, order, order.teacher(), &views)?);
         }
         if config.loss.objective.has_head() {
             plan.pairs = Some(pair_plan(device, config, shape)?);
@@ -68,6 +68,10 @@ impl StepPlan {
     /// where the tables stand, stays.
     pub fn refill(&mut self, other: &Self) -> Result<()> {
         self.student.refill(&other.student)?;
+        // The teacher sees every patch, but masks say where it lies.
+        if let (Some(mine), Some(other)) = (&mut self.teacher, &other.teacher) {
+            mine.refill(other)?;
+        }
         for (mine, other) in self.decode.iter_mut().zip(&other.decode) {
             mine.refill(other)?;
         }
@@ -114,11 +118,11 @@ pub fn forward<'a>(
     plan: &'a StepPlan,
     inv_tau: &Tensor,
 ) -> Result<Pass> {
-    let voxels = Var::constant(batch.voxels.clone());
+    let patches = batch.patches();
     let teacher = match (&plan.teacher, &weights.teacher, &nets.head) {
         (Some(plan), Some(params), Some(head)) => {
             let mut quiet = Tape::inference(tape.device());
-            let out = nets.encode(&mut quiet, params, &voxels, plan)?;
+            let out = nets.encode(&mut quiet, params, patches, plan)?;
             let cls = quiet.row_gather(&out, &plan.cls)?;
             let logits = head.forward(&mut quiet, params, &cls)?;
             Some((cls.value().clone(), logits.value().clone()))
@@ -127,7 +131,7 @@ pub fn forward<'a>(
     };
 
     let params = &weights.student;
-    let latent = nets.encode(tape, params, &voxels, &plan.student)?;
+    let latent = nets.encode(tape, params, patches, &plan.student)?;
 
     let mut parts: Vec<Part> = Vec::new();
     let mut predictions = Vec::new();
@@ -141,14 +145,13 @@ pub fn forward<'a>(
             &decode.packing,
             &decode.wanted,
         )?;
-        let (order, dtype) = (VoxelOrder::ChannelsLast, params.activation_dtype());
-        let target = tape.patch_gather(&voxels, &decode.targets, order, dtype)?;
+        let target = decode.targets.of(patches)?;
         let rows_of = |term: &Term| decode.kind_rows[term.row().views as usize];
         let terms = config.loss.objective.terms(Target::Voxels);
         let terms: Vec<Term> = terms.filter(|term| rows_of(term) > 0).collect();
         let rows: Vec<usize> = terms.iter().map(rows_of).collect();
         let with = Comparison {
-            target: target.value(),
+            target: &target,
             group_rows: &rows,
             norm_pix: config.loss.norm_pix,
             wants_prediction: plan.predict == Predict::All,

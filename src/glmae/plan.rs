@@ -1,16 +1,20 @@
 //! The plan of a pass: for given masks, which patches and rows every op reads and writes. All the
 //! index arithmetic of the method is here; ops only follow tables.
 
+use std::ops::Range;
+
 use super::batch::BatchShape;
 use super::mask::Mask;
+use super::patch_order::PatchOrder;
 use crate::config::{Config, Pairs, PositionTable, Target, Term, ViewKind};
 use crate::device::{DType, Device, Tensor};
 use crate::nn::pos_embed::{interpolate, sincos_3d};
 use crate::ops::attention::Packing;
-use crate::ops::patch_gather::PatchPlan;
+use crate::ops::patch_gather::{PatchPlan, VolumeAt, VoxelOrder};
 use crate::ops::row_assemble::{AssemblePlan, RowSource};
 use crate::ops::row_gather::GatherPlan;
 use crate::ops::soft_cross_entropy::{Anchors, PairPlan};
+use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
 /// Position tables of both grids in one matrix: the global table, then the local one.
@@ -63,7 +67,8 @@ impl PositionTables {
 /// Patches into the encoder and its sequences out of it.
 #[derive(Debug)]
 pub struct EncodePlan {
-    pub patches: PatchPlan,
+    /// Rows of the batch's patches.
+    pub patches: Range<usize>,
     pub assemble: AssemblePlan,
     pub packing: Packing,
     /// The cls row of every sequence.
@@ -73,7 +78,7 @@ pub struct EncodePlan {
 impl EncodePlan {
     /// Takes over the masks of another plan of the same sizes.
     pub(super) fn refill(&mut self, other: &Self) -> Result<()> {
-        self.patches.refill(&other.patches)?;
+        same_rows(&self.patches, &other.patches)?;
         self.assemble.refill(&other.assemble)
     }
 }
@@ -95,9 +100,55 @@ pub struct DecodePlan {
     /// Rows that the pixel head runs on.
     pub wanted: GatherPlan,
     /// The patches that the predicted rows belong to, in the same order.
-    pub targets: PatchPlan,
+    pub targets: TargetPlan,
     /// Predicted rows of global and of local views.
     pub kind_rows: [usize; 2],
+}
+
+/// What predictions are compared with, in channels-last order.
+#[derive(Debug)]
+pub enum TargetPlan {
+    /// Rows of the batch's patches as they are: one channel, masked patches.
+    InPlace(Range<usize>),
+    /// Rows that have to be put in order.
+    Gathered(PatchPlan),
+}
+
+impl TargetPlan {
+    /// The targets in `patches`, those of a batch: `[predicted rows, p^3 C]`.
+    pub fn of(&self, patches: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::InPlace(rows) => row_range(patches, rows),
+            Self::Gathered(plan) => {
+                let (order, flat) = (VoxelOrder::ChannelsLast, patches.reshape(&[patches.len()])?);
+                let mut tape = Tape::inference(patches.device());
+                let rows = tape.patch_gather(&Var::constant(flat), plan, order, patches.dtype())?;
+                Ok(rows.value().clone())
+            }
+        }
+    }
+
+    fn refill(&mut self, other: &Self) -> Result<()> {
+        match (self, other) {
+            (Self::Gathered(plan), Self::Gathered(other)) => plan.refill(other),
+            (Self::InPlace(rows), Self::InPlace(other)) => same_rows(rows, other),
+            (mine, other) => Err(Error::shape("plan", format!("{mine:?}"), format!("{other:?}"))),
+        }
+    }
+}
+
+/// Neighbouring rows of a matrix, where they are.
+pub(super) fn row_range(matrix: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    let (_, width) = matrix.matrix("rows")?;
+    matrix.view(rows.start * width, &[rows.len(), width])
+}
+
+/// Rows that a captured step has in it cannot become others.
+fn same_rows(mine: &Range<usize>, other: &Range<usize>) -> Result<()> {
+    if mine == other {
+        return Ok(());
+    }
+    Err(Error::shape("plan", format!("patches {mine:?}"), format!("{other:?}")))
 }
 
 /// Which tokens the decoder predicts.
@@ -109,40 +160,46 @@ pub enum Predict {
     All,
 }
 
-/// Encoder plan for the views `views` of a batch (indices into its views), with their masks.
+/// Encoder plan for the views `views` of a batch (indices into its views), with what is seen of them, whose
+/// patches are the rows `patches` of the batch's.
 pub fn encode_plan(
     device: &Device,
     shape: &BatchShape,
     tables: &PositionTables,
+    order: &PatchOrder,
+    patches: Range<usize>,
     views: &[(usize, &Mask)],
 ) -> Result<EncodePlan> {
     let kinds: Vec<ViewKind> = shape.kinds().collect();
-    let (mut patches, mut rows, mut lengths, mut cls) = (vec![], vec![], vec![], vec![]);
+    let (mut rows, mut lengths, mut cls) = (vec![], vec![], vec![]);
     for &(view, mask) in views {
-        let first = tables.first(kinds[view]);
+        let (first, places) = (tables.first(kinds[view]), order.rows(view));
         check_tokens(shape, kinds[view], mask)?;
         cls.push(rows.len());
         rows.push(RowSource { row: None, position: first });
         for &token in mask.keep() {
-            rows.push(RowSource { row: Some(patches.len()), position: first + 1 + token });
-            patches.push((view, token));
+            // A patch before the range is as wrong as one behind it.
+            let row = places[token].wrapping_sub(patches.start);
+            rows.push(RowSource { row: Some(row), position: first + 1 + token });
         }
         lengths.push(1 + mask.keep().len());
     }
     Ok(EncodePlan {
-        patches: PatchPlan::new(device, shape.patch, &shape.volumes_at(), &patches)?,
         assemble: AssemblePlan::new(device, patches.len(), tables.rows(), &rows)?,
         packing: Packing::new(device, &lengths)?,
         cls: GatherPlan::new(device, rows.len(), &cls)?,
+        patches,
     })
 }
 
 /// Decoder plan for the views `views`, whose encoder rows stand in `encoder_starts` order: view
 /// `i` of the list begins at row `encoder_starts[i]` of `encoder_rows` rows.
+#[allow(clippy::too_many_arguments)] // where everything lies; a struct would only rename it
 pub fn decode_plan(
     device: &Device,
     shape: &BatchShape,
     tables: &PositionTables,
+    order: &PatchOrder,
     views: &[(usize, &Mask)],
     encoder_starts: &[usize],
     encoder_rows: usize,
@@ -152,13 +209,14 @@ pub fn decode_plan(
     let (mut rows, mut lengths, mut wanted, mut targets) = (vec![], vec![], vec![], vec![]);
     let mut kind_rows = [0; 2];
     for (&(view, mask), &start) in views.iter().zip(encoder_starts) {
-        let first = tables.first(kinds[view]);
+        let (first, places) = (tables.first(kinds[view]), order.rows(view));
+        check_tokens(shape, kinds[view], mask)?;
         rows.push(RowSource { row: Some(start), position: first });
         for token in 0..mask.tokens() {
             let place = mask.place(token);
             if place.is_none() || predict == Predict::All {
                 wanted.push(rows.len());
-                targets.push((view, token));
+                targets.push(places[token]);
                 kind_rows[kinds[view] as usize] += 1;
             }
             let row = place.map(|p| start + 1 + p);
@@ -170,9 +228,29 @@ pub fn decode_plan(
         assemble: AssemblePlan::new(device, encoder_rows, tables.rows(), &rows)?,
         packing: Packing::new(device, &lengths)?,
         wanted: GatherPlan::new(device, rows.len(), &wanted)?,
-        targets: PatchPlan::new(device, shape.patch, &shape.volumes_at(), &targets)?,
+        targets: target_plan(device, shape, order, &targets)?,
         kind_rows,
     })
+}
+
+/// The rows `targets` of a batch's patches, in place where they are neighbours and one order is the other.
+fn target_plan(
+    device: &Device,
+    shape: &BatchShape,
+    order: &PatchOrder,
+    targets: &[usize],
+) -> Result<TargetPlan> {
+    let first = targets.first().copied().unwrap_or(0);
+    if shape.channels == 1 && targets.iter().copied().eq(first..first + targets.len()) {
+        return Ok(TargetPlan::InPlace(first..first + targets.len()));
+    }
+    let (dims, channels) = ([shape.patch; 3], shape.channels);
+    let width = channels * shape.patch.pow(3);
+    let volumes: Vec<VolumeAt> = (0..order.patches().len())
+        .map(|row| VolumeAt { offset: row * width, channels, dims })
+        .collect();
+    let rows: Vec<(usize, usize)> = targets.iter().map(|&row| (row, 0)).collect();
+    Ok(TargetPlan::Gathered(PatchPlan::new(device, shape.patch, &volumes, &rows)?))
 }
 
 fn check_tokens(shape: &BatchShape, kind: ViewKind, mask: &Mask) -> Result<()> {

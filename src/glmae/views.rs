@@ -3,8 +3,8 @@
 use super::batch::Batch;
 use super::mask::Mask;
 use crate::config::{GlobalCrop, ViewConfig, ViewKind};
-use crate::device::{Tensor, TensorMut};
-use crate::ops::view_cut::{ViewBox, view_cut};
+use crate::device::Tensor;
+use crate::ops::view_cut::{PatchRows, ViewBox, view_cut};
 use crate::rng::{Purpose, Rng};
 use crate::{Error, Result};
 
@@ -64,8 +64,7 @@ pub fn draw_mask(config: &ViewConfig, tokens: usize, key: &ViewKey) -> Mask {
     Mask::random(&mut key.rng(Purpose::Mask), tokens, config.visible(tokens))
 }
 
-/// Cuts a whole batch from prepared volumes `[channels, d, h, w]`, one per sample, into the voxels of
-/// `batch`, and draws its masks; `samples[b]` is the place of volume `b` within the update.
+/// Draws the masks of a batch and cuts its views from prepared volumes `[channels, d, h, w]`, one per sample; `samples[b]` is the place of volume `b` within the update.
 pub fn cut_batch(
     config: &ViewConfig,
     batch: &mut Batch,
@@ -74,25 +73,31 @@ pub fn cut_batch(
     seed: u64,
     step: u64,
 ) -> Result<()> {
-    let shape = batch.shape.clone();
+    let shape = batch.shape().clone();
     if volumes.len() != shape.volumes || samples.len() != shape.volumes {
         let expected = format!("{} volumes", shape.volumes);
         return Err(Error::shape("view", expected, format!("{}", volumes.len())));
     }
-    batch.masks.clear();
-    for (i, (at, kind)) in shape.volumes_at().iter().zip(shape.kinds()).enumerate() {
-        let (view, b) = (i / shape.volumes, i % shape.volumes);
-        let key = ViewKey { seed, step, sample: samples[b], view: view as u32 };
-        batch.masks.push(draw_mask(config, shape.tokens(kind), &key));
-        let &[_, d, h, w] = volumes[b].shape() else {
-            let got = format!("{:?}", volumes[b].shape());
+    let keys: Vec<ViewKey> = (0..shape.kinds().count())
+        .map(|i| {
+            let (view, b) = ((i / shape.volumes) as u32, i % shape.volumes);
+            ViewKey { seed, step, sample: samples[b], view }
+        })
+        .collect();
+    let masks = shape.kinds().zip(&keys);
+    let masks = masks.map(|(kind, key)| draw_mask(config, shape.tokens(kind), key));
+    batch.set_masks(masks.collect())?;
+    for (i, (kind, key)) in shape.kinds().zip(&keys).enumerate() {
+        let volume = &volumes[i % shape.volumes];
+        let &[_, d, h, w] = volume.shape() else {
+            let got = format!("{:?}", volume.shape());
             return Err(Error::shape("view", "[channels, d, h, w]", got));
         };
-        let mut view = draw_box(config, kind, [d, h, w], &key)?;
-        view.mirrored = draw_mirror(config.flip_probability, &key);
-        let out_shape = [at.channels, at.dims[0], at.dims[1], at.dims[2]];
-        let mut out = TensorMut::new(&mut batch.voxels, at.offset, &out_shape)?;
-        view_cut(&mut out, &volumes[b], &view)?;
+        let mut view = draw_box(config, kind, [d, h, w], key)?;
+        view.mirrored = draw_mirror(config.flip_probability, key);
+        let (mut out, rows) = batch.view_mut(i)?;
+        let to = PatchRows { size: shape.size(kind), patch: shape.patch, rows: &rows };
+        view_cut(&mut out, volume, &view, &to)?;
     }
     Ok(())
 }

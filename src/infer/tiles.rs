@@ -5,14 +5,14 @@
 use crate::config::{Config, GlobalCrop, Objective, ViewKind};
 use crate::data::Prepared;
 use crate::device::{Device, Tensor};
-use crate::glmae::batch::BatchShape;
+use crate::glmae::batch::{Batch, BatchShape};
 use crate::glmae::mask::Mask;
 use crate::glmae::model::Networks;
 use crate::glmae::plan::{Predict, decode_plan, encode_plan};
 use crate::nn::params::Params;
 use crate::ops::masked_mse::patch_statistics;
 use crate::rng::{Purpose, Rng};
-use crate::tape::{Tape, Var};
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// Tokens that go through the decoder at once.
@@ -236,13 +236,16 @@ fn predict(
     masks: &[Mask],
     voxels: &[f32],
 ) -> Result<Vec<f32>> {
+    let voxels = Tensor::from_slice(device, voxels, &[voxels.len()])?;
+    let batch = Batch::from_views(params.activation_dtype(), shape, masks.to_vec(), &voxels)?;
     let views: Vec<(usize, &Mask)> = masks.iter().enumerate().collect();
-    let encode = encode_plan(device, shape, &nets.tables, &views)?;
+    let (tables, order) = (&nets.tables, batch.order());
+    let encode = encode_plan(device, shape, tables, order, order.student(), &views)?;
     let (starts, rows) = (encode.packing.starts(), encode.packing.total());
-    let decode = decode_plan(device, shape, &nets.tables, &views, &starts, rows, Predict::All)?;
+    let all = Predict::All;
+    let decode = decode_plan(device, shape, tables, order, &views, &starts, rows, all)?;
     let mut tape = Tape::inference(device);
-    let voxels = Var::constant(Tensor::from_slice(device, voxels, &[voxels.len()])?);
-    let latent = nets.encode(&mut tape, params, &voxels, &encode)?;
+    let latent = nets.encode(&mut tape, params, batch.patches(), &encode)?;
     // Two decoders: the first is for global, the second for local views.
     let decoder = nets.decoders.get(kind as usize).or(nets.decoders.first());
     let Some(decoder) = decoder else {

@@ -206,8 +206,8 @@ pub(super) fn random_batch(
             Mask::random(&mut rng, tokens, config.views.visible(tokens))
         })
         .collect();
-    let voxels = Tensor::from_f64(device, dtype, &voxels, &[voxels.len()])?;
-    Ok(Batch { shape, voxels, masks })
+    let patches = Tensor::from_f64(device, dtype, &voxels, &shape.matrix())?;
+    Batch::new(&shape, masks, patches)
 }
 
 /// The most bytes of live tensors so far.

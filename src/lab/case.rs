@@ -176,7 +176,7 @@ impl ReferenceCase {
                 masks.push(Mask::from_keep(shape.tokens(kind), &keep)?);
             }
         }
-        let voxels = Tensor::from_f64(device, dtype, &voxels, &[voxels.len()])?;
-        Ok(Batch { shape, voxels, masks })
+        let voxels = Tensor::from_f64(device, dtype.master(), &voxels, &[voxels.len()])?;
+        Batch::from_views(dtype, &shape, masks, &voxels)
     }
 }

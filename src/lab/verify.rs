@@ -142,7 +142,7 @@ pub fn run(case: &ReferenceCase, device: &Device, dtype: DType) -> Result<Result
         let program = match &mut program {
             Some(program) => program,
             none => {
-                none.insert(StepProgram::new(config, &state, &batch.shape, 1, Launches::Graph)?)
+                none.insert(StepProgram::new(config, &state, batch.shape(), 1, Launches::Graph)?)
             }
         };
         let report = program.step(config, &nets, &mut state, &[batch])?.checked()?;
@@ -224,7 +224,7 @@ fn activations(
     let inv_tau = Tensor::from_f64(device, state.m.dtype(), &inv_tau, &[1])?;
     let mut tape = Tape::inference(device);
     let pass = forward(&mut tape, config, nets, &state.weights, batch, &plan, &inv_tau)?;
-    let globals = batch.shape.count(ViewKind::Global);
+    let globals = batch.shape().count(ViewKind::Global);
     let mut split = |name: &str, values: Vec<f64>, first: usize| {
         let local = values[first..].to_vec();
         out.insert(format!("step0.act.{name}_global"), values[..first].to_vec());
@@ -234,7 +234,7 @@ fn activations(
     split("latent", pass.latent.value().to_f64_vec()?, latent_rows * config.model.dim);
     let predictions: Vec<f64> =
         pass.predictions.iter().map(Tensor::to_f64_vec).collect::<Result<Vec<_>>>()?.concat();
-    let voxels = batch.shape.tokens(ViewKind::Global) * config.model.patch_voxels();
+    let voxels = batch.shape().tokens(ViewKind::Global) * config.model.patch_voxels();
     split("pred", predictions, globals * voxels);
     if let Some(c) = &pass.consistency {
         split("student_logits", c.student_logits.to_f64_vec()?, globals * config.head.prototypes);

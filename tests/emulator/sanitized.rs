@@ -114,10 +114,13 @@ fn wide_convolutions(device: &Emulated) {
 fn int16_view(device: &Emulated) {
     let [y, volume] =
         [("y", 4), ("volume", 2)].map(|(n, size)| upload(device, n, &vec![0u8; 5 * 6 * 7 * size]));
+    let rows: Vec<i32> = (0..5 * 6 * 7).rev().collect();
+    let rows = upload(device, "rows", &rows);
     let view = [1i64 << 32, 0, 1 << 31, 1 << 32, 1 << 31, -(1 << 30)];
-    let sizes = [5, 6, 7, 5, 6, 7].map(Arg::I32);
+    // Patches of one voxel.
+    let sizes = [5, 6, 7, 6, 7, 1].map(Arg::I32);
     let view = [Arg::Pod(bytemuck::bytes_of(&view))];
-    let args = [&[y, volume].map(Arg::from)[..], &view, &sizes].concat();
+    let args = [&[y, volume, rows].map(Arg::from)[..], &view, &sizes].concat();
     let config = LaunchConfig { grid: [1, 5, 1], block: [256, 1, 1], shared_bytes: 0 };
     device.launch("view_cut_fwd_i16", &config, &args).unwrap();
     device.launch("view_cut_fwd_i16_half", &config, &args).unwrap();

@@ -54,10 +54,11 @@ fn parts(
     let shape = BatchShape::new(config, config.train.batch);
     let micro_batches = config.train.accumulation;
     let mut program = StepProgram::new(config, &state, &shape, micro_batches, launches)?;
-    for (mask, kind) in program.batch_mut().masks.iter_mut().zip(shape.kinds()) {
+    let masks = shape.kinds().map(|kind| {
         let tokens = shape.tokens(kind);
-        *mask = Mask::leading(tokens, config.views.visible(tokens));
-    }
+        Mask::leading(tokens, config.views.visible(tokens))
+    });
+    program.batch_mut().set_masks(masks.collect())?;
     Ok((nets, state, program))
 }
 

@@ -214,8 +214,8 @@ impl Training for PretrainRun<'_> {
     /// Views, and the tokens of each that the student sees.
     fn prepared(&mut self) -> Result<Vec<(String, Tensor)>> {
         let batch = self.program.batch_mut();
-        let mut tensors = vec![("voxels".to_owned(), batch.voxels.duplicate()?)];
-        for (v, mask) in batch.masks.iter().enumerate() {
+        let mut tensors = vec![("voxels".to_owned(), batch.voxels()?)];
+        for (v, mask) in batch.masks().iter().enumerate() {
             let keep: Vec<i32> = mask.keep().iter().map(|&t| t as i32).collect();
             let keep = Tensor::from_slice(&self.options.device, &keep, &[keep.len()])?;
             tensors.push((format!("view.{v}.keep"), keep));
