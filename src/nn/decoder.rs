@@ -7,7 +7,7 @@ use crate::config::ModelConfig;
 use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
 use crate::ops::linear::{Layer, PostOp};
-use crate::ops::row_assemble::AssemblePlan;
+use crate::ops::row_assemble::{AssemblePlan, Assembly};
 use crate::ops::row_gather::GatherPlan;
 use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
@@ -64,7 +64,8 @@ impl Decoder {
     ) -> Result<Var> {
         let _range = nvtx::range(|| "decoder");
         let tokens = self.embed.forward(tape, params, latent, PostOp::None)?;
-        let x = tape.row_assemble(&tokens, &params.get(self.mask_token)?, table, assemble)?;
+        let with = Assembly { token: &params.get(self.mask_token)?, table, plan: assemble };
+        let x = tape.row_assemble(&tokens, &with)?;
         drop(tokens);
         let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;
         let x = tape.row_gather(&x, wanted)?;

@@ -6,8 +6,7 @@ use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{Tensor, nvtx};
 use crate::ops::attention::Packing;
-use crate::ops::linear::PostOp;
-use crate::ops::row_assemble::AssemblePlan;
+use crate::ops::row_assemble::{AssemblePlan, Assembly};
 use crate::param_layout::{ParamId, ParamLayout};
 use crate::tape::{Tape, Var};
 
@@ -50,9 +49,8 @@ impl Encoder {
         packing: &'a Packing,
     ) -> Result<Var> {
         let _range = nvtx::range(|| "encoder");
-        let tokens = self.patch_embed.forward(tape, params, patches, PostOp::None)?;
-        let x = tape.row_assemble(&tokens, &params.get(self.cls_token)?, table, assemble)?;
-        drop(tokens);
+        let with = Assembly { token: &params.get(self.cls_token)?, table, plan: assemble };
+        let x = tape.patch_embed(patches, &self.patch_embed.layer(params)?, &with)?;
         let x = run_blocks(&self.blocks, tape, params, x, packing, self.recompute)?;
         self.norm.forward(tape, params, &x)
     }

@@ -5,12 +5,12 @@
 #[cfg(all(test, feature = "cuda"))]
 mod hopper_fault_tests;
 #[cfg(all(test, feature = "cuda"))]
-mod hopper_tests;
+pub(super) mod hopper_tests;
 pub(super) mod launch;
 mod layer;
 mod product;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use self::layer::Activation;
 pub use self::layer::Layer;

@@ -26,6 +26,7 @@ pub mod linear;
 pub mod masked_mse;
 pub mod mean_pool;
 pub mod mlp;
+pub mod patch_embed;
 pub mod patch_gather;
 pub mod resample;
 pub mod row_assemble;
@@ -50,6 +51,7 @@ use crate::tape::{Param, Var};
 pub static OPS: &[&dyn OpSpec] = &[
     &view_cut::Spec,
     &patch_gather::Spec,
+    &patch_embed::Spec,
     &unpatchify::Spec,
     &linear::Spec,
     &mlp::Spec,

@@ -2,16 +2,15 @@
 //!
 //! `y[i] = (source[i] >= 0 ? x[source[i]] : token) + table[position[i]]`
 //!
-//! The encoder input is made so (the token is the cls token, the rows are the embedded visible
-//! patches) and the decoder input too (the token is the mask token, the rows are the encoder
-//! outputs put back in raster order).
+//! The decoder's input is made so: the token is the mask token, the rows are the encoder's outputs put back in
+//! raster order. [`super::patch_embed`] makes the encoder's of embedded patches and the cls token.
 
 use super::cpu::par::for_each_row;
 use super::row_gather::rows_launch;
 use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance, needs_grad};
 use crate::device::launch::LaunchConfig;
-use crate::device::{Device, KernelCall, Tensor, with_real};
-use crate::tape::{Backward, Grads, Param, Tape, Var};
+use crate::device::{Device, KernelCall, Tensor, TensorMut, with_real};
+use crate::tape::{Backward, GradMode, Grads, Param, Tape, Var};
 use crate::{Error, Result};
 
 const OP: &str = "row_assemble";
@@ -84,54 +83,40 @@ impl AssemblePlan {
     }
 }
 
-impl<'a> Tape<'a> {
-    /// Assembles rows; see the module.
-    ///
-    /// Shapes: `x` `[inputs, c]`, `token` of c elements (stored `[1, 1, c]`), `table` `[positions, c]`
-    /// (not trained; of the token's dtype, which stays f32 when `x` is bf16), result
-    /// `[plan.rows(), c]`.
-    /// Numerics: one addition per element; the gradient of the token sums rows in order.
-    /// Errors: `Shape`.
-    /// Source: docs/method.md, 3.4 and 3.5 (positions are added before masked tokens are dropped, which
-    /// is the same as adding the kept tokens' positions).
-    ///
-    /// ```
-    /// use glmae::device::{Device, Tensor};
-    /// use glmae::ops::row_assemble::{AssemblePlan, RowSource};
-    /// use glmae::tape::{Param, Tape, Var};
-    /// let cpu = Device::Cpu;
-    /// let x = Var::constant(Tensor::from_slice(&cpu, &[10.0, 20.0], &[1, 2])?);
-    /// let token = Param::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 1, 2])?);
-    /// let table = Tensor::from_slice(&cpu, &[0.0, 0.0, 5.0, 5.0], &[2, 2])?;
-    /// let rows = [RowSource { row: None, position: 0 }, RowSource { row: Some(0), position: 1 }];
-    /// let plan = AssemblePlan::new(&cpu, 1, 2, &rows)?;
-    /// let y = Tape::new(&cpu).row_assemble(&x, &token, &table, &plan)?;
-    /// // The token with position 0, then the row with position 1.
-    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 2.0, 15.0, 25.0]);
-    /// # Ok::<(), glmae::Error>(())
-    /// ```
-    pub fn row_assemble(
-        &mut self,
-        x: &Var,
-        token: &Param,
-        table: &Tensor,
-        plan: &AssemblePlan,
-    ) -> Result<Var> {
-        let (inputs, c) = x.value().matrix(OP)?;
-        table.expect_shape(OP, &[plan.positions, c])?;
-        if inputs != plan.target.len() || token.value.len() != c {
-            let expected = format!("{} rows and a token of {c}", plan.target.len());
-            return Err(Error::shape(OP, expected, format!("{inputs} rows, {:?}", token.value)));
+/// What is put together with rows: the token, the table of positions, and which goes where.
+#[derive(Clone, Copy)]
+pub struct Assembly<'p> {
+    /// Of c elements, stored `[1, 1, c]`.
+    pub token: &'p Param,
+    /// `[positions, c]`, not trained, of the token's dtype, which stays f32 when the rows are bf16.
+    pub table: &'p Tensor,
+    pub plan: &'p AssemblePlan,
+}
+
+impl Assembly<'_> {
+    /// Errors: `Shape` where it does not go with `inputs` rows of `c` elements.
+    pub(super) fn check(&self, op: &'static str, [inputs, c]: [usize; 2]) -> Result<()> {
+        let (Self { token, table, plan }, len) = (self, self.plan.target.len());
+        table.expect_shape(op, &[plan.positions, c])?;
+        if inputs != len || token.value.len() != c {
+            let expected = format!("{len} rows and a token of {c}");
+            return Err(Error::shape(op, expected, format!("{inputs} rows, {:?}", token.value)));
         }
         if table.dtype() != token.value.dtype() {
             let expected = format!("a table of {}", token.value.dtype());
-            return Err(Error::shape(OP, expected, table.dtype().name()));
+            return Err(Error::shape(op, expected, table.dtype().name()));
         }
-        let dtype = x.value().dtype();
-        let mut y = Tensor::empty(self.device(), dtype, &[plan.rows(), c])?;
-        match self.device() {
+        Ok(())
+    }
+
+    /// The rows of `x`, the token and positions put together.
+    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let (Self { token, table, plan }, (_, c)) = (self, x.matrix(OP)?);
+        let (device, dtype) = (x.device(), x.dtype());
+        let mut y = Tensor::empty(device, dtype, &[plan.rows(), c])?;
+        match device {
             Device::Cpu => with_real!(OP, dtype, T => {
-                let (x, token) = (x.value().host::<T>()?, token.value.host::<T>()?);
+                let (x, token) = (x.host::<T>()?, token.value.host::<T>()?);
                 let table = table.host::<T>()?;
                 let (source, position) = (plan.source.host::<i32>()?, plan.position.host::<i32>()?);
                 for_each_row(y.host_mut::<T>()?, c, |i, y| {
@@ -146,7 +131,7 @@ impl<'a> Tape<'a> {
             _ if y.is_empty() => {}
             device => KernelCall::typed(device, "row_assemble_fwd", dtype)
                 .output(&mut y)?
-                .input(x.value())?
+                .input(x)?
                 .input(&token.value)?
                 .input(table)?
                 .input(&plan.source)?
@@ -155,10 +140,142 @@ impl<'a> Tape<'a> {
                 .value(c as i32)
                 .launch(rows_launch(plan.rows()))?,
         }
-        Ok(self.record(OP, y, needs_grad(&[x], &[token]), || RowAssembleBwd {
+        Ok(y)
+    }
+}
+
+impl AssemblePlan {
+    /// What a kernel reads that knows rows by where they come from: their targets, the positions of the result's
+    /// rows, and the token's rows.
+    pub(super) fn append<'d>(&self, call: KernelCall<'d>) -> Result<KernelCall<'d>> {
+        let call = call.input(&self.target)?.input(&self.position)?.input(&self.token_rows)?;
+        Ok(call.value(self.token_rows.len() as i32))
+    }
+
+    /// Adds up the gradient of the token, if it is trained.
+    pub(super) fn token_gradient(
+        &self,
+        token: &Param,
+        dy: &Tensor,
+        grads: &mut Grads<'_>,
+    ) -> Result<()> {
+        let ((_, c), dtype) = (dy.matrix(OP)?, dy.dtype());
+        let Some((mut dtoken, mode)) = grads.param(token)? else { return Ok(()) };
+        if *dy.device() == Device::Cpu {
+            return with_real!(OP, dtype, T => {
+                let (dy, dtoken) = (dy.host::<T>()?, dtoken.host_mut::<T>()?);
+                if !mode.accumulates() {
+                    dtoken.fill(T::default());
+                }
+                for (row, &source) in dy.chunks_exact(c.max(1)).zip(self.source.host::<i32>()?) {
+                    if source < 0 {
+                        for (d, &g) in dtoken.iter_mut().zip(row) {
+                            *d += g;
+                        }
+                    }
+                }
+                Ok(())
+            });
+        }
+        if c == 0 {
+            return Ok(());
+        }
+        // The number of parts fixes the order of the sum: from the sizes alone.
+        let (device, count) = (dy.device(), self.token_rows.len());
+        let parts = count.div_ceil(64).clamp(1, 128);
+        let columns = 32 * (16 / dtype.size());
+        let mut partial = Tensor::empty(device, token.value.dtype(), &[parts, c])?;
+        KernelCall::typed(device, "row_assemble_bwd_params", dtype)
+            .output(&mut partial)?
+            .input(dy)?
+            .input(&self.token_rows)?
+            .value(count as i32)
+            .value(c as i32)
+            .launch(LaunchConfig {
+                grid: [c.div_ceil(columns) as u32, parts as u32, 1],
+                block: [32, 8, 1],
+                shared_bytes: 0,
+            })?;
+        KernelCall::new(device, "row_assemble_bwd_params_f32_sum")
+            .output_mut(&mut dtoken)?
+            .input(&partial)?
+            .value(parts as i32)
+            .value(c as i32)
+            .value(mode.as_arg())
+            .launch(LaunchConfig::linear(c.div_ceil(256) as u32, 256))
+    }
+
+    /// `dx[r] (+)= dy[target[r]]`, zero where a row was not used.
+    pub(super) fn row_gradient(
+        &self,
+        dx: &mut TensorMut<'_>,
+        dy: &Tensor,
+        mode: GradMode,
+    ) -> Result<()> {
+        let ((_, c), inputs) = (dy.matrix(OP)?, self.target.len());
+        if *dy.device() == Device::Cpu {
+            return with_real!(OP, dy.dtype(), T => {
+                let (dy, rows) = (dy.host::<T>()?, dx.host_mut::<T>()?.chunks_exact_mut(c.max(1)));
+                for (dx, &target) in rows.zip(self.target.host::<i32>()?) {
+                    if !mode.accumulates() {
+                        dx.fill(T::default());
+                    }
+                    if target >= 0 {
+                        for (d, &g) in dx.iter_mut().zip(&dy[target as usize * c..][..c]) {
+                            *d += g;
+                        }
+                    }
+                }
+                Ok(())
+            });
+        }
+        if inputs == 0 || c == 0 {
+            return Ok(());
+        }
+        KernelCall::typed(dy.device(), "row_assemble_bwd_x", dy.dtype())
+            .output_mut(dx)?
+            .input(dy)?
+            .input(&self.target)?
+            .value(inputs as i64)
+            .value(c as i32)
+            .value(mode.as_arg())
+            .launch(rows_launch(inputs))
+    }
+}
+
+impl<'a> Tape<'a> {
+    /// Assembles rows; see the module.
+    ///
+    /// Shapes: `x` `[inputs, c]`, what it is put together with as [`Assembly`] says, result `[plan.rows(), c]`.
+    /// Numerics: one addition per element; the gradient of the token sums rows in order.
+    /// Errors: `Shape`.
+    /// Source: docs/method.md, 3.4 and 3.5 (positions are added before masked tokens are dropped, which
+    /// is the same as adding the kept tokens' positions).
+    ///
+    /// ```
+    /// use glmae::device::{Device, Tensor};
+    /// use glmae::ops::row_assemble::{AssemblePlan, Assembly, RowSource};
+    /// use glmae::tape::{Param, Tape, Var};
+    /// let cpu = Device::Cpu;
+    /// let x = Var::constant(Tensor::from_slice(&cpu, &[10.0, 20.0], &[1, 2])?);
+    /// let token = Param::constant(Tensor::from_slice(&cpu, &[1.0, 2.0], &[1, 1, 2])?);
+    /// let table = Tensor::from_slice(&cpu, &[0.0, 0.0, 5.0, 5.0], &[2, 2])?;
+    /// let rows = [RowSource { row: None, position: 0 }, RowSource { row: Some(0), position: 1 }];
+    /// let plan = AssemblePlan::new(&cpu, 1, 2, &rows)?;
+    /// let with = Assembly { token: &token, table: &table, plan: &plan };
+    /// let y = Tape::new(&cpu).row_assemble(&x, &with)?;
+    /// // The token with position 0, then the row with position 1.
+    /// assert_eq!(y.value().to_f64_vec()?, [1.0, 2.0, 15.0, 25.0]);
+    /// # Ok::<(), glmae::Error>(())
+    /// ```
+    pub fn row_assemble(&mut self, x: &Var, with: &Assembly<'_>) -> Result<Var> {
+        let (inputs, c) = x.value().matrix(OP)?;
+        with.check(OP, [inputs, c])?;
+        let y = with.apply(x.value())?;
+        Ok(self.record(OP, y, needs_grad(&[x], &[with.token]), || RowAssembleBwd {
             x: x.clone(),
-            token: token.clone(),
-            plan: plan.clone(),
+            token: with.token.clone(),
+            plan: with.plan.clone(),
         }))
     }
 }
@@ -171,89 +288,27 @@ struct RowAssembleBwd {
 
 impl Backward for RowAssembleBwd {
     fn run(self: Box<Self>, dy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        let (_, c) = dy.matrix(OP)?;
-        if *dy.device() != Device::Cpu {
-            return self.run_kernels(&dy, c, grads);
+        self.plan.token_gradient(&self.token, &dy, grads)?;
+        match grads.slot(&self.x)? {
+            Some((mut dx, mode)) => self.plan.row_gradient(&mut dx, &dy, mode),
+            None => Ok(()),
         }
-        with_real!(OP, dy.dtype(), T => {
-            let dy = dy.host::<T>()?;
-            if let Some((mut dtoken, mode)) = grads.param(&self.token)? {
-                let dtoken = dtoken.host_mut::<T>()?;
-                if !mode.accumulates() {
-                    dtoken.fill(T::default());
-                }
-                for (row, &source) in dy.chunks_exact(c.max(1)).zip(self.plan.source.host::<i32>()?) {
-                    if source < 0 {
-                        for (d, &g) in dtoken.iter_mut().zip(row) {
-                            *d += g;
-                        }
-                    }
-                }
-            }
-            if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-                let rows = dx.host_mut::<T>()?.chunks_exact_mut(c.max(1));
-                for (dx, &target) in rows.zip(self.plan.target.host::<i32>()?) {
-                    if !mode.accumulates() {
-                        dx.fill(T::default());
-                    }
-                    if target >= 0 {
-                        for (d, &g) in dx.iter_mut().zip(&dy[target as usize * c..][..c]) {
-                            *d += g;
-                        }
-                    }
-                }
-            }
-            Ok(())
-        })
     }
 }
 
-impl RowAssembleBwd {
-    fn run_kernels(&self, dy: &Tensor, c: usize, grads: &mut Grads<'_>) -> Result<()> {
-        let (device, dtype) = (dy.device(), dy.dtype());
-        if c == 0 {
-            return Ok(());
-        }
-        if let Some((mut dtoken, mode)) = grads.param(&self.token)? {
-            // The number of parts fixes the order of the sum: from the sizes alone.
-            let count = self.plan.token_rows.len();
-            let parts = count.div_ceil(64).clamp(1, 128);
-            let columns = 32 * (16 / dtype.size());
-            let mut partial = Tensor::empty(device, self.token.value.dtype(), &[parts, c])?;
-            KernelCall::typed(device, "row_assemble_bwd_params", dtype)
-                .output(&mut partial)?
-                .input(dy)?
-                .input(&self.plan.token_rows)?
-                .value(count as i32)
-                .value(c as i32)
-                .launch(LaunchConfig {
-                    grid: [c.div_ceil(columns) as u32, parts as u32, 1],
-                    block: [32, 8, 1],
-                    shared_bytes: 0,
-                })?;
-            KernelCall::new(device, "row_assemble_bwd_params_f32_sum")
-                .output_mut(&mut dtoken)?
-                .input(&partial)?
-                .value(parts as i32)
-                .value(c as i32)
-                .value(mode.as_arg())
-                .launch(LaunchConfig::linear(c.div_ceil(256) as u32, 256))?;
-        }
-        if let Some((mut dx, mode)) = grads.slot(&self.x)? {
-            let inputs = self.plan.target.len();
-            if inputs > 0 {
-                KernelCall::typed(device, "row_assemble_bwd_x", dtype)
-                    .output_mut(&mut dx)?
-                    .input(dy)?
-                    .input(&self.plan.target)?
-                    .value(inputs as i64)
-                    .value(c as i32)
-                    .value(mode.as_arg())
-                    .launch(rows_launch(inputs))?;
-            }
-        }
-        Ok(())
-    }
+/// The rows of a case, every `every`-th of them the token, the others in reverse; and of how many inputs: one more than
+/// is used, whose gradient must be zero.
+pub(super) fn case_rows(rows: usize, every: usize) -> (Vec<RowSource>, usize) {
+    let inputs = rows - rows.div_ceil(every) + 1;
+    let mut used = 0;
+    let places = (0..rows).map(|i| {
+        let row = (i % every != 0).then(|| {
+            used += 1;
+            inputs - 1 - used
+        });
+        RowSource { row, position: rows - 1 - i }
+    });
+    (places.collect(), inputs)
 }
 
 /// The op in the registry. Dims of a case: rows, c, every how many-th row is the token.
@@ -287,8 +342,7 @@ impl OpSpec for Spec {
 
     fn inputs(&self, case: &OpCase) -> Vec<Input> {
         let [rows, c, every] = [case.dims[0], case.dims[1], case.dims[2]];
-        // One input row more than is used: its gradient must be zero.
-        let inputs = rows - rows.div_ceil(every) + 1;
+        let (_, inputs) = case_rows(rows, every);
         vec![
             Input::new(
                 "x",
@@ -308,20 +362,10 @@ impl OpSpec for Spec {
     }
 
     fn run(&self, tape: &mut Tape<'_>, case: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
-        let [rows, _, every] = [case.dims[0], case.dims[1], case.dims[2]];
-        let inputs = args.var(0)?.shape()[0];
-        let mut used = 0;
-        let plan: Vec<RowSource> = (0..rows)
-            .map(|i| {
-                let row = (i % every != 0).then(|| {
-                    used += 1;
-                    inputs - 1 - used
-                });
-                RowSource { row, position: rows - 1 - i }
-            })
-            .collect();
-        let plan = AssemblePlan::new(tape.device(), inputs, rows, &plan)?;
-        Ok(vec![tape.row_assemble(args.var(0)?, args.param(1)?, args.var(2)?.value(), &plan)?])
+        let (places, inputs) = case_rows(case.dims[0], case.dims[2]);
+        let plan = AssemblePlan::new(tape.device(), inputs, case.dims[0], &places)?;
+        let with = Assembly { token: args.param(1)?, table: args.var(2)?.value(), plan: &plan };
+        Ok(vec![tape.row_assemble(args.var(0)?, &with)?])
     }
 
     fn tolerance(&self, _: &OpCase) -> Tolerance {

@@ -308,6 +308,8 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
             grid_launch_dependents();
         } else if (warp > 0 && warp <= SUM_WARPS) {
             if constexpr (SUM_WARPS > 0) wgmma_row_sums<Tile>(shared, work, out, warp - 1);
+        } else if (warp > 0) {
+            if constexpr (Epilogue::FILLS) out.fill(warp - 1);
         }
     } else {
         take_registers<CONSUMER_REGISTERS>();

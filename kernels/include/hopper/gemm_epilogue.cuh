@@ -1,5 +1,6 @@
 // What happens to the sums of a product of warpgroups: epilogues for hopper/gemm.cuh. `fetch` is called by one thread while
-// the sums are formed, `finish` by all threads of a warpgroup when they are there.
+// the sums are formed, `finish` by all threads of a warpgroup when they are there. Where an epilogue FILLS, three idle warps
+// of the producer call `fill`.
 #pragma once
 #include "gelu.cuh"
 #include "gemm.cuh"
@@ -34,7 +35,7 @@ struct PanelBias {
 // pass * gelu'(other).
 template <bool IS_FORWARD>
 struct LinearEpilogue {
-    static constexpr bool ROW_SUMS = false;
+    static constexpr bool ROW_SUMS = false, FILLS = false;
     static constexpr int PRODUCER_REGISTERS = 24;  // a GELU takes all that the producer can do without
     static constexpr int COLUMNS = 64;  // of a panel
     const GlmaeTensorMap& y;
@@ -119,7 +120,7 @@ struct LinearEpilogue {
 
 // The sums, with their bias, are compared to a target: see masked_mse.cu. The gradient takes the place of the target.
 struct MseEpilogue {
-    static constexpr bool ROW_SUMS = false;
+    static constexpr bool ROW_SUMS = false, FILLS = false;
     static constexpr int PRODUCER_REGISTERS = 40;
     static constexpr int COLUMNS = 64;
     const GlmaeTensorMap& gradient;
@@ -214,7 +215,7 @@ struct MseEpilogue {
 // where `row_sum` is not null.
 template <bool ROW_SUMS_>
 struct PartsEpilogue {
-    static constexpr bool ROW_SUMS = ROW_SUMS_;
+    static constexpr bool ROW_SUMS = ROW_SUMS_, FILLS = false;
     static constexpr int PRODUCER_REGISTERS = 40;
     static constexpr int COLUMNS = 32;
     const GlmaeTensorMap& parts;

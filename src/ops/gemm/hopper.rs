@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::tuning;
+use crate::Error;
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelSet, Tensor};
 
@@ -26,6 +27,8 @@ pub enum Follows {
     /// The comparison of the pixel head, which may keep what it compares.
     Compare = 6,
     CompareKeep = 7,
+    /// Rows get positions and go to places of their own.
+    Place = 8,
 }
 
 impl Follows {
@@ -50,6 +53,7 @@ impl Follows {
             Self::Parts => 350.0,
             Self::Compare => 840.0,
             Self::CompareKeep => 950.0,
+            Self::Place => 510.0,
         }
     }
 }
@@ -343,6 +347,11 @@ pub(in crate::ops) fn takes(matrices: &[(&Tensor, usize)]) -> bool {
     let is_ours =
         |t: &Tensor| t.dtype() == DType::Bf16 && t.device().kernel_set() == KernelSet::Hopper;
     matrices.iter().all(|(t, _)| is_ours(t)) && super::vectors(matrices)
+}
+
+/// What none of these kernels does.
+pub(in crate::ops) fn unsupported(op: &str, what: &str) -> Error {
+    Error::Unsupported(format!("{op}: {what} by one of Hopper's kernels"))
 }
 
 /// Whether a bias can be read two values at a time.

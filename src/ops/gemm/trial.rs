@@ -7,6 +7,8 @@ use crate::device::{DType, Device, Tensor};
 use crate::ops::linear::Layer;
 use crate::ops::linear::launch::{Forward, InputGradient, ParamGradient};
 use crate::ops::masked_mse::{Comparing, Comparison};
+use crate::ops::patch_embed::Embedding;
+use crate::ops::row_assemble::{AssemblePlan, Assembly, RowSource};
 use crate::ops::weight_norm_linear;
 use crate::rng::{Purpose, Rng};
 use crate::tape::{GradMode, Param};
@@ -63,6 +65,8 @@ pub struct Trial {
     out: Tensor,
     /// A second result.
     kept: Tensor,
+    /// Every row stays where it is, and its position.
+    places: Option<(AssemblePlan, Tensor)>,
 }
 
 impl Trial {
@@ -90,9 +94,18 @@ impl Trial {
             Follows::Parts => DType::F32,
             _ => DType::Bf16,
         };
+        let mut places = None;
+        if follows == Follows::Place {
+            const POSITIONS: usize = 128;
+            let rows: Vec<RowSource> =
+                (0..m).map(|i| RowSource { row: Some(i), position: i % POSITIONS }).collect();
+            let table = Tensor::zeros(device, DType::F32, &[POSITIONS, n])?;
+            places = Some((AssemblePlan::new(device, m, POSITIONS, &rows)?, table));
+        }
         Ok(Self {
             stem,
             follows,
+            places,
             a: random(am, ak)?,
             b: random(bn, bk)?,
             other: random(m, n)?,
@@ -108,8 +121,12 @@ impl Trial {
     /// Errors: those of the device.
     pub fn launch(&mut self, candidate: &Candidate) -> Result<()> {
         let choice = Choice::Hopper(candidate.plan);
-        let Self { stem, follows, a, b, other, bias, out, kept } = self;
+        let Self { stem, follows, a, b, other, bias, out, kept, places } = self;
         let is = |wanted| *follows == wanted;
+        let layer = || Layer {
+            weight: Param::constant(b.clone()),
+            bias: Some(Param::constant(bias.clone())),
+        };
         match *stem {
             "linear_fwd" => {
                 let mut forward = Forward::new(a, b)?;
@@ -137,9 +154,7 @@ impl Trial {
                 })
             }
             "masked_mse_fwd" => {
-                let param = |value: &Tensor| Param { value: value.clone(), half: None, slot: None };
-                let head = Layer { weight: param(b), bias: Some(param(bias)) };
-                let comparing = Comparing { choice: Some(choice), x: a, head: &head };
+                let comparing = Comparing { choice: Some(choice), x: a, head: &layer() };
                 let keeps = is(Follows::CompareKeep);
                 let (rows, _) = a.matrix(stem)?;
                 let with = Comparison {
@@ -150,6 +165,14 @@ impl Trial {
                 };
                 let mut losses = Tensor::empty(a.device(), DType::F32, &[1])?;
                 comparing.run(&mut losses, out, Some(kept).filter(|_| keeps), &with)
+            }
+            "patch_embed_fwd" => {
+                let Some((plan, table)) = places else {
+                    return Err(hopper::unsupported(stem, "a product without places"));
+                };
+                let with = Assembly { token: &Param::constant(bias.clone()), table, plan };
+                let choice = Some(choice);
+                Embedding { choice, x: a, layer: &layer(), with: &with }.run(out)
             }
             _ => weight_norm_linear::launch::trial(stem, [a, b], out, &candidate.plan),
         }

@@ -18,7 +18,7 @@ use crate::tape::GradMode;
 const SIZES: [[usize; 3]; 5] =
     [[150, 200, 136], [1, 8, 8], [257, 264, 64], [200, 320, 520], [260, 520, 256]];
 
-fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
+pub(in crate::ops) fn for_every_tile(check: impl Fn(&Device, [usize; 3], Tile)) {
     for (i, size) in SIZES.into_iter().enumerate() {
         for (j, tile) in TILES.into_iter().enumerate() {
             let schedules = [Schedule::Shuffled(3), Schedule::Ascending, Schedule::Descending];
@@ -62,7 +62,7 @@ fn no_bank_is_met_twice(device: &Device) {
 }
 
 /// By one or two clusters, so that each takes several tiles one after the other.
-pub(super) fn hopper(tile: Tile, size: [usize; 3], parts: usize) -> Choice {
+pub(in crate::ops) fn hopper(tile: Tile, size: [usize; 3], parts: usize) -> Choice {
     Choice::Hopper(Plan::new(tile, size, parts).on(1 + size[2] / 64 % 2))
 }
 

@@ -1,12 +1,12 @@
 //! Launches of the kernels of `linear.cu`.
 
 use super::{Layer, OP};
+use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
 use crate::ops::gemm::hopper::{self, Follows};
 use crate::ops::gemm::{self, Choice, Wanted};
 use crate::tape::{GradMode, Grads};
-use crate::{Error, Result};
 
 /// `y = x W^T` and what follows it.
 pub(in crate::ops) struct Forward<'t> {
@@ -68,7 +68,7 @@ impl<'t> Forward<'t> {
             (Choice::Portable(plan), _) => {
                 self.run_portable(&plan, y, pre, bias, residual, applies_gelu)
             }
-            (Choice::Hopper(_), None) => Err(unsupported("a GELU and a residual")),
+            (Choice::Hopper(_), None) => Err(hopper::unsupported(OP, "a GELU and a residual")),
         }
     }
 
@@ -133,10 +133,6 @@ fn finish(
 ) -> Result<()> {
     let call = gemm::sizes(OP, sizes)?.into_iter().fold(call, KernelCall::value);
     call.value(follows as i32).launch(plan.launch)
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::Unsupported(format!("{OP}: {what} by one of Hopper's kernels"))
 }
 
 /// `dy gelu'(pre)`, in place when no other tensor shares the memory of `dy`.
@@ -221,7 +217,9 @@ impl<'t> InputGradient<'t> {
                 let call = sizes.into_iter().fold(call, KernelCall::value);
                 call.value(mode.as_arg()).launch(plan.launch)
             }
-            (Choice::Hopper(_), None) => Err(unsupported("a GELU whose gradient is added")),
+            (Choice::Hopper(_), None) => {
+                Err(hopper::unsupported(OP, "a GELU whose gradient is added"))
+            }
         }
     }
 }

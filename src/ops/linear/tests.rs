@@ -16,12 +16,12 @@ const OUT: usize = 200;
 const IN: usize = 136;
 
 /// Values that bf16 holds, on the host and on the device.
-pub(super) struct Operand {
+pub(in crate::ops) struct Operand {
     pub host: Vec<f64>,
     pub device: Tensor,
 }
 
-pub(super) fn operand(
+pub(in crate::ops) fn operand(
     device: &Device,
     dtype: DType,
     index: u32,
@@ -35,7 +35,7 @@ pub(super) fn operand(
 }
 
 /// `sum_k a(i, k) b(k, j)`.
-pub(super) fn product(
+pub(in crate::ops) fn product(
     [m, n, k]: [usize; 3],
     a: impl Fn(usize, usize) -> f64,
     b: impl Fn(usize, usize) -> f64,
@@ -44,7 +44,7 @@ pub(super) fn product(
     (0..m * n).map(at).collect()
 }
 
-pub(super) fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64]) {
+pub(in crate::ops) fn expect(name: &str, dtype: DType, ours: &Tensor, reference: &[f64]) {
     let d = distance(&ours.to_f64_vec().unwrap(), reference);
     let close = match dtype {
         DType::Bf16 => within_bf16(&d),
