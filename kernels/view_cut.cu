@@ -17,7 +17,7 @@
 // Threads: grid (ceil(to_h / 8), to_d, channels), one warp per line of the view, 8 lines per block; lanes on
 // neighbouring voxels, so that a warp reads lines of 128 bytes (a crop starts anywhere: 16-byte reads would
 // be misaligned three times out of four) and writes, with an edge of 16, two lines of patches: whole sectors;
-// four voxels per lane under way. Of the 8 neighbours 6 come from L1 or L2.
+// four voxels per lane under way (one with other edges). Of the 8 neighbours 6 come from L1 or L2.
 // Shared memory: none. Bytes moved: box voxels * sizeof(volume) + view voxels * sizeof(y). FLOPs: 21 per
 // voxel. Floor (one native 160^3 view of an f32 volume): 33 MB, 7.6 us at 4.3 TB/s; 25 MB, 5.7 us to bf16.
 // Deterministic: one writer per voxel.
@@ -51,23 +51,23 @@ __device__ __forceinline__ float view_along_w(const X* line, const ViewTap& t) {
 // known when compiling (the divisions become shifts), 0 where it is `p`.
 template <int PATCH, typename Y>
 struct ViewLine {
-    Y* y;
-    const int* rows;      // of the first patch that the line crosses
-    int64_t width, within;  // of a row; place of the line's first voxel in a patch
-    int p;
+    Y* y;             // of row 0, where the line's first voxel would be
+    const int* rows;  // of the first patch that the line crosses
+    int edge;
+    int64_t width;  // of a row
 
     __device__ __forceinline__ ViewLine(Y* y, const int* rows, int p, int channels, int channel,
                                         int iz, int iy, int to_h, int to_w)
-        : y(y), p(PATCH ? PATCH : p) {
-        const int edge = this->p, patches_h = to_h / edge, patches_w = to_w / edge;
+        : edge(PATCH ? PATCH : p) {
         const int pz = iz / edge, py = iy / edge;
-        this->rows = rows + static_cast<int64_t>(pz * patches_h + py) * patches_w;
+        this->rows = rows + static_cast<int64_t>(pz * (to_h / edge) + py) * (to_w / edge);
         width = static_cast<int64_t>(channels) * edge * edge * edge;
-        within = ((static_cast<int64_t>(channel) * edge + (iz - pz * edge)) * edge + (iy - py * edge)) * edge;
+        const int64_t plane = static_cast<int64_t>(channel) * edge + (iz - pz * edge);
+        this->y = y + (plane * edge + (iy - py * edge)) * edge;
     }
     __device__ __forceinline__ void put(int i, float value) const {
-        const int edge = PATCH ? PATCH : p, patch = i / edge;
-        y[__ldg(rows + patch) * width + within + (i - patch * edge)] = from_float<Y>(value);
+        const int patch = i / (PATCH ? PATCH : edge);
+        y[__ldg(rows + patch) * width + (i - patch * (PATCH ? PATCH : edge))] = from_float<Y>(value);
     }
 };
 
@@ -87,7 +87,7 @@ __device__ __forceinline__ void view_cut_line(Y* y, const X* volume, const int* 
     const X* line = of + (static_cast<int64_t>(z.low) * h + v.low) * w;
     const ViewLine<PATCH, Y> out(y, rows, p, gridDim.z, channel, iz, iy, to_h, to_w);
     if (z.weight == 0.0f && v.weight == 0.0f) {
-#pragma unroll 4
+#pragma unroll(PATCH ? 4 : 1)
         for (int i = lane; i < to_w; i += WARP)
             out.put(i, view_along_w(line, view_tap(start, step, i, w)));
         return;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void view_cut_line(Y* y, const X* volume, const int* 
     const X* below = of + (static_cast<int64_t>(z.low) * h + v.high) * w;
     const X* behind = of + (static_cast<int64_t>(z.high) * h + v.low) * w;
     const X* across = of + (static_cast<int64_t>(z.high) * h + v.high) * w;
-#pragma unroll 2
+#pragma unroll(PATCH ? 2 : 1)
     for (int i = lane; i < to_w; i += WARP) {
         const ViewTap x = view_tap(start, step, i, w);
         const float front = view_lerp(view_along_w(line, x), view_along_w(below, x), v.weight);
@@ -116,9 +116,9 @@ __device__ __forceinline__ void view_cut_fwd(Y* y, const X* volume, const int* r
     (Y* __restrict__ y, const T* __restrict__ volume, const int* __restrict__ rows,              \
      GlmaeViewBox box, int d, int h, int w, int to_h, int to_w, int p),                          \
     view_cut_fwd(y, volume, rows, box, d, h, w, to_h, to_w, p)
-GLMAE_INSTANCE(view_cut_fwd_f32, float, (256), VIEW_CUT_FWD(float))
-GLMAE_INSTANCE(view_cut_fwd_i16, int16_t, (256), VIEW_CUT_FWD(float))
-GLMAE_INSTANCE(view_cut_fwd_f32_half, float, (256), VIEW_CUT_FWD(bf16))
-GLMAE_INSTANCE(view_cut_fwd_i16_half, int16_t, (256), VIEW_CUT_FWD(bf16))
+GLMAE_INSTANCE(view_cut_fwd_f32, float, (256, 5), VIEW_CUT_FWD(float))
+GLMAE_INSTANCE(view_cut_fwd_i16, int16_t, (256, 5), VIEW_CUT_FWD(float))
+GLMAE_INSTANCE(view_cut_fwd_f32_half, float, (256, 5), VIEW_CUT_FWD(bf16))
+GLMAE_INSTANCE(view_cut_fwd_i16_half, int16_t, (256, 5), VIEW_CUT_FWD(bf16))
 
 }  // namespace GLMAE_NS

@@ -28,11 +28,11 @@ const fn fault(what: &'static str, edit: Edit, report: &'static str) -> Fault {
     Fault { what, edit, report }
 }
 
-fn without(line: &str, start: &str) -> Option<String> {
+pub(in crate::ops) fn without(line: &str, start: &str) -> Option<String> {
     line.starts_with(start).then(String::new)
 }
 
-fn replaced(line: &str, start: &str, from: &str, to: &str) -> Option<String> {
+pub(in crate::ops) fn replaced(line: &str, start: &str, from: &str, to: &str) -> Option<String> {
     (line.starts_with(start) && line.contains(from)).then(|| line.replacen(from, to, 1))
 }
 
@@ -43,7 +43,7 @@ fn last(line: &str, start: &str, operand: &str) -> Option<String> {
 }
 
 /// The line with two operands of its list in braces exchanged.
-fn exchanged(line: &str, start: &str, i: usize, j: usize) -> Option<String> {
+pub(in crate::ops) fn exchanged(line: &str, start: &str, i: usize, j: usize) -> Option<String> {
     if !line.starts_with(start) {
         return None;
     }
@@ -204,7 +204,7 @@ fn multicast(line: &str, mask: &str) -> Option<String> {
 }
 
 /// The kernels of one tile: the others would only be parsed.
-fn kernels(text: &str, tile: Tile) -> String {
+pub(in crate::ops) fn kernels(text: &str, tile: Tile) -> String {
     const ENTRY: &str = ".visible .entry ";
     let mut parts = text.split(ENTRY);
     let head = parts.next().unwrap_or_default();

@@ -74,7 +74,9 @@ fn brute_force(plan: &Plan, [m, n, k]: [usize; 3], follows: Follows) -> f64 {
     longest + plan.time([m, n], follows) - at_best
 }
 
-const VIT_B: [([usize; 3], Follows, bool); 14] = [
+const VIT_B: [([usize; 3], Follows, bool); 16] = [
+    ([3728, 768, 4096], Follows::Place, false),
+    ([8000, 768, 4096], Follows::Place, false),
     ([3768, 2304, 768], Follows::Nothing, false),
     ([3768, 768, 768], Follows::Add, false),
     ([3768, 3072, 768], Follows::GeluKeep, false),
