@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 pipelines=$(cargo test --quiet --package glmae-simt --test hopper -- --nocapture --test-threads 1 | grep '^| ')
 kernels=$(cargo test --quiet --features cuda --test main compiled_faults -- --nocapture | grep '^| ')
-products=$(cargo test --quiet --features cuda --lib hopper_fault -- --nocapture | grep '^| ')
+products=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --test-threads 1 | grep '^| ')
 {
   echo "# Faults put into PTX"
   echo
@@ -23,8 +23,8 @@ products=$(cargo test --quiet --features cuda --lib hopper_fault -- --nocapture 
   echo
   echo "## In the products on Hopper: $(wc -l <<<"$products")"
   echo
-  echo "The same with what orders copy engine, tensor cores and warps in \`kernels/hopper/linear.cu\`"
-  echo "(\`src/ops/linear/hopper_fault_tests.rs\`)."
+  echo "The same with what orders copy engine, tensor cores and warps in \`kernels/hopper/linear.cu\` and \`patch_embed.cu\`"
+  echo "(\`src/ops/linear/hopper_fault_tests.rs\`, \`src/ops/patch_embed/hopper_tests.rs\`)."
   echo
   echo "| fault | noticed as |"
   echo "| --- | --- |"

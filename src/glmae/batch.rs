@@ -155,9 +155,9 @@ impl Batch {
     ///
     /// Errors: `Shape` for masks that do not belong to the views.
     pub fn set_masks(&mut self, masks: Vec<Mask>) -> Result<()> {
-        self.order = order_of(&self.shape, &masks)?;
-        self.rows.as_mut().upload(&rows_by_view(&self.order, &masks))?;
-        self.masks = masks;
+        let order = order_of(&self.shape, &masks)?;
+        self.rows.as_mut().upload(&rows_by_view(&order, &masks))?;
+        (self.masks, self.order) = (masks, order);
         Ok(())
     }
 
