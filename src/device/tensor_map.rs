@@ -69,7 +69,11 @@ impl Device {
             #[cfg(feature = "cuda")]
             Self::Ptx(_) => executed(boxes),
             #[cfg(feature = "cuda")]
-            Self::Cuda(_) => driver(boxes),
+            Self::Cuda(cuda) => {
+                // The driver may ask for the context of this thread, though it only writes to the host.
+                cuda.bind()?;
+                driver(boxes)
+            }
         }
     }
 }

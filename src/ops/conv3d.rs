@@ -371,11 +371,14 @@ impl OpSpec for Spec {
             case([3, 4, 5, 41, 2, 0, 3, 3, 1]),
             case([2, 3, 5, 7, 16, 24, 19, 1, 1]),
             case([1, 4, 3, 5, 5, 0, 3, 1, 0]),
+            // Rows that Hopper's products take, as a UNETR has them.
+            case([2, 3, 5, 7, 16, 24, 32, 1, 1]),
             case([1, 3, 4, 5, 8, 0, 8, 3, 0]).with_offset(1000.0),
             // Rows that allow 16-byte loads, and rows that do not; two tiles of scores.
             scores([2, 3, 5, 7, 16, 14, 1]),
             scores([1, 4, 3, 7, 5, 3, 0]),
             scores([1, 3, 4, 5, 24, 70, 1]),
+            scores([1, 3, 4, 5, 24, 16, 1]),
         ]
     }
 

@@ -1,27 +1,38 @@
-//! A stand-in for the CUDA driver: a `libcuda.so.1` for machines without a GPU, whose kernels are the
-//! emulated ones. Put where the loader finds it first, it lets everything above the driver run as it
-//! would on a card: `src/device/cuda`, graphs, uploads on two streams, the scripts of a day on a GPU.
+//! A stand-in for the CUDA driver: a `libcuda.so.1` for machines without a GPU, which executes kernels on the
+//! host. Put where the loader finds it first, it lets everything above the driver run as it would on a
+//! card: `src/device/cuda`, graphs, uploads on two streams, the scripts of a day on a GPU.
 //!
 //! It is stricter than a driver where that finds faults. Work is queued and runs as late as the
 //! rules of streams and events allow (`GLMAE_STAND_IN_ORDER`: `lazy`, `eager`, or `seed:N`), so a buffer
 //! that is reused too early gives wrong numbers. Fresh memory holds NaN. Every call wants a current
-//! context on its thread. A capture refuses what a driver refuses. `GLMAE_STAND_IN_CHECKED=1` runs the
-//! kernels with every memory access checked. `faults.rs` says how to make it fail on purpose.
+//! context on its thread. A capture refuses what a driver refuses. Only kernels that wait for the one before
+//! them may be allowed to start early. `GLMAE_STAND_IN_CHECKED=1` runs the kernels with every memory access
+//! checked. `faults.rs` says how to make it fail on purpose.
+//!
+//! It plays a card of compute capability 9.0, or of 8.0 with `GLMAE_STAND_IN_CAPABILITY=8.0`. Kernels for
+//! Hopper alone are executed from their PTX, all others as C++ (`card.rs`). A tensor map is made by the rules
+//! of the driver's manual, of what the caller says (`tensor_maps.rs`).
 //!
 //! Nothing measured on it means anything: its device is named so that no result can be mistaken.
-//! Build: `cargo build --example cuda_stand_in`.
+//! Build: `cargo build --features cuda --example cuda_stand_in`. Without the feature it is empty, as the
+//! program has no driver layer then.
+#![cfg(feature = "cuda")]
 
+mod card;
 mod faults;
+mod kernels;
 mod queue;
+mod tensor_maps;
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use glmae::device::fatbin;
-use glmae::device::launch::{DeviceLimits, KERNELS, Kernel, LaunchConfig, check};
+use glmae::device::on_host::Engine;
 
-use queue::{Driver, Host, Launch, Value, Work};
+use card::Card;
+use queue::{Driver, Host, Work};
 
 /// A `CUresult`.
 type Code = u32;
@@ -37,11 +48,12 @@ const NO_BINARY_FOR_GPU: Code = 209;
 const INVALID_HANDLE: Code = 400;
 const NOT_FOUND: Code = 500;
 const ILLEGAL_ADDRESS: Code = 700;
+const NOT_SUPPORTED: Code = 801;
 const CAPTURE_UNSUPPORTED: Code = 900;
 const CAPTURE_INVALIDATED: Code = 901;
 const CAPTURE_IMPLICIT: Code = 906;
 
-const CODES: [(Code, &CStr); 14] = [
+const CODES: [(Code, &CStr); 15] = [
     (OK, c"CUDA_SUCCESS"),
     (INVALID_VALUE, c"CUDA_ERROR_INVALID_VALUE"),
     (OUT_OF_MEMORY, c"CUDA_ERROR_OUT_OF_MEMORY"),
@@ -54,6 +66,7 @@ const CODES: [(Code, &CStr); 14] = [
     (INVALID_HANDLE, c"CUDA_ERROR_INVALID_HANDLE"),
     (NOT_FOUND, c"CUDA_ERROR_NOT_FOUND"),
     (ILLEGAL_ADDRESS, c"CUDA_ERROR_ILLEGAL_ADDRESS"),
+    (NOT_SUPPORTED, c"CUDA_ERROR_NOT_SUPPORTED"),
     (CAPTURE_UNSUPPORTED, c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"),
     (CAPTURE_INVALIDATED, c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
 ];
@@ -68,15 +81,24 @@ thread_local! {
 
 type Answer = Result<(), Code>;
 
-fn driver() -> MutexGuard<'static, Driver> {
-    static DRIVER: OnceLock<Mutex<Driver>> = OnceLock::new();
-    let driver = DRIVER.get_or_init(|| Mutex::new(Driver::new()));
-    driver.lock().unwrap_or_else(PoisonError::into_inner)
+/// Nothing before it is initialised.
+fn driver() -> MutexGuard<'static, Option<Driver>> {
+    static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+    DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A call that needs no context.
 fn call(body: impl FnOnce(&mut Driver) -> Answer) -> Code {
-    body(&mut driver()).err().unwrap_or(OK)
+    match &mut *driver() {
+        Some(driver) => body(driver).err().unwrap_or(OK),
+        None => NOT_INITIALIZED,
+    }
+}
+
+/// What a caller did wrong, said where somebody reads it.
+fn refuse(why: impl Display) -> Code {
+    eprintln!("stand-in: {why}");
+    INVALID_VALUE
 }
 
 /// A call in the current context, which a fault of a kernel ends for good.
@@ -115,7 +137,7 @@ fn id(handle: *mut c_void) -> u64 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuGetErrorName(code: Code, name: *mut *const c_char) -> Code {
     let found = CODES.iter().find(|c| c.0 == code).map_or(c"CUDA_ERROR_UNKNOWN", |c| c.1);
-    call(|_| give(name, found.as_ptr()))
+    give(name, found.as_ptr()).err().unwrap_or(OK)
 }
 
 #[unsafe(no_mangle)]
@@ -126,12 +148,22 @@ unsafe extern "C" fn cuGetErrorString(code: Code, text: *mut *const c_char) -> C
 
 #[unsafe(no_mangle)]
 extern "C" fn cuInit(flags: c_uint) -> Code {
-    if flags == 0 { OK } else { INVALID_VALUE }
+    if flags != 0 {
+        return INVALID_VALUE;
+    }
+    let mut driver = driver();
+    if driver.is_none() {
+        match Card::from_environment() {
+            Ok(card) => *driver = Some(Driver::new(card)),
+            Err(e) => return refuse(e),
+        }
+    }
+    OK
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Code {
-    call(|_| give(version, 13000))
+    give(version, 13000).err().unwrap_or(OK)
 }
 
 #[unsafe(no_mangle)]
@@ -169,25 +201,26 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _: c_int) -> Code {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, _: c_int) -> Code {
-    let limits = DeviceLimits::SM_90;
-    let found: u32 = match attribute {
-        1 => limits.threads as u32,
-        2..=4 => limits.block[attribute as usize - 2],
-        5..=7 => limits.grid[attribute as usize - 5],
-        8 => limits.shared_bytes,
-        // Multiprocessors of an H100.
-        16 => 132,
-        // Compute mode: the default one.
-        20 => 0,
-        // A compute capability whose kernels can be executed as C++: not 9.0, which has others.
-        75 => 8,
-        76 => 0,
-        97 => limits.shared_bytes_opt_in,
-        // Memory pools.
-        115 => 1,
-        _ => return INVALID_VALUE,
-    };
-    call(|_| give(value, found as c_int))
+    call(|driver| {
+        let card = driver.card();
+        let limits = card.limits();
+        let found: u32 = match attribute {
+            1 => limits.threads as u32,
+            2..=4 => limits.block[attribute as usize - 2],
+            5..=7 => limits.grid[attribute as usize - 5],
+            8 => limits.shared_bytes,
+            16 => card.processors,
+            // Compute mode: the default one.
+            20 => 0,
+            75 => card.capability[0],
+            76 => card.capability[1],
+            97 => limits.shared_bytes_opt_in,
+            // Memory pools.
+            115 => 1,
+            _ => return Err(INVALID_VALUE),
+        };
+        give(value, found as c_int)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -222,79 +255,6 @@ extern "C" fn cuCtxSynchronize() -> Code {
     within(|driver| {
         driver.not_capturing(None)?;
         driver.finish_all()
-    })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadData(module: *mut *mut c_void, image: *const c_void) -> Code {
-    within(|driver| {
-        if image.is_null() || !image.addr().is_multiple_of(8) {
-            return Err(INVALID_IMAGE);
-        }
-        // SAFETY: an image begins with a fatbin's header: magic, version, its own size, and the
-        // number of bytes that follow it.
-        let image = unsafe {
-            let bytes = image.cast::<u8>().add(8).cast::<u64>().read();
-            std::slice::from_raw_parts(image.cast::<u8>(), 16 + bytes as usize)
-        };
-        let codes = fatbin::codes(image);
-        if codes.is_empty() {
-            return Err(INVALID_IMAGE);
-        }
-        if !codes.iter().any(|code| code.runs_on([9, 0])) {
-            return Err(NO_BINARY_FOR_GPU);
-        }
-        give(module, handle(driver.next()))
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn cuModuleUnload(_: *mut c_void) -> Code {
-    within(|_| Ok(()))
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(
-    function: *mut *mut c_void,
-    _: *mut c_void,
-    name: *const c_char,
-) -> Code {
-    // SAFETY: a string that ends, by the driver's contract.
-    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-    within(|_| {
-        let index = KERNELS.iter().position(|k| k.name == name).ok_or(NOT_FOUND)?;
-        give(function, handle(index as u64 + 1))
-    })
-}
-
-fn kernel(function: *mut c_void) -> Result<&'static Kernel, Code> {
-    let index = usize::try_from(id(function)).ok().and_then(|i| i.checked_sub(1));
-    index.and_then(|i| KERNELS.get(i)).ok_or(INVALID_HANDLE)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cuFuncGetAttribute(
-    value: *mut c_int,
-    attribute: c_uint,
-    function: *mut c_void,
-) -> Code {
-    within(|driver| {
-        let kernel = kernel(function)?;
-        let found = match attribute {
-            0 => kernel.signature().max_threads,
-            1 => driver.shared(kernel)?.static_bytes,
-            8 => driver.shared(kernel)?.opted_in,
-            _ => return Err(INVALID_VALUE),
-        };
-        give(value, found as c_int)
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn cuFuncSetAttribute(function: *mut c_void, attribute: c_uint, value: c_int) -> Code {
-    within(|driver| {
-        let bytes = u32::try_from(value).ok().filter(|_| attribute == 8);
-        driver.opt_in(kernel(function)?, bytes.ok_or(INVALID_VALUE)?)
     })
 }
 
@@ -439,47 +399,6 @@ unsafe extern "C" fn cuEventElapsedTime_v2(
     end: *mut c_void,
 ) -> Code {
     within(|driver| give(ms, driver.elapsed_ms(id(begin), id(end))?))
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cuLaunchKernel(
-    function: *mut c_void,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    stream: *mut c_void,
-    parameters: *mut *mut c_void,
-    _: *mut *mut c_void,
-) -> Code {
-    within(|driver| {
-        let kernel = kernel(function)?;
-        let config = LaunchConfig {
-            grid: [grid_x, grid_y, grid_z],
-            block: [block_x, block_y, block_z],
-            shared_bytes,
-        };
-        let signature = kernel.signature();
-        let values = signature.args.iter().enumerate().map(|(i, &(kind, bytes))| {
-            // SAFETY: as many parameters as the kernel has, each of its size. They are copied now, as
-            // a driver does.
-            let bytes = unsafe {
-                std::slice::from_raw_parts((*parameters.add(i)).cast::<u8>(), bytes).to_vec()
-            };
-            Value { kind, bytes }
-        });
-        let launch = Launch { kernel, config, values: values.collect() };
-        let shared = driver.shared(kernel)?;
-        let sound = check(kernel, &config, &launch.args(), &DeviceLimits::SM_90, shared);
-        if let Err(e) = sound {
-            eprintln!("stand-in: {e}");
-            return Err(INVALID_VALUE);
-        }
-        driver.start(id(stream), Work::Launch(launch))
-    })
 }
 
 #[unsafe(no_mangle)]

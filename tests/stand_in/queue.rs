@@ -6,12 +6,13 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Instant;
 
-use glmae::device::abi::ArgKind;
-use glmae::device::emulated::{Emulated, Mode, Options, Schedule};
-use glmae::device::launch::{Arg, DeviceLimits, DevicePtr, Kernel, LaunchConfig, Shared};
+use glmae::device::launch::{DevicePtr, Kernel, Shared};
+use glmae::device::on_host::OnHost;
 use glmae::rng::{Purpose, Rng};
 
+use super::card::Card;
 use super::faults::{Faults, Kind, hang};
+use super::kernels::Launch;
 use super::{
     Answer, CAPTURE_IMPLICIT, CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, Code, ILLEGAL_ADDRESS,
     INVALID_HANDLE, INVALID_VALUE, NOT_FOUND, OUT_OF_MEMORY,
@@ -19,42 +20,6 @@ use super::{
 
 /// The capture mode in which a thread may allocate meanwhile.
 const RELAXED: u32 = 2;
-
-/// A parameter of a launch.
-pub struct Value {
-    pub kind: ArgKind,
-    pub bytes: Vec<u8>,
-}
-
-impl Value {
-    fn arg(&self) -> Arg<'_> {
-        let mut wide = [0; 8];
-        let len = self.bytes.len().min(8);
-        wide[..len].copy_from_slice(&self.bytes[..len]);
-        let bits = u64::from_le_bytes(wide);
-        match (self.kind, self.bytes.len() == 8) {
-            (ArgKind::Pointer, _) => Arg::Ptr(DevicePtr(bits)),
-            (ArgKind::Signed, true) => Arg::I64(bits as i64),
-            (ArgKind::Signed, false) => Arg::I32(bits as u32 as i32),
-            (ArgKind::Unsigned, true) => Arg::U64(bits),
-            (ArgKind::Unsigned, false) => Arg::U32(bits as u32),
-            (ArgKind::Float, _) => Arg::F32(f32::from_bits(bits as u32)),
-            (ArgKind::Struct, _) => Arg::Pod(&self.bytes),
-        }
-    }
-}
-
-pub struct Launch {
-    pub kernel: &'static Kernel,
-    pub config: LaunchConfig,
-    pub values: Vec<Value>,
-}
-
-impl Launch {
-    pub fn args(&self) -> Vec<Arg<'_>> {
-        self.values.iter().map(Value::arg).collect()
-    }
-}
 
 /// Where an upload reads: pinned memory when it runs, other memory when it was started.
 pub enum Host {
@@ -138,7 +103,7 @@ impl Order {
 
 pub struct Driver {
     pub faults: Faults,
-    engine: Emulated,
+    device: OnHost<Card>,
     order: Order,
     /// The code that every call gets since a kernel failed.
     lost: Option<Code>,
@@ -147,7 +112,7 @@ pub struct Driver {
     events: HashMap<u64, Event>,
     graphs: HashMap<u64, Arc<Vec<Work>>>,
     /// Bytes by address.
-    device: BTreeMap<u64, usize>,
+    allocations: BTreeMap<u64, usize>,
     pinned: BTreeMap<usize, Box<[u64]>>,
 }
 
@@ -155,20 +120,17 @@ pub struct Driver {
 unsafe impl Send for Driver {}
 
 impl Driver {
-    pub fn new() -> Self {
-        let is_checked = std::env::var_os("GLMAE_STAND_IN_CHECKED").is_some();
-        let mode = if is_checked { Mode::Checked } else { Mode::Plain };
-        let options = Options { mode, schedule: Schedule::Ascending, limits: DeviceLimits::SM_90 };
+    pub fn new(card: Card) -> Self {
         Self {
             faults: Faults::from_environment(),
-            engine: Emulated::new(options),
+            device: OnHost::with(card),
             order: Order::from_environment(),
             lost: None,
             handles: 0x1000,
             streams: BTreeMap::new(),
             events: HashMap::new(),
             graphs: HashMap::new(),
-            device: BTreeMap::new(),
+            allocations: BTreeMap::new(),
             pinned: BTreeMap::new(),
         }
     }
@@ -197,18 +159,22 @@ impl Driver {
 
     // Kernels.
 
+    pub fn card(&self) -> &Card {
+        self.device.engine()
+    }
+
     pub fn shared(&self, kernel: &'static Kernel) -> Result<Shared, Code> {
-        self.engine.shared(kernel).map_err(|_| INVALID_VALUE)
+        self.device.shared(kernel).map_err(|_| INVALID_VALUE)
     }
 
     pub fn opt_in(&mut self, kernel: &'static Kernel, bytes: u32) -> Answer {
-        self.engine.allow_shared(kernel.name, bytes).map_err(|_| INVALID_VALUE)
+        self.device.allow_shared(kernel.name, bytes).map_err(|_| INVALID_VALUE)
     }
 
     // Memory.
 
     pub fn allocated(&self) -> usize {
-        self.device.values().sum()
+        self.allocations.values().sum()
     }
 
     pub fn alloc(&mut self, bytes: usize) -> Result<u64, Code> {
@@ -218,15 +184,15 @@ impl Driver {
         if self.allocated() + bytes > self.faults.memory {
             return Err(OUT_OF_MEMORY);
         }
-        let at = self.engine.alloc(bytes, "device memory").map_err(|_| OUT_OF_MEMORY)?.0;
-        self.device.insert(at, bytes);
+        let at = self.device.alloc(bytes, "device memory").map_err(|_| OUT_OF_MEMORY)?.0;
+        self.allocations.insert(at, bytes);
         Ok(at)
     }
 
     /// A driver waits for the device here; a program must not rely on it, so this one does not.
     pub fn free(&mut self, at: u64) -> Answer {
-        self.device.remove(&at).ok_or(INVALID_VALUE)?;
-        self.engine.free(DevicePtr(at)).map_err(|e| self.lose(&e.to_string()))
+        self.allocations.remove(&at).ok_or(INVALID_VALUE)?;
+        self.device.free(DevicePtr(at)).map_err(|e| self.lose(&e.to_string()))
     }
 
     pub fn alloc_host(&mut self, bytes: usize) -> Result<*mut c_void, Code> {
@@ -322,12 +288,12 @@ impl Driver {
                 Some(Kind::Crash) => return Err(self.lose(launch.kernel.name)),
                 Some(Kind::Hang) => hang(),
                 Some(Kind::Wrong) => return Ok(()),
-                None => self.engine.launch(launch.kernel.name, &launch.config, &launch.args()),
+                None => self.device.launch(launch.kernel.name, &launch.config, &launch.args()),
             },
             &Work::Copy { to, from, bytes } => {
-                self.engine.copy(DevicePtr(to), DevicePtr(from), bytes)
+                self.device.copy(DevicePtr(to), DevicePtr(from), bytes)
             }
-            &Work::Fill { to, byte, bytes } => self.engine.fill(DevicePtr(to), byte, bytes),
+            &Work::Fill { to, byte, bytes } => self.device.fill(DevicePtr(to), byte, bytes),
             Work::Up { to, from, bytes } => {
                 let from: &[u8] = match from {
                     Host::Copied(from) => from,
@@ -336,13 +302,13 @@ impl Driver {
                         None => return Err(self.lose("an upload from pinned memory that is gone")),
                     },
                 };
-                self.engine.upload(DevicePtr(*to), from)
+                self.device.upload(DevicePtr(*to), from)
             }
             &Work::Down { to, from, bytes } => {
                 let to = std::ptr::with_exposed_provenance_mut::<u8>(to);
                 // SAFETY: the caller's memory, which it must keep until it has waited for the copy.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, bytes) };
-                self.engine.download(DevicePtr(from), to)
+                self.device.download(DevicePtr(from), to)
             }
         };
         done.map_err(|e| self.lose(&e.to_string()))

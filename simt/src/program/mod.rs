@@ -51,7 +51,7 @@ pub struct Program {
     /// Of all its `setmaxnreg.inc`.
     pub(crate) largest_inc: Option<u32>,
     /// Whether it has a `griddepcontrol.wait`: it may start before the kernel before has ended.
-    pub(crate) awaits_grids: bool,
+    pub awaits_grids: bool,
     pub(crate) products: Vec<Product>,
     /// Who else touches registers that products use.
     pub(crate) touches: HashMap<u32, Touch>,

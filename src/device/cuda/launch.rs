@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use cudarc::driver::sys::CUfunction_attribute_enum as OfFunction;
-use cudarc::driver::{CudaFunction, CudaModule, result, sys};
+use cudarc::driver::sys::{
+    CUfunction_attribute_enum as OfFunction, CUlaunchAttributeID_enum as Attribute,
+};
+use cudarc::driver::{CudaFunction, CudaModule, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::Cuda;
@@ -31,46 +33,16 @@ impl Cuda {
         let found = self.function(kernel)?;
         self.capturing.takes_in(name)?;
         check(kernel, config, args, &self.limits, found.shared)?;
-        let mut slots = Slots::new(args);
-        if kernel.needs_hopper() {
-            return self.launch_dependent(kernel, &found.function, config, &mut slots);
-        }
-        let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
-        // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the
-        // driver copies them before it returns. That pointers are valid is the caller's promise, which
-        // the emulator tests.
-        unsafe {
-            result::launch_kernel(
-                found.function.cu_function(),
-                (gx, gy, gz),
-                (bx, by, bz),
-                config.shared_bytes,
-                self.stream.cu_stream(),
-                &mut slots.pointers(),
-            )
-        }
-        .map_err(driver(&format!("kernel {name}")))
-    }
-
-    /// Starts a kernel of Hopper: persistent, so that more blocks than there are SMs would only queue up, and waiting by
-    /// itself for what it needs, so that it may start while the kernel before it ends.
-    fn launch_dependent(
-        &self,
-        kernel: &Kernel,
-        function: &CudaFunction,
-        config: &LaunchConfig,
-        slots: &mut Slots,
-    ) -> Result<()> {
-        use sys::CUlaunchAttributeID_enum as Id;
-        let mut attribute = sys::CUlaunchAttribute {
-            id: Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        let mut may_start_early = sys::CUlaunchAttribute {
+            id: Attribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
         let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
+        let is_hopper = kernel.needs_hopper();
         let launch = sys::CUlaunchConfig {
-            // Clusters have two blocks at most.
-            gridDimX: gx.min(self.processors.next_multiple_of(2)),
+            // Hopper's are persistent: more blocks than there are SMs would only queue up. Clusters have two at most.
+            gridDimX: if is_hopper { gx.min(self.processors.next_multiple_of(2)) } else { gx },
             gridDimY: gy,
             gridDimZ: gz,
             blockDimX: bx,
@@ -78,20 +50,24 @@ impl Cuda {
             blockDimZ: bz,
             sharedMemBytes: config.shared_bytes,
             hStream: self.stream.cu_stream(),
-            attrs: &raw mut attribute,
-            numAttrs: u32::from(self.overlaps),
+            attrs: &raw mut may_start_early,
+            // They also wait by themselves for the kernel before them; the others need it to have ended.
+            numAttrs: u32::from(is_hopper && self.overlaps),
         };
+        let mut slots = Slots::new(args);
         let mut pointers = slots.pointers();
-        // SAFETY: as in `launch`; the attribute lives until the call returns.
+        // SAFETY: count, kinds and sizes of the arguments were checked against the kernel's type; the driver copies
+        // them, and the attribute, before it returns. That pointers are valid is the caller's promise, which the
+        // emulator tests.
         let code = unsafe {
             sys::cuLaunchKernelEx(
                 &raw const launch,
-                function.cu_function(),
+                found.function.cu_function(),
                 pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
-        code.result().map_err(driver(&format!("kernel {}", kernel.name)))
+        code.result().map_err(driver(&format!("kernel {name}")))
     }
 
     pub(super) fn function(&self, kernel: &'static Kernel) -> Result<Function> {

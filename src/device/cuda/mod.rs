@@ -200,7 +200,8 @@ impl Cuda {
         &self.stream
     }
 
-    fn bind(&self) -> Result<()> {
+    /// Makes the context that of this thread, as every call of the driver wants it.
+    pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(driver("bind context"))
     }
 

@@ -141,6 +141,16 @@ impl Launch<'_> {
 }
 
 impl OnHost<Fibres> {
+    pub fn new(options: Options) -> Self {
+        Self::with(Fibres::new(options))
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.engine().options
+    }
+}
+
+impl Fibres {
     pub fn new(mut options: Options) -> Self {
         if SANITIZED {
             // The sanitizers do the checking.
@@ -149,23 +159,22 @@ impl OnHost<Fibres> {
         static INSTALL: Once = Once::new();
         // SAFETY: the table is a static of the layout that the layout test checks.
         INSTALL.call_once(|| unsafe { ffi::glmae_emu_install(&sync::CALLBACKS) });
-        let memory = memory::Options {
-            device: "emulated device",
-            checked: options.mode == Mode::Checked,
-            unit: arena::UNIT,
-            poison: sanitizer::poison,
-        };
-        Self::with(Fibres { options }, memory)
-    }
-
-    pub fn options(&self) -> &Options {
-        &self.engine().options
+        Self { options }
     }
 }
 
 impl Engine for Fibres {
     fn limits(&self) -> &DeviceLimits {
         &self.options.limits
+    }
+
+    fn memory(&self) -> memory::Options {
+        memory::Options {
+            device: "emulated device",
+            checked: self.options.mode == Mode::Checked,
+            unit: arena::UNIT,
+            poison: sanitizer::poison,
+        }
     }
 
     /// Without a symbol table nothing is known to be static.

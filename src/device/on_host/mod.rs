@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 pub trait Engine: Send + Sync {
     fn limits(&self) -> &DeviceLimits;
 
+    /// The kind of memory that its kernels work in.
+    fn memory(&self) -> memory::Options;
+
     /// Bytes of the `__shared__` variables of a kernel.
     fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32>;
 
@@ -52,10 +55,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<E: Engine> OnHost<E> {
-    pub(super) fn with(engine: E, memory: memory::Options) -> Self {
+    /// A device whose kernels this engine executes.
+    pub fn with(engine: E) -> Self {
         Self {
+            memory: Mutex::new(Memory::new(engine.memory())),
             engine,
-            memory: Mutex::new(Memory::new(memory)),
             shared: Mutex::default(),
             launched: Mutex::default(),
             capturing: Capturing::default(),
@@ -63,7 +67,7 @@ impl<E: Engine> OnHost<E> {
         }
     }
 
-    pub(super) fn engine(&self) -> &E {
+    pub fn engine(&self) -> &E {
         &self.engine
     }
 

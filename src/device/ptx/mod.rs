@@ -120,25 +120,9 @@ pub struct Recorded {
 }
 
 impl OnHost<Executor> {
-    /// Errors: `Unsupported` when this binary has no PTX of `arch`.
+    /// Errors: those of [`Executor::new`].
     pub fn new(arch: Arch, options: Options) -> Result<Self> {
-        if PTX.iter().all(|row| row.1 != arch.name()) {
-            return Err(Error::Unsupported(format!(
-                "device 'ptx:{0}': this binary was built without the PTX of {arch}; build it with {0} in \
-                 GLMAE_CUDA_ARCHS",
-                arch.name()
-            )));
-        }
-        let memory = memory::Options {
-            device: "ptx device",
-            checked: options.checked,
-            unit: arena::UNIT,
-            poison: |_, _, _| {},
-        };
-        Ok(Self::with(
-            Executor { arch, options, recorded: Mutex::default(), replaced: Mutex::default() },
-            memory,
-        ))
+        Ok(Self::with(Executor::new(arch, options)?))
     }
 
     pub fn arch(&self) -> Arch {
@@ -173,7 +157,22 @@ impl OnHost<Executor> {
 }
 
 impl Executor {
-    fn program(&self, kernel: &'static Kernel) -> Result<Arc<Program>> {
+    /// Errors: `Unsupported` when this binary has no PTX of `arch`.
+    pub fn new(arch: Arch, options: Options) -> Result<Self> {
+        if PTX.iter().all(|row| row.1 != arch.name()) {
+            return Err(Error::Unsupported(format!(
+                "device 'ptx:{0}': this binary was built without the PTX of {arch}; build it with {0} in \
+                 GLMAE_CUDA_ARCHS",
+                arch.name()
+            )));
+        }
+        Ok(Self { arch, options, recorded: Mutex::default(), replaced: Mutex::default() })
+    }
+
+    /// What nvcc made of a kernel.
+    ///
+    /// Errors: `Unsupported` when this binary has none, or when something in it is not implemented.
+    pub fn program(&self, kernel: &'static Kernel) -> Result<Arc<Program>> {
         let Options { numerics, .. } = self.options;
         match lock(&self.replaced).get(kernel.file) {
             Some(module) => Ok(Arc::new(programs::decode(module, kernel, self.arch, numerics)?)),
@@ -185,6 +184,15 @@ impl Executor {
 impl Engine for Executor {
     fn limits(&self) -> &DeviceLimits {
         self.arch.limits()
+    }
+
+    fn memory(&self) -> memory::Options {
+        memory::Options {
+            device: "ptx device",
+            checked: self.options.checked,
+            unit: arena::UNIT,
+            poison: |_, _, _| {},
+        }
     }
 
     fn static_bytes(&self, kernel: &'static Kernel) -> Result<u32> {
