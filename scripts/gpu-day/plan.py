@@ -9,7 +9,7 @@ from pathlib import Path
 
 # The tiles of kernels/include/hopper/gemm.cuh, and the ops that are made of such products.
 TILES = ("128x256", "128x192", "64x256", "128x128", "64x64")
-PRODUCTS = ("linear", "mlp", "masked_mse", "weight_norm_linear", "conv3d")
+PRODUCTS = ("linear", "mlp", "patch_embed", "masked_mse", "weight_norm_linear", "conv3d")
 
 
 @dataclass

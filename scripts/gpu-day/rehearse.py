@@ -253,7 +253,7 @@ def hopper(stage, step):
 
 def checked(stage):
     """Every access of the kernels for Hopper checked, races included."""
-    ops = [word for op in ("linear", "masked_mse", "weight_norm_linear") for word in ("--op", op)]
+    ops = [word for op in ("linear", "patch_embed", "masked_mse", "weight_norm_linear") for word in ("--op", op)]
     for tile in plan.TILES:
         env = stage.env(checked="1", processors="1") | {"GLMAE_KERNELS": f"hopper:{tile}"}
         command = [stage.bundle / "bin/glmae", "check", "ops", "--device", "cuda:0", "--dtype", "bf16", *ops]

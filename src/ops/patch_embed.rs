@@ -173,10 +173,10 @@ impl OpSpec for Spec {
             case([2, 3, 5, 2, 1]),
             case([31, 13, 7, 4, 0]),
             case([55, 64, 96, 3, 1]),
-            case([301, 72, 136, 9, 1]),
+            case([150, 72, 136, 9, 1]),
             // More than one tile of the largest, side by side and one below the other; many tokens.
-            case([590, 136, 264, 2, 1]),
-            case([270, 520, 8, 50, 0]),
+            case([530, 24, 264, 2, 1]),
+            case([70, 520, 8, 50, 0]),
             case([29, 40, 16, 2, 1]).with_offset(1000.0),
         ]
     }
