@@ -38,7 +38,8 @@ class Step:
 
     def shortened(self):
         """For a rehearsal: so that a step that hangs does not take its minute."""
-        self.limit = self.limit // 3 if self.name in ("ops", "steps") else max(8, self.limit // 10)
+        parts = 1 if self.name == "tune" else 3 if self.name.startswith(("ops", "step")) else 10
+        self.limit = max(8, self.limit // parts)
         self.least = min(self.least, 3)
 
 
@@ -82,8 +83,7 @@ def steps(here, work, device, scale, all_cases=False):
         found_in = work / f"ops-{tile}.json"
         ours(f"ops-{tile}", 4, 30, "check", "ops", *on, *[word for op in PRODUCTS for word in ("--op", op)],
              "--dtype", "bf16", "--out", str(found_in), "--limit", "3" if small else "20", "--within", "25",
-             *(["--first", "1"] if small else []), out=found_in, least=5,
-             env={"GLMAE_KERNELS": f"hopper:{tile}"})
+             out=found_in, least=5, env={"GLMAE_KERNELS": f"hopper:{tile}"})
     cases = sorted((here / "cases").glob("*.safetensors"))
     if cases:
         ours("parity", 15, 45, "verify", *map(str, cases), *on, "--dtype", "f32", "--json")
@@ -100,11 +100,10 @@ def steps(here, work, device, scale, all_cases=False):
     peer("peer-B48", 45, 110, "--parts", "step", "--set", "batch=48", "--variants", "eager", "--warmup", "3",
          "--repeats", "10", least=40)
     # Kernel by kernel. Which tile is the fastest for each product, beside the one that the model chose.
-    tuned = work / "tuning.toml"
-    if not small:
-        ours("tune", 15, 60, "tune", *model, "--set", "train.batch=4", *on, "--out", str(tuned), "--json",
-             is_timed=True, least=10)
-        training("step-B4-tuned", 15, 60, 4, env={"GLMAE_TUNING": str(tuned)})
+    tuned, batch = work / "tuning.toml", 1 if small else 4
+    ours("tune", 15, 60, "tune", *model, "--set", f"train.batch={batch}", *on, "--out", str(tuned), "--repeats",
+         "1" if small else "5", "--json", is_timed=True, least=10)
+    training("step-B4-tuned", 15, 60, batch, env={"GLMAE_TUNING": str(tuned)})
     shapes = work / "shapes.txt"
     lines = (here / "shapes.txt").read_text().splitlines()
     if small:

@@ -5,6 +5,7 @@ hang, crash and are wrong, tools that are missing, and too little time.
 
 The program, its driver layer, graphs and kernels are the real ones (kernels run on the host); PyTorch, MONAI, ncu and
 compute-sanitizer are played by small scripts. `--long` has what the short form, part of the tests, leaves out.
+Variables of the stand-in (GLMAE_STAND_IN_...) reach it. With another compute capability than 9.0 there is no long form.
 """
 
 import json
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import plan
 
 HERE = Path(__file__).resolve().parent
 
@@ -93,15 +96,22 @@ class Stage:
         (self.tools / name).write_text(text)
         (self.tools / name).chmod(0o755)
 
-    def run(self, name, seconds, *words, faults="", has_driver=True, keep_work=False):
+    def env(self, **card):
+        """With these variables of the stand-in beside those that are set here; none of the program's own."""
+        env = {k: v for k, v in os.environ.items() if k.startswith("GLMAE_STAND_IN_") or not k.startswith("GLMAE_")}
+        env |= {f"GLMAE_STAND_IN_{key.upper()}": value for key, value in card.items()}
+        env["PATH"] = os.pathsep.join([str(self.tools), "/usr/bin", "/bin"])
+        env["LD_LIBRARY_PATH"] = str(self.lib)
+        return env
+
+    def run(self, name, seconds, *words, has_driver=True, keep_work=False, **card):
         out = self.root / name
         work = self.root / "work"
         if not keep_work:
             shutil.rmtree(work, ignore_errors=True)
-        env = {k: v for k, v in os.environ.items() if not k.startswith("GLMAE_")}
-        env["PATH"] = os.pathsep.join([str(self.tools), "/usr/bin", "/bin"])
-        env["LD_LIBRARY_PATH"] = str(self.lib) if has_driver else ""
-        env["GLMAE_STAND_IN_FAULTS"] = faults
+        env = self.env(**card)
+        if not has_driver:
+            env["LD_LIBRARY_PATH"] = ""
         # The interpreter of this script: another one on the path may have another PyTorch.
         command = [sys.executable, str(self.bundle / "day.py"), str(seconds), "--scale", "rehearsal", "--out", str(out),
                    "--work", str(work)]
@@ -144,6 +154,9 @@ class Outcome:
                   f"{self.failures}", file=sys.stderr)
             sys.exit(1)
 
+    def result(self, name):
+        return next(s["result"] for s in self.results["steps"] if s["name"] == name) or {}
+
     def state(self, name, state):
         self.expect(f"{name} is {self.states.get(name)}, not {state}", self.states.get(name) == state)
 
@@ -157,9 +170,12 @@ def main():
         stage = Stage(scratch, glmae, stand_in)
         no_device(stage)
         numbers(stage)
-        faults(stage)
+        day = faults(stage)
+        if os.environ.get("GLMAE_STAND_IN_CAPABILITY", "9.0") == "9.0":
+            hopper(stage, day.result("step-B4"))
         published(stage)
         if "--long" in sys.argv:
+            checked(stage)
             everything(stage)
             time_is_up(stage)
         print("rehearsal: passed")
@@ -216,6 +232,34 @@ def faults(stage):
     for name in ("doctor", "ops", "peer-B1", "ncu-1", "step-B4"):
         again.state(name, "ok")
     again.expect("ends with code 1 for the tool that dies again", again.code == 1)
+    return day
+
+
+def hopper(stage, step):
+    """Kernels for Hopper, through the driver layer: every tile, and a step. A card with one multiprocessor has so few
+    blocks that each takes many tiles."""
+    tiles = [f"ops-{tile}" for tile in plan.TILES]
+    day = stage.run("hopper", 150, "--only", ",".join([*tiles, "step-B4-no-overlap"]), processors="1")
+    day.expect("all is well", day.code == 0)
+    for name in tiles:
+        result = day.result(name)
+        day.expect("all cases are run", result["passed"] == result["cases"] > 40)
+    day.expect("neither the grid nor the overlap is seen in the loss",
+               day.result("step-B4-no-overlap")["loss"] == step["loss"])
+    # That it was these kernels.
+    day = stage.run("a wrong tile", 60, "--only", "ops-128x192", faults="wrong:masked_mse_fwd_bf16_hopper_128x192")
+    day.expect("is noticed", day.code == 1 and "wrong masked_mse bf16" in day.failures)
+
+
+def checked(stage):
+    """Every access of the kernels for Hopper checked, races included."""
+    ops = [word for op in ("linear", "masked_mse", "weight_norm_linear") for word in ("--op", op)]
+    for tile in plan.TILES:
+        env = stage.env(checked="1", processors="1") | {"GLMAE_KERNELS": f"hopper:{tile}"}
+        command = [stage.bundle / "bin/glmae", "check", "ops", "--device", "cuda:0", "--dtype", "bf16", *ops]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+        if done.returncode != 0:
+            sys.exit(f"rehearsal: checked {tile}\n{done.stdout}{done.stderr}")
 
 
 def published(stage):
