@@ -38,8 +38,8 @@ class Step:
 
     def shortened(self):
         """For a rehearsal: so that a step that hangs does not take its minute."""
-        computes = self.name.startswith(("ops", "step", "tune"))
-        self.limit = self.limit // 3 if computes else max(8, self.limit // 10)
+        parts = 1 if self.name == "tune" else 3 if self.name.startswith(("ops", "step")) else 10
+        self.limit = max(8, self.limit // parts)
         self.least = min(self.least, 3)
 
 
