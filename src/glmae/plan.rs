@@ -209,14 +209,14 @@ pub fn decode_plan(
     let (mut rows, mut lengths, mut wanted, mut targets) = (vec![], vec![], vec![], vec![]);
     let mut kind_rows = [0; 2];
     for (&(view, mask), &start) in views.iter().zip(encoder_starts) {
-        let (first, places) = (tables.first(kinds[view]), order.rows(view));
+        let first = tables.first(kinds[view]);
         check_tokens(shape, kinds[view], mask)?;
         rows.push(RowSource { row: Some(start), position: first });
-        for token in 0..mask.tokens() {
+        for (token, &target) in order.rows(view).iter().enumerate() {
             let place = mask.place(token);
             if place.is_none() || predict == Predict::All {
                 wanted.push(rows.len());
-                targets.push(places[token]);
+                targets.push(target);
                 kind_rows[kinds[view] as usize] += 1;
             }
             let row = place.map(|p| start + 1 + p);
