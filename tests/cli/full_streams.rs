@@ -60,14 +60,14 @@ fn a_run_does_not_need_stderr() {
     let (seg, scan) = (path("demo/seg"), path("demo/scans/imagesTr/synthetic_005.nii.gz"));
     let base = ["predict", "--checkpoint", &seg, "--input", &scan, "--out", &maps];
     let overlap = |share: &'static str| program(&[&base[..], &["--overlap", share]].concat());
-    let output = overlap("0.75").output().unwrap();
+    let output = overlap("0.85").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("times those of an overlap of 0.5"), "{said}");
     // Before the first window, or nobody could still stop it.
     let cost = said.find("times those").unwrap();
     assert!(said.find("1/").is_none_or(|window| cost < window), "{said}");
-    let status = overlap("0.75").stdout(Stdio::null()).stderr(closed()).status().unwrap();
+    let status = overlap("0.85").stdout(Stdio::null()).stderr(closed()).status().unwrap();
     assert_eq!(status.code(), Some(0));
     for share in ["1", "-0.1", "nan"] {
         let output = overlap(share).output().unwrap();
