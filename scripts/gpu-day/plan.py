@@ -115,7 +115,8 @@ def steps(here, work, device, scale, all_cases=False):
          *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out, is_timed=True,
          least=40)
     products = work / "products.txt"
-    products.write_text("\n".join(line for line in lines if line.startswith(("linear ", "mlp ", "masked_mse ", "patch_embed "))) + "\n")
+    of_products = [line for line in lines if line.startswith(("linear ", "mlp ", "masked_mse ", "patch_embed "))]
+    products.write_text("\n".join(of_products) + "\n")
     out = work / "kernels-portable.json"
     ours("kernels-portable", 30, 80, "bench", "kernels", "--shapes", str(products), *on, "--dtype", "bf16", "--out",
          str(out), *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out,

@@ -64,7 +64,8 @@ pub fn draw_mask(config: &ViewConfig, tokens: usize, key: &ViewKey) -> Mask {
     Mask::random(&mut key.rng(Purpose::Mask), tokens, config.visible(tokens))
 }
 
-/// Draws the masks of a batch and cuts its views from prepared volumes `[channels, d, h, w]`, one per sample; `samples[b]` is the place of volume `b` within the update.
+/// Draws the masks of a batch and cuts its views from prepared volumes `[channels, d, h, w]`, one per sample;
+/// `samples[b]` is the place of volume `b` within the update.
 pub fn cut_batch(
     config: &ViewConfig,
     batch: &mut Batch,

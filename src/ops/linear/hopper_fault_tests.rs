@@ -15,7 +15,7 @@ use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::GradMode;
 
 /// A change of every line that it applies to, of what the trimmed line is.
-type Edit = fn(&str) -> Option<String>;
+pub(in crate::ops) type Edit = fn(&str) -> Option<String>;
 
 struct Fault {
     what: &'static str,
@@ -203,6 +203,20 @@ fn multicast(line: &str, mask: &str) -> Option<String> {
     line.contains(".multicast::cluster").then(|| last(line, LOAD, mask)).flatten()
 }
 
+/// The PTX with the edit made of every line that it applies to; nothing where that is none.
+pub(in crate::ops) fn edited(text: &str, edit: Edit) -> Option<String> {
+    let mut is_changed = false;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let new = edit(line.trim());
+            is_changed |= new.is_some();
+            new.unwrap_or_else(|| line.to_owned())
+        })
+        .collect();
+    is_changed.then(|| lines.join("\n"))
+}
+
 /// The kernels of one tile: the others would only be parsed.
 pub(in crate::ops) fn kernels(text: &str, tile: Tile) -> String {
     const ENTRY: &str = ".visible .entry ";
@@ -315,21 +329,9 @@ fn faults_in_hoppers_products_are_noticed() {
     // What is noticed of an edit in the kernels of a tile; nothing where the edit changes none of them.
     let seen = |edit: Edit, schedule, i: usize, changed: &mut usize| -> Option<String> {
         let ptx = Arc::new(Ptx::new(Arch::Sm90a, options(schedule)).unwrap());
-        let before = *changed;
-        let edited: Vec<String> = texts[i]
-            .lines()
-            .map(|line| match edit(line.trim()) {
-                Some(new) => {
-                    *changed += 1;
-                    new
-                }
-                None => line.to_owned(),
-            })
-            .collect();
-        if *changed == before {
-            return None;
-        }
-        if let Err(e) = ptx.replace("hopper/linear", &edited.join("\n")) {
+        let text = edited(&texts[i], edit)?;
+        *changed += 1;
+        if let Err(e) = ptx.replace("hopper/linear", &text) {
             return Some(e.to_string());
         }
         run(&Device::Ptx(ptx), tiles[i], &expected).unwrap_or_else(|e| Some(e.to_string()))

@@ -9,7 +9,7 @@ use crate::device::ptx::{Arch, Options, Ptx, Schedule};
 use crate::device::{DType, Device, KernelSet, Tensor};
 use crate::ops::gemm::hopper::{TILES, Tile};
 use crate::ops::linear::Layer;
-use crate::ops::linear::hopper_fault_tests::{exchanged, kernels, replaced, without};
+use crate::ops::linear::hopper_fault_tests::{Edit, edited, exchanged, kernels, replaced, without};
 use crate::ops::linear::hopper_tests::{for_every_tile, hopper};
 use crate::ops::linear::tests::{operand, product};
 use crate::ops::row_assemble::{AssemblePlan, Assembly, RowSource};
@@ -77,7 +77,7 @@ fn rows_get_positions_and_go_to_their_places() {
 }
 
 /// What it is, and a change of every line that it applies to.
-type Fault = (&'static str, fn(&str) -> Option<String>);
+type Fault = (&'static str, Edit);
 
 const FAULTS: [Fault; 7] = [
     ("warps that do not wait", |l| without(l, "bar.warp.sync")),
@@ -104,19 +104,9 @@ fn faults_in_the_way_of_a_row_are_noticed() {
     let whole = kernels(&ptx.text("hopper/patch_embed").unwrap(), tile);
     for (what, edit) in FAULTS {
         let ptx = Arc::new(Ptx::new(Arch::Sm90a, options).unwrap());
-        let mut changed = 0;
-        let edited: Vec<String> = whole
-            .lines()
-            .map(|line| match edit(line.trim()) {
-                Some(new) => {
-                    changed += 1;
-                    new
-                }
-                None => line.to_owned(),
-            })
-            .collect();
-        assert!(changed > 0, "{what}: nothing in the PTX is like that");
-        let found = match ptx.replace("hopper/patch_embed", &edited.join("\n")) {
+        let text = edited(&whole, edit)
+            .unwrap_or_else(|| panic!("{what}: nothing in the PTX is like that"));
+        let found = match ptx.replace("hopper/patch_embed", &text) {
             Err(e) => Some(e.to_string()),
             Ok(()) => run(&Device::Ptx(ptx), size, tile).unwrap_or_else(|e| Some(e.to_string())),
         };
