@@ -6,8 +6,8 @@ use super::launch::DevicePtr;
 use super::{DType, Device};
 use crate::{Error, Result};
 
-/// A contiguous tensor and the box of it that one copy takes, outermost dimension first. Rows of a box have at most
-/// 128 bytes and are swizzled by 128 bytes.
+/// A contiguous tensor and the box of it that one copy takes, outermost dimension first. Rows of a box have 32, 64 or
+/// 128 bytes and are swizzled by as many.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Boxes<'a> {
     pub at: DevicePtr,
@@ -30,10 +30,14 @@ impl Boxes<'_> {
         (dims, strides, box_dims)
     }
 
+    /// Bytes of a row of a box.
+    fn row_bytes(&self) -> usize {
+        self.box_dims.last().map_or(0, |n| n.saturating_mul(self.dtype.size()))
+    }
+
     /// The rules of `cuTensorMapEncodeTiled` that a tensor of ours can break.
     fn check(&self) -> Result<()> {
         let (dims, strides, box_dims) = self.parts();
-        let row = u64::from(box_dims[0]) * self.dtype.size() as u64;
         let wrong = if !matches!(self.dtype, DType::Bf16 | DType::F32) {
             "neither bf16 nor f32"
         } else if !self.at.0.is_multiple_of(16) || strides.iter().any(|n| !n.is_multiple_of(16)) {
@@ -42,8 +46,8 @@ impl Boxes<'_> {
             "a side that is not 1 to 2^32"
         } else if dims.len() != box_dims.len() || box_dims.iter().any(|n| !(1..=256).contains(n)) {
             "a box whose sides are not 1 to 256"
-        } else if row > 128 || !row.is_multiple_of(16) {
-            "a box whose rows are not whole pieces of 16 bytes, at most 128"
+        } else if !matches!(self.row_bytes(), 32 | 64 | 128) {
+            "a box whose rows do not have 32, 64 or 128 bytes"
         } else {
             return Ok(());
         };
@@ -94,7 +98,12 @@ fn executed(boxes: &Boxes<'_>) -> Result<TensorMap> {
         dims: &dims,
         strides: &strides,
         element_strides: &[1; 5][..dims.len()],
-        swizzle: Swizzle::B128,
+        swizzle: match boxes.row_bytes() {
+            32 => Swizzle::B32,
+            64 => Swizzle::B64,
+            128 => Swizzle::B128,
+            n => return Err(Error::Device(format!("tensor map of {boxes:?}: rows of {n} bytes"))),
+        },
         promotion: Promotion::B256,
         fill: Fill::Zeros,
     };
@@ -113,6 +122,11 @@ fn driver(boxes: &Boxes<'_>) -> Result<TensorMap> {
         DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
         other => return Err(unsupported(other)),
     };
+    let swizzle = match boxes.row_bytes() {
+        32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
     let mut map = TensorMap { opaque: [0; 16] };
     // SAFETY: the map has the size and the alignment of a CUtensorMap, and every array as many entries as the rank says;
     // the tensor is only described, not read.
@@ -127,7 +141,7 @@ fn driver(boxes: &Boxes<'_>) -> Result<TensorMap> {
             box_dims.as_ptr(),
             [1u32; 5].as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            swizzle,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
@@ -176,6 +190,7 @@ mod tests {
             for wrong in [
                 boxes(&[3, 12], &[2, 64]),
                 boxes(&[3, 8], &[2, 128]),
+                boxes(&[3, 8], &[2, 48]),
                 boxes(&[3, 8], &[512, 64]),
                 boxes(&[0, 8], &[2, 64]),
                 aside,

@@ -2,12 +2,15 @@
 // The tensor map says where the tensor lies, how large it is and which box is copied; coordinates, innermost first, say
 // which one. What a box covers outside of the tensor arrives as zeros and is not stored.
 //
-// All our boxes have rows of 128 bytes and the swizzle of 128 bytes, so that columns of such rows meet different banks:
+// Rows of a box have 128 bytes and the swizzle of 128 bytes, so that columns of such rows meet different banks:
 //
 //     bytes of a row    0   16   32   48   64   80   96  112      row r keeps its piece c at place c ^ (r % 8)
 //     row 0             0    1    2    3    4    5    6    7      (bits 4 to 6 of an address are XORed with bits
 //     row 1             1    0    3    2    5    4    7    6       7 to 9: buffers begin at multiples of 1024)
 //     row 2             2    3    0    1    6    7    4    5
+//
+// or 64 or 32 bytes and that swizzle, in which two or four rows make up one of 128 bytes: bits 4 and 5 are XORed with 7 and 8,
+// or 4 with 7.
 //
 // The copy engine is another reader and writer of shared memory (the async proxy). It sees what a thread has stored there
 // once that thread has passed fence_async() and a barrier; likewise a thread that has read what the engine is to
@@ -19,9 +22,13 @@ namespace GLMAE_NS {
 
 constexpr int SWIZZLED_ROW = 128;  // bytes
 
-// Place of a 16-byte piece of a swizzled row, in bytes.
+// Place of a 16-byte piece of a swizzled row of `Span` bytes.
+template <int Span>
+__device__ __forceinline__ int swizzled(int row, int piece) {
+    return row * Span + (piece ^ row * Span / SWIZZLED_ROW % (Span / 16)) * 16;
+}
 __device__ __forceinline__ int swizzled_128(int row, int piece) {
-    return row * SWIZZLED_ROW + (piece ^ row % 8) * 16;
+    return swizzled<SWIZZLED_ROW>(row, piece);
 }
 
 __device__ __forceinline__ void prefetch_map(const GlmaeTensorMap& map) {
@@ -42,8 +49,17 @@ __device__ __forceinline__ void load_box(void* to, const GlmaeTensorMap& map, in
         : "memory");
 }
 
-// The same to every block of the cluster that `blocks` has a bit for: to the same place in its shared memory, counted by
-// the barrier at the same place.
+__device__ __forceinline__ void load_box(void* to, const GlmaeTensorMap& map, int x, int y, int z,
+                                         uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(shared_address(to)),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// A box of two dimensions to every block of the cluster that `blocks` has a bit for: to the same place in its shared memory,
+// counted by the barrier at the same place.
 __device__ __forceinline__ void load_box_for(uint16_t blocks, void* to, const GlmaeTensorMap& map,
                                              int x, int y, uint64_t* barrier) {
     asm volatile(
