@@ -4,6 +4,9 @@
 //! attends to the rows of its own sequence. Nothing is padded.
 
 pub mod fast;
+mod hopper;
+#[cfg(all(test, feature = "cuda"))]
+mod hopper_tests;
 mod launch;
 mod packing;
 

@@ -28,9 +28,6 @@
 
 namespace GLMAE_NS {
 
-// Dynamic shared memory where swizzled buffers may begin.
-#define GLMAE_SWIZZLED_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
-
 template <int GROUP_M_, int N_, int STAGES_, bool PING_PONG_, int CLUSTER_, int SLOTS_>
 struct WgmmaTile {
     static constexpr int GROUP_M = GROUP_M_;  // rows that a warpgroup has: one or two products of 64

@@ -15,16 +15,18 @@
 namespace GLMAE_NS {
 
 // Place, in bytes, where this lane's matrix of four has its row: rows 0 to 7 and 8 to 15 of pieces `piece`, `piece` + 1.
+template <int Span>
 __device__ __forceinline__ int panel_place(int row0, int piece) {
     const int lane = threadIdx.x % WARP;
-    return swizzled_128(row0 + (lane & 15), piece + lane / 16);
+    return swizzled<Span>(row0 + (lane & 15), piece + lane / 16);
 }
 
 // Eight sums of 16 columns, from piece `piece` on: {row, row, row + 8, row + 8} of the first 8 columns, then of the others.
+template <int Span = SWIZZLED_ROW>
 __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
                                             const float (&v)[8]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
-                     shared_address(panel + panel_place(row0, piece))),
+                     shared_address(panel + panel_place<Span>(row0, piece))),
                  "r"(Vec<bf16>::pack_bf16(v[0], v[1])), "r"(Vec<bf16>::pack_bf16(v[2], v[3])),
                  "r"(Vec<bf16>::pack_bf16(v[4], v[5])), "r"(Vec<bf16>::pack_bf16(v[6], v[7]))
                  : "memory");
@@ -32,7 +34,7 @@ __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int 
 __device__ __forceinline__ void panel_load(const unsigned char* panel, int row0, int piece,
                                            float (&v)[8]) {
     uint32_t r[4];
-    ldmatrix_x4(r, panel + panel_place(row0, piece));
+    ldmatrix_x4(r, panel + panel_place<SWIZZLED_ROW>(row0, piece));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         v[2 * i] = __uint_as_float(r[i] << 16);

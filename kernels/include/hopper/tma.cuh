@@ -20,6 +20,9 @@
 
 namespace GLMAE_NS {
 
+// Dynamic shared memory where swizzled buffers may begin.
+#define GLMAE_SWIZZLED_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+
 constexpr int SWIZZLED_ROW = 128;  // bytes
 
 // Place of a 16-byte piece of a swizzled row of `Span` bytes.

@@ -31,6 +31,20 @@ __device__ __forceinline__ uint64_t matrix_at(const void* shared) {
 template <bool K_MAJOR, int Span = 128>
 constexpr uint64_t NEXT_16_K = (K_MAJOR ? 32 : 16 * Span) >> 4;
 
+// To the compiler a fence or a wait is about memory alone, and it may move arithmetic past it. Behind this, registers have
+// their values.
+template <int N>
+__device__ __forceinline__ void settle(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int N>
+__device__ __forceinline__ void settle(uint32_t (&a)[N][4]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
+}
+
 // Before the first product, and whenever a thread has touched the registers of the sums.
 __device__ __forceinline__ void wgmma_fence() {
     asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");

@@ -1,7 +1,7 @@
 //! The launches of `kernels/attention.cu`; which kernel takes which sequences is said there.
 
-use super::OP;
 use super::packing::{Packing, WHOLE, Work};
+use super::{OP, hopper};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelCall, Tensor};
 use crate::{Error, Result};
@@ -71,6 +71,9 @@ pub(super) fn forward(
 ) -> Result<()> {
     let sizes = Sizes::new(qkv, &[out], lse, packing)?;
     let (device, work) = (qkv.device(), sizes.work);
+    if let Some(parts) = work.hopper.as_ref().filter(|_| sizes.tensor_cores) {
+        return hopper::forward(out, lse, qkv, parts, sizes.d);
+    }
     let (name, tiles, config) = if sizes.tensor_cores {
         let name = format!("attention_fwd_bf16_d{}", sizes.d);
         (name, &work.by_128, sizes.grid(&work.by_128, 128, 768 * sizes.d)?)

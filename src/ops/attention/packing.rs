@@ -1,6 +1,6 @@
 //! How sequences lie in a packed matrix, and the work lists of the kernels made from that once.
 
-use super::OP;
+use super::{OP, hopper};
 use crate::device::{Device, Tensor};
 use crate::{Error, Result};
 
@@ -77,6 +77,8 @@ pub(super) struct Work {
     pub by_64: Tensor,
     /// Length of the longest sequence.
     pub longest: usize,
+    /// The launches of Hopper's kernels, where the device has them and the sequences are of few lengths.
+    pub hopper: Option<Vec<hopper::Part>>,
 }
 
 impl Work {
@@ -106,6 +108,7 @@ impl Work {
             ],
             by_64: upload(&sequences, 64)?,
             longest: sequences.first().map_or(0, |&(_, length)| length),
+            hopper: hopper::parts(device, lengths)?,
         })
     }
 }

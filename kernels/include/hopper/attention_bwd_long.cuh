@@ -1,0 +1,494 @@
+// Backward attention on Hopper for more than 256 rows, in two passes over the scores:
+//
+//     by queries   delta = rowsum(dO * O);  S = Q K^T, dP = dO V^T, dS = P * (dP - delta);  dQ = scale dS K
+//     by keys      S^T = K Q^T, dP^T = V dO^T, dS^T;  dV = P^T dO,  dK = scale dS^T Q
+//
+// Seven products instead of five, and nothing that blocks have to add up: partial sums of dQ, written and read again in
+// order, would move as many bytes as the two products cost. What a block owns are the rows of the products, so that P and dS
+// go from sums to operands within the registers. attention.cuh says what an item is.
+#pragma once
+#include "attention.cuh"
+
+namespace GLMAE_NS {
+
+// What goes in: runs of qkv, of dO and of O.
+struct AttentionBwdMaps {
+    const GlmaeTensorMap &qkv0, &qkv1, &dout0, &dout1, &out0, &out1;
+
+    __device__ __forceinline__ const GlmaeTensorMap& qkv(const AttentionItem& item) const {
+        return item.run ? qkv1 : qkv0;
+    }
+    __device__ __forceinline__ const GlmaeTensorMap& dout(const AttentionItem& item) const {
+        return item.run ? dout1 : dout0;
+    }
+    __device__ __forceinline__ const GlmaeTensorMap& out(const AttentionItem& item) const {
+        return item.run ? out1 : out0;
+    }
+};
+
+// What comes out and what belongs to rows, [heads, total].
+struct AttentionBwdRows {
+    bf16* dqkv;
+    const float* lse;
+    float* delta;
+    int64_t total;
+    int width;
+    float scale;
+
+    __device__ __forceinline__ int64_t at(const AttentionItem& item, int row) const {
+        return item.head * total + item.start + row;
+    }
+    // Base 2, and so that rows that do not exist have no weight.
+    __device__ __forceinline__ float lse2_of(const AttentionItem& item, int row) const {
+        return row < item.length ? lse[at(item, row)] * ATTENTION_LOG2E : INFINITY;
+    }
+    __device__ __forceinline__ float delta_of(const AttentionItem& item, int row) const {
+        return row < item.length ? delta[at(item, row)] : 0.0f;
+    }
+    // Rows of a warpgroup from `row0` on: the gradient of queries (0), keys (1) or values (2).
+    template <int D>
+    __device__ __forceinline__ void put(const AttentionItem& item, int row0, int which,
+                                        unsigned char* buffer, const float (&d)[D / 2],
+                                        float scale) const {
+        bf16* to = dqkv + static_cast<int64_t>(item.start + row0) * 3 * width + which * width +
+                   item.head * D;
+        rows_out<D>(to, 3 * width, buffer, d, scale, scale, item.length - row0);
+    }
+};
+
+// Eight rows of 16 columns as the A of a product: what panel_load reads, rounded as it is.
+template <int D>
+__device__ __forceinline__ void operand_a(uint32_t (&a)[D / 16][4], const unsigned char* rows) {
+    const int row0 = threadIdx.x % WARPGROUP / WARP * 16;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i)
+        ldmatrix_x4(a[i], rows + panel_place<HeadRows<D>::SPAN>(row0, 2 * i));
+}
+
+// rowsum(a * b) of this thread's two rows of 64, from shared memory.
+template <int D>
+__device__ __forceinline__ void row_products(float (&sum)[2], const unsigned char* a,
+                                             const unsigned char* b) {
+    sum[0] = sum[1] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+        uint32_t x[4], y[4];
+        const int place = panel_place<HeadRows<D>::SPAN>(threadIdx.x % WARPGROUP / WARP * 16, 2 * i);
+        ldmatrix_x4(x, a + place);
+        ldmatrix_x4(y, b + place);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            sum[e % 2] += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16);
+            sum[e % 2] += __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
+        }
+    }
+    sum[0] = quad_sum(sum[0]);
+    sum[1] = quad_sum(sum[1]);
+}
+
+// Eight sums as the A of a product (wgmma.cuh).
+__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
+}
+
+// Buffers and barriers of both passes: `ITEM_BOXES` boxes for each warpgroup of an item, twice, and a ring of stages.
+template <int D, int ITEM_BOXES_, int STAGES_, int STAGE_BOXES, int STAGE_FLOATS>
+struct AttentionBwdShared {
+    using R = HeadRows<D>;
+    static constexpr int ITEM_BOXES = ITEM_BOXES_, STAGES = STAGES_;
+    static constexpr int STAGE = STAGE_BOXES * R::BOX;
+    static constexpr int ITEMS_AT = STAGES * STAGE;
+    static constexpr int FLOATS_AT = ITEMS_AT + 2 * 2 * ITEM_BOXES * R::BOX;
+    static constexpr int BARRIERS_AT = FLOATS_AT + STAGES * STAGE_FLOATS * 4;
+    static constexpr int BYTES = BARRIERS_AT + (2 * STAGES + 4) * 8;
+    static_assert(BYTES <= 227 * 1024, "an SM");
+    unsigned char* base;
+
+    __device__ __forceinline__ unsigned char* stage(int i) const { return base + i * STAGE; }
+    __device__ __forceinline__ float* floats(int i) const {
+        return reinterpret_cast<float*>(base + FLOATS_AT) + i * STAGE_FLOATS;
+    }
+    __device__ __forceinline__ unsigned char* item(int buffer, int group, int box) const {
+        return base + ITEMS_AT + ((2 * buffer + group) * ITEM_BOXES + box) * R::BOX;
+    }
+    __device__ __forceinline__ uint64_t* full(int i) const {
+        return reinterpret_cast<uint64_t*>(base + BARRIERS_AT) + i;
+    }
+    __device__ __forceinline__ uint64_t* empty(int i) const { return full(STAGES + i); }
+    __device__ __forceinline__ uint64_t* item_full(int buffer) const { return full(2 * STAGES + buffer); }
+    __device__ __forceinline__ uint64_t* item_empty(int buffer) const {
+        return full(2 * STAGES + 2 + buffer);
+    }
+
+    // `arrivals`: how many say that a stage is full.
+    __device__ __forceinline__ void init(int arrivals) const {
+#pragma unroll
+        for (int i = 0; i < STAGES; ++i) {
+            mbarrier_init(full(i), arrivals);
+            mbarrier_init(empty(i), 2 * WARPGROUP / WARP);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            mbarrier_init(item_full(i), 1);
+            mbarrier_init(item_empty(i), 2 * WARPGROUP / WARP);
+        }
+        fence_mbarrier_init();
+    }
+};
+
+// By a warp that has done with a buffer.
+__device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
+}
+
+// ---- By queries: a stage is 128 keys and their values; an item's boxes are queries, dO, O.
+
+constexpr int BWD_KEYS = 128;
+
+template <int D>
+using AttentionBwdQShared = AttentionBwdShared<D, 3, HeadRows<D>::SPAN == 64 ? 6 : 3, 4, 0>;
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShared<D>& shared,
+                                                        const AttentionWork& work,
+                                                        const AttentionBwdMaps& maps) {
+    using R = HeadRows<D>;
+    RingAt<AttentionBwdQShared<D>::STAGES> at;
+    RingAt<2> items;
+    const int width = work.heads * D;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+        const AttentionItem item = work.item(index);
+        const int column = item.head * D, groups = item.has_group(1) ? 2 : 1;
+        mbarrier_wait(shared.item_empty(items.stage), items.parity ^ 1);
+        uint64_t* full = shared.item_full(items.stage);
+        mbarrier_expect(full, groups * 3 * R::BOX);
+        for (int group = 0; group < groups; ++group) {
+            const int row = item.row_of(group);
+            load_box(shared.item(items.stage, group, 0), maps.qkv(item), column, row, item.sequence, full);
+            load_box(shared.item(items.stage, group, 1), maps.dout(item), column, row, item.sequence, full);
+            load_box(shared.item(items.stage, group, 2), maps.out(item), column, row, item.sequence, full);
+        }
+#pragma unroll 1
+        for (int row = 0; row < item.length; row += BWD_KEYS, at.next()) {
+            const int boxes = item.length - row > 64 ? 2 : 1;
+            mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+            full = shared.full(at.stage);
+            mbarrier_expect(full, 2 * boxes * R::BOX);
+            for (int box = 0; box < 2 * boxes; ++box)
+                load_box(shared.stage(at.stage) + (box % 2 * 2 + box / 2) * R::BOX, maps.qkv(item),
+                         (1 + box % 2) * width + column, row + box / 2 * 64, item.sequence, full);
+        }
+    }
+}
+
+// One step of N keys of the dQ of a warpgroup.
+template <int D, int N>
+__device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint32_t (&ds)[N / 16][4],
+                                                     uint64_t queries, uint64_t dout,
+                                                     const unsigned char* stage, int left,
+                                                     const float (&lse2)[2], const float (&delta)[2],
+                                                     float scale2, uint64_t* before, int adds) {
+    using R = HeadRows<D>;
+    const uint64_t keys = R::matrix(stage), values = R::matrix(stage + 2 * R::BOX);
+    float s[N / 2], dp[N / 2];
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < R::STEPS; ++i)
+        wgmma<true, true>(s, queries + i * R::NEXT_COLUMNS, keys + i * R::NEXT_COLUMNS, i > 0);
+    wgmma_commit();
+#pragma unroll
+    for (int i = 0; i < R::STEPS; ++i)
+        wgmma<true, true>(dp, dout + i * R::NEXT_COLUMNS, values + i * R::NEXT_COLUMNS, i > 0);
+    wgmma_commit();
+    // The scores, and the last product of the step before.
+    wgmma_wait<1>();
+    if (before) warp_gives_back(before);
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+        s[i] = score_exp2<D>(s[i] * scale2 - lse2[i / 2 % 2], i % 8);
+        // A score of 0 beyond the end may exceed lse without bound.
+        if (left < N && i / 4 * 8 + column + i % 2 >= left) s[i] = 0.0f;
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) s[8 * i + e] *= dp[8 * i + e] - delta[e / 2 % 2];
+        rounded_a(ds[i], s + 8 * i);
+    }
+    settle(ds);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i) wgmma<false>(dq, ds[i], keys + i * R::NEXT_ROWS, adds || i > 0);
+    wgmma_commit();
+}
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShared<D>& shared,
+                                                        const AttentionWork& work,
+                                                        const AttentionBwdRows& rows, int group) {
+    using R = HeadRows<D>;
+    const float scale2 = rows.scale * ATTENTION_LOG2E;
+    RingAt<AttentionBwdQShared<D>::STAGES> at;
+    RingAt<2> items;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+        const AttentionItem item = work.item(index);
+        const int steps = (item.length + BWD_KEYS - 1) / BWD_KEYS;
+        mbarrier_wait(shared.item_full(items.stage), items.parity);
+        if (item.has_group(group)) {
+            unsigned char* const q_rows = shared.item(items.stage, group, 0);
+            const unsigned char* const do_rows = shared.item(items.stage, group, 1);
+            const int row0 = item.row_of(group), lane = threadIdx.x % WARP;
+            float delta[2], lse2[2];
+            row_products<D>(delta, do_rows, shared.item(items.stage, group, 2));
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
+                lse2[half] = rows.lse2_of(item, row);
+                if (lane % 4 == 0 && row < item.length) rows.delta[rows.at(item, row)] = delta[half];
+            }
+            float dq[D / 2];
+            uint32_t ds[BWD_KEYS / 16][4];
+            const uint64_t queries = R::matrix(q_rows), dout = R::matrix(do_rows);
+            uint64_t* before = nullptr;
+#pragma unroll 1
+            for (int step = 0; step < steps; ++step, at.next()) {
+                mbarrier_wait(shared.full(at.stage), at.parity);
+                attention_bwd_q_step<D, BWD_KEYS>(dq, ds, queries, dout, shared.stage(at.stage),
+                                                  item.length - step * BWD_KEYS, lse2, delta, scale2,
+                                                  before, step > 0);
+                before = shared.empty(at.stage);
+            }
+            wgmma_wait<0>();
+            warp_gives_back(before);
+            rows.template put<D>(item, row0, 0, q_rows, dq, rows.scale);
+            fence_async();
+        } else {
+#pragma unroll 1
+            for (int step = 0; step < steps; ++step, at.next()) {
+                mbarrier_wait(shared.full(at.stage), at.parity);
+                warp_gives_back(shared.empty(at.stage));
+            }
+        }
+        warp_gives_back(shared.item_empty(items.stage));
+    }
+}
+
+// ---- By keys: a stage is 64 queries, their dO, lse and delta; an item's boxes are keys, values.
+
+constexpr int BWD_QUERIES = 64;
+
+template <int D>
+using AttentionBwdKvShared =
+    AttentionBwdShared<D, 2, HeadRows<D>::SPAN == 64 ? 12 : 8, 2, 2 * BWD_QUERIES>;
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_kv_produce(const AttentionBwdKvShared<D>& shared,
+                                                         const AttentionWork& work,
+                                                         const AttentionBwdMaps& maps) {
+    using R = HeadRows<D>;
+    RingAt<AttentionBwdKvShared<D>::STAGES> at;
+    RingAt<2> items;
+    const int width = work.heads * D;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+        const AttentionItem item = work.item(index);
+        const int column = item.head * D, groups = item.has_group(1) ? 2 : 1;
+        mbarrier_wait(shared.item_empty(items.stage), items.parity ^ 1);
+        uint64_t* full = shared.item_full(items.stage);
+        mbarrier_expect(full, groups * 2 * R::BOX);
+        for (int box = 0; box < 2 * groups; ++box)
+            load_box(shared.item(items.stage, box / 2, box % 2), maps.qkv(item),
+                     (1 + box % 2) * width + column, item.row_of(box / 2), item.sequence, full);
+#pragma unroll 1
+        for (int row = 0; row < item.length; row += BWD_QUERIES, at.next()) {
+            mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+            full = shared.full(at.stage);
+            mbarrier_expect(full, 2 * R::BOX);
+            load_box(shared.stage(at.stage), maps.qkv(item), column, row, item.sequence, full);
+            load_box(shared.stage(at.stage) + R::BOX, maps.dout(item), column, row, item.sequence, full);
+        }
+    }
+}
+
+// By another warp: what belongs to the queries of a stage.
+template <int D>
+__device__ __forceinline__ void attention_bwd_kv_produce_rows(const AttentionBwdKvShared<D>& shared,
+                                                              const AttentionWork& work,
+                                                              const AttentionBwdRows& rows) {
+    RingAt<AttentionBwdKvShared<D>::STAGES> at;
+    const int lane = threadIdx.x % WARP;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < work.count; index += gridDim.x) {
+        const AttentionItem item = work.item(index);
+#pragma unroll 1
+        for (int row = 0; row < item.length; row += BWD_QUERIES, at.next()) {
+            float lse2[2], delta[2];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                lse2[i] = rows.lse2_of(item, row + lane + i * WARP);
+                delta[i] = rows.delta_of(item, row + lane + i * WARP);
+            }
+            mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+            float* to = shared.floats(at.stage);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                to[lane + i * WARP] = lse2[i];
+                to[BWD_QUERIES + lane + i * WARP] = delta[i];
+            }
+            warp_gives_back(shared.full(at.stage));
+        }
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvShared<D>& shared,
+                                                         const AttentionWork& work,
+                                                         const AttentionBwdRows& rows, int group) {
+    using R = HeadRows<D>;
+    constexpr int N = BWD_QUERIES;
+    const float scale2 = rows.scale * ATTENTION_LOG2E;
+    const int lane = threadIdx.x % WARP;
+    RingAt<AttentionBwdKvShared<D>::STAGES> at;
+    RingAt<2> items;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+        const AttentionItem item = work.item(index);
+        const int steps = (item.length + N - 1) / N;
+        mbarrier_wait(shared.item_full(items.stage), items.parity);
+        if (item.has_group(group)) {
+            unsigned char* const k_rows = shared.item(items.stage, group, 0);
+            unsigned char* const v_rows = shared.item(items.stage, group, 1);
+            const int row0 = item.row_of(group);
+            uint32_t k[D / 16][4], v[D / 16][4];
+            operand_a<D>(k, k_rows);
+            operand_a<D>(v, v_rows);
+            settle(k);
+            settle(v);
+            const int own = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
+            const bool exists[2] = {own < item.length, own + 8 < item.length};
+            float dk[D / 2], dv[D / 2];
+            uint64_t* before = nullptr;
+#pragma unroll 1
+            for (int step = 0; step < steps; ++step, at.next()) {
+                mbarrier_wait(shared.full(at.stage), at.parity);
+                const unsigned char* stage = shared.stage(at.stage);
+                const uint64_t queries = R::matrix(stage), dout = R::matrix(stage + R::BOX);
+                const float* lse2 = shared.floats(at.stage) + lane % 4 * 2;
+                float s[N / 2], dp[N / 2];
+                wgmma_fence();
+#pragma unroll
+                for (int i = 0; i < R::STEPS; ++i)
+                    wgmma<true>(s, k[i], queries + i * R::NEXT_COLUMNS, i > 0);
+                wgmma_commit();
+#pragma unroll
+                for (int i = 0; i < R::STEPS; ++i)
+                    wgmma<true>(dp, v[i], dout + i * R::NEXT_COLUMNS, i > 0);
+                wgmma_commit();
+                // The scores, and the last products of the step before.
+                wgmma_wait<1>();
+                if (before) warp_gives_back(before);
+                uint32_t p[N / 16][4];
+#pragma unroll
+                for (int i = 0; i < N / 16; ++i) {
+#pragma unroll
+                    for (int e = 0; e < 8; ++e) {
+                        const float shift = lse2[16 * i + e / 4 * 8 + e % 2];
+                        const float weight = score_exp2<D>(s[8 * i + e] * scale2 - shift, e);
+                        // A score of 0 beyond the end may exceed lse without bound.
+                        s[8 * i + e] = exists[e / 2 % 2] ? weight : 0.0f;
+                    }
+                    rounded_a(p[i], s + 8 * i);
+                }
+                settle(p);
+                wgmma_fence();
+#pragma unroll
+                for (int i = 0; i < N / 16; ++i)
+                    wgmma<false>(dv, p[i], dout + i * R::NEXT_ROWS, step > 0 || i > 0);
+                wgmma_commit();
+                wgmma_wait<1>();
+                uint32_t ds[N / 16][4];
+                const float* delta = lse2 + N;
+#pragma unroll
+                for (int i = 0; i < N / 16; ++i) {
+#pragma unroll
+                    for (int e = 0; e < 8; ++e)
+                        s[8 * i + e] *= dp[8 * i + e] - delta[16 * i + e / 4 * 8 + e % 2];
+                    rounded_a(ds[i], s + 8 * i);
+                }
+                settle(ds);
+                wgmma_fence();
+#pragma unroll
+                for (int i = 0; i < N / 16; ++i)
+                    wgmma<false>(dk, ds[i], queries + i * R::NEXT_ROWS, step > 0 || i > 0);
+                wgmma_commit();
+                before = shared.empty(at.stage);
+            }
+            wgmma_wait<0>();
+            warp_gives_back(before);
+            rows.template put<D>(item, row0, 1, k_rows, dk, rows.scale);
+            rows.template put<D>(item, row0, 2, v_rows, dv, 1.0f);
+            fence_async();
+        } else {
+#pragma unroll 1
+            for (int step = 0; step < steps; ++step, at.next()) {
+                mbarrier_wait(shared.full(at.stage), at.parity);
+                warp_gives_back(shared.empty(at.stage));
+            }
+        }
+        warp_gives_back(shared.item_empty(items.stage));
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_q_hopper(const AttentionBwdMaps& maps,
+                                                       const AttentionBwdRows& rows,
+                                                       const AttentionWork& work) {
+    GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
+    const AttentionBwdQShared<D> shared{glmae_swizzled_};
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
+    if (threadIdx.x == 0) shared.init(1);
+    __syncthreads();
+    grid_wait();
+    if (warp < WARPGROUP / WARP) {
+        give_registers<24>();
+        if (threadIdx.x == 0) {
+            attention_bwd_q_produce<D>(shared, work, maps);
+            grid_launch_dependents();
+        }
+    } else {
+        take_registers<240>();
+        attention_bwd_q_consume<D>(shared, work, rows, warp / 4 - 1);
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void attention_bwd_kv_hopper(const AttentionBwdMaps& maps,
+                                                        const AttentionBwdRows& rows,
+                                                        const AttentionWork& work) {
+    GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
+    const AttentionBwdKvShared<D> shared{glmae_swizzled_};
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
+    if (threadIdx.x == 0) shared.init(2);
+    __syncthreads();
+    grid_wait();
+    if (warp < WARPGROUP / WARP) {
+        give_registers<32>();
+        if (threadIdx.x == 0) {
+            attention_bwd_kv_produce<D>(shared, work, maps);
+            grid_launch_dependents();
+        } else if (warp == 1) {
+            attention_bwd_kv_produce_rows<D>(shared, work, rows);
+        }
+    } else {
+        take_registers<232>();
+        attention_bwd_kv_consume<D>(shared, work, rows, warp / 4 - 1);
+    }
+}
+
+}  // namespace GLMAE_NS
