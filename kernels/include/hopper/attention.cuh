@@ -47,25 +47,26 @@ struct AttentionItem {
     __device__ __forceinline__ int head_of(int group) const { return is_narrow ? head + group : head; }
 };
 
-// The work list: entries of long sequences, of other wide ones, of narrow ones; how many of each, and from there items.
+// The work list: entries of long sequences, of other wide ones, of narrow ones. As kernels get it, so that what follows from
+// it takes no registers.
 struct AttentionWork {
-    const int4* list;
-    int heads, longs, wides, count;  // items up to the end of the long ones, of the wide ones, of all
-
-    __device__ __forceinline__ AttentionWork(const int* list, int longs, int wides, int narrows,
-                                             int heads)
-        : list(reinterpret_cast<const int4*>(list)), heads(heads), longs(longs * heads),
-          wides((longs + wides) * heads), count(this->wides + narrows * pairs()) {}
+    const int* list;
+    int long_entries, wide_entries, narrow_entries, heads;
 
     __device__ __forceinline__ int pairs() const { return (heads + 1) / 2; }
+    // Items up to the end of the long ones, of the wide ones, of all.
+    __device__ __forceinline__ int longs() const { return long_entries * heads; }
+    __device__ __forceinline__ int wides() const { return (long_entries + wide_entries) * heads; }
+    __device__ __forceinline__ int count() const { return wides() + narrow_entries * pairs(); }
 
     // Heads fastest: blocks that work at the same time share keys in L2.
     __device__ __forceinline__ AttentionItem item(int index) const {
-        const bool is_narrow = index >= wides;
-        if (is_narrow) index -= wides;
+        const bool is_narrow = index >= wides();
+        if (is_narrow) index -= wides();
         const int each = is_narrow ? pairs() : heads;
         const int entry = index / each, of_entry = index - entry * each;
-        const int4 t = __ldg(list + (is_narrow ? wides / heads : 0) + entry);
+        const int first = is_narrow ? long_entries + wide_entries : 0;
+        const int4 t = __ldg(reinterpret_cast<const int4*>(list) + first + entry);
         const int head = is_narrow ? 2 * of_entry : of_entry;
         return {t.x, t.y, t.z, t.w >> 1, t.w & 1, head, is_narrow ? min(2, heads - head) : 1, is_narrow};
     }
@@ -104,7 +105,7 @@ __device__ __forceinline__ void rows_out(bf16* to, int stride, unsigned char* bu
                                          int rows) {
     using R = HeadRows<D>;
     constexpr int PIECES = R::SPAN / 16, EACH = WARP / PIECES;
-    const int lane = threadIdx.x % WARP, row0 = threadIdx.x % WARPGROUP / WARP * 16;
+    const int thread = fresh_thread(), lane = thread % WARP, row0 = thread % WARPGROUP / WARP * 16;
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
         float v[8];

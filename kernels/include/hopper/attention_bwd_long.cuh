@@ -7,90 +7,9 @@
 // order, would move as many bytes as the two products cost. What a block owns are the rows of the products, so that P and dS
 // go from sums to operands within the registers. attention.cuh says what an item is.
 #pragma once
-#include "attention.cuh"
+#include "attention_bwd.cuh"
 
 namespace GLMAE_NS {
-
-// What goes in: runs of qkv, of dO and of O.
-struct AttentionBwdMaps {
-    const GlmaeTensorMap &qkv0, &qkv1, &dout0, &dout1, &out0, &out1;
-
-    __device__ __forceinline__ const GlmaeTensorMap& qkv(const AttentionItem& item) const {
-        return item.run ? qkv1 : qkv0;
-    }
-    __device__ __forceinline__ const GlmaeTensorMap& dout(const AttentionItem& item) const {
-        return item.run ? dout1 : dout0;
-    }
-    __device__ __forceinline__ const GlmaeTensorMap& out(const AttentionItem& item) const {
-        return item.run ? out1 : out0;
-    }
-};
-
-// What comes out and what belongs to rows, [heads, total].
-struct AttentionBwdRows {
-    bf16* dqkv;
-    const float* lse;
-    float* delta;
-    int64_t total;
-    int width;
-    float scale;
-
-    __device__ __forceinline__ int64_t at(const AttentionItem& item, int row) const {
-        return item.head * total + item.start + row;
-    }
-    // Base 2, and so that rows that do not exist have no weight.
-    __device__ __forceinline__ float lse2_of(const AttentionItem& item, int row) const {
-        return row < item.length ? lse[at(item, row)] * ATTENTION_LOG2E : INFINITY;
-    }
-    __device__ __forceinline__ float delta_of(const AttentionItem& item, int row) const {
-        return row < item.length ? delta[at(item, row)] : 0.0f;
-    }
-    // Rows of a warpgroup from `row0` on: the gradient of queries (0), keys (1) or values (2).
-    template <int D>
-    __device__ __forceinline__ void put(const AttentionItem& item, int row0, int which,
-                                        unsigned char* buffer, const float (&d)[D / 2],
-                                        float scale) const {
-        bf16* to = dqkv + static_cast<int64_t>(item.start + row0) * 3 * width + which * width +
-                   item.head * D;
-        rows_out<D>(to, 3 * width, buffer, d, scale, scale, item.length - row0);
-    }
-};
-
-// Eight rows of 16 columns as the A of a product: what panel_load reads, rounded as it is.
-template <int D>
-__device__ __forceinline__ void operand_a(uint32_t (&a)[D / 16][4], const unsigned char* rows) {
-    const int row0 = threadIdx.x % WARPGROUP / WARP * 16;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i)
-        ldmatrix_x4(a[i], rows + panel_place<HeadRows<D>::SPAN>(row0, 2 * i));
-}
-
-// rowsum(a * b) of this thread's two rows of 64, from shared memory.
-template <int D>
-__device__ __forceinline__ void row_products(float (&sum)[2], const unsigned char* a,
-                                             const unsigned char* b) {
-    sum[0] = sum[1] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-        uint32_t x[4], y[4];
-        const int place = panel_place<HeadRows<D>::SPAN>(threadIdx.x % WARPGROUP / WARP * 16, 2 * i);
-        ldmatrix_x4(x, a + place);
-        ldmatrix_x4(y, b + place);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            sum[e % 2] += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16);
-            sum[e % 2] += __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
-        }
-    }
-    sum[0] = quad_sum(sum[0]);
-    sum[1] = quad_sum(sum[1]);
-}
-
-// Eight sums as the A of a product (wgmma.cuh).
-__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
-}
 
 // Buffers and barriers of both passes: `ITEM_BOXES` boxes for each warpgroup of an item, twice, and a ring of stages.
 template <int D, int ITEM_BOXES_, int STAGES_, int STAGE_BOXES, int STAGE_FLOATS>
@@ -137,12 +56,6 @@ struct AttentionBwdShared {
     }
 };
 
-// By a warp that has done with a buffer.
-__device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
-}
-
 // ---- By queries: a stage is 128 keys and their values; an item's boxes are queries, dO, O.
 
 constexpr int BWD_KEYS = 128;
@@ -159,7 +72,7 @@ __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShare
     RingAt<2> items;
     const int width = work.heads * D;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x, items.next()) {
         const AttentionItem item = work.item(index);
         const int column = item.head * D, groups = item.has_group(1) ? 2 : 1;
         mbarrier_wait(shared.item_empty(items.stage), items.parity ^ 1);
@@ -186,8 +99,7 @@ __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShare
 
 // One step of N keys of the dQ of a warpgroup.
 template <int D, int N>
-__device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint32_t (&ds)[N / 16][4],
-                                                     uint64_t queries, uint64_t dout,
+__device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint64_t queries, uint64_t dout,
                                                      const unsigned char* stage, int left,
                                                      const float (&lse2)[2], const float (&delta)[2],
                                                      float scale2, uint64_t* before, int adds) {
@@ -214,6 +126,7 @@ __device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint32_
         if (left < N && i / 4 * 8 + column + i % 2 >= left) s[i] = 0.0f;
     }
     wgmma_wait<0>();
+    uint32_t ds[N / 16][4];
 #pragma unroll
     for (int i = 0; i < N / 16; ++i) {
 #pragma unroll
@@ -236,7 +149,7 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
     RingAt<AttentionBwdQShared<D>::STAGES> at;
     RingAt<2> items;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x, items.next()) {
         const AttentionItem item = work.item(index);
         const int steps = (item.length + BWD_KEYS - 1) / BWD_KEYS;
         mbarrier_wait(shared.item_full(items.stage), items.parity);
@@ -253,15 +166,19 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
                 if (lane % 4 == 0 && row < item.length) rows.delta[rows.at(item, row)] = delta[half];
             }
             float dq[D / 2];
-            uint32_t ds[BWD_KEYS / 16][4];
             const uint64_t queries = R::matrix(q_rows), dout = R::matrix(do_rows);
             uint64_t* before = nullptr;
 #pragma unroll 1
             for (int step = 0; step < steps; ++step, at.next()) {
+                const int left = item.length - step * BWD_KEYS;
+                const unsigned char* stage = shared.stage(at.stage);
                 mbarrier_wait(shared.full(at.stage), at.parity);
-                attention_bwd_q_step<D, BWD_KEYS>(dq, ds, queries, dout, shared.stage(at.stage),
-                                                  item.length - step * BWD_KEYS, lse2, delta, scale2,
-                                                  before, step > 0);
+                if (left > 64)
+                    attention_bwd_q_step<D, BWD_KEYS>(dq, queries, dout, stage, left, lse2, delta,
+                                                      scale2, before, step > 0);
+                else
+                    attention_bwd_q_step<D, 64>(dq, queries, dout, stage, left, lse2, delta, scale2,
+                                                before, step > 0);
                 before = shared.empty(at.stage);
             }
             wgmma_wait<0>();
@@ -296,7 +213,7 @@ __device__ __forceinline__ void attention_bwd_kv_produce(const AttentionBwdKvSha
     RingAt<2> items;
     const int width = work.heads * D;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x, items.next()) {
         const AttentionItem item = work.item(index);
         const int column = item.head * D, groups = item.has_group(1) ? 2 : 1;
         mbarrier_wait(shared.item_empty(items.stage), items.parity ^ 1);
@@ -324,7 +241,7 @@ __device__ __forceinline__ void attention_bwd_kv_produce_rows(const AttentionBwd
     RingAt<AttentionBwdKvShared<D>::STAGES> at;
     const int lane = threadIdx.x % WARP;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x) {
         const AttentionItem item = work.item(index);
 #pragma unroll 1
         for (int row = 0; row < item.length; row += BWD_QUERIES, at.next()) {
@@ -357,7 +274,7 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
     RingAt<AttentionBwdKvShared<D>::STAGES> at;
     RingAt<2> items;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x, items.next()) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x, items.next()) {
         const AttentionItem item = work.item(index);
         const int steps = (item.length + N - 1) / N;
         mbarrier_wait(shared.item_full(items.stage), items.parity);
@@ -379,54 +296,22 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
                 mbarrier_wait(shared.full(at.stage), at.parity);
                 const unsigned char* stage = shared.stage(at.stage);
                 const uint64_t queries = R::matrix(stage), dout = R::matrix(stage + R::BOX);
-                const float* lse2 = shared.floats(at.stage) + lane % 4 * 2;
-                float s[N / 2], dp[N / 2];
-                wgmma_fence();
+                const float* lse2 = shared.floats(at.stage);
+                const auto products = [&](float (&s)[N / 2], float (&dp)[N / 2]) {
 #pragma unroll
-                for (int i = 0; i < R::STEPS; ++i)
-                    wgmma<true>(s, k[i], queries + i * R::NEXT_COLUMNS, i > 0);
-                wgmma_commit();
+                    for (int i = 0; i < R::STEPS; ++i)
+                        wgmma<true>(s, k[i], queries + i * R::NEXT_COLUMNS, i > 0);
+                    wgmma_commit();
 #pragma unroll
-                for (int i = 0; i < R::STEPS; ++i)
-                    wgmma<true>(dp, v[i], dout + i * R::NEXT_COLUMNS, i > 0);
-                wgmma_commit();
-                // The scores, and the last products of the step before.
-                wgmma_wait<1>();
-                if (before) warp_gives_back(before);
-                uint32_t p[N / 16][4];
-#pragma unroll
-                for (int i = 0; i < N / 16; ++i) {
-#pragma unroll
-                    for (int e = 0; e < 8; ++e) {
-                        const float shift = lse2[16 * i + e / 4 * 8 + e % 2];
-                        const float weight = score_exp2<D>(s[8 * i + e] * scale2 - shift, e);
-                        // A score of 0 beyond the end may exceed lse without bound.
-                        s[8 * i + e] = exists[e / 2 % 2] ? weight : 0.0f;
-                    }
-                    rounded_a(p[i], s + 8 * i);
-                }
-                settle(p);
-                wgmma_fence();
-#pragma unroll
-                for (int i = 0; i < N / 16; ++i)
-                    wgmma<false>(dv, p[i], dout + i * R::NEXT_ROWS, step > 0 || i > 0);
-                wgmma_commit();
-                wgmma_wait<1>();
-                uint32_t ds[N / 16][4];
-                const float* delta = lse2 + N;
-#pragma unroll
-                for (int i = 0; i < N / 16; ++i) {
-#pragma unroll
-                    for (int e = 0; e < 8; ++e)
-                        s[8 * i + e] *= dp[8 * i + e] - delta[16 * i + e / 4 * 8 + e % 2];
-                    rounded_a(ds[i], s + 8 * i);
-                }
-                settle(ds);
-                wgmma_fence();
-#pragma unroll
-                for (int i = 0; i < N / 16; ++i)
-                    wgmma<false>(dk, ds[i], queries + i * R::NEXT_ROWS, step > 0 || i > 0);
-                wgmma_commit();
+                    for (int i = 0; i < R::STEPS; ++i)
+                        wgmma<true>(dp, v[i], dout + i * R::NEXT_COLUMNS, i > 0);
+                    wgmma_commit();
+                };
+                const auto release = [&] {
+                    if (before) warp_gives_back(before);
+                };
+                attention_bwd_keys_step<D, N>(dk, dv, queries, dout, lse2, lse2 + N, exists, scale2,
+                                           step > 0, products, release, [](const auto&) {});
                 before = shared.empty(at.stage);
             }
             wgmma_wait<0>();

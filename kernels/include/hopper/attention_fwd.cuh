@@ -64,7 +64,7 @@ __device__ __forceinline__ void attention_fwd_produce(const AttentionFwdShared<D
     RingAt<S::STAGES> at;
     RingAt<2> queries;
 #pragma unroll 1
-    for (int index = blockIdx.x; index < work.count; index += gridDim.x, queries.next()) {
+    for (int index = blockIdx.x; index < work.count(); index += gridDim.x, queries.next()) {
         const AttentionItem item = work.item(index);
         const GlmaeTensorMap& map = item.run ? run1 : run0;
         const int width = work.heads * D;
@@ -411,8 +411,8 @@ __device__ __forceinline__ void attention_fwd_consume(const AttentionFwdShared<D
         }
     };
     // Two loops, because registers of products are neighbours, and which ones is not settled well for all ways at once.
-    items(work.longs, [&](auto& rows, const AttentionItem& item) { consumer.stream(rows, item.length); });
-    items(work.count, [&](auto& rows, const AttentionItem& item) {
+    items(work.longs(), [&](auto& rows, const AttentionItem& item) { consumer.stream(rows, item.length); });
+    items(work.count(), [&](auto& rows, const AttentionItem& item) {
         const int length = item.length;
         if (item.is_narrow) consumer.template whole<64, 0>(rows, length, group * R::BOX);
         else if (length <= KEYS_STEP) consumer.template whole<KEYS_STEP, 0>(rows, length, 0);

@@ -21,15 +21,22 @@ __device__ __forceinline__ int panel_place(int row0, int piece) {
     return swizzled<Span>(row0 + (lane & 15), piece + lane / 16);
 }
 
+// Four matrices of 8 x 8: rows and rows + 8 of piece `piece`, then of the next.
+template <int Span>
+__device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
+                                            const uint32_t (&v)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
+                     shared_address(panel + panel_place<Span>(row0, piece))),
+                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+}
 // Eight sums of 16 columns, from piece `piece` on: {row, row, row + 8, row + 8} of the first 8 columns, then of the others.
 template <int Span = SWIZZLED_ROW>
 __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
                                             const float (&v)[8]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
-                     shared_address(panel + panel_place<Span>(row0, piece))),
-                 "r"(Vec<bf16>::pack_bf16(v[0], v[1])), "r"(Vec<bf16>::pack_bf16(v[2], v[3])),
-                 "r"(Vec<bf16>::pack_bf16(v[4], v[5])), "r"(Vec<bf16>::pack_bf16(v[6], v[7]))
-                 : "memory");
+    const uint32_t rounded[4] = {Vec<bf16>::pack_bf16(v[0], v[1]), Vec<bf16>::pack_bf16(v[2], v[3]),
+                                 Vec<bf16>::pack_bf16(v[4], v[5]), Vec<bf16>::pack_bf16(v[6], v[7])};
+    panel_store<Span>(panel, row0, piece, rounded);
 }
 __device__ __forceinline__ void panel_load(const unsigned char* panel, int row0, int piece,
                                            float (&v)[8]) {

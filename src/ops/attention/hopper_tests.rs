@@ -60,6 +60,14 @@ impl Inputs {
         self
     }
 
+    /// Every part of the gradient is written.
+    pub fn backward(&self, out: &Tensor, lse: &Tensor) -> crate::Result<Tensor> {
+        let qkv = &self.qkv.device;
+        let mut dqkv = Tensor::empty(qkv.device(), DType::Bf16, qkv.shape())?;
+        launch::backward(&mut dqkv, out, lse, &self.dout.device, qkv, &self.packing)?;
+        Ok(dqkv)
+    }
+
     pub fn forward(&self, heads: usize) -> crate::Result<[Tensor; 2]> {
         let qkv = &self.qkv.device;
         let (rows, width) = qkv.matrix("test")?;
@@ -98,5 +106,15 @@ fn forward_of_all_lengths() {
         expect(&format!("out of {case:?}"), DType::Bf16, &out, &inputs.out);
         expect(&format!("lse of {case:?}"), DType::Bf16, &lse, &inputs.lse);
         no_bank_is_met_twice(device, "attention_fwd");
+    });
+}
+
+#[test]
+fn backward_of_all_lengths() {
+    for_every_case(|device, case, inputs| {
+        let [out, lse] = inputs.forward(case.0).unwrap();
+        let dqkv = inputs.backward(&out, &lse).unwrap();
+        expect(&format!("dqkv of {case:?}"), DType::Bf16, &dqkv, &inputs.dqkv);
+        no_bank_is_met_twice(device, "attention_bwd");
     });
 }

@@ -1,7 +1,8 @@
 //! The launches of `kernels/attention.cu`; which kernel takes which sequences is said there.
 
+use super::OP;
+use super::hopper::{self, Backward};
 use super::packing::{Packing, WHOLE, Work};
-use super::{OP, hopper};
 use crate::device::launch::LaunchConfig;
 use crate::device::{DType, KernelCall, Tensor};
 use crate::{Error, Result};
@@ -95,10 +96,13 @@ pub(super) fn backward(
 ) -> Result<()> {
     let sizes = Sizes::new(qkv, &[dqkv, out, dout], lse, packing)?;
     let (work, d) = (sizes.work, sizes.d);
+    let tensors = Backward { dqkv, out, lse, dout, qkv };
+    if let Some(parts) = work.hopper.as_ref().filter(|_| sizes.tensor_cores) {
+        return tensors.run(parts, d);
+    }
     if !sizes.tensor_cores {
         let config = sizes.grid(&work.by_64, 256, 5 * SIMT_TILE)?;
         let suffix = qkv.dtype().to_string();
-        let tensors = Backward { dqkv, out, lse, dout, qkv };
         return sizes.two_passes(tensors, &suffix, &work.by_64, config);
     }
     for (n, tiles) in WHOLE.into_iter().zip(&work.whole) {
@@ -106,21 +110,11 @@ pub(super) fn backward(
         let config =
             sizes.grid(tiles, threads, (4 * n + 256) * d + 68 * n + 4 * threads as usize)?;
         let call = KernelCall::new(qkv.device(), &format!("attention_bwd_bf16_d{d}_s{n}"));
-        let call = call.output(dqkv)?.input(lse)?.input(dout)?.input(qkv)?;
+        let call = call.output(tensors.dqkv)?.input(lse)?.input(dout)?.input(qkv)?;
         sizes.launch(call, tiles, config)?;
     }
     let config = sizes.grid(&work.long_by_128, 128, 768 * d + 512)?;
-    let tensors = Backward { dqkv, out, lse, dout, qkv };
     sizes.two_passes(tensors, &format!("bf16_d{d}"), &work.long_by_128, config)
-}
-
-/// What a backward pass writes and reads.
-struct Backward<'t> {
-    dqkv: &'t mut Tensor,
-    out: &'t Tensor,
-    lse: &'t Tensor,
-    dout: &'t Tensor,
-    qkv: &'t Tensor,
 }
 
 impl Sizes<'_> {

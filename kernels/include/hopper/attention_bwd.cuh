@@ -1,0 +1,146 @@
+// What both ways of backward attention on Hopper share (attention_bwd_whole.cuh, attention_bwd_long.cuh): what goes in and
+// out, the rows of products, and dK and dV of a piece of the scores.
+#pragma once
+#include "attention.cuh"
+
+namespace GLMAE_NS {
+
+// What goes in: runs of qkv, of dO and of O.
+struct AttentionBwdMaps {
+    const GlmaeTensorMap &qkv0, &qkv1, &dout0, &dout1, &out0, &out1;
+
+    __device__ __forceinline__ const GlmaeTensorMap& qkv(const AttentionItem& item) const {
+        return item.run ? qkv1 : qkv0;
+    }
+    __device__ __forceinline__ const GlmaeTensorMap& dout(const AttentionItem& item) const {
+        return item.run ? dout1 : dout0;
+    }
+    __device__ __forceinline__ const GlmaeTensorMap& out(const AttentionItem& item) const {
+        return item.run ? out1 : out0;
+    }
+};
+
+// What comes out and what belongs to rows, [heads, total].
+struct AttentionBwdRows {
+    bf16* dqkv;
+    const float* lse;
+    float* delta;
+    int64_t total;
+    int width;
+    float scale;
+
+    __device__ __forceinline__ int64_t at(const AttentionItem& item, int row) const {
+        return item.head * total + item.start + row;
+    }
+    // Base 2, and so that rows that do not exist have no weight.
+    __device__ __forceinline__ float lse2_of(const AttentionItem& item, int row) const {
+        return row < item.length ? lse[at(item, row)] * ATTENTION_LOG2E : INFINITY;
+    }
+    __device__ __forceinline__ float delta_of(const AttentionItem& item, int row) const {
+        return row < item.length ? delta[at(item, row)] : 0.0f;
+    }
+    // Rows of a warpgroup from `row0` on: the gradient of queries (0), keys (1) or values (2).
+    template <int D>
+    __device__ __forceinline__ void put(const AttentionItem& item, int row0, int which,
+                                        unsigned char* buffer, const float (&d)[D / 2],
+                                        float scale) const {
+        bf16* to = dqkv + static_cast<int64_t>(item.start + row0) * 3 * width + which * width +
+                   item.head * D;
+        rows_out<D>(to, 3 * width, buffer, d, scale, scale, item.length - row0);
+    }
+};
+
+// Eight rows of 16 columns as the A of a product: what panel_load reads, rounded as it is.
+template <int D>
+__device__ __forceinline__ void operand_a(uint32_t (&a)[D / 16][4], const unsigned char* rows) {
+    const int row0 = threadIdx.x % WARPGROUP / WARP * 16;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i)
+        ldmatrix_x4(a[i], rows + panel_place<HeadRows<D>::SPAN>(row0, 2 * i));
+}
+
+// rowsum(a * b) of this thread's two rows of 64, from shared memory.
+template <int D>
+__device__ __forceinline__ void row_products(float (&sum)[2], const unsigned char* a,
+                                             const unsigned char* b) {
+    sum[0] = sum[1] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+        uint32_t x[4], y[4];
+        const int place = panel_place<HeadRows<D>::SPAN>(threadIdx.x % WARPGROUP / WARP * 16, 2 * i);
+        ldmatrix_x4(x, a + place);
+        ldmatrix_x4(y, b + place);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            sum[e % 2] += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16);
+            sum[e % 2] += __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
+        }
+    }
+    sum[0] = quad_sum(sum[0]);
+    sum[1] = quad_sum(sum[1]);
+}
+
+// Eight sums as the A of a product (wgmma.cuh).
+__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
+}
+
+// By a warp that has done with a buffer.
+__device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
+}
+
+// dK and dV of 64 keys by N queries, of which `products` forms the scores and dP, both transposed, as two groups. The
+// products before them are over when `release` is called; `keep` gets dS^T as the A of products.
+template <int D, int N, typename Products, typename Release, typename Keep>
+__device__ __forceinline__ void attention_bwd_keys_step(
+    float (&dk)[D / 2], float (&dv)[D / 2], uint64_t queries, uint64_t dout, const float* lse2,
+    const float* delta, const bool (&exists)[2], float scale2, int adds, const Products& products,
+    const Release& release, const Keep& keep) {
+    using R = HeadRows<D>;
+    const int column = fresh_lane() % 4 * 2;
+    float s[N / 2], dp[N / 2];
+    wgmma_fence();
+    products(s, dp);
+    wgmma_wait<1>();
+    release();
+    uint32_t p[N / 16][4];
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+            const float shift = lse2[16 * i + e / 4 * 8 + column + e % 2];
+            const float weight = score_exp2<D>(s[8 * i + e] * scale2 - shift, e);
+            // A score of 0 beyond the end may exceed lse without bound.
+            s[8 * i + e] = exists[e / 2 % 2] ? weight : 0.0f;
+        }
+        rounded_a(p[i], s + 8 * i);
+    }
+    settle(p);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i)
+        wgmma<false>(dv, p[i], dout + i * R::NEXT_ROWS, adds || i > 0);
+    wgmma_commit();
+    wgmma_wait<1>();
+    uint32_t ds[N / 16][4];
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+            s[8 * i + e] *= dp[8 * i + e] - delta[16 * i + e / 4 * 8 + column + e % 2];
+        rounded_a(ds[i], s + 8 * i);
+    }
+    // Registers of a product that is under way must not even be read.
+    keep(ds);
+    settle(ds);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i)
+        wgmma<false>(dk, ds[i], queries + i * R::NEXT_ROWS, adds || i > 0);
+    wgmma_commit();
+}
+
+}  // namespace GLMAE_NS
