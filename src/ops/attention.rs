@@ -6,6 +6,8 @@
 pub mod fast;
 mod hopper;
 #[cfg(all(test, feature = "cuda"))]
+mod hopper_fault_tests;
+#[cfg(all(test, feature = "cuda"))]
 mod hopper_tests;
 mod launch;
 mod packing;
@@ -244,6 +246,7 @@ impl OpSpec for Spec {
             // A larger offset would test the exponential of scores in the hundreds, not the op.
             case(&[2, 12, 40, 23]).with_offset(2.0),
             case(&[1, 32, 40, 23]).with_offset(1.0),
+            case(&[1, 32, 131, 300]).with_offset(1.0),
         ]
     }
 

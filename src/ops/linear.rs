@@ -3,7 +3,7 @@
 //! `[dim, C p^3]` matrix.
 
 #[cfg(all(test, feature = "cuda"))]
-pub(super) mod hopper_fault_tests;
+mod hopper_fault_tests;
 #[cfg(all(test, feature = "cuda"))]
 pub(super) mod hopper_tests;
 pub(super) mod launch;

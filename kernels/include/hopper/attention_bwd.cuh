@@ -86,6 +86,59 @@ __device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
     for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
+// Where gradients of scores meet keys that have much in common. A row of dS adds up to 0, so that what all keys have in common
+// is not seen by dQ; but delta comes from a rounded O, and then a row adds up to some e, and dQ is off by e times what is
+// common. So dQ = dS K - e k, with k the mean of the first keys. Where dS goes through shared memory, tensor cores add it up,
+// by way of a matrix of ones.
+struct RowSums {
+    static constexpr int ONES_BYTES = 1024;
+
+    // By all threads of the block, before a barrier.
+    __device__ static __forceinline__ void fill(unsigned char* ones) {
+        constexpr uint32_t ONE = 0x3f803f80;
+        if (threadIdx.x < ONES_BYTES / 16)
+            reinterpret_cast<uint4*>(ones)[threadIdx.x] = make_uint4(ONE, ONE, ONE, ONE);
+        fence_async();
+    }
+    __device__ static __forceinline__ uint64_t matrix(const unsigned char* ones) {
+        return matrix_at<32>(ones);
+    }
+};
+
+// The mean of `count` rows (at most 64, those behind them are 0), by a warpgroup; a warp that `writes` puts it into `mean`, [D].
+template <int D>
+__device__ __forceinline__ void mean_of_rows(float* mean, uint64_t rows, int count, bool writes) {
+    constexpr uint32_t ONE = 0x3f803f80;
+    // Of their own for each product, as each has to have its A to itself.
+    uint32_t ones[4][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ones[i][0] = ones[i][1] = ones[i][2] = ones[i][3] = ONE;
+    const float inverse = 1.0f / static_cast<float>(count);
+    const int lane = threadIdx.x % WARP;
+    float sum[D / 2];
+    settle(ones);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) wgmma<false>(sum, ones[i], rows + i * HeadRows<D>::NEXT_ROWS, i > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    if (writes && lane < 4) {
+#pragma unroll
+        for (int j = 0; j < D / 8; ++j)
+            store_pair_shared(mean + 8 * j + lane * 2, sum[4 * j] * inverse, sum[4 * j + 1] * inverse);
+    }
+}
+
+// dq - e k; e of this thread's two rows.
+template <int D>
+__device__ __forceinline__ void without_common(float (&dq)[D / 2], float low, float high,
+                                               const float* mean) {
+    const int column = fresh_lane() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < D / 2; ++i) 
+        dq[i] -= (i / 2 % 2 ? high : low) * mean[i / 4 * 8 + column + i % 2];
+}
+
 // By a warp that has done with a buffer.
 __device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
     __syncwarp();

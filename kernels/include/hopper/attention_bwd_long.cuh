@@ -11,15 +11,17 @@
 
 namespace GLMAE_NS {
 
-// Buffers and barriers of both passes: `ITEM_BOXES` boxes for each warpgroup of an item, twice, and a ring of stages.
-template <int D, int ITEM_BOXES_, int STAGES_, int STAGE_BOXES, int STAGE_FLOATS>
+// Buffers and barriers of both passes: `ITEM_BOXES` boxes for each warpgroup of an item, twice, a ring of stages, and
+// `OTHERS` bytes.
+template <int D, int ITEM_BOXES_, int STAGES_, int STAGE_BOXES, int STAGE_FLOATS, int OTHERS>
 struct AttentionBwdShared {
     using R = HeadRows<D>;
     static constexpr int ITEM_BOXES = ITEM_BOXES_, STAGES = STAGES_;
     static constexpr int STAGE = STAGE_BOXES * R::BOX;
     static constexpr int ITEMS_AT = STAGES * STAGE;
     static constexpr int FLOATS_AT = ITEMS_AT + 2 * 2 * ITEM_BOXES * R::BOX;
-    static constexpr int BARRIERS_AT = FLOATS_AT + STAGES * STAGE_FLOATS * 4;
+    static constexpr int OTHERS_AT = FLOATS_AT + STAGES * STAGE_FLOATS * 4;
+    static constexpr int BARRIERS_AT = OTHERS_AT + OTHERS;
     static constexpr int BYTES = BARRIERS_AT + (2 * STAGES + 4) * 8;
     static_assert(BYTES <= 227 * 1024, "an SM");
     unsigned char* base;
@@ -28,6 +30,7 @@ struct AttentionBwdShared {
     __device__ __forceinline__ float* floats(int i) const {
         return reinterpret_cast<float*>(base + FLOATS_AT) + i * STAGE_FLOATS;
     }
+    __device__ __forceinline__ unsigned char* others() const { return base + OTHERS_AT; }
     __device__ __forceinline__ unsigned char* item(int buffer, int group, int box) const {
         return base + ITEMS_AT + ((2 * buffer + group) * ITEM_BOXES + box) * R::BOX;
     }
@@ -60,8 +63,9 @@ struct AttentionBwdShared {
 
 constexpr int BWD_KEYS = 128;
 
+// And a mean for each warp.
 template <int D>
-using AttentionBwdQShared = AttentionBwdShared<D, 3, HeadRows<D>::SPAN == 64 ? 6 : 3, 4, 0>;
+using AttentionBwdQShared = AttentionBwdShared<D, 3, HeadRows<D>::SPAN == 64 ? 6 : 3, 4, 0, 8 * 64 * 4>;
 
 template <int D>
 __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShared<D>& shared,
@@ -99,7 +103,8 @@ __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShare
 
 // One step of N keys of the dQ of a warpgroup.
 template <int D, int N>
-__device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint64_t queries, uint64_t dout,
+__device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], float (&sum)[2],
+                                                     uint64_t queries, uint64_t dout,
                                                      const unsigned char* stage, int left,
                                                      const float (&lse2)[2], const float (&delta)[2],
                                                      float scale2, uint64_t* before, int adds) {
@@ -130,7 +135,10 @@ __device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], uint64_
 #pragma unroll
     for (int i = 0; i < N / 16; ++i) {
 #pragma unroll
-        for (int e = 0; e < 8; ++e) s[8 * i + e] *= dp[8 * i + e] - delta[e / 2 % 2];
+        for (int e = 0; e < 8; ++e) {
+            s[8 * i + e] *= dp[8 * i + e] - delta[e / 2 % 2];
+            sum[e / 2 % 2] += s[8 * i + e];
+        }
         rounded_a(ds[i], s + 8 * i);
     }
     settle(ds);
@@ -146,6 +154,7 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
                                                         const AttentionBwdRows& rows, int group) {
     using R = HeadRows<D>;
     const float scale2 = rows.scale * ATTENTION_LOG2E;
+    float* const means = reinterpret_cast<float*>(shared.others());
     RingAt<AttentionBwdQShared<D>::STAGES> at;
     RingAt<2> items;
 #pragma unroll 1
@@ -163,9 +172,9 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
             for (int half = 0; half < 2; ++half) {
                 const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
                 lse2[half] = rows.lse2_of(item, row);
-                if (lane % 4 == 0 && row < item.length) rows.delta[rows.at(item, row)] = delta[half];
             }
-            float dq[D / 2];
+            float dq[D / 2], sum[2] = {};
+            float* const mean = means + threadIdx.x / WARP % 8 * 64;
             const uint64_t queries = R::matrix(q_rows), dout = R::matrix(do_rows);
             uint64_t* before = nullptr;
 #pragma unroll 1
@@ -173,16 +182,27 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
                 const int left = item.length - step * BWD_KEYS;
                 const unsigned char* stage = shared.stage(at.stage);
                 mbarrier_wait(shared.full(at.stage), at.parity);
+                if (step == 0) mean_of_rows<D>(mean, R::matrix(stage), 64, true);
                 if (left > 64)
-                    attention_bwd_q_step<D, BWD_KEYS>(dq, queries, dout, stage, left, lse2, delta,
+                    attention_bwd_q_step<D, BWD_KEYS>(dq, sum, queries, dout, stage, left, lse2, delta,
                                                       scale2, before, step > 0);
                 else
-                    attention_bwd_q_step<D, 64>(dq, queries, dout, stage, left, lse2, delta, scale2,
+                    attention_bwd_q_step<D, 64>(dq, sum, queries, dout, stage, left, lse2, delta, scale2,
                                                 before, step > 0);
                 before = shared.empty(at.stage);
             }
             wgmma_wait<0>();
             warp_gives_back(before);
+            sum[0] = quad_sum(sum[0]);
+            sum[1] = quad_sum(sum[1]);
+            without_common<D>(dq, sum[0], sum[1], mean);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
+                // With what it is off by: dK then has what dQ has.
+                if (lane % 4 == 0 && row < item.length)
+                    rows.delta[rows.at(item, row)] = delta[half] + sum[half];
+            }
             rows.template put<D>(item, row0, 0, q_rows, dq, rows.scale);
             fence_async();
         } else {
@@ -202,7 +222,7 @@ constexpr int BWD_QUERIES = 64;
 
 template <int D>
 using AttentionBwdKvShared =
-    AttentionBwdShared<D, 2, HeadRows<D>::SPAN == 64 ? 12 : 8, 2, 2 * BWD_QUERIES>;
+    AttentionBwdShared<D, 2, HeadRows<D>::SPAN == 64 ? 12 : 8, 2, 2 * BWD_QUERIES, 0>;
 
 template <int D>
 __device__ __forceinline__ void attention_bwd_kv_produce(const AttentionBwdKvShared<D>& shared,

@@ -22,7 +22,9 @@ struct AttentionBwdWholeShared {
     static constexpr int DS_AT = 4 * CHUNKS * R::BOX;
     static constexpr int OUT_AT = DS_AT + 2 * CHUNKS * DS_CHUNK;
     static constexpr int FLOATS_AT = OUT_AT + 2 * R::BOX;
-    static constexpr int BARRIERS_AT = FLOATS_AT + 2 * ROWS * 4;
+    static constexpr int MEANS_AT = FLOATS_AT + 2 * ROWS * 4;
+    static constexpr int ONES_AT = MEANS_AT + 2 * 64 * 4;
+    static constexpr int BARRIERS_AT = ONES_AT + RowSums::ONES_BYTES;
     static constexpr int BYTES = BARRIERS_AT + 4 * 8;
     static_assert(BYTES <= 227 * 1024, "an SM");
     unsigned char* base;
@@ -46,6 +48,11 @@ struct AttentionBwdWholeShared {
         return reinterpret_cast<float*>(base + FLOATS_AT) + chunk * 64;
     }
     __device__ __forceinline__ float* delta(int chunk) const { return lse2(CHUNKS + chunk); }
+    // The mean of the first keys, of the head of a warpgroup or of both.
+    __device__ __forceinline__ float* mean(int which) const {
+        return reinterpret_cast<float*>(base + MEANS_AT) + which * 64;
+    }
+    __device__ __forceinline__ unsigned char* ones() const { return base + ONES_AT; }
     // Of a half of the chunks.
     __device__ __forceinline__ uint64_t* full(int half) const {
         return reinterpret_cast<uint64_t*>(base + BARRIERS_AT) + half;
@@ -132,7 +139,7 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
                 const bool exists[2] = {key < item.length, key + 8 < item.length};
                 unsigned char* const to = item.is_narrow ? shared.ds(own / 2, 2 + group)
                                                          : shared.ds(chunk % 2, own + t);
-#pragma unroll
+#pragma unroll 1
                 for (int q = 0; q < 64; q += N) {
                     const uint64_t queries = R::matrix(shared.rows(0, chunk)) + q / 16 * R::NEXT_ROWS;
                     const uint64_t dout = R::matrix(shared.rows(3, chunk)) + q / 16 * R::NEXT_ROWS;
@@ -166,13 +173,16 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
             const uint64_t ds = matrix_at(item.is_narrow ? shared.ds(own / 2, 2 + group)
                                                          : shared.ds(chunk % 2, 0));
             const uint64_t keys = R::matrix(shared.rows(1, begin));
-            float dq[D / 2];
+            const uint64_t ones = RowSums::matrix(shared.ones());
+            float dq[D / 2], sum[4];
             const auto add_keys = [&](int of_chunk, bool adds) {
                 wgmma_fence();
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    wgmma<false, false>(dq, ds + (4 * of_chunk + i) * NEXT_16_K<false>,
-                                        keys + (4 * of_chunk + i) * R::NEXT_ROWS, adds || i > 0);
+                for (int i = 4 * of_chunk; i < 4 * of_chunk + 4; ++i) {
+                    wgmma<false, false>(dq, ds + i * NEXT_16_K<false>, keys + i * R::NEXT_ROWS,
+                                        adds || i > 0);
+                    wgmma<false, false>(sum, ds + i * NEXT_16_K<false>, ones, adds || i > 0);
+                }
                 wgmma_commit();
             };
             // By itself, so that it is known here that the sums start anew: else their registers are theirs all the time.
@@ -180,6 +190,7 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
 #pragma unroll 1
             for (int i = 1; i < end - begin; ++i) add_keys(i, true);
             wgmma_wait<0>();
+            without_common<D>(dq, sum[0], sum[2], shared.mean(item.is_narrow ? group : 0));
             rows.template put<D>(item, (chunk - begin) * 64, 0, shared.way_out(group), dq, rows.scale);
         }
         attention_bwd_sync(item.is_narrow, group);
@@ -198,6 +209,7 @@ template <int D>
 __device__ __forceinline__ void attention_bwd_whole_consume(const AttentionBwdWholeShared<D>& shared,
                                                             const AttentionWork& work,
                                                             const AttentionBwdRows& rows, int group) {
+    using R = HeadRows<D>;
     HalfAt at;
     int index = blockIdx.x;
     const auto items = [&](int stop, auto attend) {
@@ -229,6 +241,9 @@ __device__ __forceinline__ void attention_bwd_whole_consume(const AttentionBwdWh
                     }
                     if (thread < 64) shared.lse2(chunk)[thread] = rows.lse2_of(item, row + thread);
                 }
+                if (item.is_narrow || group == 0)
+                    mean_of_rows<D>(shared.mean(group), R::matrix(shared.rows(1, begin)),
+                                    min(item.length, 64), thread < WARP);
                 attention_bwd_sync(item.is_narrow, group);
                 attend(item, begin, end);
                 fence_async();
@@ -261,6 +276,7 @@ __device__ __forceinline__ void attention_bwd_whole_hopper(const AttentionBwdMap
         }
         fence_mbarrier_init();
     }
+    RowSums::fill(shared.ones());
     __syncthreads();
     grid_wait();
     if (warp < WARPGROUP / WARP) {

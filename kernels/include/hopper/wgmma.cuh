@@ -58,14 +58,14 @@ __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(Pending) : "memory");
 }
 
-#define GLMAE_D8(i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-        "+f"(d[i + 6]), "+f"(d[i + 7])
+#define GLMAE_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define GLMAE_D8(i) GLMAE_D4(i), GLMAE_D4(i + 4)
 #define GLMAE_D16(i) GLMAE_D8(i), GLMAE_D8(i + 8)
 #define GLMAE_D32(i) GLMAE_D16(i), GLMAE_D16(i + 16)
 #define GLMAE_D64(i) GLMAE_D32(i), GLMAE_D32(i + 32)
-// Names of the operands of the first 8, 16, ... sums.
-#define GLMAE_NAMES8 "%0, %1, %2, %3, %4, %5, %6, %7"
+// Names of the operands of the first 4, 8, 16, ... sums.
+#define GLMAE_NAMES4 "%0, %1, %2, %3"
+#define GLMAE_NAMES8 GLMAE_NAMES4 ", %4, %5, %6, %7"
 #define GLMAE_NAMES16 GLMAE_NAMES8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define GLMAE_NAMES24 GLMAE_NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define GLMAE_NAMES32 GLMAE_NAMES24 ", %24, %25, %26, %27, %28, %29, %30, %31"
@@ -110,6 +110,7 @@ __device__ __forceinline__ void wgmma_wait() {
                                           int adds) {                                              \
         GLMAE_WGMMA_A(N, SUMS, A0, A1, A2, A3, B_A, ADDS_A, B_MN_A, __VA_ARGS__);                  \
     }
+GLMAE_PRODUCTS(8, 4, 4, 5, 6, 7, 8, 9, 10, GLMAE_D4(0))
 GLMAE_PRODUCTS(16, 8, 8, 9, 10, 11, 12, 13, 14, GLMAE_D8(0))
 GLMAE_PRODUCTS(32, 16, 16, 17, 18, 19, 20, 21, 22, GLMAE_D16(0))
 GLMAE_PRODUCTS(48, 24, 24, 25, 26, 27, 28, 29, 30, GLMAE_D16(0), GLMAE_D8(16))
@@ -122,6 +123,7 @@ GLMAE_PRODUCTS(256, 128, 128, 129, 130, 131, 132, 133, 134, GLMAE_D64(0), GLMAE_
 #undef GLMAE_PRODUCTS
 #undef GLMAE_WGMMA
 #undef GLMAE_WGMMA_A
+#undef GLMAE_NAMES4
 #undef GLMAE_NAMES8
 #undef GLMAE_NAMES16
 #undef GLMAE_NAMES24
@@ -130,6 +132,7 @@ GLMAE_PRODUCTS(256, 128, 128, 129, 130, 131, 132, 133, 134, GLMAE_D64(0), GLMAE_
 #undef GLMAE_NAMES64
 #undef GLMAE_NAMES96
 #undef GLMAE_NAMES128
+#undef GLMAE_D4
 #undef GLMAE_D8
 #undef GLMAE_D16
 #undef GLMAE_D32

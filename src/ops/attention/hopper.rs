@@ -156,6 +156,9 @@ fn span(d: usize) -> usize {
     if d == 32 { 64 } else { 128 }
 }
 
+/// Bytes of the matrix of ones that sums rows up.
+const ONES: usize = 1024;
+
 /// Shared memory of a block: boxes of 64 rows of a head, other bytes, barriers.
 struct Shared {
     d: usize,
@@ -175,15 +178,15 @@ impl Shared {
         Self { d, boxes: 2 * stages + 4, bytes: 0, barriers: 2 * stages + 6 }
     }
 
-    /// Four matrices of 256 rows, dS of 128 queries and 256 keys, dQ on its way out, lse and delta.
+    /// Four matrices of 256 rows, dS of 128 queries and 256 keys, dQ on its way out, lse and delta, two means, ones.
     fn whole(d: usize) -> Self {
-        Self { d, boxes: 18, bytes: 2 * WHOLE * ITEM + 8 * WHOLE, barriers: 4 }
+        Self { d, boxes: 18, bytes: 2 * WHOLE * ITEM + 8 * WHOLE + 512 + ONES, barriers: 4 }
     }
 
-    /// Stages of 128 keys and values, two buffers of queries, dO and O.
+    /// Stages of 128 keys and values, two buffers of queries, dO and O, a mean for each warp.
     fn by_queries(d: usize) -> Self {
         let stages = if d == 32 { 6 } else { 3 };
-        Self { d, boxes: 4 * stages + 12, bytes: 0, barriers: 2 * stages + 4 }
+        Self { d, boxes: 4 * stages + 12, bytes: 2048, barriers: 2 * stages + 4 }
     }
 
     /// Stages of 64 queries, dO, lse and delta, two buffers of keys and values.

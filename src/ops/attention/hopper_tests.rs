@@ -10,7 +10,7 @@ use crate::ops::gemm::hopper::tests::hopper_device;
 use crate::ops::linear::tests::{Operand, expect, operand};
 
 /// Heads, columns of a head, lengths.
-type Case<'a> = (usize, usize, &'a [usize]);
+pub(super) type Case<'a> = (usize, usize, &'a [usize]);
 
 /// Every way: narrow, 128 keys, 192, 256, steps with a last one of 64 and of 128; one row, full and nearly empty items; heads
 /// that are not pairs; several runs, in any order.

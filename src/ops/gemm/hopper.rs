@@ -359,5 +359,7 @@ pub(in crate::ops) fn takes_bias(bias: Option<&Tensor>) -> bool {
     bias.is_none_or(|bias| bias.is_aligned(8))
 }
 
+#[cfg(all(test, feature = "cuda"))]
+pub(in crate::ops) mod faults;
 #[cfg(test)]
 pub(in crate::ops) mod tests;

@@ -1,15 +1,14 @@
 //! Every tile of Hopper's kernel, executed from its PTX: rows that go elsewhere or nowhere, tokens between them. And
 //! faults in how the threads of a warp turn rows round.
 
-use std::sync::Arc;
-
 use super::Embedding;
 use crate::Result;
-use crate::device::ptx::{Arch, Options, Ptx, Schedule};
-use crate::device::{DType, Device, KernelSet, Tensor};
+use crate::device::{DType, Device, Tensor};
+use crate::ops::gemm::hopper::faults::{
+    Fault, exchanged, expect_noticed, fault, replaced, without,
+};
 use crate::ops::gemm::hopper::{TILES, Tile};
 use crate::ops::linear::Layer;
-use crate::ops::linear::hopper_fault_tests::{Edit, edited, exchanged, kernels, replaced, without};
 use crate::ops::linear::hopper_tests::{for_every_tile, hopper};
 use crate::ops::linear::tests::{operand, product};
 use crate::ops::row_assemble::{AssemblePlan, Assembly, RowSource};
@@ -76,41 +75,31 @@ fn rows_get_positions_and_go_to_their_places() {
     });
 }
 
-/// What it is, and a change of every line that it applies to.
-type Fault = (&'static str, Edit);
-
-const FAULTS: [Fault; 7] = [
-    ("warps that do not wait", |l| without(l, "bar.warp.sync")),
-    ("a row's place from another thread", |l| replaced(l, "shfl.sync.idx", ".idx.", ".bfly.")),
-    ("positions of the other column", |l| exchanged(l, "ld.global.nc.v2.f32", 0, 1)),
-    ("columns of a token exchanged", |l| exchanged(l, "st.global.cg.v4.u32", 0, 1)),
-    ("columns of a row exchanged on their way in", |l| exchanged(l, "ld.shared.v4.u32", 1, 2)),
-    ("columns of a row exchanged on their way out", |l| exchanged(l, "st.global.v4.u32", 2, 3)),
-    ("a panel transposed", |l| replaced(l, "stmatrix", ".x4.", ".x4.trans.")),
+const FAULTS: &[Fault] = &[
+    fault("warps that do not wait", |l| without(l, "bar.warp.sync"), ""),
+    fault(
+        "a row's place from another thread",
+        |l| replaced(l, "shfl.sync.idx", ".idx.", ".bfly."),
+        "",
+    ),
+    fault("positions of the other column", |l| exchanged(l, "ld.global.nc.v2.f32", 0, 1), ""),
+    fault("columns of a token exchanged", |l| exchanged(l, "st.global.cg.v4.u32", 0, 1), ""),
+    fault(
+        "columns of a row exchanged on their way in",
+        |l| exchanged(l, "ld.shared.v4.u32", 1, 2),
+        "",
+    ),
+    fault(
+        "columns of a row exchanged on their way out",
+        |l| exchanged(l, "st.global.v4.u32", 2, 3),
+        "",
+    ),
+    fault("a panel transposed", |l| replaced(l, "stmatrix", ".x4.", ".x4.trans."), ""),
 ];
 
 #[test]
 fn faults_in_the_way_of_a_row_are_noticed() {
-    let (size, tile) = ([330, 200, 72], TILES[1]);
-    let options = Options {
-        schedule: Schedule::Shuffled(1),
-        kernels: KernelSet::Hopper,
-        ..Options::default()
-    };
-    let Ok(ptx) = Ptx::new(Arch::Sm90a, options) else {
-        println!("skipped: no PTX for sm_90a in this build");
-        return;
-    };
-    let whole = kernels(&ptx.text("hopper/patch_embed").unwrap(), tile);
-    for (what, edit) in FAULTS {
-        let ptx = Arc::new(Ptx::new(Arch::Sm90a, options).unwrap());
-        let text = edited(&whole, edit)
-            .unwrap_or_else(|| panic!("{what}: nothing in the PTX is like that"));
-        let found = match ptx.replace("hopper/patch_embed", &text) {
-            Err(e) => Some(e.to_string()),
-            Ok(()) => run(&Device::Ptx(ptx), size, tile).unwrap_or_else(|e| Some(e.to_string())),
-        };
-        let found = found.unwrap_or_else(|| panic!("{what}: not noticed"));
-        println!("| {what} | {} |", found.lines().next().unwrap_or_default());
-    }
+    let tile = TILES[1];
+    let run = |device: &Device, _| run(device, [330, 200, 72], tile);
+    expect_noticed("hopper/patch_embed", &[tile.variant], &[FAULTS], run);
 }
