@@ -24,7 +24,7 @@ ARCHS = ["80", "86", "90a"]
 SM = {"80": (64, 32, 164), "86": (48, 16, 100), "90a": (64, 32, 228)}
 # Classes that --update asks a new kernel to keep, and of a kernel for Hopper, to which the second ones apply.
 WANTED = ["load128", "store128", "cp_async128", "ldmatrix_x4", "mma", "exp2"]
-WANTED_HOPPER = ["wgmma", "tma_load", "tma_store", "stmatrix_x4", "fence_async"]
+WANTED_HOPPER = ["wgmma", "tma_load", "tma_store", "stmatrix_x4", "fence_async", "exp2"]
 EXACTLY_HOPPER = {"mma": 0, "set_registers": 2}
 # Each group of four products has one wait, and each tile two more.
 WAITS = ("wgmma_wait", "wgmma")

@@ -113,7 +113,7 @@ __device__ __forceinline__ void mean_of_rows(float* mean, uint64_t rows, int cou
     uint32_t ones[4][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) ones[i][0] = ones[i][1] = ones[i][2] = ones[i][3] = ONE;
-    const float inverse = 1.0f / static_cast<float>(count);
+    const float inverse = __fdividef(1.0f, static_cast<float>(count));
     const int lane = threadIdx.x % WARP;
     float sum[D / 2];
     settle(ones);

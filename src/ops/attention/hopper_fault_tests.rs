@@ -57,12 +57,12 @@ const FAULTS: &[Fault] = &[
     ),
     fault(
         "a coefficient of the polynomial",
-        |l| replaced(l, "fma.rn.f32", "0f3F317", "0f3F117"),
+        |l| replaced(l, "mov.f32", "0f3F31798D", "0f3F11798D"),
         "",
     ),
     // Turns and ways out.
     fault("nobody gives anything back", |l| without(l, "mbarrier.arrive.shared::cta"), "deadlock"),
-    fault("no barrier between dS and dQ", |l| without(l, "barrier.sync"), ""),
+    fault("no barrier between dS and dQ", |l| without(l, "bar.sync"), ""),
     fault("warps that do not wait", |l| without(l, "bar.warp.sync"), ""),
     fault("stmatrix: matrices exchanged", |l| exchanged(l, "stmatrix", 0, 1), ""),
     fault("stmatrix: transposed", |l| replaced(l, "stmatrix", ".x4.", ".x4.trans."), ""),
