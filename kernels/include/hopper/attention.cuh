@@ -89,19 +89,34 @@ __device__ __forceinline__ float exp2_by_polynomial(float x) {
     return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
 }
 
-// The exponential of score `i` of the eight that a thread has of 16 keys. With 32 columns a score costs half as many
-// products, and the special-function unit would be the slowest: one in four of each row goes another way, after which it
-// and the schedulers have as much to do.
+// The exponential of score `i` of a thread. With 32 columns a score costs half as many products, and the special-function
+// unit would be the slowest: one in six goes another way, after which it and the schedulers have as much to do.
 template <int D>
 __device__ __forceinline__ float score_exp2(float x, int i) {
-    return D == 32 && (i == 1 || i == 7) ? exp2_by_polynomial(x) : fast_exp2(x);
+    return D == 32 && i % 6 == 1 ? exp2_by_polynomial(x) : fast_exp2(x);
+}
+
+// Scores of N keys, as a thread has them: those of keys beyond the end, before which `left` are, have no weight.
+template <int N>
+__device__ __forceinline__ void mask_keys(float (&s)[N / 2], int left) {
+    if (left >= N) return;
+    const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i)
+        if (i / 4 * 8 + column + i % 2 >= left) s[i] = -INFINITY;
+}
+
+// Eight sums as the A of a product (wgmma.cuh).
+__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
 // Rows of a warpgroup from registers to global memory: 16 of each warp, by way of a buffer of 64 rows in shared memory, 16
 // bytes a lane. Other warps are not waited for.
 template <int D>
 __device__ __forceinline__ void rows_out(bf16* to, int stride, unsigned char* buffer,
-                                         const float (&d)[D / 2], float scale_low, float scale_high,
+                                         const float* d, float scale_low, float scale_high,
                                          int rows) {
     using R = HeadRows<D>;
     constexpr int PIECES = R::SPAN / 16, EACH = WARP / PIECES;

@@ -42,8 +42,7 @@ struct AttentionBwdRows {
     // Rows of a warpgroup from `row0` on: the gradient of queries (0), keys (1) or values (2).
     template <int D>
     __device__ __forceinline__ void put(const AttentionItem& item, int row0, int which,
-                                        unsigned char* buffer, const float (&d)[D / 2],
-                                        float scale) const {
+                                        unsigned char* buffer, const float* d, float scale) const {
         bf16* to = dqkv + static_cast<int64_t>(item.start + row0) * 3 * width + which * width +
                    item.head * D;
         rows_out<D>(to, 3 * width, buffer, d, scale, scale, item.length - row0);
@@ -80,18 +79,17 @@ __device__ __forceinline__ void row_products(float (&sum)[2], const unsigned cha
     sum[1] = quad_sum(sum[1]);
 }
 
-// Eight sums as the A of a product (wgmma.cuh).
-__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
-}
-
 // Where gradients of scores meet keys that have much in common. A row of dS adds up to 0, so that what all keys have in common
 // is not seen by dQ; but delta comes from a rounded O, and then a row adds up to some e, and dQ is off by e times what is
-// common. So dQ = dS K - e k, with k the mean of the first keys. Where dS goes through shared memory, tensor cores add it up,
-// by way of a matrix of ones.
-struct RowSums {
-    static constexpr int ONES_BYTES = 1024;
+// common. So dQ = dS K - e k, with k the mean of the first keys. Where dS goes through shared memory, tensor cores add it up:
+// behind the columns of K there are eight more, of ones, which lie in memory of their own.
+template <int D>
+struct KeysAndOnes {
+    using R = HeadRows<D>;
+    static constexpr int N = R::SPAN / 2 + 8;     // columns
+    static constexpr int SUM = R::SPAN / 4;       // of a thread's sums, the first one of the ones
+    static constexpr int ONES_BYTES = 16 * R::SPAN;  // 16 rows, of which 16 bytes each are read
+    uint64_t first;
 
     // By all threads of the block, before a barrier.
     __device__ static __forceinline__ void fill(unsigned char* ones) {
@@ -100,8 +98,13 @@ struct RowSums {
             reinterpret_cast<uint4*>(ones)[threadIdx.x] = make_uint4(ONE, ONE, ONE, ONE);
         fence_async();
     }
-    __device__ static __forceinline__ uint64_t matrix(const unsigned char* ones) {
-        return matrix_at<32>(ones);
+    // The ones lie behind the keys.
+    __device__ __forceinline__ KeysAndOnes(const unsigned char* keys, const unsigned char* ones)
+        : first(matrix_at<R::SPAN, 0>(keys) |
+                static_cast<uint64_t>(shared_address(ones) - shared_address(keys)) >> 4 << 16) {}
+    // Of 16 keys: the ones stay where they are.
+    __device__ __forceinline__ uint64_t matrix(int of) const {
+        return first + of * (R::NEXT_ROWS - (R::NEXT_ROWS << 16));
     }
 };
 
@@ -131,7 +134,7 @@ __device__ __forceinline__ void mean_of_rows(float* mean, uint64_t rows, int cou
 
 // dq - e k; e of this thread's two rows.
 template <int D>
-__device__ __forceinline__ void without_common(float (&dq)[D / 2], float low, float high,
+__device__ __forceinline__ void without_common(float* dq, float low, float high,
                                                const float* mean) {
     const int column = fresh_lane() % 4 * 2;
 #pragma unroll
@@ -145,32 +148,45 @@ __device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
     if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
 }
 
+// Where lse2 and delta of query `i` of 64 are, so that a thread finds those of its sums of 16 queries together.
+__device__ __forceinline__ int query_place(int i) {
+    return i / 16 * 16 + i % 8 / 2 * 4 + i / 8 % 2 * 2 + i % 2;
+}
+// A thread's four of a block of 16 queries: [8 queries or the next][e].
+__device__ __forceinline__ void load_queries(float (&v)[2][2], const float* of, int block) {
+    const float4 four = *reinterpret_cast<const float4*>(of + block * 16 + fresh_lane() % 4 * 4);
+    v[0][0] = four.x, v[0][1] = four.y, v[1][0] = four.z, v[1][1] = four.w;
+}
+
 // dK and dV of 64 keys by N queries, of which `products` forms the scores and dP, both transposed, as two groups. The
-// products before them are over when `release` is called; `keep` gets dS^T as the A of products.
+// products before them are over when `release` is called; `keep` gets dS^T as the A of products. Where not all keys exist,
+// `exists` says it of this thread's two: a score of 0 beyond the end may exceed lse without bound.
 template <int D, int N, typename Products, typename Release, typename Keep>
 __device__ __forceinline__ void attention_bwd_keys_step(
     float (&dk)[D / 2], float (&dv)[D / 2], uint64_t queries, uint64_t dout, const float* lse2,
-    const float* delta, const bool (&exists)[2], float scale2, int adds, const Products& products,
-    const Release& release, const Keep& keep) {
+    const float* delta, bool all_exist, const bool (&exists)[2], float scale2, int adds,
+    const Products& products, const Release& release, const Keep& keep) {
     using R = HeadRows<D>;
-    const int column = fresh_lane() % 4 * 2;
     float s[N / 2], dp[N / 2];
     wgmma_fence();
     products(s, dp);
     wgmma_wait<1>();
     release();
-    uint32_t p[N / 16][4];
 #pragma unroll
     for (int i = 0; i < N / 16; ++i) {
+        float shift[2][2];
+        load_queries(shift, lse2, i);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-            const float shift = lse2[16 * i + e / 4 * 8 + column + e % 2];
-            const float weight = score_exp2<D>(s[8 * i + e] * scale2 - shift, e);
-            // A score of 0 beyond the end may exceed lse without bound.
-            s[8 * i + e] = exists[e / 2 % 2] ? weight : 0.0f;
-        }
-        rounded_a(p[i], s + 8 * i);
+        for (int e = 0; e < 8; ++e)
+            s[8 * i + e] = score_exp2<D>(s[8 * i + e] * scale2 - shift[e / 4][e % 2], 8 * i + e);
     }
+    if (!all_exist) {
+#pragma unroll
+        for (int i = 0; i < N / 2; ++i) s[i] = exists[i / 2 % 2] ? s[i] : 0.0f;
+    }
+    uint32_t p[N / 16][4];
+#pragma unroll
+    for (int i = 0; i < N / 16; ++i) rounded_a(p[i], s + 8 * i);
     settle(p);
     wgmma_fence();
 #pragma unroll
@@ -181,9 +197,10 @@ __device__ __forceinline__ void attention_bwd_keys_step(
     uint32_t ds[N / 16][4];
 #pragma unroll
     for (int i = 0; i < N / 16; ++i) {
+        float mean[2][2];
+        load_queries(mean, delta, i);
 #pragma unroll
-        for (int e = 0; e < 8; ++e)
-            s[8 * i + e] *= dp[8 * i + e] - delta[16 * i + e / 4 * 8 + column + e % 2];
+        for (int e = 0; e < 8; ++e) s[8 * i + e] *= dp[8 * i + e] - mean[e / 4][e % 2];
         rounded_a(ds[i], s + 8 * i);
     }
     // Registers of a product that is under way must not even be read.

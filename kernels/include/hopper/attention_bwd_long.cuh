@@ -123,13 +123,10 @@ __device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], float (
     // The scores, and the last product of the step before.
     wgmma_wait<1>();
     if (before) warp_gives_back(before);
-    const int column = threadIdx.x % 4 * 2;
+    mask_keys<N>(s, left);
 #pragma unroll
-    for (int i = 0; i < N / 2; ++i) {
-        s[i] = score_exp2<D>(s[i] * scale2 - lse2[i / 2 % 2], i % 8);
-        // A score of 0 beyond the end may exceed lse without bound.
-        if (left < N && i / 4 * 8 + column + i % 2 >= left) s[i] = 0.0f;
-    }
+    for (int i = 0; i < N / 2; ++i)
+        s[i] = score_exp2<D>(s[i] * scale2 - lse2[i / 2 % 2], i);
     wgmma_wait<0>();
     uint32_t ds[N / 16][4];
 #pragma unroll
@@ -275,8 +272,8 @@ __device__ __forceinline__ void attention_bwd_kv_produce_rows(const AttentionBwd
             float* to = shared.floats(at.stage);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                to[lane + i * WARP] = lse2[i];
-                to[BWD_QUERIES + lane + i * WARP] = delta[i];
+                to[query_place(lane + i * WARP)] = lse2[i];
+                to[BWD_QUERIES + query_place(lane + i * WARP)] = delta[i];
             }
             warp_gives_back(shared.full(at.stage));
         }
@@ -290,7 +287,6 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
     using R = HeadRows<D>;
     constexpr int N = BWD_QUERIES;
     const float scale2 = rows.scale * ATTENTION_LOG2E;
-    const int lane = threadIdx.x % WARP;
     RingAt<AttentionBwdKvShared<D>::STAGES> at;
     RingAt<2> items;
 #pragma unroll 1
@@ -307,8 +303,6 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
             operand_a<D>(v, v_rows);
             settle(k);
             settle(v);
-            const int own = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
-            const bool exists[2] = {own < item.length, own + 8 < item.length};
             float dk[D / 2], dv[D / 2];
             uint64_t* before = nullptr;
 #pragma unroll 1
@@ -330,8 +324,9 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
                 const auto release = [&] {
                     if (before) warp_gives_back(before);
                 };
-                attention_bwd_keys_step<D, N>(dk, dv, queries, dout, lse2, lse2 + N, exists, scale2,
-                                           step > 0, products, release, [](const auto&) {});
+                // What keys beyond the end get is not written.
+                attention_bwd_keys_step<D, N>(dk, dv, queries, dout, lse2, lse2 + N, true, {}, scale2,
+                                              step > 0, products, release, [](const auto&) {});
                 before = shared.empty(at.stage);
             }
             wgmma_wait<0>();

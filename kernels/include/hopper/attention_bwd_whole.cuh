@@ -21,10 +21,10 @@ struct AttentionBwdWholeShared {
     static constexpr int DS_CHUNK = 64 * SWIZZLED_ROW;  // 64 keys, 64 queries
     static constexpr int DS_AT = 4 * CHUNKS * R::BOX;
     static constexpr int OUT_AT = DS_AT + 2 * CHUNKS * DS_CHUNK;
-    static constexpr int FLOATS_AT = OUT_AT + 2 * R::BOX;
+    static constexpr int ONES_AT = OUT_AT + 2 * R::BOX;
+    static constexpr int FLOATS_AT = ONES_AT + KeysAndOnes<D>::ONES_BYTES;
     static constexpr int MEANS_AT = FLOATS_AT + 2 * ROWS * 4;
-    static constexpr int ONES_AT = MEANS_AT + 2 * 64 * 4;
-    static constexpr int BARRIERS_AT = ONES_AT + RowSums::ONES_BYTES;
+    static constexpr int BARRIERS_AT = MEANS_AT + 2 * 64 * 4;
     static constexpr int BYTES = BARRIERS_AT + 4 * 8;
     static_assert(BYTES <= 227 * 1024, "an SM");
     unsigned char* base;
@@ -120,9 +120,23 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
                                                          int begin, int end) {
     using R = HeadRows<D>;
     // Queries of a product: dK and dV of 128 keys leave no registers for more.
-    constexpr int N = TILES * D > 64 ? 32 : 64;
+    constexpr int N = 32;
+    constexpr bool HAS_ROOM = TILES * D <= 64;
     const float scale2 = rows.scale * ATTENTION_LOG2E;
     float dk[TILES][D / 2], dv[TILES][D / 2];
+    // With room for them, keys and values as well: then shared memory gives each product half as much.
+    constexpr int KEPT = HAS_ROOM ? TILES : 1;
+    uint32_t k[KEPT][D / 16][4], v[KEPT][D / 16][4];
+    if constexpr (HAS_ROOM) {
+#pragma unroll
+        for (int t = 0; t < TILES; ++t) {
+            if (own + t >= end) break;
+            operand_a<D>(k[t], shared.rows(1, own + t));
+            operand_a<D>(v[t], shared.rows(2, own + t));
+            settle(k[t]);
+            settle(v[t]);
+        }
+    }
 #pragma unroll 1
     for (int pair = begin; pair < end; pair += 2) {
         const int pair_end = min(pair + 2, end);
@@ -137,22 +151,28 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
                 const uint64_t values = R::matrix(shared.rows(2, own + t));
                 const int key = (own + t - begin) * 64 + row0 + lane / 4;
                 const bool exists[2] = {key < item.length, key + 8 < item.length};
+                const bool all_exist = item.length >= (own + t - begin + 1) * 64;
                 unsigned char* const to = item.is_narrow ? shared.ds(own / 2, 2 + group)
                                                          : shared.ds(chunk % 2, own + t);
 #pragma unroll 1
                 for (int q = 0; q < 64; q += N) {
                     const uint64_t queries = R::matrix(shared.rows(0, chunk)) + q / 16 * R::NEXT_ROWS;
                     const uint64_t dout = R::matrix(shared.rows(3, chunk)) + q / 16 * R::NEXT_ROWS;
+                    const auto product = [&](float (&d)[N / 2], const uint32_t (&kept)[4], uint64_t a,
+                                             uint64_t b, int i) {
+                        if constexpr (HAS_ROOM)
+                            wgmma<true>(d, kept, b + i * R::NEXT_COLUMNS, i > 0);
+                        else
+                            wgmma<true, true>(d, a + i * R::NEXT_COLUMNS, b + i * R::NEXT_COLUMNS, i > 0);
+                    };
                     const auto products = [&](float (&s)[N / 2], float (&dp)[N / 2]) {
 #pragma unroll
                         for (int i = 0; i < R::STEPS; ++i)
-                            wgmma<true, true>(s, keys + i * R::NEXT_COLUMNS,
-                                              queries + i * R::NEXT_COLUMNS, i > 0);
+                            product(s, k[HAS_ROOM ? t : 0][i], keys, queries, i);
                         wgmma_commit();
 #pragma unroll
                         for (int i = 0; i < R::STEPS; ++i)
-                            wgmma<true, true>(dp, values + i * R::NEXT_COLUMNS,
-                                              dout + i * R::NEXT_COLUMNS, i > 0);
+                            product(dp, v[HAS_ROOM ? t : 0][i], values, dout, i);
                         wgmma_commit();
                     };
                     const auto keep = [&](const uint32_t (&ds)[N / 16][4]) {
@@ -161,7 +181,7 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
                             panel_store<SWIZZLED_ROW>(to, row0, q / 8 + 2 * i, ds[i]);
                     };
                     attention_bwd_keys_step<D, N>(dk[t], dv[t], queries, dout, shared.lse2(chunk) + q,
-                                                  shared.delta(chunk) + q, exists, scale2,
+                                                  shared.delta(chunk) + q, all_exist, exists, scale2,
                                                   chunk > begin || q > 0, products, [] {}, keep);
                 }
             }
@@ -172,17 +192,13 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
         if (chunk < pair_end) {
             const uint64_t ds = matrix_at(item.is_narrow ? shared.ds(own / 2, 2 + group)
                                                          : shared.ds(chunk % 2, 0));
-            const uint64_t keys = R::matrix(shared.rows(1, begin));
-            const uint64_t ones = RowSums::matrix(shared.ones());
-            float dq[D / 2], sum[4];
+            const KeysAndOnes<D> keys(shared.rows(1, begin), shared.ones());
+            float dq[KeysAndOnes<D>::N / 2];
             const auto add_keys = [&](int of_chunk, bool adds) {
                 wgmma_fence();
 #pragma unroll
-                for (int i = 4 * of_chunk; i < 4 * of_chunk + 4; ++i) {
-                    wgmma<false, false>(dq, ds + i * NEXT_16_K<false>, keys + i * R::NEXT_ROWS,
-                                        adds || i > 0);
-                    wgmma<false, false>(sum, ds + i * NEXT_16_K<false>, ones, adds || i > 0);
-                }
+                for (int i = 4 * of_chunk; i < 4 * of_chunk + 4; ++i)
+                    wgmma<false, false>(dq, ds + i * NEXT_16_K<false>, keys.matrix(i), adds || i > 0);
                 wgmma_commit();
             };
             // By itself, so that it is known here that the sums start anew: else their registers are theirs all the time.
@@ -190,7 +206,8 @@ __device__ __forceinline__ void attention_bwd_whole_rows(const AttentionBwdWhole
 #pragma unroll 1
             for (int i = 1; i < end - begin; ++i) add_keys(i, true);
             wgmma_wait<0>();
-            without_common<D>(dq, sum[0], sum[2], shared.mean(item.is_narrow ? group : 0));
+            constexpr int SUM = KeysAndOnes<D>::SUM;
+            without_common<D>(dq, dq[SUM], dq[SUM + 2], shared.mean(item.is_narrow ? group : 0));
             rows.template put<D>(item, (chunk - begin) * 64, 0, shared.way_out(group), dq, rows.scale);
         }
         attention_bwd_sync(item.is_narrow, group);
@@ -236,10 +253,10 @@ __device__ __forceinline__ void attention_bwd_whole_consume(const AttentionBwdWh
                     row_products<D>(delta, shared.rows(3, chunk), shared.out(chunk));
                     const int of_warp = thread / WARP * 16 + lane / 4;
                     if (lane % 4 == 0) {
-                        shared.delta(chunk)[of_warp] = delta[0];
-                        shared.delta(chunk)[of_warp + 8] = delta[1];
+                        shared.delta(chunk)[query_place(of_warp)] = delta[0];
+                        shared.delta(chunk)[query_place(of_warp + 8)] = delta[1];
                     }
-                    if (thread < 64) shared.lse2(chunk)[thread] = rows.lse2_of(item, row + thread);
+                    if (thread < 64) shared.lse2(chunk)[query_place(thread)] = rows.lse2_of(item, row + thread);
                 }
                 if (item.is_narrow || group == 0)
                     mean_of_rows<D>(shared.mean(group), R::matrix(shared.rows(1, begin)),
@@ -276,7 +293,7 @@ __device__ __forceinline__ void attention_bwd_whole_hopper(const AttentionBwdMap
         }
         fence_mbarrier_init();
     }
-    RowSums::fill(shared.ones());
+    KeysAndOnes<D>::fill(shared.ones());
     __syncthreads();
     grid_wait();
     if (warp < WARPGROUP / WARP) {

@@ -121,15 +121,6 @@ struct AttentionRows {
             wgmma<false>(o, p[i], values + i * R::NEXT_ROWS, adds || i > 0);
     }
 
-    // Keys beyond the sequence's end, in which `left` are.
-    template <int N>
-    __device__ __forceinline__ static void mask(float (&s)[N / 2], int left) {
-        if (left >= N) return;
-        const int column = threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < N / 2; ++i)
-            if (i / 4 * 8 + column + i % 2 >= left) s[i] = -INFINITY;
-    }
     template <int N>
     __device__ __forceinline__ static float most(const float (&s)[N / 2], int half, float most) {
 #pragma unroll
@@ -137,25 +128,21 @@ struct AttentionRows {
             most = fmaxf(most, fmaxf(s[4 * j + 2 * half], s[4 * j + 2 * half + 1]));
         return most;
     }
-    // Scores of 16 keys become exponentials, which are added up.
-    __device__ __forceinline__ static void exponentials(float* s, float scale2,
+    // Scores of a block of 16 keys become exponentials, which are added up.
+    __device__ __forceinline__ static void exponentials(float* s, int block, float scale2,
                                                         const float (&shift)[2], float (&sum)[2]) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 8 * block; i < 8 * block + 8; ++i) {
             const int half = i / 2 % 2;
             s[i] = score_exp2<D>(s[i] * scale2 - shift[half], i);
             sum[half] += s[i];
         }
     }
-    // Rounded, they are the A of a product.
-    __device__ __forceinline__ static void round(uint32_t (&p)[4], const float* s) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) p[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
-    }
+    // Rounded, they are the A of products.
     template <int N>
     __device__ __forceinline__ static void round(uint32_t (&p)[N / 16][4], const float (&s)[N / 2]) {
 #pragma unroll
-        for (int i = 0; i < N / 16; ++i) round(p[i], s + 8 * i);
+        for (int i = 0; i < N / 16; ++i) rounded_a(p[i], s + 8 * i);
     }
     // Both at once, so that two registers of scores become one.
     template <int N>
@@ -164,8 +151,8 @@ struct AttentionRows {
                                                    float (&sum)[2]) {
 #pragma unroll
         for (int i = 0; i < N / 16; ++i) {
-            exponentials(s + 8 * i, scale2, shift, sum);
-            round(p[i], s + 8 * i);
+            exponentials(s, i, scale2, shift, sum);
+            rounded_a(p[i], s + 8 * i);
         }
     }
 
@@ -183,7 +170,7 @@ struct AttentionRows {
             sum[half] *= shrink[half];
         }
 #pragma unroll
-        for (int i = 0; i < N / 16; ++i) exponentials(s + 8 * i, scale2, shift, sum);
+        for (int i = 0; i < N / 16; ++i) exponentials(s, i, scale2, shift, sum);
     }
     __device__ __forceinline__ void rescale(const float (&shrink)[2]) {
 #pragma unroll
@@ -236,9 +223,9 @@ struct AttentionFwdConsumer {
         release(stage);
         if constexpr (LAST > 0) {
             release(other);
-            Rows::template mask<LAST>(last, length - FIRST);
+            mask_keys<LAST>(last, length - FIRST);
         } else {
-            Rows::template mask<FIRST>(first, length);
+            mask_keys<FIRST>(first, length);
         }
         float shift[2];
 #pragma unroll
@@ -283,7 +270,7 @@ struct AttentionFwdConsumer {
         pass_turn();
         wgmma_wait<1>();
         release(keys);
-        Rows::template mask<N>(s, left);
+        mask_keys<N>(s, left);
         rows.template softmax<N>(s, scale2, shrink);
         wgmma_wait<0>();
         release(values);

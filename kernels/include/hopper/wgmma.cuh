@@ -67,20 +67,22 @@ __device__ __forceinline__ void wgmma_wait() {
 #define GLMAE_NAMES4 "%0, %1, %2, %3"
 #define GLMAE_NAMES8 GLMAE_NAMES4 ", %4, %5, %6, %7"
 #define GLMAE_NAMES16 GLMAE_NAMES8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define GLMAE_NAMES24 GLMAE_NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define GLMAE_NAMES20 GLMAE_NAMES16 ", %16, %17, %18, %19"
+#define GLMAE_NAMES24 GLMAE_NAMES20 ", %20, %21, %22, %23"
 #define GLMAE_NAMES32 GLMAE_NAMES24 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define GLMAE_NAMES48                                                                            \
-    GLMAE_NAMES32                                                                             \
-    ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define GLMAE_NAMES64                                                                            \
-    GLMAE_NAMES48                                                                             \
+#define GLMAE_NAMES36 GLMAE_NAMES32 ", %32, %33, %34, %35"
+#define GLMAE_NAMES48 \
+    GLMAE_NAMES36     \
+    ", %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define GLMAE_NAMES64 \
+    GLMAE_NAMES48     \
     ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define GLMAE_NAMES96                                                                            \
-    GLMAE_NAMES64                                                                             \
+#define GLMAE_NAMES96 \
+    GLMAE_NAMES64     \
     ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
     ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define GLMAE_NAMES128                                                                            \
-    GLMAE_NAMES96                                                                             \
+#define GLMAE_NAMES128 \
+    GLMAE_NAMES96     \
     ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
     ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // The sums, then the numbers of the operands behind them. A is a descriptor, or four registers.
@@ -110,11 +112,12 @@ __device__ __forceinline__ void wgmma_wait() {
                                           int adds) {                                              \
         GLMAE_WGMMA_A(N, SUMS, A0, A1, A2, A3, B_A, ADDS_A, B_MN_A, __VA_ARGS__);                  \
     }
-GLMAE_PRODUCTS(8, 4, 4, 5, 6, 7, 8, 9, 10, GLMAE_D4(0))
 GLMAE_PRODUCTS(16, 8, 8, 9, 10, 11, 12, 13, 14, GLMAE_D8(0))
 GLMAE_PRODUCTS(32, 16, 16, 17, 18, 19, 20, 21, 22, GLMAE_D16(0))
+GLMAE_PRODUCTS(40, 20, 20, 21, 22, 23, 24, 25, 26, GLMAE_D16(0), GLMAE_D4(16))
 GLMAE_PRODUCTS(48, 24, 24, 25, 26, 27, 28, 29, 30, GLMAE_D16(0), GLMAE_D8(16))
 GLMAE_PRODUCTS(64, 32, 32, 33, 34, 35, 36, 37, 38, GLMAE_D32(0))
+GLMAE_PRODUCTS(72, 36, 36, 37, 38, 39, 40, 41, 42, GLMAE_D32(0), GLMAE_D4(32))
 GLMAE_PRODUCTS(96, 48, 48, 49, 50, 51, 52, 53, 54, GLMAE_D32(0), GLMAE_D16(32))
 GLMAE_PRODUCTS(128, 64, 64, 65, 66, 67, 68, 69, 70, GLMAE_D64(0))
 GLMAE_PRODUCTS(192, 96, 96, 97, 98, 99, 100, 101, 102, GLMAE_D64(0), GLMAE_D32(64))
@@ -126,8 +129,10 @@ GLMAE_PRODUCTS(256, 128, 128, 129, 130, 131, 132, 133, 134, GLMAE_D64(0), GLMAE_
 #undef GLMAE_NAMES4
 #undef GLMAE_NAMES8
 #undef GLMAE_NAMES16
+#undef GLMAE_NAMES20
 #undef GLMAE_NAMES24
 #undef GLMAE_NAMES32
+#undef GLMAE_NAMES36
 #undef GLMAE_NAMES48
 #undef GLMAE_NAMES64
 #undef GLMAE_NAMES96

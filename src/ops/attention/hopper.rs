@@ -156,9 +156,6 @@ fn span(d: usize) -> usize {
     if d == 32 { 64 } else { 128 }
 }
 
-/// Bytes of the matrix of ones that sums rows up.
-const ONES: usize = 1024;
-
 /// Shared memory of a block: boxes of 64 rows of a head, other bytes, barriers.
 struct Shared {
     d: usize,
@@ -178,9 +175,9 @@ impl Shared {
         Self { d, boxes: 2 * stages + 4, bytes: 0, barriers: 2 * stages + 6 }
     }
 
-    /// Four matrices of 256 rows, dS of 128 queries and 256 keys, dQ on its way out, lse and delta, two means, ones.
+    /// Four matrices of 256 rows, dS of 128 queries and 256 keys, dQ on its way out, ones, lse and delta, two means.
     fn whole(d: usize) -> Self {
-        Self { d, boxes: 18, bytes: 2 * WHOLE * ITEM + 8 * WHOLE + 512 + ONES, barriers: 4 }
+        Self { d, boxes: 18, bytes: 2 * WHOLE * ITEM + 16 * span(d) + 8 * WHOLE + 512, barriers: 4 }
     }
 
     /// Stages of 128 keys and values, two buffers of queries, dO and O, a mean for each warp.
