@@ -6,12 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 pipelines=$(cargo test --quiet --package glmae-simt --test hopper -- --nocapture --test-threads 1 | grep '^| ')
 kernels=$(cargo test --quiet --features cuda --test main compiled_faults -- --nocapture | grep '^| ')
-products=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --test-threads 1 | grep '^| ')
+hopper=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --test-threads 1 | grep '^| ')
 {
   echo "# Faults put into PTX"
   echo
   echo "Written by \`scripts/ptx-faults.sh\`. Each row is one change that a test makes; the run must fail, with the right"
-  echo "message at the right line, under every schedule of threads (of the products on Hopper: under one of three)."
+  echo "message at the right line, under every schedule of threads (of the kernels on Hopper: under one of three)."
   echo
   echo "## In the compiled kernels: $(wc -l <<<"$kernels")"
   echo
@@ -21,14 +21,14 @@ products=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --
   echo "| --- | --- |"
   echo "$kernels"
   echo
-  echo "## In the products on Hopper: $(wc -l <<<"$products")"
+  echo "## In the kernels on Hopper: $(wc -l <<<"$hopper")"
   echo
-  echo "The same with what orders copy engine, tensor cores and warps in \`kernels/hopper/linear.cu\` and \`patch_embed.cu\`"
-  echo "(\`src/ops/linear/hopper_fault_tests.rs\`, \`src/ops/patch_embed/hopper_tests.rs\`)."
+  echo "The same with what orders copy engine, tensor cores and warps in the kernels of \`kernels/hopper/\`"
+  echo "(\`src/ops/*/hopper_fault_tests.rs\`, \`src/ops/patch_embed/hopper_tests.rs\`)."
   echo
   echo "| fault | noticed as |"
   echo "| --- | --- |"
-  echo "$products"
+  echo "$hopper"
   echo
   echo "## In Hopper's instructions: $(wc -l <<<"$pipelines")"
   echo

@@ -1,4 +1,19 @@
-// Attention of attention.cu on Hopper, bf16, d = 32, 48, 64.
+// The attention of attention.cu on Hopper, bf16, d = 32, 48, 64, for sequences of at most eight runs of equal lengths:
+//
+//     fwd               any length: attention_fwd.cuh
+//     bwd               up to 256 rows, five products: attention_bwd_whole.cuh
+//     bwd_q, bwd_kv     more rows, in this order, seven products: attention_bwd_long.cuh
+//
+// qkv and dqkv [total, 3 C], out and dout [total, C], lse and delta [heads, total] f32 as attention.cu says; qkv, dout and
+// out go in by the tensor maps of one or two runs, [sequences, length, columns], in boxes of 64 rows of a head. The work list
+// has entries of 16 bytes: attention.cuh. bwd_q writes delta, which bwd_kv reads.
+//
+// Grid: blocks that take one item after the other, at most as many as run at the same time; 1 producer warpgroup (a thread
+// that loads, in bwd_kv a warp besides) and 2 that multiply. Shared: src/ops/attention/hopper.rs.
+// FLOPs of a sequence of S rows, all heads: forward 4 S^2 C, backward 10 S^2 C, 14 in two passes, with S in whole pieces of
+// 64 rows and of 64 or 128 keys. Bytes of DRAM: as attention.cu says, and O read by the backward pass. From L2, for every
+// 128 queries (or keys): 4 S d (bytes of keys and values, or of queries and dO). Exponentials: S^2 heads in each pass.
+// Deterministic: a row is summed in an order that depends on the length alone. No atomics; the grid shows in no sum.
 #include "prelude.cuh"
 
 #ifdef __CUDACC__

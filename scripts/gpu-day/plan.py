@@ -114,11 +114,11 @@ def steps(here, work, device, scale, all_cases=False):
     ours("kernels", 70, 150, "bench", "kernels", "--shapes", str(shapes), *on, "--dtype", "bf16", "--out", str(out),
          *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out, is_timed=True,
          least=40)
-    products = work / "products.txt"
-    of_products = [line for line in lines if line.startswith(("linear ", "mlp ", "masked_mse ", "patch_embed "))]
-    products.write_text("\n".join(of_products) + "\n")
+    both = work / "both.txt"
+    of_both = [line for line in lines if line.split()[0] in (*PRODUCTS, "attention")]
+    both.write_text("\n".join(of_both) + "\n")
     out = work / "kernels-portable.json"
-    ours("kernels-portable", 30, 80, "bench", "kernels", "--shapes", str(products), *on, "--dtype", "bf16", "--out",
+    ours("kernels-portable", 30, 80, "bench", "kernels", "--shapes", str(both), *on, "--dtype", "bf16", "--out",
          str(out), *(["--no-ceilings", "--warmup", "0", "--repeats", "1"] if small else []), "--json", out=out,
          is_timed=True, least=20, env=portable)
     peer("peer-ops", 70, 130, "--parts", "ops", "--set", "batch=4", "--no-inductor", least=40)

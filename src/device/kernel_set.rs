@@ -1,4 +1,4 @@
-//! Which kernels multiply matrices in bf16: those for every GPU, or those for Hopper's own instructions, which only
+//! Which kernels multiply on tensor cores in bf16: those for every GPU, or those for Hopper's own instructions, which only
 //! machine code for sm_90a has. They form their sums in another order, so that results differ in their last bits.
 
 use std::env;
@@ -75,7 +75,7 @@ impl KernelSet {
 }
 
 impl Device {
-    /// Which kernels multiply matrices here.
+    /// Which kernels multiply on tensor cores here.
     pub fn kernel_set(&self) -> KernelSet {
         match self {
             Self::Cpu | Self::Emulated(_) => KernelSet::Portable,

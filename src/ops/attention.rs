@@ -30,6 +30,9 @@ impl<'a> Tape<'a> {
     /// row (f32 for bf16 activations) is kept and the probabilities are computed again in the
     /// backward pass. On a GPU bf16 products run on tensor cores for d = 32, 48, 64; the
     /// probabilities and the gradients of the scores are rounded to bf16 before they are multiplied.
+    /// On Hopper, with d = 32, one exponential in six is a polynomial with a relative error of at most
+    /// 7.5e-5, and the backward pass takes `rowsum(dout * out)` from the rounded result, without what all keys
+    /// have in common.
     /// Errors: `Shape`.
     /// Source: Vaswani et al., arXiv 1706.03762; recomputation: Dao et al., arXiv 2205.14135.
     ///

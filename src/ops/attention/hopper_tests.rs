@@ -109,6 +109,44 @@ fn forward_of_all_lengths() {
     });
 }
 
+/// Lengths from 1 to 1100, around all that the kernels treat apart and in between, by different schedules and grids: the
+/// same bits, and the right ones.
+#[test]
+fn ragged_lengths_have_the_same_bits_in_any_order_and_grid() {
+    let around = [1, 16, 63, 65, 127, 191, 255, 258, 320, 385, 511, 640];
+    let between = [1100, 2, 37, 74, 111, 148, 222, 29, 296, 333, 407, 897];
+    for (i, lengths) in around.into_iter().zip(between).enumerate() {
+        let (d, heads) = ([32, 64, 48][i % 3], 1 + i % 2);
+        let case = (heads, d, &[lengths.0, lengths.1, lengths.1][..]);
+        let mut bits: Option<[Vec<f64>; 3]> = None;
+        for (schedule, blocks) in [(Schedule::Shuffled(7), 132), (Schedule::Descending, 2)] {
+            let Some(device) = hopper_device(schedule) else { return };
+            let inputs = Inputs::new(&device, case).on(blocks);
+            let [out, lse] = inputs.forward(heads).unwrap();
+            let dqkv = inputs.backward(&out, &lse).unwrap();
+            expect(&format!("out of {case:?}"), DType::Bf16, &out, &inputs.out);
+            expect(&format!("dqkv of {case:?}"), DType::Bf16, &dqkv, &inputs.dqkv);
+            let now = [&out, &lse, &dqkv].map(|t| t.to_f64_vec().unwrap());
+            assert!(bits.get_or_insert_with(|| now.clone()) == &now, "{case:?}");
+        }
+    }
+}
+
+/// More runs than the kernels take: the others do it.
+#[test]
+fn many_lengths_are_left_to_the_kernels_for_every_gpu() {
+    let Some(device) = hopper_device(Schedule::Ascending) else { return };
+    for (count, kernel) in [(8, "attention_fwd_bf16_hopper_d32"), (9, "attention_fwd_bf16_d32")] {
+        let lengths: Vec<usize> = (1..=count).collect();
+        let inputs = Inputs::new(&device, (1, 32, &lengths));
+        let [out, _] = inputs.forward(1).unwrap();
+        expect("out", DType::Bf16, &out, &inputs.out);
+        let Device::Ptx(ptx) = &device else { panic!("not executed from PTX") };
+        let names: Vec<String> = ptx.take_counts().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [kernel]);
+    }
+}
+
 #[test]
 fn backward_of_all_lengths() {
     for_every_case(|device, case, inputs| {
