@@ -3,7 +3,7 @@
 use super::hopper_tests::{Case, Inputs};
 use crate::Result;
 use crate::device::{DType, Device, Tensor};
-use crate::ops::gemm::hopper::faults::*;
+use crate::ops::gemm::hopper::fault_tests::*;
 use crate::ops::tolerance::{distance, within_bf16};
 
 const LOAD_3D: &str = "cp.async.bulk.tensor.3d.shared::cluster";

@@ -360,6 +360,6 @@ pub(in crate::ops) fn takes_bias(bias: Option<&Tensor>) -> bool {
 }
 
 #[cfg(all(test, feature = "cuda"))]
-pub(in crate::ops) mod faults;
+pub(in crate::ops) mod fault_tests;
 #[cfg(test)]
 pub(in crate::ops) mod tests;

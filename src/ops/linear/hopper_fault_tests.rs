@@ -6,7 +6,7 @@ use super::tests::{Operand, product};
 use crate::Result;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::Tolerance;
-use crate::ops::gemm::hopper::faults::*;
+use crate::ops::gemm::hopper::fault_tests::*;
 use crate::ops::gemm::hopper::{TILES, Tile};
 use crate::ops::tolerance::{distance, within, within_bf16};
 use crate::tape::GradMode;

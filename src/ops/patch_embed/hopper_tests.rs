@@ -4,7 +4,7 @@
 use super::Embedding;
 use crate::Result;
 use crate::device::{DType, Device, Tensor};
-use crate::ops::gemm::hopper::faults::{
+use crate::ops::gemm::hopper::fault_tests::{
     Fault, exchanged, expect_noticed, fault, replaced, without,
 };
 use crate::ops::gemm::hopper::{TILES, Tile};
