@@ -47,6 +47,15 @@ struct AttentionItem {
     __device__ __forceinline__ int head_of(int group) const { return is_narrow ? head + group : head; }
 };
 
+// The maps of a tensor: of the first run of a launch, and of the second.
+struct RunMaps {
+    const GlmaeTensorMap &first, &second;
+
+    __device__ __forceinline__ const GlmaeTensorMap& of(const AttentionItem& item) const {
+        return item.run ? second : first;
+    }
+};
+
 // The work list: entries of long sequences, of other wide ones, of narrow ones. As kernels get it, so that what follows from
 // it takes no registers.
 struct AttentionWork {
@@ -106,10 +115,15 @@ __device__ __forceinline__ void mask_keys(float (&s)[N / 2], int left) {
         if (i / 4 * 8 + column + i % 2 >= left) s[i] = -INFINITY;
 }
 
-// Eight sums as the A of a product (wgmma.cuh).
-__device__ __forceinline__ void rounded_a(uint32_t (&a)[4], const float* s) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = Vec<bf16>::pack_bf16(s[2 * i], s[2 * i + 1]);
+// By a warp that has done with a buffer.
+__device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
+}
+
+// The row of 64 that a thread has sums of: of its two, `half` 0 or 1 (wgmma.cuh).
+__device__ __forceinline__ int row_of_sums(int half) {
+    return threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4 + 8 * half;
 }
 
 // Rows of a warpgroup from registers to global memory: 16 of each warp, by way of a buffer of 64 rows in shared memory, 16
@@ -137,6 +151,30 @@ __device__ __forceinline__ void rows_out(bf16* to, int stride, unsigned char* bu
             const uint4 v = *reinterpret_cast<const uint4*>(buffer + swizzled<R::SPAN>(row, piece));
             *reinterpret_cast<uint4*>(to + row * stride + piece * 8) = v;
         }
+    }
+}
+
+// A block of one warpgroup that produces, with so many registers a thread, and two that consume. `prepare` makes barriers and
+// the like, `produce` is called by one thread, `assist` by the warp beside it, `consume(group)` by the others.
+template <int ProducerRegisters, typename Prepare, typename Produce, typename Assist, typename Consume>
+__device__ __forceinline__ void attention_block(const Prepare& prepare, const Produce& produce,
+                                                const Assist& assist, const Consume& consume) {
+    // The same for all lanes, which the compiler cannot know.
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
+    prepare();
+    __syncthreads();
+    grid_wait();
+    if (warp < WARPGROUP / WARP) {
+        give_registers<ProducerRegisters>();
+        if (threadIdx.x == 0) {
+            produce();
+            grid_launch_dependents();
+        } else if (warp == 1) {
+            assist();
+        }
+    } else {
+        take_registers<CONSUMER_REGISTERS<ProducerRegisters>>();
+        consume(warp / 4 - 1);
     }
 }
 

@@ -5,26 +5,11 @@
 
 namespace GLMAE_NS {
 
-// What goes in: runs of qkv, of dO and of O.
-struct AttentionBwdMaps {
-    const GlmaeTensorMap &qkv0, &qkv1, &dout0, &dout1, &out0, &out1;
-
-    __device__ __forceinline__ const GlmaeTensorMap& qkv(const AttentionItem& item) const {
-        return item.run ? qkv1 : qkv0;
-    }
-    __device__ __forceinline__ const GlmaeTensorMap& dout(const AttentionItem& item) const {
-        return item.run ? dout1 : dout0;
-    }
-    __device__ __forceinline__ const GlmaeTensorMap& out(const AttentionItem& item) const {
-        return item.run ? out1 : out0;
-    }
-};
-
 // What comes out and what belongs to rows, [heads, total].
 struct AttentionBwdRows {
     bf16* dqkv;
     const float* lse;
-    float* delta;
+    const float* delta;  // what bwd_kv reads
     int64_t total;
     int width;
     float scale;
@@ -65,19 +50,18 @@ __device__ __forceinline__ void row_products(float (&sum)[2], const unsigned cha
     sum[0] = sum[1] = 0.0f;
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
-        uint32_t x[4], y[4];
-        const int place = panel_place<HeadRows<D>::SPAN>(threadIdx.x % WARPGROUP / WARP * 16, 2 * i);
-        ldmatrix_x4(x, a + place);
-        ldmatrix_x4(y, b + place);
+        float x[8], y[8];
+        const int row0 = threadIdx.x % WARPGROUP / WARP * 16;
+        panel_load<HeadRows<D>::SPAN>(a, row0, 2 * i, x);
+        panel_load<HeadRows<D>::SPAN>(b, row0, 2 * i, y);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            sum[e % 2] += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16);
-            sum[e % 2] += __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
-        }
+        for (int e = 0; e < 8; ++e) sum[e / 2 % 2] += x[e] * y[e];
     }
     sum[0] = quad_sum(sum[0]);
     sum[1] = quad_sum(sum[1]);
 }
+
+constexpr uint32_t TWO_ONES = 0x3f803f80;  // bf16
 
 // Where gradients of scores meet keys that have much in common. A row of dS adds up to 0, so that what all keys have in common
 // is not seen by dQ; but delta comes from a rounded O, and then a row adds up to some e, and dQ is off by e times what is
@@ -93,9 +77,9 @@ struct KeysAndOnes {
 
     // By all threads of the block, before a barrier.
     __device__ static __forceinline__ void fill(unsigned char* ones) {
-        constexpr uint32_t ONE = 0x3f803f80;
         if (threadIdx.x < ONES_BYTES / 16)
-            reinterpret_cast<uint4*>(ones)[threadIdx.x] = make_uint4(ONE, ONE, ONE, ONE);
+            reinterpret_cast<uint4*>(ones)[threadIdx.x] =
+                make_uint4(TWO_ONES, TWO_ONES, TWO_ONES, TWO_ONES);
         fence_async();
     }
     // The ones lie behind the keys.
@@ -108,14 +92,14 @@ struct KeysAndOnes {
     }
 };
 
-// The mean of `count` rows (at most 64, those behind them are 0), by a warpgroup; a warp that `writes` puts it into `mean`, [D].
+// The mean of `count` rows (at most 64, those behind them are 0), by a warpgroup; a warp that `writes` puts it into `mean`,
+// [D].
 template <int D>
 __device__ __forceinline__ void mean_of_rows(float* mean, uint64_t rows, int count, bool writes) {
-    constexpr uint32_t ONE = 0x3f803f80;
     // Of their own for each product, as each has to have its A to itself.
     uint32_t ones[4][4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) ones[i][0] = ones[i][1] = ones[i][2] = ones[i][3] = ONE;
+    for (int i = 0; i < 4; ++i) ones[i][0] = ones[i][1] = ones[i][2] = ones[i][3] = TWO_ONES;
     const float inverse = __fdividef(1.0f, static_cast<float>(count));
     const int lane = threadIdx.x % WARP;
     float sum[D / 2];
@@ -138,14 +122,8 @@ __device__ __forceinline__ void without_common(float* dq, float low, float high,
                                                const float* mean) {
     const int column = fresh_lane() % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) 
+    for (int i = 0; i < D / 2; ++i)
         dq[i] -= (i / 2 % 2 ? high : low) * mean[i / 4 * 8 + column + i % 2];
-}
-
-// By a warp that has done with a buffer.
-__device__ __forceinline__ void warp_gives_back(uint64_t* empty) {
-    __syncwarp();
-    if (threadIdx.x % WARP == 0) mbarrier_arrive(empty);
 }
 
 // Where lse2 and delta of query `i` of 64 are, so that a thread finds those of its sums of 16 queries together.
@@ -186,7 +164,7 @@ __device__ __forceinline__ void attention_bwd_keys_step(
     }
     uint32_t p[N / 16][4];
 #pragma unroll
-    for (int i = 0; i < N / 16; ++i) rounded_a(p[i], s + 8 * i);
+    for (int i = 0; i < N / 16; ++i) rounded(p[i], s + 8 * i);
     settle(p);
     wgmma_fence();
 #pragma unroll
@@ -201,7 +179,7 @@ __device__ __forceinline__ void attention_bwd_keys_step(
         load_queries(mean, delta, i);
 #pragma unroll
         for (int e = 0; e < 8; ++e) s[8 * i + e] *= dp[8 * i + e] - mean[e / 4][e % 2];
-        rounded_a(ds[i], s + 8 * i);
+        rounded(ds[i], s + 8 * i);
     }
     // Registers of a product that is under way must not even be read.
     keep(ds);

@@ -43,6 +43,15 @@ struct AttentionBwdShared {
         return full(2 * STAGES + 2 + buffer);
     }
 
+    // By warps that have no rows of an item: gives back what they would have read.
+    __device__ __forceinline__ void pass(RingAt<STAGES>& at, int steps) const {
+#pragma unroll 1
+        for (int step = 0; step < steps; ++step, at.next()) {
+            mbarrier_wait(full(at.stage), at.parity);
+            warp_gives_back(empty(at.stage));
+        }
+    }
+
     // `arrivals`: how many say that a stage is full.
     __device__ __forceinline__ void init(int arrivals) const {
 #pragma unroll
@@ -70,7 +79,8 @@ using AttentionBwdQShared = AttentionBwdShared<D, 3, HeadRows<D>::SPAN == 64 ? 6
 template <int D>
 __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShared<D>& shared,
                                                         const AttentionWork& work,
-                                                        const AttentionBwdMaps& maps) {
+                                                        const RunMaps& qkv, const RunMaps& dout,
+                                                        const RunMaps& out) {
     using R = HeadRows<D>;
     RingAt<AttentionBwdQShared<D>::STAGES> at;
     RingAt<2> items;
@@ -84,9 +94,9 @@ __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShare
         mbarrier_expect(full, groups * 3 * R::BOX);
         for (int group = 0; group < groups; ++group) {
             const int row = item.row_of(group);
-            load_box(shared.item(items.stage, group, 0), maps.qkv(item), column, row, item.sequence, full);
-            load_box(shared.item(items.stage, group, 1), maps.dout(item), column, row, item.sequence, full);
-            load_box(shared.item(items.stage, group, 2), maps.out(item), column, row, item.sequence, full);
+            load_box(shared.item(items.stage, group, 0), qkv.of(item), column, row, item.sequence, full);
+            load_box(shared.item(items.stage, group, 1), dout.of(item), column, row, item.sequence, full);
+            load_box(shared.item(items.stage, group, 2), out.of(item), column, row, item.sequence, full);
         }
 #pragma unroll 1
         for (int row = 0; row < item.length; row += BWD_KEYS, at.next()) {
@@ -95,7 +105,7 @@ __device__ __forceinline__ void attention_bwd_q_produce(const AttentionBwdQShare
             full = shared.full(at.stage);
             mbarrier_expect(full, 2 * boxes * R::BOX);
             for (int box = 0; box < 2 * boxes; ++box)
-                load_box(shared.stage(at.stage) + (box % 2 * 2 + box / 2) * R::BOX, maps.qkv(item),
+                load_box(shared.stage(at.stage) + (box % 2 * 2 + box / 2) * R::BOX, qkv.of(item),
                          (1 + box % 2) * width + column, row + box / 2 * 64, item.sequence, full);
         }
     }
@@ -136,7 +146,7 @@ __device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], float (
             s[8 * i + e] *= dp[8 * i + e] - delta[e / 2 % 2];
             sum[e / 2 % 2] += s[8 * i + e];
         }
-        rounded_a(ds[i], s + 8 * i);
+        rounded(ds[i], s + 8 * i);
     }
     settle(ds);
     wgmma_fence();
@@ -148,7 +158,8 @@ __device__ __forceinline__ void attention_bwd_q_step(float (&dq)[D / 2], float (
 template <int D>
 __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShared<D>& shared,
                                                         const AttentionWork& work,
-                                                        const AttentionBwdRows& rows, int group) {
+                                                        const AttentionBwdRows& rows, float* to_delta,
+                                                        int group) {
     using R = HeadRows<D>;
     const float scale2 = rows.scale * ATTENTION_LOG2E;
     float* const means = reinterpret_cast<float*>(shared.others());
@@ -162,14 +173,12 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
         if (item.has_group(group)) {
             unsigned char* const q_rows = shared.item(items.stage, group, 0);
             const unsigned char* const do_rows = shared.item(items.stage, group, 1);
-            const int row0 = item.row_of(group), lane = threadIdx.x % WARP;
+            const int row0 = item.row_of(group);
             float delta[2], lse2[2];
             row_products<D>(delta, do_rows, shared.item(items.stage, group, 2));
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
-                lse2[half] = rows.lse2_of(item, row);
-            }
+            for (int half = 0; half < 2; ++half)
+                lse2[half] = rows.lse2_of(item, row0 + row_of_sums(half));
             float dq[D / 2], sum[2] = {};
             float* const mean = means + threadIdx.x / WARP % 8 * 64;
             const uint64_t queries = R::matrix(q_rows), dout = R::matrix(do_rows);
@@ -195,19 +204,15 @@ __device__ __forceinline__ void attention_bwd_q_consume(const AttentionBwdQShare
             without_common<D>(dq, sum[0], sum[1], mean);
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
+                const int row = row0 + row_of_sums(half);
                 // With what it is off by: dK then has what dQ has.
-                if (lane % 4 == 0 && row < item.length)
-                    rows.delta[rows.at(item, row)] = delta[half] + sum[half];
+                if (threadIdx.x % 4 == 0 && row < item.length)
+                    to_delta[rows.at(item, row)] = delta[half] + sum[half];
             }
             rows.template put<D>(item, row0, 0, q_rows, dq, rows.scale);
             fence_async();
         } else {
-#pragma unroll 1
-            for (int step = 0; step < steps; ++step, at.next()) {
-                mbarrier_wait(shared.full(at.stage), at.parity);
-                warp_gives_back(shared.empty(at.stage));
-            }
+            shared.pass(at, steps);
         }
         warp_gives_back(shared.item_empty(items.stage));
     }
@@ -224,7 +229,7 @@ using AttentionBwdKvShared =
 template <int D>
 __device__ __forceinline__ void attention_bwd_kv_produce(const AttentionBwdKvShared<D>& shared,
                                                          const AttentionWork& work,
-                                                         const AttentionBwdMaps& maps) {
+                                                         const RunMaps& qkv, const RunMaps& dout) {
     using R = HeadRows<D>;
     RingAt<AttentionBwdKvShared<D>::STAGES> at;
     RingAt<2> items;
@@ -237,15 +242,15 @@ __device__ __forceinline__ void attention_bwd_kv_produce(const AttentionBwdKvSha
         uint64_t* full = shared.item_full(items.stage);
         mbarrier_expect(full, groups * 2 * R::BOX);
         for (int box = 0; box < 2 * groups; ++box)
-            load_box(shared.item(items.stage, box / 2, box % 2), maps.qkv(item),
+            load_box(shared.item(items.stage, box / 2, box % 2), qkv.of(item),
                      (1 + box % 2) * width + column, item.row_of(box / 2), item.sequence, full);
 #pragma unroll 1
         for (int row = 0; row < item.length; row += BWD_QUERIES, at.next()) {
             mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
             full = shared.full(at.stage);
             mbarrier_expect(full, 2 * R::BOX);
-            load_box(shared.stage(at.stage), maps.qkv(item), column, row, item.sequence, full);
-            load_box(shared.stage(at.stage) + R::BOX, maps.dout(item), column, row, item.sequence, full);
+            load_box(shared.stage(at.stage), qkv.of(item), column, row, item.sequence, full);
+            load_box(shared.stage(at.stage) + R::BOX, dout.of(item), column, row, item.sequence, full);
         }
     }
 }
@@ -335,60 +340,36 @@ __device__ __forceinline__ void attention_bwd_kv_consume(const AttentionBwdKvSha
             rows.template put<D>(item, row0, 2, v_rows, dv, 1.0f);
             fence_async();
         } else {
-#pragma unroll 1
-            for (int step = 0; step < steps; ++step, at.next()) {
-                mbarrier_wait(shared.full(at.stage), at.parity);
-                warp_gives_back(shared.empty(at.stage));
-            }
+            shared.pass(at, steps);
         }
         warp_gives_back(shared.item_empty(items.stage));
     }
 }
 
 template <int D>
-__device__ __forceinline__ void attention_bwd_q_hopper(const AttentionBwdMaps& maps,
-                                                       const AttentionBwdRows& rows,
+__device__ __forceinline__ void attention_bwd_q_hopper(const RunMaps& qkv, const RunMaps& dout,
+                                                       const RunMaps& out,
+                                                       const AttentionBwdRows& rows, float* to_delta,
                                                        const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     const AttentionBwdQShared<D> shared{glmae_swizzled_};
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) shared.init(1);
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<24>();
-        if (threadIdx.x == 0) {
-            attention_bwd_q_produce<D>(shared, work, maps);
-            grid_launch_dependents();
-        }
-    } else {
-        take_registers<240>();
-        attention_bwd_q_consume<D>(shared, work, rows, warp / 4 - 1);
-    }
+    attention_block<24>(
+        [&] { if (threadIdx.x == 0) shared.init(1); },
+        [&] { attention_bwd_q_produce<D>(shared, work, qkv, dout, out); }, [] {},
+        [&](int group) { attention_bwd_q_consume<D>(shared, work, rows, to_delta, group); });
 }
 
 template <int D>
-__device__ __forceinline__ void attention_bwd_kv_hopper(const AttentionBwdMaps& maps,
+__device__ __forceinline__ void attention_bwd_kv_hopper(const RunMaps& qkv, const RunMaps& dout,
                                                         const AttentionBwdRows& rows,
                                                         const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     const AttentionBwdKvShared<D> shared{glmae_swizzled_};
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) shared.init(2);
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<32>();
-        if (threadIdx.x == 0) {
-            attention_bwd_kv_produce<D>(shared, work, maps);
-            grid_launch_dependents();
-        } else if (warp == 1) {
-            attention_bwd_kv_produce_rows<D>(shared, work, rows);
-        }
-    } else {
-        take_registers<232>();
-        attention_bwd_kv_consume<D>(shared, work, rows, warp / 4 - 1);
-    }
+    attention_block<32>(
+        [&] { if (threadIdx.x == 0) shared.init(2); },
+        [&] { attention_bwd_kv_produce<D>(shared, work, qkv, dout); },
+        [&] { attention_bwd_kv_produce_rows<D>(shared, work, rows); },
+        [&](int group) { attention_bwd_kv_consume<D>(shared, work, rows, group); });
 }
 
 }  // namespace GLMAE_NS

@@ -1,7 +1,7 @@
 // Backward attention on Hopper up to 256 rows: a block has a head of a sequence, its keys, values, queries and dO in shared
 // memory, and computes the scores once:
 //
-//     for 64 queries at a time   S^T = K Q^T, dP^T = V dO^T (64 keys each);  dV += P^T dO,  dK += dS^T Q;  dS^T to shared memory
+//     for 32 queries at a time   S^T = K Q^T, dP^T = V dO^T (64 keys each);  dV += P^T dO,  dK += dS^T Q;  dS^T is put aside
 //     for every 128 queries      dQ = scale dS K over all keys, 64 queries for each warpgroup
 //
 // A warpgroup owns 64 keys, or 128 where there are more than 128: their dK and dV stay in its registers. Five products, no
@@ -75,7 +75,8 @@ struct HalfAt {
 template <int D>
 __device__ __forceinline__ void attention_bwd_whole_produce(const AttentionBwdWholeShared<D>& shared,
                                                             const AttentionWork& work,
-                                                            const AttentionBwdMaps& maps) {
+                                                            const RunMaps& qkv, const RunMaps& dout,
+                                                            const RunMaps& out) {
     using R = HeadRows<D>;
     HalfAt at;
     const int width = work.heads * D;
@@ -96,10 +97,10 @@ __device__ __forceinline__ void attention_bwd_whole_produce(const AttentionBwdWh
                 const int chunk = 2 * half + i, from = item.is_narrow ? 0 : row + i * 64;
                 const int column = (item.is_narrow ? item.head + i : item.head) * D;
                 for (int which = 0; which < 3; ++which)
-                    load_box(shared.rows(which, chunk), maps.qkv(item), which * width + column, from,
+                    load_box(shared.rows(which, chunk), qkv.of(item), which * width + column, from,
                              item.sequence, full);
-                load_box(shared.rows(3, chunk), maps.dout(item), column, from, item.sequence, full);
-                load_box(shared.out(chunk), maps.out(item), column, from, item.sequence, full);
+                load_box(shared.rows(3, chunk), dout.of(item), column, from, item.sequence, full);
+                load_box(shared.out(chunk), out.of(item), column, from, item.sequence, full);
             }
         }
     }
@@ -245,16 +246,16 @@ __device__ __forceinline__ void attention_bwd_whole_consume(const AttentionBwdWh
             }
             if (has_rows) {
                 // What belongs to the queries, 64 at a time.
-                const int thread = fresh_thread() % WARPGROUP, lane = thread % WARP;
+                const int thread = fresh_thread() % WARPGROUP;
 #pragma unroll 1
                 for (int chunk = item.is_narrow ? begin : group; chunk < end; chunk += 2) {
                     const int row = (chunk - begin) * 64;
                     float delta[2];
                     row_products<D>(delta, shared.rows(3, chunk), shared.out(chunk));
-                    const int of_warp = thread / WARP * 16 + lane / 4;
-                    if (lane % 4 == 0) {
-                        shared.delta(chunk)[query_place(of_warp)] = delta[0];
-                        shared.delta(chunk)[query_place(of_warp + 8)] = delta[1];
+                    if (thread % 4 == 0) {
+#pragma unroll
+                        for (int half = 0; half < 2; ++half)
+                            shared.delta(chunk)[query_place(row_of_sums(half))] = delta[half];
                     }
                     if (thread < 64) shared.lse2(chunk)[query_place(thread)] = rows.lse2_of(item, row + thread);
                 }
@@ -279,33 +280,26 @@ __device__ __forceinline__ void attention_bwd_whole_consume(const AttentionBwdWh
 }
 
 template <int D>
-__device__ __forceinline__ void attention_bwd_whole_hopper(const AttentionBwdMaps& maps,
+__device__ __forceinline__ void attention_bwd_whole_hopper(const RunMaps& qkv, const RunMaps& dout,
+                                                           const RunMaps& out,
                                                            const AttentionBwdRows& rows,
                                                            const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     const AttentionBwdWholeShared<D> shared{glmae_swizzled_};
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) {
+    const auto prepare = [&] {
+        KeysAndOnes<D>::fill(shared.ones());
+        if (threadIdx.x > 0) return;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             mbarrier_init(shared.full(half), 1);
             mbarrier_init(shared.empty(half), 2 * WARPGROUP / WARP);
         }
         fence_mbarrier_init();
-    }
-    KeysAndOnes<D>::fill(shared.ones());
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<24>();
-        if (threadIdx.x == 0) {
-            attention_bwd_whole_produce<D>(shared, work, maps);
-            grid_launch_dependents();
-        }
-    } else {
-        take_registers<240>();
-        attention_bwd_whole_consume<D>(shared, work, rows, warp / 4 - 1);
-    }
+    };
+    attention_block<24>(
+        prepare,
+        [&] { attention_bwd_whole_produce<D>(shared, work, qkv, dout, out); }, [] {},
+        [&](int group) { attention_bwd_whole_consume<D>(shared, work, rows, group); });
 }
 
 }  // namespace GLMAE_NS

@@ -57,8 +57,7 @@ __device__ __forceinline__ int key_steps(int length) { return (length + KEYS_STE
 template <int D>
 __device__ __forceinline__ void attention_fwd_produce(const AttentionFwdShared<D>& shared,
                                                       const AttentionWork& work,
-                                                      const GlmaeTensorMap& run0,
-                                                      const GlmaeTensorMap& run1) {
+                                                      const RunMaps& qkv) {
     using S = AttentionFwdShared<D>;
     using R = HeadRows<D>;
     RingAt<S::STAGES> at;
@@ -66,7 +65,7 @@ __device__ __forceinline__ void attention_fwd_produce(const AttentionFwdShared<D
 #pragma unroll 1
     for (int index = blockIdx.x; index < work.count(); index += gridDim.x, queries.next()) {
         const AttentionItem item = work.item(index);
-        const GlmaeTensorMap& map = item.run ? run1 : run0;
+        const GlmaeTensorMap& map = qkv.of(item);
         const int width = work.heads * D;
         const int groups = item.is_narrow ? item.heads : item.has_group(1) ? 2 : 1;
         mbarrier_wait(shared.queries_empty(queries.stage), queries.parity ^ 1);
@@ -142,7 +141,7 @@ struct AttentionRows {
     template <int N>
     __device__ __forceinline__ static void round(uint32_t (&p)[N / 16][4], const float (&s)[N / 2]) {
 #pragma unroll
-        for (int i = 0; i < N / 16; ++i) rounded_a(p[i], s + 8 * i);
+        for (int i = 0; i < N / 16; ++i) rounded(p[i], s + 8 * i);
     }
     // Both at once, so that two registers of scores become one.
     template <int N>
@@ -152,7 +151,7 @@ struct AttentionRows {
 #pragma unroll
         for (int i = 0; i < N / 16; ++i) {
             exponentials(s, i, scale2, shift, sum);
-            rounded_a(p[i], s + 8 * i);
+            rounded(p[i], s + 8 * i);
         }
     }
 
@@ -353,14 +352,14 @@ struct AttentionResult {
     template <int D>
     __device__ __forceinline__ void put(const AttentionRows<D>& rows, const AttentionItem& item,
                                         int group, unsigned char* buffer) const {
-        const int head = item.head_of(group), row0 = item.row_of(group), lane = threadIdx.x % WARP;
+        const int head = item.head_of(group), row0 = item.row_of(group);
         float inverse[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float all = quad_sum(rows.sum[half]);
             inverse[half] = __fdividef(1.0f, all);
-            const int row = row0 + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4 + 8 * half;
-            if (lane % 4 == 0 && row < item.length)
+            const int row = row0 + row_of_sums(half);
+            if (threadIdx.x % 4 == 0 && row < item.length)
                 lse[head * total + item.start + row] =
                     rows.top[half] * scale + __log2f(all) * ATTENTION_LN2;
         }
@@ -393,8 +392,7 @@ __device__ __forceinline__ void attention_fwd_consume(const AttentionFwdShared<D
             } else {
                 consumer.pass(item);
             }
-            __syncwarp();
-            if (threadIdx.x % WARP == 0) mbarrier_arrive(shared.queries_empty(queries.stage));
+            warp_gives_back(shared.queries_empty(queries.stage));
         }
     };
     // Two loops, because registers of products are neighbours, and which ones is not settled well for all ways at once.
@@ -410,16 +408,15 @@ __device__ __forceinline__ void attention_fwd_consume(const AttentionFwdShared<D
 
 template <int D>
 __device__ __forceinline__ void attention_fwd_hopper(const AttentionResult& result,
-                                                     const GlmaeTensorMap& run0,
-                                                     const GlmaeTensorMap& run1,
+                                                     const RunMaps& qkv,
                                                      const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     using S = AttentionFwdShared<D>;
     const S shared{glmae_swizzled_};
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) {
-        prefetch_map(run0);
-        prefetch_map(run1);
+    const auto prepare = [&] {
+        if (threadIdx.x > 0) return;
+        prefetch_map(qkv.first);
+        prefetch_map(qkv.second);
 #pragma unroll
         for (int i = 0; i < S::STAGES; ++i) {
             mbarrier_init(shared.full(i), 1);
@@ -432,19 +429,10 @@ __device__ __forceinline__ void attention_fwd_hopper(const AttentionResult& resu
             mbarrier_init(shared.turn(i), WARPGROUP / WARP);
         }
         fence_mbarrier_init();
-    }
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<24>();
-        if (threadIdx.x == 0) {
-            attention_fwd_produce(shared, work, run0, run1);
-            grid_launch_dependents();
-        }
-    } else {
-        take_registers<240>();
-        attention_fwd_consume(shared, work, result, warp / 4 - 1);
-    }
+    };
+    attention_block<24>(
+        prepare, [&] { attention_fwd_produce(shared, work, qkv); }, [] {},
+        [&](int group) { attention_fwd_consume(shared, work, result, group); });
 }
 
 }  // namespace GLMAE_NS

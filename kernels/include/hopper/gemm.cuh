@@ -270,9 +270,7 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     constexpr int CONSUMER_WARPS = (Tile::PING_PONG ? 1 : 2) * WARPGROUP / WARP;
     constexpr int SUM_WARPS = Epilogue::ROW_SUMS ? Tile::M / 64 : 0;
-    // 168 of each thread, shared out anew: a multiple of 8 each, so that neither side has to spill.
     constexpr int PRODUCER_REGISTERS = Epilogue::PRODUCER_REGISTERS;
-    constexpr int CONSUMER_REGISTERS = (3 * 168 - PRODUCER_REGISTERS) / 16 * 8;
     static_assert(SUM_WARPS == 0 || !A_K_MAJOR, "rows are summed where A lies with k outside");
     const WgmmaShared<Tile> shared{glmae_swizzled_};
     const WgmmaWork<Tile> work(m, n, k, k_part);
@@ -309,7 +307,7 @@ __device__ __forceinline__ void wgmma_gemm(const Epilogue& out, const GlmaeTenso
             if constexpr (Epilogue::FILLS) out.fill(warp - 1);
         }
     } else {
-        take_registers<CONSUMER_REGISTERS>();
+        take_registers<CONSUMER_REGISTERS<PRODUCER_REGISTERS>>();
         wgmma_consume<Tile, A_K_MAJOR, B_K_MAJOR>(shared, work, out, warp / 4 - 1);
     }
     // Others of the cluster may still write here, or arrive at a barrier here.

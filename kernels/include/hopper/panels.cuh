@@ -21,6 +21,12 @@ __device__ __forceinline__ int panel_place(int row0, int piece) {
     return swizzled<Span>(row0 + (lane & 15), piece + lane / 16);
 }
 
+// Eight sums of 16 columns, rounded: four matrices of 8 x 8, and the A of a product (wgmma.cuh).
+__device__ __forceinline__ void rounded(uint32_t (&r)[4], const float* v) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = Vec<bf16>::pack_bf16(v[2 * i], v[2 * i + 1]);
+}
+
 // Four matrices of 8 x 8: rows and rows + 8 of piece `piece`, then of the next.
 template <int Span>
 __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
@@ -34,14 +40,15 @@ __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int 
 template <int Span = SWIZZLED_ROW>
 __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
                                             const float (&v)[8]) {
-    const uint32_t rounded[4] = {Vec<bf16>::pack_bf16(v[0], v[1]), Vec<bf16>::pack_bf16(v[2], v[3]),
-                                 Vec<bf16>::pack_bf16(v[4], v[5]), Vec<bf16>::pack_bf16(v[6], v[7])};
-    panel_store<Span>(panel, row0, piece, rounded);
+    uint32_t r[4];
+    rounded(r, v);
+    panel_store<Span>(panel, row0, piece, r);
 }
+template <int Span = SWIZZLED_ROW>
 __device__ __forceinline__ void panel_load(const unsigned char* panel, int row0, int piece,
                                            float (&v)[8]) {
     uint32_t r[4];
-    ldmatrix_x4(r, panel + panel_place<SWIZZLED_ROW>(row0, piece));
+    ldmatrix_x4(r, panel + panel_place<Span>(row0, piece));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         v[2 * i] = __uint_as_float(r[i] << 16);

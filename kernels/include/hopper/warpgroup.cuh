@@ -23,4 +23,9 @@ __device__ __forceinline__ void take_registers() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
 }
 
+// Of a block of three groups, one of which keeps so many, what each of the others can have: 168 of each thread, shared out
+// anew.
+template <int Producer>
+constexpr int CONSUMER_REGISTERS = (3 * 168 - Producer) / 16 * 8;
+
 }  // namespace GLMAE_NS

@@ -193,21 +193,23 @@ impl Shared {
     }
 }
 
-/// Adds the maps of the runs of `tensor`, `[rows, width]`, in boxes of 64 rows of a head.
+/// Adds the maps of the runs of every tensor, `[rows, width]`, in boxes of 64 rows of a head.
 fn with_runs<'d>(
     mut call: KernelCall<'d>,
-    tensor: &Tensor,
+    tensors: &[&Tensor],
     runs: &[Run],
     d: usize,
 ) -> Result<KernelCall<'d>> {
-    let (_, width) = tensor.matrix(OP)?;
-    for which in 0..RUNS {
-        // A launch of one run has it twice.
-        let run = runs.get(which).or(runs.first());
-        let run = run.ok_or_else(|| Error::shape(OP, "a run", "none"))?;
-        let dims = [run.sequences, run.length, width];
-        let rows = tensor.view(run.start * width, &dims)?;
-        call = call.boxes(&rows, &dims, &[1, 64, span(d) / 2])?;
+    for tensor in tensors {
+        let (_, width) = tensor.matrix(OP)?;
+        for which in 0..RUNS {
+            // A launch of one run has it twice.
+            let run = runs.get(which).or(runs.first());
+            let run = run.ok_or_else(|| Error::shape(OP, "a run", "none"))?;
+            let dims = [run.sequences, run.length, width];
+            let rows = tensor.view(run.start * width, &dims)?;
+            call = call.boxes(&rows, &dims, &[1, 64, span(d) / 2])?;
+        }
     }
     Ok(call)
 }
@@ -222,7 +224,7 @@ pub(super) fn forward(
     for part in parts {
         let name = format!("attention_fwd_bf16_hopper_d{d}");
         let call = KernelCall::new(qkv.device(), &name).output(out)?.output(lse)?;
-        let call = with_runs(call, qkv, &part.runs, d)?;
+        let call = with_runs(call, &[qkv], &part.runs, d)?;
         part.launch(call, &part.forward, &part.forward.counts, lse, Shared::forward(d))?;
     }
     Ok(())
@@ -245,10 +247,8 @@ impl Backward<'_> {
             let Part { runs, whole, long, .. } = part;
             let name = |pass: &str| format!("attention_{pass}_bf16_hopper_d{d}");
             if !whole.is_empty() {
-                let mut call = KernelCall::new(device, &name("bwd")).output(dqkv)?.input(lse)?;
-                for tensor in [qkv, dout, out] {
-                    call = with_runs(call, tensor, runs, d)?;
-                }
+                let call = KernelCall::new(device, &name("bwd")).output(dqkv)?.input(lse)?;
+                let call = with_runs(call, &[qkv, dout, out], runs, d)?;
                 part.launch(call, whole, &whole.counts, lse, Shared::whole(d))?;
             }
             if long.is_empty() {
@@ -258,16 +258,10 @@ impl Backward<'_> {
             let (heads, rows) = lse.matrix(OP)?;
             let mut delta = Tensor::empty(device, DType::F32, &[heads, rows])?;
             let call = KernelCall::new(device, &name("bwd_q")).output(dqkv)?.output(&mut delta)?;
-            let mut call = call.input(lse)?;
-            for tensor in [qkv, dout, out] {
-                call = with_runs(call, tensor, runs, d)?;
-            }
+            let call = with_runs(call.input(lse)?, &[qkv, dout, out], runs, d)?;
             part.launch(call, long, longs, lse, Shared::by_queries(d))?;
             let call = KernelCall::new(device, &name("bwd_kv")).output(dqkv)?;
-            let mut call = call.output(&mut delta)?.input(lse)?;
-            for tensor in [qkv, dout] {
-                call = with_runs(call, tensor, runs, d)?;
-            }
+            let call = with_runs(call.input(lse)?.input(&delta)?, &[qkv, dout], runs, d)?;
             part.launch(call, long, longs, lse, Shared::by_keys(d))?;
         }
         Ok(())
