@@ -7,7 +7,7 @@ use super::{DType, Device};
 use crate::{Error, Result};
 
 /// A contiguous tensor and the box of it that one copy takes, outermost dimension first. Rows of a box have 32, 64 or
-/// 128 bytes and are swizzled by as many.
+/// 128 bytes and are swizzled by as many, or 16 and are not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Boxes<'a> {
     pub at: DevicePtr,
@@ -46,8 +46,8 @@ impl Boxes<'_> {
             "a side that is not 1 to 2^32"
         } else if dims.len() != box_dims.len() || box_dims.iter().any(|n| !(1..=256).contains(n)) {
             "a box whose sides are not 1 to 256"
-        } else if !matches!(self.row_bytes(), 32 | 64 | 128) {
-            "a box whose rows do not have 32, 64 or 128 bytes"
+        } else if !matches!(self.row_bytes(), 16 | 32 | 64 | 128) {
+            "a box whose rows do not have 16, 32, 64 or 128 bytes"
         } else {
             return Ok(());
         };
@@ -99,6 +99,7 @@ fn executed(boxes: &Boxes<'_>) -> Result<TensorMap> {
         strides: &strides,
         element_strides: &[1; 5][..dims.len()],
         swizzle: match boxes.row_bytes() {
+            16 => Swizzle::None,
             32 => Swizzle::B32,
             64 => Swizzle::B64,
             128 => Swizzle::B128,
@@ -123,6 +124,7 @@ fn driver(boxes: &Boxes<'_>) -> Result<TensorMap> {
         other => return Err(unsupported(other)),
     };
     let swizzle = match boxes.row_bytes() {
+        16 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
         32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
         64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
         _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,

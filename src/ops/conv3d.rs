@@ -9,6 +9,11 @@
 //! `linear`.
 
 pub mod fast;
+mod hopper;
+#[cfg(all(test, feature = "cuda"))]
+mod hopper_fault_tests;
+#[cfg(all(test, feature = "cuda"))]
+mod hopper_tests;
 mod launch;
 mod reference;
 #[cfg(test)]

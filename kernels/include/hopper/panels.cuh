@@ -27,14 +27,18 @@ __device__ __forceinline__ void rounded(uint32_t (&r)[4], const float* v) {
     for (int i = 0; i < 4; ++i) r[i] = Vec<bf16>::pack_bf16(v[2 * i], v[2 * i + 1]);
 }
 
-// Four matrices of 8 x 8: rows and rows + 8 of piece `piece`, then of the next.
+// Four matrices of 8 x 8; lane i says where row i % 8 of matrix i / 8 goes.
+__device__ __forceinline__ void store_matrices(void* row, const uint32_t (&v)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
+                     shared_address(row)),
+                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+}
+// Rows and rows + 8 of piece `piece`, then of the next.
 template <int Span>
 __device__ __forceinline__ void panel_store(unsigned char* panel, int row0, int piece,
                                             const uint32_t (&v)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
-                     shared_address(panel + panel_place<Span>(row0, piece))),
-                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
-                 : "memory");
+    store_matrices(panel + panel_place<Span>(row0, piece), v);
 }
 // Eight sums of 16 columns, from piece `piece` on: {row, row, row + 8, row + 8} of the first 8 columns, then of the others.
 template <int Span = SWIZZLED_ROW>

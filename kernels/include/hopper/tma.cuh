@@ -10,7 +10,7 @@
 //     row 2             2    3    0    1    6    7    4    5
 //
 // or 64 or 32 bytes and that swizzle, in which two or four rows make up one of 128 bytes: bits 4 and 5 are XORed with 7 and 8,
-// or 4 with 7.
+// or 4 with 7. Rows of 16 bytes stay where they are.
 //
 // The copy engine is another reader and writer of shared memory (the async proxy). It sees what a thread has stored there
 // once that thread has passed fence_async() and a barrier; likewise a thread that has read what the engine is to
@@ -58,6 +58,25 @@ __device__ __forceinline__ void load_box(void* to, const GlmaeTensorMap& map, in
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%2, %3, %4}], [%5];\n" ::"r"(shared_address(to)),
         "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(barrier))
+        : "memory");
+}
+
+__device__ __forceinline__ void load_box(void* to, const GlmaeTensorMap& map, int x, int y, int z, int w, int v,
+                                         uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];\n" ::"r"(shared_address(to)),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(v), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// Neighbouring bytes, a multiple of 16, as they lie.
+__device__ __forceinline__ void load_bytes(void* to, const void* from, uint32_t bytes,
+                                           uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(barrier))
         : "memory");
 }
 

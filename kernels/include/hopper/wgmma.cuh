@@ -13,6 +13,8 @@
 //         16 k further    32 bytes, within the row              16 k further    2048 bytes
 //                                                               64 m further    `Block` bytes, here 64 rows of k
 //
+// Without a swizzle an operand is made of core matrices: eight rows of 16 bytes, 128 bytes without a gap, wherever they begin.
+//
 // Registers of the sums belong to the tensor cores from wgmma_fence() to the wgmma_wait() behind the commit.
 #pragma once
 #include "warpgroup.cuh"
@@ -25,6 +27,13 @@ __device__ __forceinline__ uint64_t matrix_at(const void* shared) {
     static_assert(Span == 128 || Span == 64 || Span == 32, "swizzles of the copy engine");
     constexpr uint64_t SWIZZLE = Span == 128 ? 1 : Span == 64 ? 2 : 3, ATOM = 8 * Span >> 4;
     return SWIZZLE << 62 | ATOM << 32 | static_cast<uint64_t>(Block >> 4) << 16 |
+           (shared_address(shared) & 0x3ffff) >> 4;
+}
+// Descriptor of a K-major operand of core matrices: `Next8K` bytes to the next 8 k, `NextRows` to the next 8 rows.
+template <int Next8K, int NextRows>
+__device__ __forceinline__ uint64_t core_matrices_at(const void* shared) {
+    static_assert(Next8K % 16 == 0 && NextRows % 16 == 0, "whole rows");
+    return static_cast<uint64_t>(NextRows >> 4) << 32 | static_cast<uint64_t>(Next8K >> 4) << 16 |
            (shared_address(shared) & 0x3ffff) >> 4;
 }
 // What the address of a descriptor grows by for the next 16 k.

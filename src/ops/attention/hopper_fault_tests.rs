@@ -75,19 +75,6 @@ const FAULTS: &[Fault] = &[
     fault("more registers than there are", |l| replaced(l, "setmaxnreg.inc", " 240;", " 248;"), ""),
 ];
 
-/// The line of a product with two of the registers of A exchanged.
-fn exchanged_a(line: &str, i: usize, j: usize) -> Option<String> {
-    let a_is_registers = line.matches('{').count() == 2;
-    a_is_registers.then(|| exchanged(line, "wgmma.mma_async", i, j)).flatten()
-}
-
-/// A choice the other way round.
-fn exchanged_sources(line: &str, start: &str) -> Option<String> {
-    let operands: Vec<&str> = line.strip_prefix(start)?.trim_end_matches(';').split(',').collect();
-    let [d, a, b, p] = operands[..] else { return None };
-    Some(format!("{start} {d}, {b}, {a}, {p};"))
-}
-
 /// Scores are kept whatever their key.
 fn unmasked(line: &str) -> Option<String> {
     const INFINITY: &str = "0fFF800000";

@@ -1,6 +1,8 @@
 //! Launches of the kernels of `conv3d.cu`, and those of `linear.cu` that a 1 x 1 x 1 convolution is.
 
-use super::{Conv, ConvBwd, OP};
+use std::ops::Range;
+
+use super::{Conv, ConvBwd, OP, hopper};
 use crate::Result;
 use crate::device::launch::{DevicePtr, LaunchConfig};
 use crate::device::{DType, KernelCall, Tensor, TensorMut};
@@ -45,13 +47,59 @@ pub(super) fn tile(out: usize, grid: VoxelGrid) -> usize {
     }
 }
 
-/// The bricks of a part of the weight gradient, and the number of parts.
-fn parts(conv: &Conv, blocks: usize) -> [usize; 2] {
+/// The bricks of a part of the weight gradient.
+fn bricks_of_a_part(conv: &Conv, blocks: usize) -> usize {
     let bricks = bricks(conv.grid).max(1);
     let weight_bytes = 27 * 4 * conv.out * conv.all_channels();
     let most = (PART_BYTES / weight_bytes).clamp(1, bricks.min(65_535));
-    let each = bricks.div_ceil((BLOCKS / blocks).clamp(1, most)).max(LEAST_BRICKS);
-    [each, bricks.div_ceil(each)]
+    bricks.div_ceil((BLOCKS / blocks).clamp(1, most)).max(LEAST_BRICKS)
+}
+
+/// The part of a weight that a convolution multiplies by: (n, c, tap) is at `first + n * strides[0] + c * strides[1] + tap`,
+/// with the taps mirrored or not.
+pub(super) struct Filter<'p> {
+    pub weight: &'p Param,
+    /// Of the sum (of one or two matrices), and of the result.
+    pub channels: Vec<usize>,
+    pub out: usize,
+    pub first: usize,
+    pub strides: [usize; 2],
+    pub mirrored: bool,
+}
+
+impl<'p> Filter<'p> {
+    pub fn forward(conv: &Conv, weight: &'p Param) -> Self {
+        let Conv { out, ref channels, .. } = *conv;
+        let strides = [conv.all_channels() * 27, 27];
+        Self { weight, channels: channels.clone(), out, first: 0, strides, mirrored: false }
+    }
+
+    /// Of the gradient of the input that has these channels among all.
+    pub fn backward(conv: &Conv, weight: &'p Param, range: &Range<usize>) -> Self {
+        let (first, strides) = (range.start * 27, [27, conv.all_channels() * 27]);
+        let channels = vec![conv.out];
+        Self { weight, channels, out: range.len(), first, strides, mirrored: true }
+    }
+
+    /// `y (+)= conv(inputs) + bias`.
+    fn convolve(
+        &self,
+        y: &mut TensorMut<'_>,
+        inputs: &[&Tensor],
+        bias: Option<&Tensor>,
+        grid: VoxelGrid,
+        mode: GradMode,
+    ) -> Result<()> {
+        if y.is_empty() {
+            return Ok(());
+        }
+        if hopper::can(inputs, &self.channels) && hopper::can_write(y, self.out, bias) {
+            let tile = hopper::Forward::choose(grid, self.out);
+            return tile.convolve(self, y, inputs, bias, grid, mode);
+        }
+        Packed::new(self, inputs[0].dtype(), tile(self.out, grid))?
+            .convolve(y, inputs, bias, grid, mode)
+    }
 }
 
 /// Weights as `conv3d_fwd` reads them.
@@ -59,22 +107,13 @@ pub(super) struct Packed {
     weights: Tensor,
     tile: usize,
     is_few: bool,
-    /// Channels of the sum (of one or two matrices), and of the result.
     channels: Vec<usize>,
     out: usize,
 }
 
 impl Packed {
-    /// Weight (n, c, tap) is at `first + n * strides[0] + c * strides[1] + tap`.
-    pub fn new(
-        weight: &Param,
-        dtype: DType,
-        [tile, out]: [usize; 2],
-        channels: &[usize],
-        first: usize,
-        strides: [usize; 2],
-        mirrored: bool,
-    ) -> Result<Self> {
+    pub fn new(filter: &Filter<'_>, dtype: DType, tile: usize) -> Result<Self> {
+        let Filter { weight, ref channels, out, first, strides, mirrored } = *filter;
         let device = weight.value.device();
         let is_few = is_few(channels, dtype);
         let tile = if is_few { tile.min(32) } else { tile };
@@ -108,9 +147,6 @@ impl Packed {
         grid: VoxelGrid,
         mode: GradMode,
     ) -> Result<()> {
-        if y.is_empty() {
-            return Ok(());
-        }
         let dtype = inputs[0].dtype();
         let few = if self.is_few { "_few" } else { "" };
         let name = format!("conv3d_fwd_{dtype}{few}_n{}", self.tile);
@@ -132,7 +168,11 @@ fn input_pair<'d>(call: KernelCall<'d>, inputs: &[&Tensor]) -> Result<KernelCall
 }
 
 /// d, h, w and the channels of both inputs.
-fn sizes<'d>(call: KernelCall<'d>, grid: VoxelGrid, channels: &[usize]) -> Result<KernelCall<'d>> {
+pub(super) fn sizes<'d>(
+    call: KernelCall<'d>,
+    grid: VoxelGrid,
+    channels: &[usize],
+) -> Result<KernelCall<'d>> {
     let mut call = call;
     for n in grid.dims {
         call = call.value(size(OP, n)?);
@@ -151,15 +191,14 @@ pub(super) fn forward(
     if y.is_empty() {
         return Ok(());
     }
-    let Conv { grid, out, ref channels, .. } = *conv;
-    let (dtype, all) = (inputs[0].dtype(), conv.all_channels());
+    let Conv { grid, is_wide, .. } = *conv;
+    let dtype = inputs[0].dtype();
     if y.dtype() != dtype {
         return scores(conv, y, inputs[0], weight, bias);
     }
-    if conv.is_wide {
-        let sides = [tile(out, grid), out];
-        let packed = Packed::new(weight, dtype, sides, channels, 0, [all * 27, 27], false)?;
-        return packed.convolve(&mut y.as_mut(), inputs, bias, grid, GradMode::Overwrite);
+    if is_wide {
+        let filter = Filter::forward(conv, weight);
+        return filter.convolve(&mut y.as_mut(), inputs, bias, grid, GradMode::Overwrite);
     }
     // The product of the first input, then that of the second with the first as residual.
     let mut first = None;
@@ -249,15 +288,12 @@ impl ConvBwd {
             true => dy,
             false => rounded(&dy)?,
         };
-        let (dtype, all) = (dy.dtype(), conv.all_channels());
+        let dtype = dy.dtype();
         for (i, (range, x)) in conv.ranges().zip(&self.inputs).enumerate() {
             let Some((mut dx, mode)) = grads.slot(x)? else { continue };
             if conv.is_wide {
-                let sides = [tile(range.len(), conv.grid), range.len()];
-                let (first, strides) = (range.start * 27, [27, all * 27]);
-                let packed =
-                    Packed::new(&self.weight, dtype, sides, &[conv.out], first, strides, true)?;
-                packed.convolve(&mut dx, &[dy], None, conv.grid, mode)?;
+                let filter = Filter::backward(conv, &self.weight, &range);
+                filter.convolve(&mut dx, &[dy], None, conv.grid, mode)?;
             } else {
                 let columns = columns(conv, &self.weight, dtype, i)?;
                 linear::InputGradient::new(dy, &columns)?.run(&mut dx, None, mode)?;
@@ -281,10 +317,18 @@ impl ConvBwd {
     ) -> Result<()> {
         let Conv { out, ref channels, .. } = self.conv;
         let (device, dtype, all) = (dy.device(), dy.dtype(), self.conv.all_channels());
-        let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
         let inputs: Vec<&Tensor> = self.inputs.iter().map(Var::value).collect();
-        let [each, parts] = parts(&self.conv, blocks);
-        let (weights, biases) = partial_gradients(&self.conv, dy, &inputs, each, bias.is_some())?;
+        // No network of ours has a bias here.
+        let (weights, biases) =
+            if bias.is_none() && hopper::can(&inputs, channels) && hopper::can(&[dy], &[out]) {
+                let tile = hopper::Backward::choose(out);
+                let each = tile.bricks_of_a_part(&self.conv);
+                (tile.partial_gradients(&self.conv, dy, &inputs, each)?, None)
+            } else {
+                let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);
+                let each = bricks_of_a_part(&self.conv, blocks);
+                partial_gradients(&self.conv, dy, &inputs, each, bias.is_some())?
+            };
 
         let call = KernelCall::new(device, "conv3d_bwd_reduce_f32");
         let mut spare = None;
@@ -293,8 +337,8 @@ impl ConvBwd {
         let (call, modes) = destinations(self, (call, place), bias, grads, &shape, &mut spare)?;
         let elements = (27 * out * all).div_ceil(32) + bias.map_or(0, |_| out.div_ceil(32));
         call.input(&weights)?
-            .input(&biases)?
-            .value(size(OP, parts)?)
+            .optional(biases.as_ref())?
+            .value(size(OP, weights.shape()[0])?)
             .value(size(OP, out)?)
             .value(size(OP, all)?)
             .value(modes[0].as_arg())
@@ -347,16 +391,19 @@ pub(super) fn partial_gradients(
     inputs: &[&Tensor],
     each: usize,
     has_bias: bool,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<(Tensor, Option<Tensor>)> {
     let Conv { grid, out, ref channels, .. } = *conv;
     let (device, dtype) = (dy.device(), dy.dtype());
     let parts = bricks(grid).max(1).div_ceil(each);
     let mut weights = Tensor::empty(device, DType::F32, &[parts, 27, out, conv.all_channels()])?;
-    let mut biases = Tensor::empty(device, DType::F32, &[parts, out])?;
+    let mut biases = match has_bias {
+        true => Some(Tensor::empty(device, DType::F32, &[parts, out])?),
+        false => None,
+    };
     size(OP, grid.rows())?;
     let few = if is_few(channels, dtype) { "_few" } else { "" };
     let call = KernelCall::new(device, &format!("conv3d_bwd_params_{dtype}{few}"));
-    let call = call.output(&mut weights)?.optional_output(has_bias.then_some(&mut biases))?;
+    let call = call.output(&mut weights)?.optional_output(biases.as_mut())?;
     let call = sizes(input_pair(call.input(dy)?, inputs)?, grid, channels)?;
     let call = call.value(size(OP, out)?).value(size(OP, bricks(grid))?).value(size(OP, each)?);
     let blocks = out.div_ceil(GRADIENT_N) * chunks(channels, dtype);

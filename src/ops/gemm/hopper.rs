@@ -186,7 +186,7 @@ const L2_BYTES: f64 = 28.0;
 /// What an SM can take from L2 in a cycle.
 const L2_BYTES_ALONE: f64 = 64.0;
 /// Bytes of DRAM for an SM in a cycle: 4.3 TB/s.
-const DRAM_BYTES: f64 = 17.8;
+pub(in crate::ops) const DRAM_BYTES: f64 = 17.8;
 /// From the start of a block to its first product, and from the last one to the end of the kernel.
 const LATENCY: f64 = 1500.0;
 /// Between one kernel of a graph and the next, the one that adds up the parts: 1.6 us.

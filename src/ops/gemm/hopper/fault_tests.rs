@@ -45,6 +45,19 @@ pub(in crate::ops) fn exchanged(line: &str, start: &str, i: usize, j: usize) -> 
     Some(format!("{}{{{}}}{}", &line[..open], list.join(","), &line[close + 1..]))
 }
 
+/// The line of a product with two of the registers of A exchanged.
+pub(in crate::ops) fn exchanged_a(line: &str, i: usize, j: usize) -> Option<String> {
+    let a_is_registers = line.matches('{').count() == 2;
+    a_is_registers.then(|| exchanged(line, "wgmma.mma_async", i, j)).flatten()
+}
+
+/// A choice the other way round.
+pub(in crate::ops) fn exchanged_sources(line: &str, start: &str) -> Option<String> {
+    let operands: Vec<&str> = line.strip_prefix(start)?.trim_end_matches(';').split(',').collect();
+    let [d, a, b, p] = operands[..] else { return None };
+    Some(format!("{start} {d}, {b}, {a}, {p};"))
+}
+
 pub(in crate::ops) const INIT: &str = "mbarrier.init";
 pub(in crate::ops) const EXPECT: &str = "mbarrier.arrive.expect_tx";
 pub(in crate::ops) const WAIT: &str = "mbarrier.try_wait";
@@ -140,12 +153,15 @@ pub(in crate::ops) fn edited(text: &str, edit: Edit) -> Option<String> {
     is_changed.then(|| lines.join("\n"))
 }
 
-/// The kernels whose names end like that: the others would only be parsed.
-pub(in crate::ops) fn kernels(text: &str, ending: &str) -> String {
+/// The kernels whose names end like that, or that, or that: the others would only be parsed.
+pub(in crate::ops) fn kernels(text: &str, endings: &str) -> String {
     const ENTRY: &str = ".visible .entry ";
     let mut parts = text.split(ENTRY);
     let head = parts.next().unwrap_or_default();
-    let is_kept = |part: &&str| part.split('(').next().unwrap_or("").ends_with(ending);
+    let is_kept = |part: &&str| {
+        let name = part.split('(').next().unwrap_or_default();
+        endings.split('|').any(|ending| name.ends_with(ending))
+    };
     // Behind the last kernel there are the sources' names.
     let behind = text.rfind("\n}\n").map_or("", |at| &text[at + 3..]);
     let kept: String = parts.filter(is_kept).map(|part| format!("{ENTRY}{part}\n")).collect();
