@@ -52,7 +52,7 @@ GLMAE_HOPPER(conv3d_bwd_params_bf16_hopper_n64, (384, 1), 1, HOPPER_CONV3D_BWD_P
 
 // Bytes: 4 + 2 for each of 27 c out, with channels padded to a chunk and N. A weight of 48 by 48 channels: 0.4 MB, 0.1 us.
 GLMAE_HOPPER(conv3d_init_bf16_hopper, (256, 1), 1,
-    (bf16* __restrict__ packed, const float* __restrict__ weight, int64_t pieces, int tile, int out,
+    (bf16* __restrict__ packed, const float* __restrict__ weight, int pieces, int tile, int out,
      int width_a, int width_b, int64_t first, int64_t n_stride, int64_t c_stride, int mirrored),
     conv_pack_weights(packed, ConvWeights{weight, first, n_stride, c_stride, mirrored != 0}, pieces,
                       tile, out, width_a, width_b))

@@ -11,7 +11,7 @@
 //     SPLITS_TAPS   both warpgroups go through all voxels, each for a half of the taps
 //     otherwise     each has all taps, and half of the planes of every brick: a part of its own
 //
-// Products are issued in two groups, so that one group multiplies while the registers of the other are loaded.
+// Products are issued in groups of three or four, so that one group multiplies while the registers of the next are loaded.
 // For each k of 16, all products of a warpgroup read 2048 bytes of A and 32 N of B for N / 2 cycles of the tensor cores.
 #pragma once
 #include "conv.cuh"
@@ -22,8 +22,8 @@ template <int N_, bool SPLITS_TAPS_, int STAGES_>
 struct ConvBwdTile {
     static constexpr int N = N_, STAGES = STAGES_, PLANES = 4;
     static constexpr bool SPLITS_TAPS = SPLITS_TAPS_;
-    // Of a warpgroup: 4 units each. The first group of them, and the second.
-    static constexpr int PRODUCTS = SPLITS_TAPS ? 4 : 7, FIRST = (PRODUCTS + 1) / 2;
+    // Of a warpgroup: 4 units each. The first group of them; the others are the second.
+    static constexpr int PRODUCTS = SPLITS_TAPS ? 4 : 7, FIRST = 4;
     static constexpr int SPAN = N == 48 ? 128 : 2 * N;  // bytes of a row of dy; 48 channels come in rows of 64
     static constexpr int VOXELS = PLANES * CONV_SIDE * CONV_SIDE;
     static constexpr int DY_BYTES = VOXELS * SPAN, X_BYTES = 2 * CONV_HALF<PLANES>;
@@ -155,12 +155,14 @@ __device__ __forceinline__ void conv_bwd_consume(const ConvBwdShared<Tile>& shar
             const bool adds = brick > item.first || plane > 0;
 #pragma unroll
             for (int pair = 0; pair < Tile::LINE_PAIRS; ++pair) {
-                // A group's registers are loaded while the other group multiplies.
+                // A group's registers are loaded while the one before it multiplies.
                 const unsigned char* from = x + conv_place(0, 2 * pair, 0) * CONV_VOXEL;
                 wgmma_wait<1>();
                 conv_bwd_multiply<Tile, 0, FIRST>(d, tap_at, from, dy, adds || pair > 0);
-                wgmma_wait<1>();
-                conv_bwd_multiply<Tile, FIRST, SECOND>(d, tap_at, from, dy, adds || pair > 0);
+                if constexpr (SECOND > 0) {
+                    wgmma_wait<1>();
+                    conv_bwd_multiply<Tile, FIRST, SECOND>(d, tap_at, from, dy, adds || pair > 0);
+                }
                 dy += NEXT_16_K<false, Tile::SPAN>;
             }
             x += CONV_PLANE * CONV_VOXEL;

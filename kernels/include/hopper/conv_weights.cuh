@@ -21,13 +21,13 @@ struct ConvWeights {
 
 // One thread for 8 channels of one output channel and tap. `pieces`: threads that are needed.
 __device__ __forceinline__ void conv_pack_weights(bf16* packed, const ConvWeights& from,
-                                                  int64_t pieces, int tile, int out, int width_a,
+                                                  int pieces, int tile, int out, int width_a,
                                                   int width_b) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= pieces) return;
     const int chunks_a = ConvInputs::chunks(width_a), chunks = chunks_a + ConvInputs::chunks(width_b);
-    const int row = static_cast<int>(i % tile);
-    int rest = static_cast<int>(i / tile);
+    const int row = i % tile;
+    int rest = i / tile;
     const int half = rest % 2;
     rest /= 2;
     const int tap = rest % CONV_TAPS;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void conv_pack_weights(bf16* packed, const ConvWeight
         v[e] = n < out && c0 + e < width ? __ldg(at + e * from.c_stride) : 0.0f;
     Vec<bf16> piece;
     piece.pack(v);
-    store_vec(packed, i * 8, piece);
+    store_vec(packed, static_cast<int64_t>(i) * 8, piece);
 }
 
 }  // namespace GLMAE_NS

@@ -153,7 +153,7 @@ impl Forward {
         KernelCall::new(device, "conv3d_init_bf16_hopper")
             .output(&mut packed)?
             .input(&weight.value)?
-            .value(pieces as i64)
+            .value(size(OP, pieces)?)
             .value(size(OP, self.n)?)
             .value(size(OP, out)?)
             .value(size(OP, channels[0])?)
