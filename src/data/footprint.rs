@@ -1,9 +1,10 @@
 //! What prepared cases take in memory, from their headers alone.
 
-use super::geometry::spacing_mm;
+use super::geometry::{Orientation, spacing_mm};
 use super::layout::Case;
 use super::nifti::{Header, read_header};
 use super::prepare::PrepareConfig;
+use super::resample::Resample;
 
 /// Bytes of prepared cases, before the foreground is cut out: at most that much is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,23 @@ pub fn footprint(
         found.cases += 1;
     }
     found
+}
+
+/// Sizes `d h w` of a case that is prepared with `config`, in voxels, before the foreground is cut out: on no
+/// axis is it larger. From its first header; `None` for a file that cannot be read or turned, which
+/// [`super::prepare()`] names.
+pub fn prepared_dims(case: &Case, config: &PrepareConfig) -> Option<[usize; 3]> {
+    let header = read_header(case.images.first()?, &config.limits).ok()?;
+    let turned = Orientation::from_affine(&header.affine).ok()?;
+    let dims = turned.ras_dims(header.spatial_dims());
+    let dims = match config.spacing_mm {
+        None => dims,
+        Some(spacing) => {
+            let affine = turned.ras_affine(&header.affine, header.spatial_dims());
+            Resample::to_spacing(dims, &affine, spacing).ok()?.to_dims
+        }
+    };
+    Some([0, 1, 2].map(|a| dims[a].max(config.min_size[a])))
 }
 
 /// Voxels of a channel at the spacing of `config`, padded.

@@ -7,15 +7,18 @@ use super::program::{FinetuneLoss, FinetuneProgram};
 use super::training::settings;
 use crate::Result;
 use crate::checkpoint::FinetuneState;
-use crate::config::finetune::FinetuneConfig;
-use crate::device::{DType, Device, Dry};
+use crate::config::finetune::{FinetuneConfig, Infer};
+use crate::device::{DType, Device, Dry, class};
+use crate::infer::classify::Images;
+use crate::infer::segment::{Decision, Predictor, windows_at_once};
 use crate::nn::network::NetworkConfig;
 use crate::nn::segmenter::Segmenter;
 use crate::train::run::{Launches, MemoryPlan};
 
 /// The plan of a run of `config` with `network` on `device`. For the CPU, whose paths keep a little less or
-/// more, it is the plan of the kernels in f32: a close estimate. Validation is not part of it: a batch of
-/// windows (`infer.windows`) keeps nothing for a backward pass.
+/// more, it is the plan of the kernels in f32: a close estimate. `validation` are sizes `d h w` that no
+/// validation case exceeds, each of its own: what it takes to label them comes between steps, beside all that
+/// steps keep.
 ///
 /// Errors: those that the first step would meet.
 pub fn plan(
@@ -23,17 +26,66 @@ pub fn plan(
     network: &NetworkConfig,
     loss: FinetuneLoss,
     device: &Device,
+    validation: &[[usize; 3]],
 ) -> Result<MemoryPlan> {
     let dtype = dtype(config, device)?;
     let dry = Arc::new(Dry::new(device.kernel_set()));
-    let device = Device::Dry(dry.clone());
-    let (mut state, mut program) = parts(config, network, loss, &device, dtype, Launches::Graph)?;
+    let books = Device::Dry(dry.clone());
+    let (mut state, mut program) = parts(config, network, loss, &books, dtype, Launches::Graph)?;
     let plan = MemoryPlan::of_steps(&dry, || run(&mut program, config, &mut state))?;
+    judge(&state.segmenter, config, loss, device, validation)?;
     Ok(MemoryPlan {
         student_parameters: state.segmenter.params.layout().count() as u64,
         dtype: dtype.name(),
-        ..plan
+        ..plan.with_peak_of(&dry)
     })
+}
+
+/// What a validation holds, with the windows at once that `device` has.
+fn judge(
+    segmenter: &Segmenter,
+    config: &FinetuneConfig,
+    loss: FinetuneLoss,
+    device: &Device,
+    validation: &[[usize; 3]],
+) -> Result<()> {
+    let _class = class::scope("validation");
+    let decision = match loss {
+        FinetuneLoss::CrossEntropy => {
+            return match validation.is_empty() {
+                true => Ok(()),
+                false => Images::new(segmenter, config.infer.windows)?.rehearse(),
+            };
+        }
+        FinetuneLoss::DiceRegions => Decision::Regions,
+        FinetuneLoss::DiceCe { .. } => Decision::Classes,
+    };
+    if validation.is_empty() {
+        return Ok(());
+    }
+    let windows = at_once(config, segmenter.net.sizes(), device);
+    let settings = Infer { windows, ..config.infer };
+    Predictor::new(segmenter, settings)?.rehearse(validation, decision)
+}
+
+/// Windows that go through the network at a time in a validation.
+fn at_once(config: &FinetuneConfig, network: &NetworkConfig, device: &Device) -> usize {
+    windows_at_once(&config.infer, network.outputs(), network.vit().roi, device)
+}
+
+/// Bytes of the host that a validation takes beside its case: windows as they are cut, voxel by voxel, and
+/// before they are rounded for the device; labels and the truth, a byte each per voxel.
+pub fn judging_bytes(
+    config: &FinetuneConfig,
+    network: &NetworkConfig,
+    device: &Device,
+    validation: &[[usize; 3]],
+) -> u64 {
+    let count = |dims: &[usize; 3]| dims.iter().map(|&n| n as u64).product::<u64>();
+    let Some(largest) = validation.iter().map(count).max() else { return 0 };
+    let vit = network.vit();
+    let window = count(&vit.roi) * vit.in_chans as u64 * at_once(config, network, device) as u64;
+    16 * window + 2 * largest
 }
 
 /// What a run holds, with weights of zeros.
@@ -126,7 +178,7 @@ mod tests {
                 let mut config = config(set);
                 config.train.precision = precision;
                 let device = emulated();
-                let plan = plan(&config, &network, loss, &device).unwrap();
+                let plan = plan(&config, &network, loss, &device, &[]).unwrap();
                 assert_eq!(plan.classes.iter().map(|c| c.1).sum::<u64>(), plan.peak_bytes);
                 let dtype = dtype(&config, &device).unwrap();
                 let single = Launches::Single;
@@ -144,7 +196,7 @@ mod tests {
 
     #[test]
     fn crops_precision_and_a_frozen_encoder_show_where_they_should() {
-        let plan = |set: &[&str]| plan(&config(set), &network(), LOSS, &emulated()).unwrap();
+        let plan = |set: &[&str]| plan(&config(set), &network(), LOSS, &emulated(), &[]).unwrap();
         let base = plan(&[]);
         let flat = 4 * base.student_parameters;
         for (class, copies) in [("weights", 1), ("gradients", 1), ("moments", 2)] {

@@ -27,7 +27,7 @@ use crate::checkpoint::{DataFingerprint, FinetuneState, activation_dtype_of};
 use crate::config::finetune::{ENCODER_KEYS, FinetuneConfig};
 use crate::config::{Explicit, cores};
 use crate::data::loader::{Loader, LoaderConfig};
-use crate::data::{LeftOut, PrepareConfig};
+use crate::data::{LeftOut, PrepareConfig, prepared_dims};
 use crate::device::{DType, Device};
 use crate::interchange::ImportReport;
 use crate::nn::network::NetworkConfig;
@@ -126,6 +126,7 @@ fn prepare<'a>(
     let loss = FinetuneLoss::of(task.kind);
     let images: Vec<_> = training.iter().map(loaded).collect();
     let judged: Vec<_> = validation.iter().map(loaded).collect();
+    let sizes: Vec<_> = judged.iter().filter_map(|case| prepared_dims(case, &how)).collect();
     let reads = Reads {
         cases: &images,
         validation: &judged,
@@ -134,8 +135,9 @@ fn prepare<'a>(
         cache_mib: config.data.cache_mib,
         workers: config.data.workers,
         per_step: t.batch * t.accumulation,
+        judging: memory::judging_bytes(config, &network, device, &sizes),
     };
-    let plan = memory::plan(config, &network, loss, device)?.on_host(device, &reads);
+    let plan = memory::plan(config, &network, loss, device, &sizes)?.on_host(device, &reads);
     plan.host.check("fine-tuning")?;
     let found = Finetuned {
         classifies: loss == FinetuneLoss::CrossEntropy,
