@@ -77,8 +77,9 @@ fn voxels(header: &Header, config: &PrepareConfig) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Volume;
+    use crate::data::intensity::Intensity;
     use crate::data::nifti::{Stored, write_volume};
+    use crate::data::{Volume, prepare};
 
     #[test]
     fn headers_tell_what_cases_take() {
@@ -102,6 +103,14 @@ mod tests {
         assert_eq!(footprint(&cases, &config, 0, 0, 0).cases, 0);
         let fine = PrepareConfig { spacing_mm: Some([1.0, 2.0, 2.0]), ..config };
         assert_eq!(footprint(&cases, &fine, 0, 0, u64::MAX).largest, 4 * 1024);
+        // As they are prepared.
+        let sizes =
+            |config: &PrepareConfig| cases.each_ref().map(|case| prepared_dims(case, config));
+        assert_eq!(sizes(&config), [Some([4; 3]), None, Some([8; 3]), Some([2; 3])]);
+        let fine = PrepareConfig { min_size: [1, 5, 1], foreground_threshold: None, ..fine };
+        assert_eq!(sizes(&fine)[0], Some([7, 5, 4]));
+        let fine = PrepareConfig { intensity: Intensity::Identity, ..fine };
+        assert_eq!(prepare(&cases[0], &fine).unwrap().dims(), [7, 5, 4]);
         let padded = PrepareConfig { min_size: [16; 3], ..config };
         assert_eq!(footprint(&cases[..1], &padded, 0, 1, u64::MAX).total, 4 * 4096);
     }

@@ -101,7 +101,7 @@ fn largest<T: Real>(row: &[T]) -> u8 {
     best.map_or(0, |(c, _)| c)
 }
 
-/// The op in the registry. Dims of a case: voxels, classes, and 1 for scores with equal maxima and NaN.
+/// The op in the registry. Dims of a case: voxels, classes, and 1 for scores with equal maxima, zeros and NaN.
 pub struct Spec;
 
 impl OpSpec for Spec {
@@ -138,10 +138,11 @@ impl OpSpec for Spec {
             let mut rng = case.rng(1);
             for (v, row) in scores.chunks_exact_mut(shape[1]).enumerate() {
                 for x in row {
-                    *x = match rng.below(4) {
+                    *x = match rng.below(5) {
                         0 => f64::NAN,
                         1 => f64::NEG_INFINITY,
                         2 => 1.5,
+                        3 => 0.0,
                         _ => *x,
                     };
                     *x = if v % 17 == 3 { f64::NAN } else { *x };

@@ -49,28 +49,35 @@ fn judge(
     device: &Device,
     validation: &[[usize; 3]],
 ) -> Result<()> {
-    let _class = class::scope("validation");
-    let decision = match loss {
-        FinetuneLoss::CrossEntropy => {
-            return match validation.is_empty() {
-                true => Ok(()),
-                false => Images::new(segmenter, config.infer.windows)?.rehearse(),
-            };
-        }
-        FinetuneLoss::DiceRegions => Decision::Regions,
-        FinetuneLoss::DiceCe { .. } => Decision::Classes,
-    };
     if validation.is_empty() {
         return Ok(());
     }
+    let _class = class::scope("validation");
     let windows = at_once(config, segmenter.net.sizes(), device);
-    let settings = Infer { windows, ..config.infer };
-    Predictor::new(segmenter, settings)?.rehearse(validation, decision)
+    match decision(loss) {
+        None => Images::new(segmenter, windows)?.rehearse(),
+        Some(decision) => {
+            let settings = Infer { windows, ..config.infer };
+            Predictor::new(segmenter, settings)?.rehearse(validation, decision)
+        }
+    }
 }
 
-/// Windows that go through the network at a time in a validation.
+/// How the scores of a network that was trained with `loss` become labels; `None` for classes of images.
+fn decision(loss: FinetuneLoss) -> Option<Decision> {
+    match loss {
+        FinetuneLoss::CrossEntropy => None,
+        FinetuneLoss::DiceRegions => Some(Decision::Regions),
+        FinetuneLoss::DiceCe { .. } => Some(Decision::Classes),
+    }
+}
+
+/// Windows, or images, that go through the network at a time in a validation.
 fn at_once(config: &FinetuneConfig, network: &NetworkConfig, device: &Device) -> usize {
-    windows_at_once(&config.infer, network.outputs(), network.vit().roi, device)
+    match network {
+        NetworkConfig::Classifier(_) => config.infer.windows,
+        _ => windows_at_once(&config.infer, network.outputs(), network.vit().roi, device),
+    }
 }
 
 /// Bytes of the host that a validation takes beside its case: windows as they are cut, voxel by voxel, and
@@ -98,10 +105,11 @@ fn parts(
     launches: Launches,
 ) -> Result<(FinetuneState, FinetuneProgram)> {
     let positions = vec![0.0; network.vit().tokens() * network.vit().dim];
-    let mut state = FinetuneState::new(Segmenter::zeros(device, dtype, network, &positions)?)?;
+    let mut segmenter = Segmenter::zeros(device, dtype, network, &positions)?;
     if config.model.frozen_encoder {
-        state.segmenter.freeze_encoder();
+        segmenter.freeze_encoder();
     }
+    let state = FinetuneState::new(segmenter)?;
     let t = &config.train;
     let settings = settings(config, 0, 1);
     let crops = t.batch * t.crops;
@@ -123,8 +131,13 @@ fn run(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::Precision;
+    use crate::data::intensity::Intensity;
+    use crate::data::nifti::{Stored, write_volume};
+    use crate::data::{Case, PrepareConfig, Volume, prepare, prepared_dims};
     use crate::device::emulated::{Mode, Schedule};
     use crate::nn::classifier::ClassifierConfig;
     use crate::nn::unetr::UnetrConfig;
@@ -194,6 +207,78 @@ mod tests {
         }
     }
 
+    /// A case of `dims` with two channels, as it is in its files.
+    fn case(folder: &Path, dims: [usize; 3]) -> (Case, PrepareConfig) {
+        let mut affine = [[0.0; 4]; 4];
+        (0..4).for_each(|a| affine[a][a] = 1.0);
+        let data = vec![0.5; dims.iter().product()];
+        let volume = Volume::new(data, 1, dims, affine, 1).unwrap();
+        let images = ["0", "1"].map(|channel| folder.join(format!("{channel}.nii")));
+        images.iter().for_each(|path| write_volume(path, &volume, Stored::U8).unwrap());
+        let how = PrepareConfig {
+            channels: 2,
+            intensity: Intensity::Identity,
+            foreground_threshold: None,
+            min_size: unetr().roi,
+            ..PrepareConfig::default()
+        };
+        (Case { id: "case".into(), images: images.to_vec(), label: None }, how)
+    }
+
+    /// What labels a volume after a real step holds, at most, what the plan says: exactly, where the sums of the
+    /// whole volume fit `infer.memory_mib`; no more than that, where they do not.
+    #[test]
+    fn a_validation_is_part_of_the_peak() {
+        let regions = FinetuneLoss::DiceRegions;
+        for (dims, loss, set, fits) in [
+            ([12, 40, 24], LOSS, &["infer.windows=8"][..], true),
+            ([12, 40, 3], regions, &["infer.windows=9", "model.frozen_encoder=true"], true),
+            ([12, 90, 120], LOSS, &["infer.windows=8", "infer.memory_mib=1"], false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (case, how) = case(folder.path(), dims);
+            let sizes = [prepared_dims(&case, &how).unwrap()];
+            let (config, device) = (config(set), emulated());
+            let steps = plan(&config, &network(), loss, &device, &[]).unwrap();
+            let plan = plan(&config, &network(), loss, &device, &sizes).unwrap();
+            assert!(plan.peak_bytes > steps.peak_bytes && plan.class("validation") > 0, "{set:?}");
+            assert_eq!(plan.classes.iter().map(|c| c.1).sum::<u64>(), plan.peak_bytes);
+            assert!(plan.reserved_bytes >= plan.peak_bytes);
+            let single = Launches::Single;
+            let (mut state, mut program) =
+                parts(&config, &network(), loss, &device, DType::F32, single).unwrap();
+            run(&mut program, &config, &mut state).unwrap();
+            let predictor = Predictor::new(&state.segmenter, config.infer).unwrap();
+            let decision = decision(loss).unwrap();
+            let prepared = prepare(&case, &how).unwrap();
+            assert_eq!(prepared.dims(), sizes[0]);
+            predictor.labels(&prepared, decision, &mut |_, _| {}).unwrap();
+            let Device::Emulated(emulated) = &device else { panic!("not emulated") };
+            let peak = emulated.usage().peak as u64;
+            match fits {
+                true => assert_eq!(peak, plan.peak_bytes, "{dims:?} {set:?}"),
+                false => assert!(peak <= plan.peak_bytes && peak > steps.peak_bytes, "{peak}"),
+            }
+        }
+    }
+
+    #[test]
+    fn classes_of_images_are_judged_in_the_plan() {
+        let vit = unetr().vit();
+        let network =
+            NetworkConfig::Classifier(ClassifierConfig { vit, outputs: 3, pooled_norm: true });
+        let (config, loss) = (config(&["infer.windows=64"]), FinetuneLoss::CrossEntropy);
+        let peak = |validation: &[[usize; 3]]| {
+            let plan = plan(&config, &network, loss, &emulated(), validation).unwrap();
+            assert!(
+                judging_bytes(&config, &network, &emulated(), validation) > 0
+                    || validation.is_empty()
+            );
+            plan.peak_bytes
+        };
+        assert!(peak(&[[9, 9, 9]]) > peak(&[]));
+    }
+
     #[test]
     fn crops_precision_and_a_frozen_encoder_show_where_they_should() {
         let plan = |set: &[&str]| plan(&config(set), &network(), LOSS, &emulated(), &[]).unwrap();
@@ -213,6 +298,15 @@ mod tests {
         // A frozen encoder keeps nothing for a backward pass, and takes fewer launches.
         let frozen = plan(&["model.frozen_encoder=true"]);
         assert!(frozen.class("activations") < base.class("activations"));
+        // Nor has it moments: they are of the rest alone, to the byte.
+        let mut segmenter =
+            Segmenter::zeros(&Device::Cpu, DType::F32, network(), &[0.0; 16 * 16]).unwrap();
+        let all = segmenter.params.layout().len();
+        segmenter.freeze_encoder();
+        let rest = segmenter.params.layout().trained();
+        assert!(rest.len() < all && rest.end == all && rest.start.is_multiple_of(64));
+        assert_eq!(frozen.class("moments"), 8 * rest.len() as u64);
+        assert_eq!(base.class("moments"), 8 * all as u64);
         assert!(frozen.peak_bytes < base.peak_bytes && frozen.launches < base.launches);
     }
 }

@@ -159,11 +159,12 @@ fn prepare<'a>(
     }
 
     let data = DataFingerprint::new(&images);
+    let frozen = config.model.frozen_encoder;
     folder.lock()?;
     let resumed = resume(&mut folder, &options.resume, |path| {
         let info = segmenter::read_info(path)?;
         same_run(path, &info, &task, &network, begun.start.as_ref())?;
-        let (info, state) = segmenter::load_state(path, device, dtype)?;
+        let (info, state) = segmenter::load_state(path, device, dtype, frozen)?;
         Ok((state.counters.step, (info, state)))
     })?;
     let start = match (&begun.start, &resumed) {
@@ -173,9 +174,12 @@ fn prepare<'a>(
         }
         (None, None) => return Err(encoder::nothing_begun(&options.out)),
     };
-    let (mut state, best, from) = match resumed {
+    let (state, best, from) = match resumed {
         None => {
-            let segmenter = encoder::start(device, dtype, &network, t.seed, fitting.as_ref())?;
+            let mut segmenter = encoder::start(device, dtype, &network, t.seed, fitting.as_ref())?;
+            if frozen {
+                segmenter.freeze_encoder();
+            }
             (FinetuneState::new(segmenter)?, None, None)
         }
         Some(Resumed { path, state: (info, state), warnings: damaged, .. }) => {
@@ -194,9 +198,6 @@ fn prepare<'a>(
             (state, info.best(), Some(path))
         }
     };
-    if config.model.frozen_encoder {
-        state.segmenter.freeze_encoder();
-    }
     let per_step = t.batch * t.accumulation;
     let steps_per_epoch = training.len().div_ceil(per_step) as u64;
     let order = Arc::new(CaseOrder::new(t.seed, training.len(), per_step));
