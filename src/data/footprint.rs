@@ -88,7 +88,8 @@ mod tests {
             let path = dir.path().join(name);
             let mut affine = [[0.0; 4]; 4];
             (0..4).for_each(|a| affine[a][a] = if a < 3 { 2.0 } else { 1.0 });
-            let volume = Volume::new(vec![1.0; n * n * n], 1, [n; 3], affine, 1).unwrap();
+            let data = (0..n * n * n).map(|i| i as f32).collect();
+            let volume = Volume::new(data, 1, [n; 3], affine, 1).unwrap();
             write_volume(&path, &volume, Stored::F32).unwrap();
             Case { id: name.to_owned(), images: vec![path], label: None }
         };

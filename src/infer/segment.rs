@@ -121,27 +121,34 @@ impl<'a> Predictor<'a> {
     /// also of what is left of them when their foreground is cut out; for plans.
     pub fn rehearse(&self, dims: &[[usize; 3]], decision: Decision) -> Result<()> {
         let config = &self.segmenter.net.config;
-        let budget = (self.settings.memory_mib as u64) << 20;
-        let voxels =
-            vec![
-                0.0;
-                self.settings.windows * config.in_chans * config.roi.iter().product::<usize>()
-            ];
-        for &dims in dims {
-            let grid = WindowGrid::new(dims, config.roi, self.settings.overlap)?;
-            let columns = self.columns(&grid);
-            let Some(&column) = columns.iter().max_by_key(|c| c.slab()) else { continue };
-            let whole = grid.column_bytes(grid.whole(), self.outputs());
-            // A part of the volume may need fewer columns, and these more of the budget.
-            let more = whole.min(budget).saturating_sub(grid.column_bytes(column, self.outputs()));
-            let _spare = Tensor::empty(self.device(), DType::U8, &[more as usize])?;
-            let mut blender = Blender::new(&grid, &columns, self.outputs(), &self.importance)?;
-            blender.begin_first(column)?;
-            self.blend(&mut blender, &voxels, 1, &mut |_, scores| {
-                decide(scores, decision).map(drop)
-            })?;
-        }
+        let grid = |&dims| WindowGrid::new(dims, config.roi, self.settings.overlap);
+        let grids = dims.iter().map(grid).collect::<Result<Vec<_>>>()?;
+        // The sums decide, except among volumes that take the whole budget: there labels do.
+        let Some(grid) = grids.iter().max_by_key(|&grid| (self.most(grid), grid.whole().slab()))
+        else {
+            return Ok(());
+        };
+        let columns = self.columns(grid);
+        let mut blender = Blender::new(grid, &columns, self.outputs(), &self.importance)?;
+        let Some(&column) = columns.iter().max_by_key(|c| c.slab()) else { return Ok(()) };
+        // A part of the volume may need fewer columns, and these more of the budget.
+        let held = grid.column_bytes(column, self.outputs()) + column.slab() as u64;
+        let more = (self.most(grid) + grid.whole().slab() as u64).saturating_sub(held) as usize;
+        let more =
+            (more > 0).then(|| Tensor::empty(self.device(), DType::U8, &[more])).transpose()?;
+        blender.begin_first(column)?;
+        let voxels = vec![0.0; self.settings.windows * config.in_chans * grid.window()];
+        self.blend(&mut blender, &voxels, 1, &mut |_, scores| decide(scores, decision).map(drop))?;
+        drop((blender, more));
         self.device().release_unused()
+    }
+
+    /// Bytes of the sums of a volume, or of a part of it, at most.
+    fn most(&self, grid: &WindowGrid) -> u64 {
+        let bytes = |column| grid.column_bytes(column, self.outputs());
+        let largest = self.columns(grid).into_iter().map(bytes).max().unwrap_or(0);
+        let budget = (self.settings.memory_mib as u64) << 20;
+        bytes(grid.whole()).min(budget.max(largest))
     }
 
     fn device(&self) -> &Device {
