@@ -140,7 +140,7 @@ impl<'a> Predictor<'a> {
         let voxels = vec![0.0; self.settings.windows * config.in_chans * grid.window()];
         self.blend(&mut blender, &voxels, 1, &mut |_, scores| decide(scores, decision).map(drop))?;
         drop((blender, more));
-        self.device().release_unused()
+        Ok(())
     }
 
     /// Bytes of the sums of a volume, or of a part of it, at most.

@@ -52,6 +52,7 @@ fn judge(
     if validation.is_empty() {
         return Ok(());
     }
+    segmenter.params.flat().device().release_unused()?;
     let _class = class::scope("validation");
     let windows = at_once(config, segmenter.net.sizes(), device);
     match decision(loss) {
