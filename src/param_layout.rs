@@ -3,6 +3,7 @@
 //! It knows no tensors: tape and optimiser use it as well as the networks ([`crate::nn`]) do.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// One parameter in the flat buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +97,15 @@ impl ParamLayout {
 
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The piece of the flat buffer from the first parameter that trains to the last: what needs moments. A
+    /// multiple of 64 elements, and empty when none trains.
+    pub fn trained(&self) -> Range<usize> {
+        let mut trained = self.entries.iter().filter(|e| e.trains);
+        let Some(first) = trained.next() else { return 0..0 };
+        let last = trained.next_back().unwrap_or(first);
+        first.offset..last.range().end.next_multiple_of(64)
     }
 
     /// Elements of all parameters, without padding.

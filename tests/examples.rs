@@ -1,7 +1,10 @@
 //! The examples run. They are modules of this binary as well, because a binary of their own for each would
 //! have to be linked before it could be started.
 
-// Its `main` reads the command line.
+// `main` reads the command line, as that of the next one does.
+#[allow(dead_code)]
+#[path = "../examples/blend.rs"]
+mod blend;
 #[allow(dead_code)]
 #[path = "../examples/embed.rs"]
 mod embed;
@@ -11,6 +14,11 @@ mod op;
 mod pretrain;
 #[path = "../examples/segment.rs"]
 mod segment;
+
+#[test]
+fn blend_runs() {
+    blend::run([60, 36, 45], 16, 1 << 20).unwrap();
+}
 
 #[test]
 fn op_runs() {

@@ -200,12 +200,12 @@ impl Flat {
 
     fn buffers<'b>(&'b mut self, grads: &'b Tensor) -> Buffers<'b> {
         Buffers {
-            params: &mut self.params,
+            params: self.params.as_mut(),
             grads,
             m: &mut self.m,
             v: &mut self.v,
             teacher: Some(&mut self.teacher),
-            half: self.half.as_mut(),
+            half: self.half.as_mut().map(Tensor::as_mut),
             teacher_half: self.teacher_half.as_mut(),
         }
     }

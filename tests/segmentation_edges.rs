@@ -9,7 +9,7 @@ use glmae::ops::attention::Packing;
 use glmae::ops::instance_norm::Shortcut;
 use glmae::ops::mean_pool::Pooled;
 use glmae::ops::resample::{AffineMap, Interpolation, resample};
-use glmae::ops::window_blend::WindowBlend;
+use glmae::ops::window_blend::{Part, WindowBlend};
 use glmae::param_layout::ParamLayout;
 use glmae::rng::{Purpose, Rng};
 use glmae::tape::{ParamGrads, Tape, Var};
@@ -119,30 +119,44 @@ fn windows_begin_anywhere_and_stay_inside() {
     for device in [Device::Cpu, emulated()] {
         let mut blend = WindowBlend::new(&device, DType::F32, [3, 4, 9], 4).unwrap();
         let scores = |i| Tensor::from_f64(&device, DType::F32, &normal(i, 96), &[24, 4]).unwrap();
-        for start in [[2, 0, 0], [0, 3, 0], [0, 0, 7], [usize::MAX, 0, 0]] {
-            assert!(blend.add(&scores(0), [2, 2, 6], start, None).is_err(), "{start:?}");
+        let whole = |start| Part::whole([2, 2, 6], start);
+        for start in [[0, 3, 0], [0, 0, 7], [0, usize::MAX, 0]] {
+            assert!(blend.add(&scores(0), [2, 2, 6], whole(start), None).is_err(), "{start:?}");
         }
-        assert!(blend.add(&scores(0), [2, 2, 5], [0; 3], None).is_err());
+        for part in [
+            Part { skip: [0, 1, 0], ..whole([0; 3]) },
+            Part { size: [4, 1, 1], ..whole([0; 3]) },
+            Part { skip: [usize::MAX, 0, 0], ..whole([0; 3]) },
+        ] {
+            assert!(blend.add(&scores(0), [2, 2, 6], part, None).is_err(), "{part:?}");
+        }
+        let long = Tensor::zeros(&device, DType::F32, &[4, 4]).unwrap();
+        assert!(blend.add(&long, [4, 1, 1], Part::whole([4, 1, 1], [0; 3]), None).is_err());
+        assert!(blend.add(&scores(0), [2, 2, 5], whole([0; 3]), None).is_err());
+        assert!(blend.restart([4, 10]).is_err() && blend.restart([usize::MAX, 2]).is_err());
         // Rows of the volume that are aligned and rows that are not.
         for (i, start) in [[0, 0, 0], [1, 2, 3], [1, 1, 1]].into_iter().enumerate() {
-            blend.add(&scores(i as u32), [2, 2, 6], start, None).unwrap();
+            blend.add(&scores(i as u32), [2, 2, 6], whole(start), None).unwrap();
         }
-        blend.clear().unwrap();
-        blend.add(&scores(1), [2, 2, 6], [1, 2, 3], None).unwrap();
-        let labels = argmax(blend.sums()).unwrap().to_vec::<u8>().unwrap();
-        let mean = blend.finish().unwrap().to_f64_vec().unwrap();
+        blend.restart([4, 9]).unwrap();
+        // The second slice of the window is slice 6, which lies where slice 0 would.
+        blend.add(&scores(1), [2, 2, 6], whole([5, 2, 3]), None).unwrap();
         let expected = normal(1, 96);
-        for (v, (row, label)) in mean.chunks_exact(4).zip(labels).enumerate() {
-            let [z, y, x] = [v / 36, v / 9 % 4, v % 9];
-            let [z, y, x] = [z.wrapping_sub(1), y.wrapping_sub(2), x.wrapping_sub(3)];
-            if z < 2 && y < 2 && x < 6 {
-                let expected = &expected[((z * 2 + y) * 6 + x) * 4..][..4];
-                assert_eq!(row, expected, "voxel {v} on {}", device.name());
-                let largest = (0..4).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-                assert_eq!(usize::from(label), largest);
-            } else {
-                assert!(row.iter().all(|x| x.is_nan()), "voxel {v}: {row:?}");
-                assert_eq!(label, 0);
+        for d in 4..7 {
+            let read = |mean: &Tensor| Ok((mean.to_f64_vec()?, argmax(mean)?.to_vec::<u8>()?));
+            let (mean, labels) = blend.finish(d, read).unwrap();
+            for (v, (row, label)) in mean.chunks_exact(4).zip(labels).enumerate() {
+                let [z, y, x] =
+                    [d.wrapping_sub(5), (v / 9).wrapping_sub(2), (v % 9).wrapping_sub(3)];
+                if z < 2 && y < 2 && x < 6 {
+                    let expected = &expected[((z * 2 + y) * 6 + x) * 4..][..4];
+                    assert_eq!(row, expected, "voxel {v} of {d} on {}", device.name());
+                    let largest = (0..4).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+                    assert_eq!(usize::from(label), largest);
+                } else {
+                    assert!(row.iter().all(|x| x.is_nan()), "voxel {v} of {d}: {row:?}");
+                    assert_eq!(label, 0);
+                }
             }
         }
     }

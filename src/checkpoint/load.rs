@@ -49,11 +49,12 @@ pub fn load_state(
     let mut state = State::from_weights(weights)?;
     let file = TensorFile::read(&path.join(OPTIMIZER), file_info(&path, &info.files, OPTIMIZER)?)?;
     let layout = &nets.student_layout;
-    let mut names = moments::names(layout);
+    let all = 0..layout.len();
+    let mut names = moments::names(layout, &all);
     let center = state.weights.center.as_ref().map(|c| ("center".to_owned(), c.shape().to_vec()));
     names.extend(center);
     let tensors = file.open(&names)?;
-    moments::copy(&tensors, layout, [&mut state.m, &mut state.v])?;
+    moments::copy(&tensors, layout, [&all, &all], [&mut state.m, &mut state.v])?;
     if let Some(center) = &mut state.weights.center {
         tensors.copy("center", &mut center.as_mut())?;
     }

@@ -79,7 +79,8 @@ fn write_files(
     if let Some(teacher) = &state.weights.teacher {
         write(TEACHER, &named("", teacher, teacher.flat())?)?;
     }
-    let mut optimizer = moments::of(&state.weights.student, [&state.m, &state.v])?;
+    let layout = state.weights.student.layout();
+    let mut optimizer = moments::of(layout, &(0..layout.len()), [&state.m, &state.v])?;
     optimizer.extend(state.weights.center.iter().map(|c| ("center".to_owned(), c.clone())));
     write(OPTIMIZER, &optimizer)?;
     Ok(files)

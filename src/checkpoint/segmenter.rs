@@ -23,6 +23,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::nn::network::{CLASSIFIER, NetworkConfig, UNETR};
 use crate::nn::segmenter::Segmenter;
 use crate::nn::sizes::Claims;
+use crate::nn::vit::ENCODER;
 use crate::seg::Task;
 use crate::tensor_header::TensorHeader;
 use crate::{Error, Result};
@@ -207,7 +208,8 @@ pub fn save_to(
         write(MODEL, &model)?;
         // The best one is for use, not for going on.
         if !is_best {
-            write(OPTIMIZER, &moments::of(params, [&state.m, &state.v])?)?;
+            let (layout, moments) = (params.layout(), [&state.m, &state.v]);
+            write(OPTIMIZER, &moments::of(layout, &layout.trained(), moments)?)?;
         }
         let sizes = segmenter.net.sizes();
         seal(&FinetuneInfo {
@@ -357,19 +359,34 @@ pub fn load_segmenter(
     Ok((info, segmenter))
 }
 
-/// Loads everything a run needs to go on.
+/// Loads everything a run needs to go on, with a `frozen` encoder or not, whatever the run had that saved it:
+/// an encoder that was frozen then has moments of 0, as before its first update.
+///
+/// Errors: as [`load_segmenter`].
 pub fn load_state(
     folder: &Path,
     device: &Device,
     dtype: DType,
+    frozen: bool,
 ) -> Result<(FinetuneInfo, FinetuneState)> {
-    let (info, segmenter) = load_segmenter(folder, device, dtype)?;
+    let (info, mut segmenter) = load_segmenter(folder, device, dtype)?;
+    let mut then = segmenter.params.layout().clone();
+    if info.config()?.model.frozen_encoder {
+        then.freeze_all(|name| name.starts_with(ENCODER));
+    }
+    if frozen {
+        segmenter.freeze_encoder();
+    }
     let mut state = FinetuneState::new(segmenter)?;
     let info_of = file_info(folder, &info.files, OPTIMIZER)?;
     let file = TensorFile::read(&folder.join(OPTIMIZER), info_of)?;
-    let layout = state.segmenter.params.layout().clone();
-    let tensors = file.open(&moments::names(&layout))?;
-    moments::copy(&tensors, &layout, [&mut state.m, &mut state.v])?;
+    let saved = match moments::are_complete(info_of, &then) {
+        true => 0..then.len(),
+        false => then.trained(),
+    };
+    let tensors = file.open(&moments::names(&then, &saved))?;
+    let now = state.segmenter.params.layout().trained();
+    moments::copy(&tensors, &then, [&saved, &now], [&mut state.m, &mut state.v])?;
     state.counters = info.counters();
     Ok((info, state))
 }

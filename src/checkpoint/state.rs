@@ -96,18 +96,19 @@ impl State {
 #[derive(Debug)]
 pub struct FinetuneState {
     pub segmenter: Segmenter,
-    /// First and second moments of AdamW over the flat buffer.
+    /// First and second moments of AdamW over the piece of the flat buffer that trains
+    /// ([`crate::param_layout::ParamLayout::trained`]): a frozen encoder has none.
     pub m: Tensor,
     pub v: Tensor,
     pub counters: Counters,
 }
 
 impl FinetuneState {
-    /// A state that has not been trained yet.
+    /// A state that has not been trained yet. What is to be frozen is frozen before.
     pub fn new(segmenter: Segmenter) -> Result<Self> {
         let _class = class::scope("moments");
-        let flat = segmenter.params.flat();
-        let zeros = || Tensor::zeros(flat.device(), flat.dtype(), flat.shape());
+        let (flat, n) = (segmenter.params.flat(), segmenter.params.layout().trained().len());
+        let zeros = || Tensor::zeros(flat.device(), flat.dtype(), &[n]);
         Ok(Self { m: zeros()?, v: zeros()?, counters: Counters::default(), segmenter })
     }
 }

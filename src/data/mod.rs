@@ -25,7 +25,7 @@ pub mod volume;
 pub mod window;
 
 pub use crop::{CropRecord, Pad};
-pub use footprint::{Footprint, footprint};
+pub use footprint::{Footprint, footprint, prepared_dims};
 pub use geometry::{Affine, Orientation};
 pub use intensity::{Intensity, IntensityMap};
 pub use label::{LabelImage, prepare_label, read_labels};

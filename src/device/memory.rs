@@ -41,7 +41,8 @@ fn fresh(lines: usize) -> Result<Vec<Line>> {
     })
 }
 
-fn empty_pool() {
+/// Gives pooled memory back to the system.
+pub(super) fn empty_pool() {
     if let Ok(mut pool) = POOL.lock() {
         pool.clear();
     }

@@ -155,9 +155,13 @@ impl Device {
         }
     }
 
-    /// Gives memory that no tensor uses back to the driver, so that other processes can have it.
+    /// Gives memory that no tensor uses back to the driver or the system, so that others can have it.
     pub fn release_unused(&self) -> Result<()> {
         match self {
+            Self::Cpu => {
+                memory::empty_pool();
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.release_unused(),
             Self::Dry(dry) => {

@@ -37,6 +37,13 @@ impl<'a> Images<'a> {
         Ok(Self { segmenter, plan, positions })
     }
 
+    /// Holds for a moment, on the device, what [`Images::probabilities`] holds; for plans.
+    pub fn rehearse(&self) -> Result<()> {
+        let config = &self.segmenter.net.config;
+        let size = self.plan.batch * config.in_chans * config.roi.iter().product::<usize>();
+        self.segmenter.logits(&self.plan, &self.positions, &vec![0.0; size]).map(drop)
+    }
+
     /// Probabilities of every class, in f64, for the middle of every image.
     pub fn probabilities(&self, images: &[&Prepared]) -> Result<Vec<Vec<f64>>> {
         let (net, batch) = (&self.segmenter.net, self.plan.batch);

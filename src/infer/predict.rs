@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::probabilities::{Probabilities, to_probabilities};
-use super::segment::{Decision, Predictor, Slab, decide, place};
+use super::segment::{Decision, Predictor, Slab, channels_first, decide, place};
 use crate::checkpoint::segmenter::{load_predictor, resolve};
 use crate::config::finetune::Infer;
 use crate::data::layout::{DiscoverOptions, Source};
 use crate::data::nifti::{Frame, Stored, read_header, write_channels, write_labels};
 use crate::data::{Case, LeftOut, PrepareConfig, discover, prepare};
-use crate::device::Device;
+use crate::device::{Device, Tensor};
 use crate::seg::task::TaskKind;
 use crate::seg::{Region, Task};
 use crate::{Error, Result, atomic};
@@ -94,8 +94,9 @@ pub struct Predictions {
 /// affine and codes. `progress` hears of windows of the case under way, and of cases that are done.
 ///
 /// Memory beside the network: the volume twice in f32 while it is prepared, once afterwards; a byte per
-/// voxel for the labels; `infer.memory_mib` for the sums of windows, whatever the number of classes.
-/// Probabilities go through a file beside the result, class by class.
+/// voxel for the labels; `infer.memory_mib` on the device for the sums of windows, whatever the number of
+/// classes. Of what is summed there only labels are downloaded. Probabilities, if they are asked for, are
+/// those of downloaded scores, and go through a file beside the result, class by class.
 ///
 /// Errors: [`Error::Data`] for an unusable checkpoint; [`Error::Config`] when a result would replace an
 /// input; of a case that cannot be used only when it is the only one, otherwise the others are predicted.
@@ -207,12 +208,11 @@ impl Loaded<'_> {
             true => Some(Probabilities::new(folder, outputs, dims)?),
             false => None,
         };
-        let mut keep = |slab: Slab, scores: &[f32]| {
-            let n = slab.column.slab();
-            place(&mut labels, dims, slab, &decide(scores, n, decision));
+        let mut keep = |slab: Slab, scores: &Tensor| {
+            place(&mut labels, dims, slab, &decide(scores, decision)?);
             let Some(kept) = &mut kept else { return Ok(()) };
-            let mut scores = scores.to_vec();
-            to_probabilities(&mut scores, n, decision);
+            let mut scores = channels_first(scores)?;
+            to_probabilities(&mut scores, slab.column.slab(), decision);
             kept.put(slab, &scores)
         };
         let mut windows = |windows, of| progress(Progress::Windows { done: windows, of });

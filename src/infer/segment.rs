@@ -2,14 +2,15 @@
 
 use rayon::prelude::*;
 
-use super::window::{Blender, Blending, Column, WindowGrid, argmax};
+use super::window::{Blender, Blending, Column, Importance, WindowGrid};
+use crate::Result;
 use crate::config::finetune::Infer;
 use crate::data::Prepared;
-use crate::device::Device;
+use crate::device::{DType, Device, Tensor};
 use crate::nn::segmenter::Segmenter;
 use crate::nn::vit::VitPlan;
+use crate::ops::argmax::{argmax, regions};
 use crate::tape::Var;
-use crate::{Error, Result};
 
 /// What a network says of volumes; plans and importance are made once.
 pub struct Predictor<'a> {
@@ -17,7 +18,7 @@ pub struct Predictor<'a> {
     settings: Infer,
     plan: VitPlan,
     positions: Var,
-    importance: Vec<f32>,
+    importance: Importance,
 }
 
 /// How scores become labels.
@@ -53,71 +54,113 @@ impl<'a> Predictor<'a> {
             true => Blending::Gaussian { sigma_scale: 0.125 },
             false => Blending::Constant,
         };
-        if *device == Device::Cpu || device.is_simulated() {
-            // Scores of a batch share the memory with the sums here: a quarter as much at most.
-            let scores = 4 * outputs * config.roi.iter().product::<usize>();
-            let room = settings.memory_mib.saturating_mul(1 << 18) / scores.max(1);
-            settings.windows = settings.windows.min(room).max(1);
-        }
+        settings.windows = windows_at_once(&settings, outputs, config.roi, device);
+        let (dtype, weights) = (segmenter.params.flat().dtype(), blending.importance(config.roi));
         Ok(Self {
             segmenter,
             settings,
             plan: segmenter.net.plan(device, settings.windows)?,
             positions: Var::constant(segmenter.positions_of(settings.windows)?),
-            importance: blending.importance(config.roi),
+            importance: Importance::new(device, dtype, config.roi, &weights)?,
         })
     }
 
-    /// Blended scores of a prepared volume: `finished(slab, scores)` gets `[outputs, h, w]` of every
-    /// slab of every column, in rising order of `d` within a column. `windows` is told how many of how
-    /// many windows are done. How many columns there are follows from `infer.memory_mib`; scores do not
-    /// depend on it.
+    /// Blended scores of a prepared volume: `finished(slab, scores)` gets `[h * w, outputs]` of every slab of
+    /// every column on the network's device, in rising order of `d` within a column, and must not keep them
+    /// ([`decide`], [`channels_first`]). `windows` is told how many of how many windows are done. How many
+    /// columns there are follows from `infer.memory_mib`; scores do not depend on it.
     ///
     /// Source: MONAI's `sliding_window_inference` (docs/method.md, 6.7): raw scores are averaged.
     pub fn scores(
         &self,
         case: &Prepared,
-        finished: &mut dyn FnMut(Slab, &[f32]) -> Result<()>,
+        finished: &mut dyn FnMut(Slab, &Tensor) -> Result<()>,
         windows: &mut dyn FnMut(usize, usize),
     ) -> Result<()> {
         let config = &self.segmenter.net.config;
-        let outputs = self.segmenter.net.sizes().outputs();
         let grid = WindowGrid::new(case.dims(), config.roi, self.settings.overlap)?;
-        let columns = grid.columns(outputs, (self.settings.memory_mib as u64) << 20);
-        let n: usize = config.roi.iter().product();
-        let (size, batch) = (config.in_chans * n, self.settings.windows);
+        let columns = self.columns(&grid);
+        let (size, batch) = (config.in_chans * grid.window(), self.settings.windows);
         let of: usize = columns.iter().map(|&c| grid.windows_of(c).count()).sum();
         let mut done = 0;
         let mut voxels = vec![0.0f32; batch * size];
-        let mut planar = Vec::new();
+        let mut blender = Blender::new(&grid, &columns, self.outputs(), &self.importance)?;
         for column in columns {
-            let mut blender = Blender::<f32>::new(&grid, column, outputs, &self.importance)?;
-            let mut keep = |d: usize, scores: &[f32]| finished(Slab { d, column }, scores);
+            let mut keep = |d: usize, scores: &Tensor| finished(Slab { d, column }, scores);
+            blender.begin(column)?;
             let starts: Vec<[usize; 3]> = grid.windows_of(column).collect();
-            let mut blend = |rows: &[f32]| {
-                for window in rows.chunks_exact(n * outputs) {
-                    channels_first(window, outputs, &mut planar);
-                    blender.add(&planar, &mut keep)?;
-                }
-                done += rows.len() / (n * outputs);
-                windows(done, of);
-                Ok::<_, Error>(())
-            };
-            let mut waiting: Option<Vec<f32>> = None;
             for group in starts.chunks(batch) {
                 for (start, window) in group.iter().zip(voxels.chunks_exact_mut(size)) {
                     grid.cut(case.voxels(), *start, window)?;
                 }
-                let logits = self.segmenter.logits(&self.plan, &self.positions, &voxels)?;
-                // On a GPU these windows are under way: those before them are blended meanwhile.
-                if let Some(rows) = waiting.take() {
-                    blend(&rows)?;
-                }
-                waiting = Some(logits.view(0, &[group.len() * n, outputs])?.to_f32_vec()?);
+                self.blend(&mut blender, &voxels, group.len(), &mut keep)?;
+                done += group.len();
+                windows(done, of);
             }
-            waiting.map_or(Ok(()), |rows| blend(&rows))?;
         }
+        drop(blender);
+        // The next volume has another size: what this one needed must not stay beside what that one does.
+        self.device().release_unused()
+    }
+
+    /// The first `count` windows of `voxels` through the network and into the sums.
+    fn blend(
+        &self,
+        blender: &mut Blender<'_>,
+        voxels: &[f32],
+        count: usize,
+        keep: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let logits = self.segmenter.logits(&self.plan, &self.positions, voxels)?;
+        let (n, outputs) = (logits.len() / self.settings.windows, self.outputs());
+        (0..count)
+            .try_for_each(|i| blender.add(&logits.view(i * n, &[n / outputs, outputs])?, keep))
+    }
+
+    /// Holds for a moment, on the device, what [`Predictor::labels`] of volumes of these `dims` holds at most,
+    /// also of what is left of them when their foreground is cut out; for plans.
+    pub fn rehearse(&self, dims: &[[usize; 3]], decision: Decision) -> Result<()> {
+        let config = &self.segmenter.net.config;
+        let grid = |&dims| WindowGrid::new(dims, config.roi, self.settings.overlap);
+        let grids = dims.iter().map(grid).collect::<Result<Vec<_>>>()?;
+        // The sums decide, except among volumes that take the whole budget: there labels do.
+        let Some(grid) = grids.iter().max_by_key(|&grid| (self.most(grid), grid.whole().slab()))
+        else {
+            return Ok(());
+        };
+        let columns = self.columns(grid);
+        let mut blender = Blender::new(grid, &columns, self.outputs(), &self.importance)?;
+        let Some(&column) = columns.iter().max_by_key(|c| c.slab()) else { return Ok(()) };
+        // A part of the volume may need fewer columns, and these more of the budget.
+        let held = grid.column_bytes(column, self.outputs()) + column.slab() as u64;
+        let more = (self.most(grid) + grid.whole().slab() as u64).saturating_sub(held) as usize;
+        let more =
+            (more > 0).then(|| Tensor::empty(self.device(), DType::U8, &[more])).transpose()?;
+        blender.begin_first(column)?;
+        let voxels = vec![0.0; self.settings.windows * config.in_chans * grid.window()];
+        self.blend(&mut blender, &voxels, 1, &mut |_, scores| decide(scores, decision).map(drop))?;
+        drop((blender, more));
         Ok(())
+    }
+
+    /// Bytes of the sums of a volume, or of a part of it, at most.
+    fn most(&self, grid: &WindowGrid) -> u64 {
+        let bytes = |column| grid.column_bytes(column, self.outputs());
+        let largest = self.columns(grid).into_iter().map(bytes).max().unwrap_or(0);
+        let budget = (self.settings.memory_mib as u64) << 20;
+        bytes(grid.whole()).min(budget.max(largest))
+    }
+
+    fn device(&self) -> &Device {
+        self.segmenter.params.flat().device()
+    }
+
+    fn outputs(&self) -> usize {
+        self.segmenter.net.sizes().outputs()
+    }
+
+    fn columns(&self, grid: &WindowGrid) -> Vec<Column> {
+        grid.columns(self.outputs(), (self.settings.memory_mib as u64) << 20)
     }
 
     /// Windows of a volume of `dims`: with the settings' overlap, and with the default one.
@@ -135,13 +178,29 @@ impl<'a> Predictor<'a> {
         windows: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<u8>> {
         let mut labels = vec![0; case.dims().iter().product()];
-        let mut keep = |slab: Slab, scores: &[f32]| {
-            place(&mut labels, case.dims(), slab, &decide(scores, slab.column.slab(), decision));
+        let mut keep = |slab: Slab, scores: &Tensor| {
+            place(&mut labels, case.dims(), slab, &decide(scores, decision)?);
             Ok(())
         };
         self.scores(case, &mut keep, windows)?;
         Ok(labels)
     }
+}
+
+/// How many of `settings.windows` of `roi` voxels with `outputs` scores each go through a network at a time
+/// on `device`: where their scores share the host's memory with the sums, a quarter as much as these at most.
+pub fn windows_at_once(
+    settings: &Infer,
+    outputs: usize,
+    roi: [usize; 3],
+    device: &Device,
+) -> usize {
+    if *device != Device::Cpu && !device.is_simulated() {
+        return settings.windows;
+    }
+    let scores = 4 * outputs * roi.iter().product::<usize>();
+    let room = settings.memory_mib.saturating_mul(1 << 18) / scores.max(1);
+    settings.windows.min(room).max(1)
 }
 
 /// Puts the values of a slab, `[h, w]` of its column, where they belong in a volume `[d, h, w]`.
@@ -152,28 +211,21 @@ pub fn place<T: Copy>(volume: &mut [T], dims: [usize; 3], slab: Slab, values: &[
     }
 }
 
-/// Labels of scores `[outputs, n]`.
-pub fn decide(scores: &[f32], n: usize, decision: Decision) -> Vec<u8> {
+/// Labels of scores `[n, outputs]`, decided where they are: a byte per voxel leaves the device.
+pub fn decide(scores: &Tensor, decision: Decision) -> Result<Vec<u8>> {
     match decision {
-        Decision::Classes => argmax(scores, n),
-        Decision::Regions => {
-            let mut bits = vec![0u8; n];
-            for (region, channel) in scores.chunks_exact(n.max(1)).enumerate().take(8) {
-                for (bits, &score) in bits.iter_mut().zip(channel) {
-                    *bits |= u8::from(score > 0.0) << region;
-                }
-            }
-            bits
-        }
+        Decision::Classes => argmax(scores)?.to_vec(),
+        Decision::Regions => regions(scores)?.to_vec(),
     }
 }
 
-/// `[n, channels]` as `[channels, n]`, into `planar`.
-fn channels_first(rows: &[f32], channels: usize, planar: &mut Vec<f32>) {
-    planar.resize(rows.len(), 0.0);
-    let n = (rows.len() / channels.max(1)).max(1);
-    planar.par_chunks_mut(n).enumerate().for_each(|(c, channel)| {
-        let of_channel = rows.iter().skip(c).step_by(channels);
+/// Scores `[n, outputs]` of any device as `[outputs, n]`. Errors: those of the device.
+pub fn channels_first(scores: &Tensor) -> Result<Vec<f32>> {
+    let ((n, outputs), rows) = (scores.matrix("scores")?, scores.to_f32_vec()?);
+    let mut planar = vec![0.0; rows.len()];
+    planar.par_chunks_mut(n.max(1)).enumerate().for_each(|(c, channel)| {
+        let of_channel = rows.iter().skip(c).step_by(outputs);
         channel.iter_mut().zip(of_channel).for_each(|(to, from)| *to = *from);
     });
+    Ok(planar)
 }

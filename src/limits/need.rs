@@ -30,6 +30,8 @@ pub struct HostNeed {
     pub largest_case: u64,
     /// Threads that prepare cases.
     pub loaders: u64,
+    /// Windows of a validation on their way to the device, and its labels.
+    pub judging: u64,
 }
 
 impl HostNeed {
@@ -52,6 +54,7 @@ impl HostNeed {
             cache: cache.max(step).min(data),
             largest_case: largest,
             loaders: loaders as u64,
+            judging: 0,
         }
     }
 
@@ -61,11 +64,12 @@ impl HostNeed {
     }
 
     /// What there is of what, in bytes that are used.
-    pub fn parts(&self) -> [(&'static str, u64); 4] {
+    pub fn parts(&self) -> [(&'static str, u64); 5] {
         [
             ("tensors", self.tensors),
             ("prepared cases", self.cache),
             ("cases being prepared", self.preparing()),
+            ("a validation", self.judging),
             ("program", PROGRAM),
         ]
     }
@@ -122,17 +126,23 @@ mod tests {
         Bound { name: name.to_owned(), total, free, reserved: 0, of_addresses }
     }
 
-    const NEED: HostNeed =
-        HostNeed { tensors: 400 * MIB, cache: 100 * MIB, largest_case: 10 * MIB, loaders: 2 };
+    const NEED: HostNeed = HostNeed {
+        tensors: 390 * MIB,
+        cache: 100 * MIB,
+        largest_case: 10 * MIB,
+        loaders: 2,
+        judging: 10 * MIB,
+    };
 
     #[test]
     fn every_part_of_a_run_counts_and_is_told() {
-        assert_eq!(NEED.total(), (400 + 100 + 40 + 16) * MIB);
+        assert_eq!(NEED.total(), (390 + 100 + 40 + 10 + 16) * MIB);
         assert!(NEED.check_with("the run", &[bound("m", 556 * MIB, false)]).is_ok());
         let error = NEED.check_with("the run", &[bound("m", 555 * MIB, false)]).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         for word in [
-            "the run (tensors 400.0 MiB, prepared cases 100.0 MiB, cases being prepared 40.0 MiB",
+            "the run (tensors 390.0 MiB, prepared cases 100.0 MiB, cases being prepared 40.0 MiB, a validation \
+             10.0 MiB",
             "needs 556.0 MiB",
             "m: 555.0 MiB left of 1.1 GiB",
         ] {
@@ -168,6 +178,7 @@ mod tests {
             cache: u64::MAX / 2,
             largest_case: u64::MAX / 2,
             loaders: 8,
+            judging: 1,
         };
         assert_eq!(need.total(), u64::MAX);
         assert!(need.check_with("x", &[bound("m", u64::MAX - 1, true)]).is_err());

@@ -8,8 +8,8 @@
 
 use super::{Input, InputKind, OpArgs, OpCase, OpSpec, Tolerance};
 use crate::device::abi::{ADAM_ACTIVE, ADAM_TEACHER, AdamScalars, AdamSegment};
-use crate::device::launch::LaunchConfig;
-use crate::device::{DType, Device, KernelCall, Real, Tensor, with_real};
+use crate::device::launch::{DevicePtr, LaunchConfig};
+use crate::device::{DType, Device, KernelCall, Real, Tensor, TensorMut, with_real};
 use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
 use crate::{Error, Result};
@@ -59,9 +59,9 @@ impl Segment {
     }
 }
 
-/// The flat buffers of an update, all of the same length except the teacher's.
+/// The flat buffers of an update, or the same piece of each, all of the same length except the teacher's.
 pub struct Buffers<'b> {
-    pub params: &'b mut Tensor,
+    pub params: TensorMut<'b>,
     pub grads: &'b Tensor,
     /// First moments.
     pub m: &'b mut Tensor,
@@ -70,7 +70,7 @@ pub struct Buffers<'b> {
     /// A prefix of the student's layout (encoder and projection head).
     pub teacher: Option<&'b mut Tensor>,
     /// bf16 copies of `params` and `teacher`, written by the same pass (on a GPU).
-    pub half: Option<&'b mut Tensor>,
+    pub half: Option<TensorMut<'b>>,
     pub teacher_half: Option<&'b mut Tensor>,
 }
 
@@ -78,8 +78,11 @@ impl Buffers<'_> {
     /// Number of parameters; checks that the buffers fit each other.
     fn check(&self) -> Result<usize> {
         let n = self.params.len();
-        for tensor in [self.grads, &*self.m, &*self.v].into_iter().chain(self.half.as_deref()) {
+        for tensor in [self.grads, &*self.m, &*self.v] {
             tensor.expect_shape(OP, &[n])?;
+        }
+        if let Some(half) = self.half.as_ref().filter(|half| half.len() != n) {
+            return Err(Error::shape(OP, format!("[{n}]"), format!("{:?}", half.shape())));
         }
         if self.teacher.as_ref().is_some_and(|t| t.len() > n) {
             return Err(Error::shape(OP, "a teacher no larger than its student", "a larger one"));
@@ -182,14 +185,18 @@ impl UpdateTable {
 /// let one = |x: f64| Tensor::from_slice(&cpu, &[x], &[1]);
 /// let (mut p, grads, mut m, mut v, mut t) = (one(1.0)?, one(2.0)?, one(0.0)?, one(0.0)?, one(1.0)?);
 /// adamw_ema(&table, None, Buffers {
-///     params: &mut p, grads: &grads, m: &mut m, v: &mut v, teacher: Some(&mut t), half: None,
+///     params: p.as_mut(), grads: &grads, m: &mut m, v: &mut v, teacher: Some(&mut t), half: None,
 ///     teacher_half: None,
 /// })?;
 /// // The first step is lr long whatever the gradient; the teacher goes half of the way.
 /// assert!((p.to_f64_vec()?[0] - 0.9).abs() < 1e-6 && (t.to_f64_vec()?[0] - 0.95).abs() < 1e-6);
 /// # Ok::<(), glmae::Error>(())
 /// ```
-pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
+pub fn adamw_ema(
+    table: &UpdateTable,
+    clip: Option<&Tensor>,
+    mut buffers: Buffers<'_>,
+) -> Result<()> {
     let n = buffers.check()?;
     let teacher = buffers.teacher.as_ref().map_or(0, |t| t.len());
     if (n, teacher) != (table.n, table.teacher) {
@@ -229,16 +236,21 @@ pub fn adamw_ema(table: &UpdateTable, clip: Option<&Tensor>, buffers: Buffers<'_
     })
 }
 
-fn run_kernel(table: &DeviceTable, clip: Option<&Tensor>, buffers: Buffers<'_>) -> Result<()> {
-    let wide = [Some(&*buffers.params), Some(buffers.grads), Some(&*buffers.m), Some(&*buffers.v)];
-    for tensor in wide.into_iter().chain([buffers.teacher.as_deref(), clip]).flatten() {
-        if tensor.dtype() != DType::F32 {
-            return Err(Error::shape(OP, "f32 buffers", tensor.dtype().name()));
+fn run_kernel(table: &DeviceTable, clip: Option<&Tensor>, mut buffers: Buffers<'_>) -> Result<()> {
+    let wide = [Some(buffers.grads), Some(&*buffers.m), Some(&*buffers.v)].into_iter();
+    let wide = wide.chain([buffers.teacher.as_deref(), clip]).flatten().map(Tensor::dtype);
+    for dtype in wide.chain([buffers.params.dtype()]) {
+        if dtype != DType::F32 {
+            return Err(Error::shape(OP, "f32 buffers", dtype.name()));
         }
     }
-    for half in [&buffers.half, &buffers.teacher_half].into_iter().flatten() {
-        if half.dtype() != DType::Bf16 {
-            return Err(Error::shape(OP, "copies in bf16", half.dtype().name()));
+    let halves = [
+        buffers.half.as_ref().map(TensorMut::dtype),
+        buffers.teacher_half.as_ref().map(|t| t.dtype()),
+    ];
+    for dtype in halves.into_iter().flatten() {
+        if dtype != DType::Bf16 {
+            return Err(Error::shape(OP, "copies in bf16", dtype.name()));
         }
     }
     let n = buffers.params.len();
@@ -246,13 +258,16 @@ fn run_kernel(table: &DeviceTable, clip: Option<&Tensor>, buffers: Buffers<'_>) 
         return Ok(());
     }
     let device = buffers.grads.device();
-    KernelCall::new(device, "adamw_ema_update_f32")
-        .output(buffers.params)?
+    let call = KernelCall::new(device, "adamw_ema_update_f32")
+        .output_mut(&mut buffers.params)?
         .output(buffers.m)?
         .output(buffers.v)?
-        .optional_output(buffers.teacher)?
-        .optional_output(buffers.half)?
-        .optional_output(buffers.teacher_half)?
+        .optional_output(buffers.teacher)?;
+    let call = match &mut buffers.half {
+        Some(half) => call.output_mut(half)?,
+        None => call.value(DevicePtr::NULL),
+    };
+    call.optional_output(buffers.teacher_half)?
         .input(buffers.grads)?
         .input(&table.scalars)?
         .input(&table.rows)?
@@ -420,6 +435,7 @@ impl OpSpec for Spec {
             },
         ];
         let grads = args.var(1)?.value();
+        let params = params.as_mut();
         let buffers =
             Buffers { params, grads, m, v, teacher: Some(teacher), half: None, teacher_half: None };
         let device = grads.device();

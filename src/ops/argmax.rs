@@ -1,4 +1,4 @@
-//! Argmax over classes: the label map of a segmentation.
+//! Labels of a segmentation: the argmax over classes, or a bit for each region.
 
 use rayon::prelude::*;
 
@@ -9,6 +9,9 @@ use crate::tape::{Tape, Var};
 use crate::{Error, Result};
 
 const OP: &str = "argmax";
+
+/// The end of a kernel's name.
+const REGIONS: &str = "_regions";
 
 /// The class with the largest score, for every row.
 ///
@@ -26,6 +29,28 @@ const OP: &str = "argmax";
 /// # Ok::<(), glmae::Error>(())
 /// ```
 pub fn argmax(scores: &Tensor) -> Result<Tensor> {
+    label(scores, "")
+}
+
+/// A bit for every region, set where its score is above 0 (probability above one half), for every row.
+///
+/// Shapes: `scores` `[voxels, k]`, k of 1 to 256; result `[voxels]` u8: bit `c` is of column `c`, and columns
+/// after the eighth have none.
+/// Numerics: exact; NaN is in no region.
+/// Errors: `Shape`.
+///
+/// ```
+/// use glmae::device::{Device, Tensor};
+/// use glmae::ops::argmax::regions;
+/// let scores = Tensor::from_slice(&Device::Cpu, &[1.0, -3.0, 2.0, 0.0, 0.5, 0.5], &[2, 3])?;
+/// assert_eq!(regions(&scores)?.to_vec::<u8>()?, [0b101, 0b110]);
+/// # Ok::<(), glmae::Error>(())
+/// ```
+pub fn regions(scores: &Tensor) -> Result<Tensor> {
+    label(scores, REGIONS)
+}
+/// Labels by the kernel whose name ends with `rule`, or by what it computes.
+fn label(scores: &Tensor, rule: &str) -> Result<Tensor> {
     let (voxels, k) = scores.matrix(OP)?;
     if !(1..=256).contains(&k) {
         return Err(Error::shape(OP, "1 to 256 classes", k.to_string()));
@@ -38,7 +63,7 @@ pub fn argmax(scores: &Tensor) -> Result<Tensor> {
         let rows = if k <= 64 { 128 } else { 32 };
         let blocks = i32::try_from(voxels.div_ceil(rows))
             .map_err(|_| Error::shape(OP, "fewer voxels", voxels.to_string()))?;
-        KernelCall::typed(scores.device(), "argmax_fwd", scores.dtype())
+        KernelCall::new(scores.device(), &format!("argmax_fwd_{}{rule}", scores.dtype()))
             .output(&mut labels)?
             .input(scores)?
             .value(voxels as i64)
@@ -48,11 +73,17 @@ pub fn argmax(scores: &Tensor) -> Result<Tensor> {
         return Ok(labels);
     }
     with_real!(OP, scores.dtype(), T => {
+        let of_row = if rule == REGIONS { above_zero::<T> } else { largest::<T> };
         let rows = scores.host::<T>()?.par_chunks_exact(k);
-        labels.host_mut::<u8>()?.par_iter_mut().zip(rows).for_each(|(l, row)| *l = largest(row));
+        labels.host_mut::<u8>()?.par_iter_mut().zip(rows).for_each(|(l, row)| *l = of_row(row));
         Ok(())
     })?;
     Ok(labels)
+}
+
+fn above_zero<T: Real>(row: &[T]) -> u8 {
+    let bits = row.iter().take(8).enumerate();
+    bits.fold(0, |bits, (c, &score)| bits | u8::from(score > T::default()) << c)
 }
 
 fn largest<T: Real>(row: &[T]) -> u8 {
@@ -70,7 +101,7 @@ fn largest<T: Real>(row: &[T]) -> u8 {
     best.map_or(0, |(c, _)| c)
 }
 
-/// The op in the registry. Dims of a case: voxels, classes, and 1 for scores with equal maxima and NaN.
+/// The op in the registry. Dims of a case: voxels, classes, and 1 for scores with equal maxima, zeros and NaN.
 pub struct Spec;
 
 impl OpSpec for Spec {
@@ -79,7 +110,7 @@ impl OpSpec for Spec {
     }
 
     fn summary(&self) -> &'static str {
-        "label map: the class with the largest score"
+        "label map: the class with the largest score, or the regions with one above 0"
     }
 
     fn cases(&self) -> Vec<OpCase> {
@@ -107,10 +138,11 @@ impl OpSpec for Spec {
             let mut rng = case.rng(1);
             for (v, row) in scores.chunks_exact_mut(shape[1]).enumerate() {
                 for x in row {
-                    *x = match rng.below(4) {
+                    *x = match rng.below(5) {
                         0 => f64::NAN,
                         1 => f64::NEG_INFINITY,
                         2 => 1.5,
+                        3 => 0.0,
                         _ => *x,
                     };
                     *x = if v % 17 == 3 { f64::NAN } else { *x };
@@ -122,7 +154,8 @@ impl OpSpec for Spec {
     }
 
     fn run(&self, _: &mut Tape<'_>, _: &OpCase, args: &OpArgs) -> Result<Vec<Var>> {
-        Ok(vec![Var::constant(argmax(args.var(0)?.value())?)])
+        let scores = args.var(0)?.value();
+        Ok(vec![Var::constant(argmax(scores)?), Var::constant(regions(scores)?)])
     }
 
     fn tolerance(&self, _: &OpCase) -> Tolerance {

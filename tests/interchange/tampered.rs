@@ -294,7 +294,7 @@ fn no_number_of_a_fine_tuning_leads_astray() {
             export(&c, Target::Timm, &options).map(|_| ())
         }),
         verb("finetune --encoder", move || encoder::read(&d, false).map(|_| ())),
-        verb("resume", move || tuned::load_state(&e, &Device::Cpu, DType::F32).map(|_| ())),
+        verb("resume", move || tuned::load_state(&e, &Device::Cpu, DType::F32, false).map(|_| ())),
         verb("predict", move || {
             let options =
                 PredictOptions::new(f.clone(), input.clone(), predictions.clone(), Device::Cpu);
@@ -355,7 +355,9 @@ fn no_number_of_a_classifier_leads_astray() {
     let again = path.clone();
     let verbs = vec![
         verb("import", move || read_encoder(&path, false).map(|_| ())),
-        verb("resume", move || tuned::load_state(&again, &Device::Cpu, DType::F32).map(|_| ())),
+        verb("resume", move || {
+            tuned::load_state(&again, &Device::Cpu, DType::F32, false).map(|_| ())
+        }),
     ];
     let of_network = |place: &Place| place.json.first().is_some_and(|part| part == "network");
     let refused = tamper(&state, verbs, of_network);

@@ -4,12 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glmae::checkpoint::FinetuneState;
+use glmae::checkpoint::segmenter::{self, FinetuneInfo, FinetuneSnapshot};
 use glmae::config::finetune::FinetuneConfig;
 use glmae::data::ReadLimits;
 use glmae::data::nifti::{ReadOptions, Stored, read_header, read_volume, write_volume};
 use glmae::data::volume::Volume;
-use glmae::device::Device;
 use glmae::device::emulated::{Mode, Schedule};
+use glmae::device::{DType, Device};
 use glmae::infer::predict::{InferChanges, PredictOptions, Progress, predict};
 use glmae::train::finetune::{FinetuneOptions, Finetuned, finetune};
 use glmae::train::run::{Launches, RunOptions, Summary};
@@ -242,6 +244,69 @@ fn the_encoder_of_a_run_is_taken_over_and_may_be_frozen() {
     assert_eq!(compared, 2 + 2 * 12 + 2);
 }
 
+/// Nothing is kept for what does not train, and the same bits come of it; also from a checkpoint of an older
+/// version, which has moments of 0 for it.
+#[test]
+fn a_frozen_encoder_has_no_moments_and_resumes_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    balls(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let free = ["train.epochs=4", "train.batch=1", "train.keep_last=99", "train.validate_every=99"];
+    let frozen = config(folder.path(), &[&free[..], &["model.frozen_encoder=true"]].concat());
+    let free = config(folder.path(), &free);
+    run(&frozen, &at("whole"));
+    let step = "checkpoints/step_00000010";
+    let names = |out: &Path| -> Vec<String> {
+        let file = fs::read(out.join(step).join("optimizer.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        tensors.names().into_iter().map(str::to_owned).collect()
+    };
+    let kept = names(&at("whole"));
+    assert!(!kept.is_empty() && !kept.iter().any(|name| name.contains(".vit.")), "{kept:?}");
+    crate::support::copy_folder(&at("whole").join(step), &at("parts").join(step));
+    run(&frozen, &at("parts"));
+    assert!(bytes(&at("whole"), 20) == bytes(&at("parts"), 20), "the resumed run differs");
+
+    // With moments of everything, as an older version wrote them.
+    let load = |frozen| {
+        segmenter::load_state(&at("whole").join(step), &Device::Cpu, DType::F32, frozen).unwrap()
+    };
+    let save = |name: &str, config: &FinetuneConfig, state: &FinetuneState, info: &FinetuneInfo| {
+        let snapshot = FinetuneSnapshot {
+            config,
+            task: info.task_text(),
+            data: info.data,
+            best: info.best(),
+            run: info.run.as_deref().unwrap(),
+            start: info.start.as_ref().unwrap(),
+        };
+        segmenter::save(&at(name), state, &snapshot, false).unwrap()
+    };
+    let (info, state) = load(false);
+    let (_, without) = load(true);
+    let encoder = state.m.len() - without.m.len();
+    assert!(encoder > 0 && state.m.len() == state.segmenter.params.flat().len());
+    let m = state.m.to_vec::<f32>().unwrap();
+    assert!(m[..encoder].iter().all(|&m| m == 0.0), "never updated");
+    assert_eq!(m[encoder..], without.m.to_vec::<f32>().unwrap());
+    save("older", &frozen, &state, &info);
+    assert!(names(&at("older")).len() > kept.len());
+    run(&frozen, &at("older"));
+    assert!(bytes(&at("whole"), 20) == bytes(&at("older"), 20), "an older checkpoint differs");
+
+    // An encoder may thaw: its moments begin at 0. What a run that had none frozen wrote must be complete.
+    crate::support::copy_folder(&at("whole").join(step), &at("thawed").join(step));
+    run(&free, &at("thawed"));
+    assert!(bytes(&at("whole"), 20)[0] != bytes(&at("thawed"), 20)[0], "it trains");
+    let incomplete = save("incomplete", &free, &without, &info);
+    let error = segmenter::load_state(&incomplete, &Device::Cpu, DType::F32, true).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(
+        error.to_string().contains("'m.vit.") && error.to_string().contains("is missing"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -293,10 +358,19 @@ fn predictions_do_not_depend_on_memory() {
         [[-1.0, 0.0, 0.0, 7.0], [0.0, -1.0, 0.0, 3.0], [0.0, 0.0, 1.5, 5.0], [0., 0., 0., 1.]];
     let input = folder.path().join("large.nii.gz");
     write_volume(&input, &Volume::new(data, 1, dims, affine, 1).unwrap(), Stored::I16).unwrap();
-    let mut all: Vec<Vec<Vec<u8>>> = Vec::new();
+    let emulated = Device::emulated(Mode::Plain, Schedule::Ascending);
+    // Label map and probabilities of each device.
+    let mut all = [Vec::new(), Vec::new()];
     let mut windows = Vec::new();
-    for (memory, batch) in [(512, 1), (512, 7), (1, 1), (1, 3)] {
-        let to = folder.path().join(format!("{memory}_{batch}"));
+    for (memory, batch, device) in [
+        (512, 1, &Device::Cpu),
+        (512, 7, &Device::Cpu),
+        (1, 1, &Device::Cpu),
+        (1, 3, &Device::Cpu),
+        (512, 7, &emulated),
+        (1, 3, &emulated),
+    ] {
+        let to = folder.path().join(format!("{memory}_{batch}_{}", device.name()));
         let options = PredictOptions {
             changes: InferChanges {
                 memory_mib: Some(memory),
@@ -305,7 +379,7 @@ fn predictions_do_not_depend_on_memory() {
                 ..InferChanges::default()
             },
             probabilities: true,
-            ..PredictOptions::new(&out, &input, &to, Device::Cpu)
+            ..PredictOptions::new(&out, &input, &to, device.clone())
         };
         let mut count = 0;
         predict(&options, &mut |p| {
@@ -316,11 +390,13 @@ fn predictions_do_not_depend_on_memory() {
         .unwrap();
         windows.push(count);
         let files = ["large.nii.gz", "large_prob.nii.gz"].map(|n| fs::read(to.join(n)).unwrap());
-        all.push(files.to_vec());
+        all[usize::from(*device != Device::Cpu)].push(files);
         assert_eq!(fs::read_dir(&to).unwrap().count(), 2, "no temporary file is left");
     }
     assert!(windows[0] == windows[1] && windows[2] > windows[0], "{windows:?}");
-    assert!(all.iter().all(|files| *files == all[0]), "other bits with other memory");
+    for files in &all {
+        assert!(files.iter().all(|f| *f == files[0]), "other bits with other memory");
+    }
     let none = InferChanges { memory_mib: Some(0), ..InferChanges::default() };
     let options = PredictOptions {
         changes: none,

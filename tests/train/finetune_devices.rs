@@ -69,6 +69,24 @@ fn bf16_follows_f32_and_repeats_and_resumes_its_bits() {
     assert_eq!(resumed.found.validation, first.found.validation);
 }
 
+/// From the first upload to the last validation, a run holds what its plan says, to the byte.
+#[test]
+fn a_run_with_its_validation_holds_what_was_planned() {
+    let folder = tempfile::tempdir().unwrap();
+    balls(folder.path());
+    let set = ["train.epochs=1", "train.validate_every=1", "train.batch=1", "infer.windows=8"];
+    for (i, more) in [&[][..], &["model.frozen_encoder=true"]].into_iter().enumerate() {
+        let config = config(folder.path(), &[&set[..], more].concat());
+        let device = Device::emulated(Mode::Plain, Schedule::Ascending);
+        let out = folder.path().join(i.to_string());
+        let done = finetune(&config, &on_device(&out, device.clone(), Launches::Single)).unwrap();
+        let Device::Emulated(emulated) = device else { panic!("not emulated") };
+        assert_eq!(emulated.usage().peak as u64, done.plan.peak_bytes, "{more:?}");
+        // The windows make most of it.
+        assert!(done.plan.class("validation") > done.plan.peak_bytes / 2, "{:?}", done.plan);
+    }
+}
+
 #[test]
 fn bf16_on_the_cpu_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -165,11 +165,11 @@ fn network() -> UnetrConfig {
 
 /// One step from the same start; gradients and new values by name.
 fn one_step(device: &Device, frozen: bool) -> BTreeMap<String, [Vec<f64>; 2]> {
-    let segmenter = encoder::start(device, DType::F32, &network(), 5, None).unwrap();
-    let mut state = FinetuneState::new(segmenter).unwrap();
+    let mut segmenter = encoder::start(device, DType::F32, &network(), 5, None).unwrap();
     if frozen {
-        state.segmenter.freeze_encoder();
+        segmenter.freeze_encoder();
     }
+    let mut state = FinetuneState::new(segmenter).unwrap();
     let settings = FinetuneSettings {
         lr: 1e-2,
         weight_decay: 1e-2,

@@ -326,7 +326,7 @@ fn the_best_network_outlives_kills_and_failing_disks() {
     let best = out.join("checkpoints/best");
     let before = files_under(&best);
     let (info, state) =
-        segmenter::load_state(&step_folder(&out, 4), &Device::Cpu, DType::F32).unwrap();
+        segmenter::load_state(&step_folder(&out, 4), &Device::Cpu, DType::F32, false).unwrap();
     let config = info.config().unwrap();
     let snapshot = FinetuneSnapshot {
         config: &config,

@@ -229,7 +229,7 @@ impl Bench {
                 })
             }
             Kind::Finetune => resume(&mut folder, &auto, |path| {
-                let (_, state) = segmenter::load_state(path, &device, DType::F32)?;
+                let (_, state) = segmenter::load_state(path, &device, DType::F32, false)?;
                 Ok((state.counters.step, ()))
             }),
         };

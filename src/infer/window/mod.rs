@@ -7,15 +7,16 @@
 //! its windows in that order, which is also MONAI's, so blending adds no rounding of its own; MONAI's
 //! first spatial axis is axis `d` here.
 //!
-//! The sums of all classes over as many slabs as a window is deep can be larger than the volume by far.
-//! So the volume is cut into columns ([`WindowGrid::columns`]) whose sums fit a budget, one after the
-//! other. A window that straddles a border is computed again for each of its columns; every voxel still
-//! sums the same windows in the same order, so the bits do not depend on the budget.
+//! Windows are summed where the network runs ([`crate::ops::window_blend`]), and a slab leaves the device when
+//! no later window reaches it. The sums of all classes over as many slabs as a window is deep can still be
+//! larger than the volume by far. So the volume is cut into columns ([`WindowGrid::columns`]) whose sums fit
+//! a budget, one after the other. A window that straddles a border is computed again for each of its columns;
+//! every voxel still sums the same windows in the same order, so the bits do not depend on the budget.
 
 mod blend;
 mod columns;
 
-pub use blend::{Blender, Scalar, argmax};
+pub use blend::{Blender, Importance};
 pub use columns::Column;
 
 use crate::{Error, Result};
@@ -103,6 +104,11 @@ impl WindowGrid {
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.starts.iter().map(Vec::len).product()
+    }
+
+    /// Voxels of a window.
+    pub fn window(&self) -> usize {
+        self.roi.iter().product()
     }
 
     /// Never: there is a window over every volume.

@@ -1,17 +1,16 @@
 //! Part `window`: sliding windows over volumes, with a convolution plus a ramp as predictor.
 
 use super::{bound_of, channels_first, channels_last};
+use crate::Result;
 use crate::device::{DType, Device, Tensor};
 use crate::infer::segment::{Slab, place};
-use crate::infer::window::{Blender, Blending, Column, Scalar, WindowGrid};
+use crate::infer::window::{Blender, Blending, Column, Importance, WindowGrid};
 use crate::lab::judge::Judge;
 use crate::lab::tensors::CaseTensors;
 use crate::nn::params::Params;
 use crate::ops::VoxelGrid;
-use crate::ops::window_blend::WindowBlend;
 use crate::param_layout::ParamLayout;
 use crate::tape::{Tape, Var};
-use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Relative: blended scores in f64 with the stored map, and a map of our own (the stored one is MONAI's
@@ -28,8 +27,8 @@ struct About {
     pad_after: Option<Vec<f64>>,
 }
 
-/// Judges every case of the file: geometry, importance, and both ways in which windows are put together
-/// here: slab by slab on the host (`host`), as inference does, and by the op of the device (`op`).
+/// Judges every case of the file: geometry, importance, and windows that are put together on the device as
+/// inference does it: as one column (`whole`), and in as many as there can be (`columns`).
 pub fn run(case: &CaseTensors, device: &Device, dtype: DType, judge: &mut Judge) -> Result<()> {
     let sigma_scale: f64 = case.json("sigma_scale")?;
     if !(sigma_scale.is_finite() && sigma_scale > 0.0) {
@@ -77,20 +76,14 @@ pub fn run(case: &CaseTensors, device: &Device, dtype: DType, judge: &mut Judge)
             let shape = [&[batch, classes], &dims[..]].concat();
             let (tensor, bound) = (named(mode), bound_of(dtype, EXACT));
             let reference = case.shaped(&tensor, &shape)?;
-            // The host's sums are f32 at least.
-            let host_bound = if dtype == DType::Bf16 { bound_of(DType::F32, EXACT) } else { bound };
-            // As a whole, and in as many columns as there can be.
-            for bytes in [u64::MAX, 0] {
+            let map: Vec<f32> = map.iter().map(|&v| v as f32).collect();
+            let map = Importance::new(device, dtype.master(), roi, &map)?;
+            for (how, bytes) in [("whole", u64::MAX), ("columns", 0)] {
                 let columns = grid.columns(classes, bytes);
-                let blended = Blended { grid: &grid, columns, classes, map };
-                let ours = match dtype {
-                    DType::F64 => blended.on_host::<f64>(&predicted, |v| v)?,
-                    _ => blended.on_host::<f32>(&predicted, |v| v as f32)?,
-                };
-                judge.near(&format!("{mode} (host)"), &tensor, &ours, reference, host_bound);
+                let blended = Blended { grid: &grid, columns, classes, map: &map };
+                let ours = blended.run(&predicted, device, dtype)?;
+                judge.near(&format!("{mode} ({how})"), &tensor, &ours, reference, bound);
             }
-            let op = on_device(&grid, classes, map, &predicted, device, dtype)?;
-            judge.near(&format!("{mode} (op)"), &tensor, &op, reference, bound);
         }
     }
     Ok(())
@@ -140,78 +133,40 @@ struct Blended<'a> {
     grid: &'a WindowGrid,
     columns: Vec<Column>,
     classes: usize,
-    map: &'a [f64],
+    map: &'a Importance,
 }
 
 impl Blended<'_> {
-    /// `[batch, classes, dims]` as inference blends them.
-    fn on_host<T: Scalar + Into<f64>>(
-        &self,
-        predicted: &[Vec<Vec<f64>>],
-        narrow: fn(f64) -> T,
-    ) -> Result<Vec<f64>> {
-        let map: Vec<f32> = self.map.iter().map(|&v| v as f32).collect();
+    /// `[batch, classes, dims]` of scores that the network would leave in `dtype`.
+    fn run(&self, predicted: &[Vec<Vec<f64>>], device: &Device, dtype: DType) -> Result<Vec<f64>> {
         let (dims, all) = (self.grid.dims, self.grid.windows().collect::<Vec<_>>());
+        let of_window = VoxelGrid { batch: 1, dims: self.grid.roi };
         let count: usize = dims.iter().product();
         let mut out = Vec::new();
         for windows in predicted {
             let mut scores = vec![0.0; self.classes * count];
+            let mut blender = Blender::new(self.grid, &self.columns, self.classes, self.map)?;
             for &column in &self.columns {
-                let mut blender = Blender::<T>::new(self.grid, column, self.classes, &map)?;
-                let mut keep = |d: usize, values: &[T]| {
-                    let values: Vec<f64> = values.iter().map(|&v| v.into()).collect();
+                let slab = VoxelGrid { batch: 1, dims: [1, column.size[0], column.size[1]] };
+                let mut keep = |d: usize, means: &Tensor| {
+                    let values = channels_first(&means.to_f64_vec()?, slab);
                     let channels = scores.chunks_exact_mut(count);
                     for (volume, values) in channels.zip(values.chunks_exact(column.slab())) {
                         place(volume, dims, Slab { d, column }, values);
                     }
                     Ok(())
                 };
+                blender.begin(column)?;
                 for start in self.grid.windows_of(column) {
                     let found = all.iter().zip(windows).find(|(s, _)| **s == start);
                     let window = found.map(|(_, w)| w.as_slice()).unwrap_or_default();
-                    let window: Vec<T> = window.iter().map(|&v| narrow(v)).collect();
-                    blender.add(&window, &mut keep)?;
+                    let rows = channels_last(window, self.classes, of_window);
+                    let shape = [of_window.rows(), self.classes];
+                    blender.add(&Tensor::from_f64(device, dtype, &rows, &shape)?, &mut keep)?;
                 }
             }
             out.append(&mut scores);
         }
         Ok(out)
-    }
-}
-
-/// The same by `window_blend`.
-fn on_device(
-    grid: &WindowGrid,
-    classes: usize,
-    map: &[f64],
-    predicted: &[Vec<Vec<f64>>],
-    device: &Device,
-    dtype: DType,
-) -> Result<Vec<f64>> {
-    let sums = dtype.master();
-    let importance = Tensor::from_f64(device, sums, map, &[map.len()])?;
-    let of_window = VoxelGrid { batch: 1, dims: grid.roi };
-    let padded = VoxelGrid { batch: 1, dims: grid.padded };
-    // A map of ones is the op's own default.
-    let importance = map.iter().any(|&v| v != 1.0).then_some(&importance);
-    let mut all = Vec::new();
-    for windows in predicted {
-        let mut blend = WindowBlend::new(device, sums, grid.padded, classes)?;
-        for (start, window) in grid.windows().zip(windows) {
-            let rows = channels_last(window, classes, of_window);
-            let rows = Tensor::from_f64(device, dtype, &rows, &[of_window.rows(), classes])?;
-            blend.add(&rows, grid.roi, start, importance)?;
-        }
-        let mean = channels_first(&blend.finish()?.to_f64_vec()?, padded);
-        let volume = WindowGrid { pad_before: [0; 3], dims: grid.padded, ..grid.clone() };
-        // The volume within its padding is a window, too.
-        let volume = WindowGrid { roi: grid.dims, ..volume };
-        let mut inner = vec![0.0; classes * grid.dims.iter().product::<usize>()];
-        volume.cut(&mean, grid.pad_before, &mut inner)?;
-        all.append(&mut inner);
-    }
-    match all.is_empty() {
-        true => Err(Error::shape("verify", "at least one window", "none")),
-        false => Ok(all),
     }
 }

@@ -27,7 +27,7 @@ use crate::checkpoint::{DataFingerprint, FinetuneState, activation_dtype_of};
 use crate::config::finetune::{ENCODER_KEYS, FinetuneConfig};
 use crate::config::{Explicit, cores};
 use crate::data::loader::{Loader, LoaderConfig};
-use crate::data::{LeftOut, PrepareConfig};
+use crate::data::{LeftOut, PrepareConfig, prepared_dims};
 use crate::device::{DType, Device};
 use crate::interchange::ImportReport;
 use crate::nn::network::NetworkConfig;
@@ -126,6 +126,7 @@ fn prepare<'a>(
     let loss = FinetuneLoss::of(task.kind);
     let images: Vec<_> = training.iter().map(loaded).collect();
     let judged: Vec<_> = validation.iter().map(loaded).collect();
+    let sizes: Vec<_> = judged.iter().filter_map(|case| prepared_dims(case, &how)).collect();
     let reads = Reads {
         cases: &images,
         validation: &judged,
@@ -134,8 +135,9 @@ fn prepare<'a>(
         cache_mib: config.data.cache_mib,
         workers: config.data.workers,
         per_step: t.batch * t.accumulation,
+        judging: memory::judging_bytes(config, &network, device, &sizes),
     };
-    let plan = memory::plan(config, &network, loss, device)?.on_host(device, &reads);
+    let plan = memory::plan(config, &network, loss, device, &sizes)?.on_host(device, &reads);
     plan.host.check("fine-tuning")?;
     let found = Finetuned {
         classifies: loss == FinetuneLoss::CrossEntropy,
@@ -157,11 +159,12 @@ fn prepare<'a>(
     }
 
     let data = DataFingerprint::new(&images);
+    let frozen = config.model.frozen_encoder;
     folder.lock()?;
     let resumed = resume(&mut folder, &options.resume, |path| {
         let info = segmenter::read_info(path)?;
         same_run(path, &info, &task, &network, begun.start.as_ref())?;
-        let (info, state) = segmenter::load_state(path, device, dtype)?;
+        let (info, state) = segmenter::load_state(path, device, dtype, frozen)?;
         Ok((state.counters.step, (info, state)))
     })?;
     let start = match (&begun.start, &resumed) {
@@ -171,9 +174,12 @@ fn prepare<'a>(
         }
         (None, None) => return Err(encoder::nothing_begun(&options.out)),
     };
-    let (mut state, best, from) = match resumed {
+    let (state, best, from) = match resumed {
         None => {
-            let segmenter = encoder::start(device, dtype, &network, t.seed, fitting.as_ref())?;
+            let mut segmenter = encoder::start(device, dtype, &network, t.seed, fitting.as_ref())?;
+            if frozen {
+                segmenter.freeze_encoder();
+            }
             (FinetuneState::new(segmenter)?, None, None)
         }
         Some(Resumed { path, state: (info, state), warnings: damaged, .. }) => {
@@ -192,9 +198,6 @@ fn prepare<'a>(
             (state, info.best(), Some(path))
         }
     };
-    if config.model.frozen_encoder {
-        state.segmenter.freeze_encoder();
-    }
     let per_step = t.batch * t.accumulation;
     let steps_per_epoch = training.len().div_ceil(per_step) as u64;
     let order = Arc::new(CaseOrder::new(t.seed, training.len(), per_step));

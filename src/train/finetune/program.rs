@@ -176,11 +176,11 @@ impl FinetuneProgram {
             FinetuneBatch::empty(segmenter, batch)?
         };
         let _class = class::scope("tables");
-        let flat = segmenter.params.flat();
-        let (device, n) = (flat.device(), flat.len());
+        let (params, updated) = (&segmenter.params, segmenter.params.layout().trained());
+        let (device, n) = (params.flat().device(), updated.len());
         let table = UpdateTable::new(device, &adamw(settings), &segments(state, 1), n, 0)?;
         Ok(Self {
-            sums: Accumulation::new(&segmenter.params, table, micro_batches, launches)?,
+            sums: Accumulation::new(params, updated, table, micro_batches, launches)?,
             loss,
             clip_grad: settings.clip_grad,
             micro_batches: micro_batches.max(1),
@@ -295,9 +295,13 @@ fn adamw(settings: &FinetuneSettings) -> AdamW {
     AdamW { lr, weight_decay, beta1, beta2, eps, grad_scale: 1.0, ema: 0.0 }
 }
 
-/// Every parameter that trains, all with weight decay, as MONAI's users have it.
+/// Every parameter that trains, all with weight decay, as MONAI's users have it; counted from the first of
+/// them.
 fn segments(state: &FinetuneState, update: u64) -> Vec<Segment> {
-    let mut all = Segment::of_layout(state.segmenter.params.layout(), |_| update);
-    all.iter_mut().for_each(|s| s.decays = true);
-    all
+    let layout = state.segmenter.params.layout();
+    let trained = layout.trained();
+    let all = Segment::of_layout(layout, |_| update).into_iter();
+    all.filter(|s| trained.contains(&s.offset))
+        .map(|s| Segment { offset: s.offset - trained.start, decays: true, ..s })
+        .collect()
 }

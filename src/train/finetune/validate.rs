@@ -73,9 +73,13 @@ impl FinetuneRun<'_> {
             return Ok(());
         }
         let (epoch, step) = (self.epoch(), self.parts.state.counters.step);
+        // Tensors of a step and of a validation have other sizes: neither keeps room beside the other.
+        let device = self.parts.options.device.clone();
+        device.release_unused()?;
         let is_of_images = self.parts.task.kind == TaskKind::ImageClasses;
         let Found { score, parts, shown } =
             if is_of_images { self.judge_images()? } else { self.judge_voxels()? };
+        device.release_unused()?;
         let listed: Vec<String> =
             parts.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         let name = if is_of_images { "accuracy" } else { "Dice" };

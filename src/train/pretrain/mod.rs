@@ -84,6 +84,7 @@ fn start<'a>(config: &'a Config, options: &'a RunOptions) -> Result<Start<'a>> {
         cache_mib: config.data.cache_mib,
         workers: config.data.workers,
         per_step,
+        judging: 0,
     };
     let plan = plan(config, device)?.on_host(device, &reads);
     plan.host.check("pre-training")?;

@@ -66,7 +66,13 @@ impl StepProgram {
         let segments = segments(state, &state.counters);
         let table = UpdateTable::new(device, &settings, &segments, flat.len(), teacher)?;
         Ok(Self {
-            sums: Accumulation::new(&state.weights.student, table, micro_batches, launches)?,
+            sums: Accumulation::new(
+                &state.weights.student,
+                0..flat.len(),
+                table,
+                micro_batches,
+                launches,
+            )?,
             batch,
             plan: None,
             masks_are_loaded: false,

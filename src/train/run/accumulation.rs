@@ -1,6 +1,8 @@
 //! What the programs of pre-training and of fine-tuning share: gradients and losses that add up over the
 //! micro-batches of a step, then clip and AdamW, and the numbers that the host reads afterwards.
 
+use std::ops::Range;
+
 use super::captured::{Launches, Starter};
 use crate::device::{Device, Tensor, TensorMut, class};
 use crate::nn::params::Params;
@@ -22,6 +24,8 @@ pub struct Accumulation {
     done: usize,
     steps: u64,
     grads: ParamGrads,
+    /// The piece of the flat buffer that `table` is for.
+    updated: Range<usize>,
     table: UpdateTable,
     /// The gradient of the loss with respect to itself, `[1]`.
     one: Tensor,
@@ -32,9 +36,11 @@ pub struct Accumulation {
 }
 
 impl Accumulation {
-    /// For steps of `micro_batches` on `params`, with the numbers of an update in `table`.
+    /// For steps of `micro_batches` on `params`, of whose flat buffer the piece `updated` is, with the numbers of
+    /// an update in `table`.
     pub fn new(
         params: &Params,
+        updated: Range<usize>,
         table: UpdateTable,
         micro_batches: usize,
         launches: Launches,
@@ -50,6 +56,7 @@ impl Accumulation {
             done: 0,
             steps: 0,
             grads,
+            updated,
             table,
             one: Tensor::from_f64(device, dtype, &[1.0], &[1])?,
             loss: Tensor::zeros(device, dtype, &[1])?,
@@ -131,7 +138,7 @@ impl Accumulation {
         grad_norm(self.grads.finish(layout)?, Some(&self.loss), scale, max_norm)
     }
 
-    /// AdamW on `params` with their `moments`; `teacher` follows.
+    /// AdamW on the updated piece of `params` with its moments `[m, v]`; `teacher` follows.
     pub fn apply(
         &mut self,
         clip: &Tensor,
@@ -139,12 +146,15 @@ impl Accumulation {
         [m, v]: [&mut Tensor; 2],
         teacher: Option<&mut Params>,
     ) -> Result<()> {
+        let (at, n) = (self.updated.start, self.updated.len());
         let (params, half) = params.buffers_mut();
+        let params = TensorMut::new(params, at, &[n])?;
+        let half = half.map(|half| TensorMut::new(half, at, &[n])).transpose()?;
         let (teacher, teacher_half) = match teacher.map(Params::buffers_mut) {
             Some((flat, half)) => (Some(flat), half),
             None => (None, None),
         };
-        let grads = self.grads.flat();
+        let grads = &self.grads.flat().view(at, &[n])?;
         let buffers = Buffers { params, grads, m, v, teacher, half, teacher_half };
         adamw_ema(&self.table, Some(clip), buffers)?;
         match &mut self.report {

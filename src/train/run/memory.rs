@@ -42,6 +42,8 @@ pub(in crate::train) struct Reads<'a> {
     pub workers: usize,
     /// Cases of a step.
     pub per_step: usize,
+    /// Bytes of a validation beside its case: windows on their way to the device, labels.
+    pub judging: u64,
 }
 
 impl MemoryPlan {
@@ -52,15 +54,18 @@ impl MemoryPlan {
         // The second step is captured, in memory of its own; the third replays it.
         step()?;
         step()?;
-        let usage = dry.usage();
-        let classes = dry.peak_by_class();
-        Ok(Self {
+        Ok(Self { launches, reserved_bytes: eager as u64, ..Self::default() }.with_peak_of(dry))
+    }
+
+    /// The same with the peak that the books of `dry` have by now.
+    pub fn with_peak_of(self, dry: &Dry) -> Self {
+        let (usage, classes) = (dry.usage(), dry.peak_by_class());
+        Self {
             classes: classes.into_iter().map(|(class, n)| (class, n as u64)).collect(),
             peak_bytes: usage.peak as u64,
-            reserved_bytes: usage.reserved.max(eager) as u64,
-            launches,
-            ..Self::default()
-        })
+            reserved_bytes: self.reserved_bytes.max(usage.reserved as u64),
+            ..self
+        }
     }
 
     /// Adds what a run on `device` holds in the memory of the host.
@@ -83,7 +88,8 @@ impl MemoryPlan {
         let sizes = [data.total / left, data.largest / left];
         let need = HostNeed::of_run(tensors, cache, sizes, reads.per_step, loaders);
         let cache = need.cache.saturating_add(validation.min(cache / 2));
-        Self { host: HostNeed { cache, largest_case: data.largest, ..need }, ..self }
+        let judging = reads.judging;
+        Self { host: HostNeed { cache, largest_case: data.largest, judging, ..need }, ..self }
     }
 
     /// Bytes of a class.
