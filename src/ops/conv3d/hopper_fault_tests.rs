@@ -34,7 +34,7 @@ const FAULTS: &[Fault] = &[
     fault("both halves of a chunk are the first", |l| replaced(l, "or.b32", ", 8;", ", 0;"), ""),
     fault("the other input", |l| exchanged_sources(l, "selp.b64"), ""),
     fault("weights of one step only", |l| replaced(l, "add.s64", ", 13824;", ", 0;"), ""),
-    fault("fewer bytes of weights than expected", |l| fewer_bytes(l), "deadlock"),
+    fault("fewer bytes of weights than expected", fewer_bytes, "deadlock"),
     // Registers of A.
     fault("ldmatrix: matrices exchanged", |l| exchanged(l, "ldmatrix", 1, 2), ""),
     fault("ldmatrix: not transposed", |l| replaced(l, "ldmatrix", ".trans", ""), ""),
