@@ -32,7 +32,7 @@ namespace GLMAE_NS {
      const float* __restrict__ bias, int volumes, int d, int h, int w, int width_a, int width_b,    \
      int out, int mode),                                                                            \
     conv_fwd_hopper<Tile>(ConvResult{y, bias, out, mode == GLMAE_GRAD_ACCUMULATE},                  \
-                          ConvInputs{a, b, width_a, width_b}, weights, ConvGrid{d, h, w, volumes})
+                          ConvInputs{a, b, {width_a, width_b}}, weights, ConvGrid{d, h, w, volumes})
 GLMAE_HOPPER(conv3d_fwd_bf16_hopper_n16, (384, 1), 1, HOPPER_CONV3D_FWD(ConvFwd16))
 GLMAE_HOPPER(conv3d_fwd_bf16_hopper_n32, (384, 1), 1, HOPPER_CONV3D_FWD(ConvFwd32))
 GLMAE_HOPPER(conv3d_fwd_bf16_hopper_n48, (384, 1), 1, HOPPER_CONV3D_FWD(ConvFwd48))
@@ -43,7 +43,7 @@ GLMAE_HOPPER(conv3d_fwd_bf16_hopper_n96, (384, 1), 1, HOPPER_CONV3D_FWD(ConvFwd9
     (float* __restrict__ parts, const __grid_constant__ GlmaeTensorMap dy,                          \
      const __grid_constant__ GlmaeTensorMap a, const __grid_constant__ GlmaeTensorMap b,            \
      int volumes, int d, int h, int w, int width_a, int width_b, int out, int bricks_part),         \
-    conv_bwd_hopper<Tile>(ConvParts{parts, out, bricks_part}, dy, ConvInputs{a, b, width_a, width_b}, \
+    conv_bwd_hopper<Tile>(ConvParts{parts, out, bricks_part}, dy, ConvInputs{a, b, {width_a, width_b}}, \
                           ConvGrid{d, h, w, volumes})
 GLMAE_HOPPER(conv3d_bwd_params_bf16_hopper_n16, (384, 1), 1, HOPPER_CONV3D_BWD_PARAMS(ConvBwd16))
 GLMAE_HOPPER(conv3d_bwd_params_bf16_hopper_n32, (384, 1), 1, HOPPER_CONV3D_BWD_PARAMS(ConvBwd32))
@@ -55,6 +55,6 @@ GLMAE_HOPPER(conv3d_init_bf16_hopper, (256, 1), 1,
     (bf16* __restrict__ packed, const float* __restrict__ weight, int pieces, int tile, int out,
      int width_a, int width_b, int64_t first, int64_t n_stride, int64_t c_stride, int mirrored),
     conv_pack_weights(packed, ConvWeights{weight, first, n_stride, c_stride, mirrored != 0}, pieces,
-                      tile, out, width_a, width_b))
+                      tile, out, ConvWidths{width_a, width_b}))
 
 }  // namespace GLMAE_NS

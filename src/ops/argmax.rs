@@ -49,6 +49,7 @@ pub fn argmax(scores: &Tensor) -> Result<Tensor> {
 pub fn regions(scores: &Tensor) -> Result<Tensor> {
     label(scores, REGIONS)
 }
+
 /// Labels by the kernel whose name ends with `rule`, or by what it computes.
 fn label(scores: &Tensor, rule: &str) -> Result<Tensor> {
     let (voxels, k) = scores.matrix(OP)?;

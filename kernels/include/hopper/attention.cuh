@@ -10,7 +10,7 @@
 // item, the longest sequences first.
 #pragma once
 #include "../attention_tiles.cuh"
-#include "dependent.cuh"
+#include "block.cuh"
 #include "panels.cuh"
 #include "wgmma.cuh"
 
@@ -151,30 +151,6 @@ __device__ __forceinline__ void rows_out(bf16* to, int stride, unsigned char* bu
             const uint4 v = *reinterpret_cast<const uint4*>(buffer + swizzled<R::SPAN>(row, piece));
             *reinterpret_cast<uint4*>(to + row * stride + piece * 8) = v;
         }
-    }
-}
-
-// A block of one warpgroup that produces, with so many registers a thread, and two that consume. `prepare` makes barriers and
-// the like, `produce` is called by one thread, `assist` by the warp beside it, `consume(group)` by the others.
-template <int ProducerRegisters, typename Prepare, typename Produce, typename Assist, typename Consume>
-__device__ __forceinline__ void attention_block(const Prepare& prepare, const Produce& produce,
-                                                const Assist& assist, const Consume& consume) {
-    // The same for all lanes, which the compiler cannot know.
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    prepare();
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<ProducerRegisters>();
-        if (threadIdx.x == 0) {
-            produce();
-            grid_launch_dependents();
-        } else if (warp == 1) {
-            assist();
-        }
-    } else {
-        take_registers<CONSUMER_REGISTERS<ProducerRegisters>>();
-        consume(warp / 4 - 1);
     }
 }
 

@@ -353,7 +353,7 @@ __device__ __forceinline__ void attention_bwd_q_hopper(const RunMaps& qkv, const
                                                        const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     const AttentionBwdQShared<D> shared{glmae_swizzled_};
-    attention_block<24>(
+    producer_block<24>(
         [&] { if (threadIdx.x == 0) shared.init(1); },
         [&] { attention_bwd_q_produce<D>(shared, work, qkv, dout, out); }, [] {},
         [&](int group) { attention_bwd_q_consume<D>(shared, work, rows, to_delta, group); });
@@ -365,7 +365,7 @@ __device__ __forceinline__ void attention_bwd_kv_hopper(const RunMaps& qkv, cons
                                                         const AttentionWork& work) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
     const AttentionBwdKvShared<D> shared{glmae_swizzled_};
-    attention_block<32>(
+    producer_block<32>(
         [&] { if (threadIdx.x == 0) shared.init(2); },
         [&] { attention_bwd_kv_produce<D>(shared, work, qkv, dout); },
         [&] { attention_bwd_kv_produce_rows<D>(shared, work, rows); },

@@ -296,7 +296,7 @@ __device__ __forceinline__ void attention_bwd_whole_hopper(const RunMaps& qkv, c
         }
         fence_mbarrier_init();
     };
-    attention_block<24>(
+    producer_block<24>(
         prepare,
         [&] { attention_bwd_whole_produce<D>(shared, work, qkv, dout, out); }, [] {},
         [&](int group) { attention_bwd_whole_consume<D>(shared, work, rows, group); });

@@ -430,7 +430,7 @@ __device__ __forceinline__ void attention_fwd_hopper(const AttentionResult& resu
         }
         fence_mbarrier_init();
     };
-    attention_block<24>(
+    producer_block<24>(
         prepare, [&] { attention_fwd_produce(shared, work, qkv); }, [] {},
         [&](int group) { attention_fwd_consume(shared, work, result, group); });
 }

@@ -11,7 +11,7 @@
 // instead of 27 times. That is why there is no swizzle: its pattern would begin with another row for every tap, which no
 // manual describes. What lies outside of the volume arrives as zeros.
 #pragma once
-#include "dependent.cuh"
+#include "block.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
@@ -19,6 +19,8 @@ namespace GLMAE_NS {
 
 constexpr int CONV_SIDE = 8, CONV_LINE = CONV_SIDE + 2, CONV_PLANE = CONV_LINE * CONV_LINE;  // voxels
 constexpr int CONV_TAPS = 27, CONV_CHUNK = 16, CONV_VOXEL = 16;  // of a chunk channels; of half of it bytes
+
+constexpr int CONV_CONSUMERS = 8;  // warps that multiply, each of which gives stages back
 
 // Bytes of a halo of 8 channels.
 template <int PLANES>
@@ -61,27 +63,54 @@ struct ConvGrid {
     }
 };
 
-// The channels of one or two inputs, cut into chunks: those of a, then those of b. Maps [volumes, d, h, w, channels].
-struct ConvInputs {
-    const GlmaeTensorMap& a;
-    const GlmaeTensorMap& b;
-    int width_a, width_b;
+// The channels of one or two inputs, cut into chunks: those of a, then those of b.
+struct ConvWidths {
+    int a, b;
 
     static __device__ __forceinline__ int chunks(int width) {
         return (width + CONV_CHUNK - 1) / CONV_CHUNK;
     }
-    __device__ __forceinline__ int chunks() const { return chunks(width_a) + chunks(width_b); }
+    __device__ __forceinline__ int chunks() const { return chunks(a) + chunks(b); }
+    __device__ __forceinline__ int all() const { return a + b; }
+};
+
+// Where a chunk begins: which input, its first channel there, and how many are left from it on.
+struct ConvChunk {
+    bool is_a;
+    int channel, left;
+
+    __device__ __forceinline__ ConvChunk(const ConvWidths& widths, int chunk) {
+        const int of_a = ConvWidths::chunks(widths.a);
+        is_a = chunk < of_a;
+        channel = (is_a ? chunk : chunk - of_a) * CONV_CHUNK;
+        left = (is_a ? widths.a : widths.b) - channel;
+    }
+    // Among the channels of both inputs.
+    __device__ __forceinline__ int of_all(const ConvWidths& widths) const {
+        return (is_a ? 0 : widths.a) + channel;
+    }
+};
+
+// Maps [volumes, d, h, w, channels].
+struct ConvInputs {
+    const GlmaeTensorMap& a;
+    const GlmaeTensorMap& b;
+    ConvWidths widths;
+
+    __device__ __forceinline__ void prefetch() const {
+        prefetch_map(a);
+        if (widths.b > 0) prefetch_map(b);
+    }
 
     // The halo of the brick at `at`, both halves of a chunk. Channels behind the last are zeros as well.
     template <int PLANES>
     __device__ __forceinline__ void load(unsigned char* to, const ConvCorner& at, int chunk,
                                          uint64_t* full) const {
-        const int of_a = chunks(width_a);
-        const GlmaeTensorMap& map = chunk < of_a ? a : b;
-        const int channel = (chunk < of_a ? chunk : chunk - of_a) * CONV_CHUNK;
+        const ConvChunk from(widths, chunk);
+        const GlmaeTensorMap& map = from.is_a ? a : b;
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-            load_box(to + half * CONV_HALF<PLANES>, map, channel + half * 8, at.w - 1, at.h - 1,
+            load_box(to + half * CONV_HALF<PLANES>, map, from.channel + half * 8, at.w - 1, at.h - 1,
                      at.d - 1, at.volume, full);
     }
 };

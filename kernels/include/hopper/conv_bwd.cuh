@@ -46,6 +46,15 @@ struct ConvBwdShared {
         return reinterpret_cast<uint64_t*>(base + Tile::BARRIERS_AT) + i;
     }
     __device__ __forceinline__ uint64_t* empty(int i) const { return full(Tile::STAGES + i); }
+
+    __device__ __forceinline__ void init() const {
+#pragma unroll
+        for (int i = 0; i < Tile::STAGES; ++i) {
+            mbarrier_init(full(i), 1);
+            mbarrier_init(empty(i), CONV_CONSUMERS);
+        }
+        fence_mbarrier_init();
+    }
 };
 
 // Sums over parts of `bricks_part` bricks, [parts, taps, out, channels of both inputs].
@@ -62,7 +71,7 @@ struct ConvBwdItem {
     // Chunks follow each other, so that dy is in L2 for the next.
     __device__ __forceinline__ ConvBwdItem(const ConvGrid& grid, const ConvInputs& inputs,
                                            const ConvParts& parts) {
-        const int chunks = inputs.chunks(), tiles = (parts.out + Tile::N - 1) / Tile::N;
+        const int chunks = inputs.widths.chunks(), tiles = (parts.out + Tile::N - 1) / Tile::N;
         chunk = blockIdx.x % chunks, column0 = blockIdx.x / chunks % tiles * Tile::N;
         part = blockIdx.x / chunks / tiles, first = part * parts.bricks_part;
         end = min(first + parts.bricks_part, grid.bricks<Tile::PLANES>());
@@ -86,7 +95,7 @@ __device__ __forceinline__ void conv_bwd_produce(const ConvBwdShared<Tile>& shar
     }
 }
 
-// One of the two groups of products of a step.
+// A group of products of a step.
 template <typename Tile, int FIRST, int COUNT>
 __device__ __forceinline__ void conv_bwd_multiply(float (&d)[Tile::PRODUCTS][Tile::N / 2],
                                                   const int (&tap_at)[Tile::PRODUCTS],
@@ -173,13 +182,10 @@ __device__ __forceinline__ void conv_bwd_consume(const ConvBwdShared<Tile>& shar
         __syncwarp();
         if (lane == 0) mbarrier_arrive(shared.empty(ring.stage));
     }
-    const int of_a = ConvInputs::chunks(inputs.width_a);
-    const bool is_a = item.chunk < of_a;
-    const int within = (is_a ? item.chunk : item.chunk - of_a) * CONV_CHUNK;
+    const ConvChunk chunk(inputs.widths, item.chunk);
     conv_bwd_finish<Tile>(parts, Tile::SPLITS_TAPS ? item.part : 2 * item.part + group,
-                          item.column0, unit0, is_a ? within : inputs.width_a + within,
-                          (is_a ? inputs.width_a : inputs.width_b) - within,
-                          inputs.width_a + inputs.width_b, d);
+                          item.column0, unit0, chunk.of_all(inputs.widths), chunk.left,
+                          inputs.widths.all(), d);
 }
 
 // Grid: chunks * tiles of N channels * parts, in this order from the fastest on.
@@ -187,33 +193,17 @@ template <typename Tile>
 __device__ __forceinline__ void conv_bwd_hopper(const ConvParts& parts, const GlmaeTensorMap& dy,
                                                 const ConvInputs& inputs, const ConvGrid& grid) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
-    constexpr int PRODUCER_REGISTERS = 24, CONSUMER_WARPS = 8;
     const ConvBwdShared<Tile> shared{glmae_swizzled_};
     const ConvBwdItem<Tile> item(grid, inputs, parts);
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) {
-        prefetch_map(dy);
-        prefetch_map(inputs.a);
-        if (inputs.width_b > 0) prefetch_map(inputs.b);
-#pragma unroll
-        for (int i = 0; i < Tile::STAGES; ++i) {
-            mbarrier_init(shared.full(i), 1);
-            mbarrier_init(shared.empty(i), CONSUMER_WARPS);
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) {
-            conv_bwd_produce<Tile>(shared, grid, inputs, dy, item);
-            grid_launch_dependents();
-        }
-    } else {
-        take_registers<CONSUMER_REGISTERS<PRODUCER_REGISTERS>>();
-        conv_bwd_consume<Tile>(shared, inputs, parts, item, warp / 4 - 1);
-    }
+    producer_block<24>(
+        [&] {
+            if (threadIdx.x != 0) return;
+            prefetch_map(dy);
+            inputs.prefetch();
+            shared.init();
+        },
+        [&] { conv_bwd_produce<Tile>(shared, grid, inputs, dy, item); }, [] {},
+        [&](int group) { conv_bwd_consume<Tile>(shared, inputs, parts, item, group); });
 }
 
 //                             N, splits taps, stages

@@ -60,6 +60,20 @@ struct ConvFwdShared {
     __device__ __forceinline__ uint64_t* weights_empty(int i) const {
         return barrier(2 * Tile::HALOS + Tile::STEPS + i);
     }
+
+    __device__ __forceinline__ void init() const {
+#pragma unroll
+        for (int i = 0; i < Tile::HALOS; ++i) {
+            mbarrier_init(halo_full(i), 1);
+            mbarrier_init(halo_empty(i), CONV_CONSUMERS);
+        }
+#pragma unroll
+        for (int i = 0; i < Tile::STEPS; ++i) {
+            mbarrier_init(weights_full(i), 1);
+            mbarrier_init(weights_empty(i), CONV_CONSUMERS);
+        }
+        fence_mbarrier_init();
+    }
 };
 
 // What a block does at a time: a brick and N output channels. Tiles of channels follow each other, so that the halo of the
@@ -85,7 +99,7 @@ __device__ __forceinline__ void conv_fwd_produce(const ConvFwdShared<Tile>& shar
                                                  const ConvFwdWork<Tile>& work,
                                                  const ConvInputs& inputs,
                                                  const unsigned char* weights) {
-    const int chunks = inputs.chunks();
+    const int chunks = inputs.widths.chunks();
     RingAt<Tile::HALOS> halo;
     RingAt<Tile::STEPS> step;
 #pragma unroll 1
@@ -224,43 +238,27 @@ __device__ __forceinline__ void conv_fwd_consume(const ConvFwdShared<Tile>& shar
     }
 }
 
-// Grid: blocks that take one item after the other. weights: as conv3d_init packs them for core matrices.
+// Grid: blocks that take one item after the other. weights: as conv_weights.cuh packs them.
 template <typename Tile>
 __device__ __forceinline__ void conv_fwd_hopper(const ConvResult& result, const ConvInputs& inputs,
                                                 const bf16* weights, const ConvGrid& grid) {
     GLMAE_SWIZZLED_SHARED(glmae_swizzled_);
-    constexpr int PRODUCER_REGISTERS = 40, CONSUMER_WARPS = 8;
     const ConvFwdShared<Tile> shared{glmae_swizzled_};
     const ConvFwdWork<Tile> work(grid, result.out);
-    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / WARP, 0);
-    if (threadIdx.x == 0) {
-        prefetch_map(inputs.a);
-        if (inputs.width_b > 0) prefetch_map(inputs.b);
-#pragma unroll
-        for (int i = 0; i < Tile::HALOS; ++i) {
-            mbarrier_init(shared.halo_full(i), 1);
-            mbarrier_init(shared.halo_empty(i), CONSUMER_WARPS);
-        }
-#pragma unroll
-        for (int i = 0; i < Tile::STEPS; ++i) {
-            mbarrier_init(shared.weights_full(i), 1);
-            mbarrier_init(shared.weights_empty(i), CONSUMER_WARPS);
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-    grid_wait();
-    if (warp < WARPGROUP / WARP) {
-        give_registers<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) {
+    producer_block<40>(
+        [&] {
+            if (threadIdx.x != 0) return;
+            inputs.prefetch();
+            shared.init();
+        },
+        [&] {
             conv_fwd_produce<Tile>(shared, grid, work, inputs,
                                    reinterpret_cast<const unsigned char*>(weights));
-            grid_launch_dependents();
-        }
-    } else {
-        take_registers<CONSUMER_REGISTERS<PRODUCER_REGISTERS>>();
-        conv_fwd_consume<Tile>(shared, grid, work, result, 3 * inputs.chunks(), warp / 4 - 1);
-    }
+        },
+        [] {},
+        [&](int group) {
+            conv_fwd_consume<Tile>(shared, grid, work, result, 3 * inputs.widths.chunks(), group);
+        });
 }
 
 //                                 N, products, steps of weights

@@ -5,8 +5,6 @@
 // so that a tap is a B of N columns made of core matrices (wgmma.cuh), and the taps of one kd are neighbours. Zeros where there
 // is no channel.
 #pragma once
-#include "prelude.cuh"
-
 #include "conv.cuh"
 
 namespace GLMAE_NS {
@@ -21,28 +19,26 @@ struct ConvWeights {
 
 // One thread for 8 channels of one output channel and tap. `pieces`: threads that are needed.
 __device__ __forceinline__ void conv_pack_weights(bf16* packed, const ConvWeights& from,
-                                                  int pieces, int tile, int out, int width_a,
-                                                  int width_b) {
+                                                  int pieces, int tile, int out,
+                                                  const ConvWidths& widths) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= pieces) return;
-    const int chunks_a = ConvInputs::chunks(width_a), chunks = chunks_a + ConvInputs::chunks(width_b);
+    const int chunks = widths.chunks();
     const int row = i % tile;
     int rest = i / tile;
     const int half = rest % 2;
     rest /= 2;
     const int tap = rest % CONV_TAPS;
     rest /= CONV_TAPS;
-    const int chunk = rest % chunks, n = rest / chunks * tile + row;
-    const bool is_a = chunk < chunks_a;
-    const int width = is_a ? width_a : width_b;
-    const int c0 = (is_a ? chunk : chunk - chunks_a) * CONV_CHUNK + half * 8;
+    const int n = rest / chunks * tile + row;
+    const ConvChunk chunk(widths, rest % chunks);
     const float* at = from.data + from.first + n * from.n_stride +
-                      ((is_a ? 0 : width_a) + c0) * from.c_stride +
+                      (chunk.of_all(widths) + half * 8) * from.c_stride +
                       (from.mirrored ? CONV_TAPS - 1 - tap : tap);
     float v[8];
 #pragma unroll
     for (int e = 0; e < 8; ++e)
-        v[e] = n < out && c0 + e < width ? __ldg(at + e * from.c_stride) : 0.0f;
+        v[e] = n < out && half * 8 + e < chunk.left ? __ldg(at + e * from.c_stride) : 0.0f;
     Vec<bf16> piece;
     piece.pack(v);
     store_vec(packed, static_cast<int64_t>(i) * 8, piece);

@@ -1,6 +1,6 @@
 //! Launches of `kernels/hopper/conv3d.cu`, and the choice among its variants by counted cycles.
 
-use super::launch::{self, Filter};
+use super::launch::{self, Filter, PART_BYTES, bricks_of};
 use super::{Conv, OP};
 use crate::Result;
 use crate::device::launch::LaunchConfig;
@@ -50,16 +50,13 @@ pub(super) const BACKWARD: [Backward; 4] = [
     Backward { n: 64, splits_taps: true, stages: 4 },
 ];
 const BACKWARD_PLANES: usize = 4;
-/// The most bytes of partial gradients.
-const PART_BYTES: usize = 64 << 20;
 
 fn bricks(grid: VoxelGrid, planes: usize) -> usize {
-    let along = grid.dims.iter().zip([planes, SIDE, SIDE]).map(|(n, b)| n.div_ceil(b));
-    grid.batch * along.product::<usize>()
+    bricks_of([planes, SIDE, SIDE], grid)
 }
 
 fn chunks(channels: &[usize]) -> usize {
-    channels.iter().map(|c| c.div_ceil(CHUNK)).sum()
+    launch::chunks(channels, DType::Bf16)
 }
 
 /// Bytes of a chunk of a brick and its halo in shared memory.
@@ -144,24 +141,17 @@ impl Forward {
 
     /// The weights as the kernel reads them.
     fn packed(self, filter: &Filter<'_>) -> Result<Tensor> {
-        let Filter { weight, ref channels, out, first, strides, mirrored } = *filter;
+        let Filter { weight, ref channels, out, .. } = *filter;
         let device = weight.value.device();
-        size(OP, weight.value.len())?;
         let count = out.next_multiple_of(self.n) * chunks(channels) * TAPS * CHUNK;
         let mut packed = Tensor::empty(device, DType::Bf16, &[count])?;
         let pieces = count / 8;
-        KernelCall::new(device, "conv3d_init_bf16_hopper")
+        let call = KernelCall::new(device, "conv3d_init_bf16_hopper")
             .output(&mut packed)?
             .input(&weight.value)?
-            .value(size(OP, pieces)?)
-            .value(size(OP, self.n)?)
-            .value(size(OP, out)?)
-            .value(size(OP, channels[0])?)
-            .value(size(OP, channels.get(1).copied().unwrap_or(0))?)
-            .value(first as i64)
-            .value(strides[0] as i64)
-            .value(strides[1] as i64)
-            .value(i32::from(mirrored))
+            .value(size(OP, pieces)?);
+        filter
+            .describe(call, self.n)?
             .launch(LaunchConfig::linear(pieces.div_ceil(256) as u32, 256))?;
         Ok(packed)
     }

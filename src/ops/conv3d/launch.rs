@@ -18,17 +18,22 @@ const HALO_BYTES: usize = 6 * 6 * 10 * 48;
 const GRADIENT_N: usize = 32;
 /// Blocks that keep an H200 busy, and the most bytes of partial weight gradients.
 const BLOCKS: usize = 3 * 132;
-const PART_BYTES: usize = 64 << 20;
+pub(super) const PART_BYTES: usize = 64 << 20;
 /// Least bricks of a part: its sums, written, read and added, cost as many bytes as two bricks.
 const LEAST_BRICKS: usize = 4;
 
-fn bricks(grid: VoxelGrid) -> usize {
-    let along = grid.dims.iter().zip(BRICK).map(|(n, b)| n.div_ceil(b));
+/// Bricks of these sides that cover the volumes.
+pub(super) fn bricks_of(sides: [usize; 3], grid: VoxelGrid) -> usize {
+    let along = grid.dims.iter().zip(sides).map(|(n, b)| n.div_ceil(b));
     grid.batch * along.product::<usize>()
 }
 
+fn bricks(grid: VoxelGrid) -> usize {
+    bricks_of(BRICK, grid)
+}
+
 /// Chunks of 32 bytes that the channels of each input are cut into.
-fn chunks(channels: &[usize], dtype: DType) -> usize {
+pub(super) fn chunks(channels: &[usize], dtype: DType) -> usize {
     channels.iter().map(|c| c.div_ceil(32 / dtype.size())).sum()
 }
 
@@ -81,6 +86,20 @@ impl<'p> Filter<'p> {
         Self { weight, channels, out: range.len(), first, strides, mirrored: true }
     }
 
+    /// Adds what every kernel that packs weights for `tile` output channels a block is told of them.
+    pub fn describe<'d>(&self, call: KernelCall<'d>, tile: usize) -> Result<KernelCall<'d>> {
+        size(OP, self.weight.value.len())?;
+        Ok(call
+            .value(size(OP, tile)?)
+            .value(size(OP, self.out)?)
+            .value(size(OP, self.channels[0])?)
+            .value(size(OP, self.channels.get(1).copied().unwrap_or(0))?)
+            .value(self.first as i64)
+            .value(self.strides[0] as i64)
+            .value(self.strides[1] as i64)
+            .value(i32::from(self.mirrored)))
+    }
+
     /// `y (+)= conv(inputs) + bias`.
     fn convolve(
         &self,
@@ -113,26 +132,19 @@ pub(super) struct Packed {
 
 impl Packed {
     pub fn new(filter: &Filter<'_>, dtype: DType, tile: usize) -> Result<Self> {
-        let Filter { weight, ref channels, out, first, strides, mirrored } = *filter;
+        let Filter { weight, ref channels, out, .. } = *filter;
         let device = weight.value.device();
         let is_few = is_few(channels, dtype);
         let tile = if is_few { tile.min(32) } else { tile };
         let rows = if is_few { 9 } else { 27 * chunks(channels, dtype) };
         let count = out.next_multiple_of(tile) * rows * (32 / dtype.size());
-        size(OP, weight.value.len())?;
         let mut weights = Tensor::empty(device, dtype, &[count])?;
-        KernelCall::typed(device, "conv3d_init", dtype)
+        let call = KernelCall::typed(device, "conv3d_init", dtype)
             .output(&mut weights)?
             .input(&weight.value)?
-            .value(count as i64)
-            .value(size(OP, tile)?)
-            .value(size(OP, out)?)
-            .value(size(OP, channels[0])?)
-            .value(size(OP, channels.get(1).copied().unwrap_or(0))?)
-            .value(first as i64)
-            .value(strides[0] as i64)
-            .value(strides[1] as i64)
-            .value(i32::from(mirrored))
+            .value(count as i64);
+        filter
+            .describe(call, tile)?
             .value(i32::from(is_few))
             .launch(LaunchConfig::linear(count.div_ceil(256) as u32, 256))?;
         Ok(Self { weights, tile, is_few, channels: channels.to_vec(), out })

@@ -133,6 +133,22 @@ pub(in crate::ops) const COMMON: &[Fault] = &[
     fault("no registers given away", |l| without(l, "setmaxnreg.dec"), ""),
 ];
 
+/// What kernels have besides whose rows go out by threads, through a buffer in shared memory.
+pub(in crate::ops) const ROWS_OUT: &[Fault] = &[
+    fault("A in registers: halves of 16 k exchanged", |l| exchanged_a(l, 0, 2), ""),
+    fault("nobody gives anything back", |l| without(l, "mbarrier.arrive.shared::cta"), "deadlock"),
+    fault("warps that do not wait", |l| without(l, "bar.warp.sync"), ""),
+    fault("stmatrix: matrices exchanged", |l| exchanged(l, "stmatrix", 0, 1), ""),
+    fault("stmatrix: transposed", |l| replaced(l, "stmatrix", ".x4.", ".x4.trans."), ""),
+    fault("ldmatrix: matrices exchanged", |l| exchanged(l, "ldmatrix", 1, 2), ""),
+    fault(
+        "columns of a row exchanged on their way out",
+        |l| exchanged(l, "st.global.v4.u32", 0, 3),
+        "",
+    ),
+    fault("more registers than there are", |l| replaced(l, "setmaxnreg.inc", " 240;", " 248;"), ""),
+];
+
 pub(in crate::ops) fn descriptor(line: &str, change: fn(u64) -> u64) -> Option<String> {
     let (head, constant) = line.strip_prefix(DESCRIPTOR)?.trim_end_matches(';').rsplit_once(',')?;
     let constant: u64 = constant.trim().parse().ok().filter(|&d| d >= 1 << 62)?;
