@@ -4,9 +4,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-pipelines=$(cargo test --quiet --package glmae-simt --test hopper -- --nocapture --test-threads 1 | grep '^| ')
-kernels=$(cargo test --quiet --features cuda --test main compiled_faults -- --nocapture | grep '^| ')
-hopper=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --test-threads 1 | grep '^| ')
+# The rows of the tables; behind the dots of the tests that have ended stands one, too.
+rows() { sed -n 's/^[.]*| /| /p'; }
+
+pipelines=$(cargo test --quiet --package glmae-simt --test hopper -- --nocapture --test-threads 1 | rows)
+kernels=$(cargo test --quiet --features cuda --test main compiled_faults -- --nocapture | rows)
+hopper=$(cargo test --quiet --features cuda --lib faults_in_ -- --nocapture --test-threads 1 | rows)
 {
   echo "# Faults put into PTX"
   echo

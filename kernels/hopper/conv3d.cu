@@ -8,8 +8,8 @@
 // boxes of N), zeros around a volume from the copy engine; y [voxels, out] bf16, bias and parts f32.
 //
 // Variants `_n<N>`: output channels of a block. Bricks: 8 x 8 x 8 voxels, of fwd_n96 and bwd_params 8 x 8 x 4.
-// Grid: fwd, blocks that take one item after the other; bwd_params, chunks * tiles of N * parts. 1 producer warpgroup, 2 that
-// multiply. Shared: src/ops/conv3d/hopper.rs.
+// Grid: fwd and init, blocks along x that take one item after the other; bwd_params, a block for each item along y and z, since
+// its sums leave no registers for a loop around them. 1 producer warpgroup, 2 that multiply. Shared: src/ops/conv3d/hopper.rs.
 //
 // FLOP and bytes of DRAM: as conv3d.cu says. From L2, twice 2 to 2.3 times x (a box of 16 bytes a voxel takes half of a sector)
 // for every N output channels, and for fwd 27 * 32 N bytes of weights for every brick and chunk. Shared memory, cycles for 64

@@ -71,9 +71,9 @@ struct ConvBwdItem {
     // Chunks follow each other, so that dy is in L2 for the next.
     __device__ __forceinline__ ConvBwdItem(const ConvGrid& grid, const ConvInputs& inputs,
                                            const ConvParts& parts) {
-        const int chunks = inputs.widths.chunks(), tiles = (parts.out + Tile::N - 1) / Tile::N;
-        chunk = blockIdx.x % chunks, column0 = blockIdx.x / chunks % tiles * Tile::N;
-        part = blockIdx.x / chunks / tiles, first = part * parts.bricks_part;
+        const int chunks = inputs.widths.chunks();
+        chunk = blockIdx.y % chunks, column0 = blockIdx.y / chunks * Tile::N;
+        part = blockIdx.z, first = part * parts.bricks_part;
         end = min(first + parts.bricks_part, grid.bricks<Tile::PLANES>());
     }
 };
@@ -188,7 +188,7 @@ __device__ __forceinline__ void conv_bwd_consume(const ConvBwdShared<Tile>& shar
                           inputs.widths.all(), d);
 }
 
-// Grid: chunks * tiles of N channels * parts, in this order from the fastest on.
+// Grid: 1, chunks * tiles of N channels, parts.
 template <typename Tile>
 __device__ __forceinline__ void conv_bwd_hopper(const ConvParts& parts, const GlmaeTensorMap& dy,
                                                 const ConvInputs& inputs, const ConvGrid& grid) {

@@ -17,31 +17,34 @@ struct ConvWeights {
     bool mirrored;
 };
 
-// One thread for 8 channels of one output channel and tap. `pieces`: threads that are needed.
+// A thread takes one piece after the other: 8 channels of one output channel and tap.
 __device__ __forceinline__ void conv_pack_weights(bf16* packed, const ConvWeights& from,
                                                   int pieces, int tile, int out,
                                                   const ConvWidths& widths) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= pieces) return;
-    const int chunks = widths.chunks();
-    const int row = i % tile;
-    int rest = i / tile;
-    const int half = rest % 2;
-    rest /= 2;
-    const int tap = rest % CONV_TAPS;
-    rest /= CONV_TAPS;
-    const int n = rest / chunks * tile + row;
-    const ConvChunk chunk(widths, rest % chunks);
-    const float* at = from.data + from.first + n * from.n_stride +
-                      (chunk.of_all(widths) + half * 8) * from.c_stride +
-                      (from.mirrored ? CONV_TAPS - 1 - tap : tap);
-    float v[8];
+    grid_wait();
+    const int chunks = widths.chunks(), step = gridDim.x * blockDim.x;
+#pragma unroll 1
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < pieces; i += step) {
+        const int row = i % tile;
+        int rest = i / tile;
+        const int half = rest % 2;
+        rest /= 2;
+        const int tap = rest % CONV_TAPS;
+        rest /= CONV_TAPS;
+        const int n = rest / chunks * tile + row;
+        const ConvChunk chunk(widths, rest % chunks);
+        const float* at = from.data + from.first + n * from.n_stride +
+                          (chunk.of_all(widths) + half * 8) * from.c_stride +
+                          (from.mirrored ? CONV_TAPS - 1 - tap : tap);
+        float v[8];
 #pragma unroll
-    for (int e = 0; e < 8; ++e)
-        v[e] = n < out && half * 8 + e < chunk.left ? __ldg(at + e * from.c_stride) : 0.0f;
-    Vec<bf16> piece;
-    piece.pack(v);
-    store_vec(packed, static_cast<int64_t>(i) * 8, piece);
+        for (int e = 0; e < 8; ++e)
+            v[e] = n < out && half * 8 + e < chunk.left ? __ldg(at + e * from.c_stride) : 0.0f;
+        Vec<bf16> piece;
+        piece.pack(v);
+        store_vec(packed, static_cast<int64_t>(i) * 8, piece);
+    }
+    grid_launch_dependents();
 }
 
 }  // namespace GLMAE_NS

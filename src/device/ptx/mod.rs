@@ -201,6 +201,12 @@ impl Engine for Executor {
 
     fn run(&self, launch: &Launch) -> Result<()> {
         let program = self.program(launch.kernel)?;
+        if launch.kernel.needs_hopper() && !program.awaits_grids {
+            return Err(Error::Device(format!(
+                "kernel {}: a GPU may start it before the kernel before it has ended, and it never waits for that",
+                launch.kernel.name
+            )));
+        }
         let params = params::pack(launch.kernel.name, program.params(), launch.args)?;
         let counts = run::run(&program, &self.options, launch, &params)?;
         let mut recorded = lock(&self.recorded);

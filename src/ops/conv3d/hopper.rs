@@ -40,7 +40,7 @@ pub(super) struct Backward {
     pub n: usize,
     /// Whether the warpgroups share the taps; otherwise each has half of the voxels, and sums of its own.
     splits_taps: bool,
-    pub stages: usize,
+    stages: usize,
 }
 
 pub(super) const BACKWARD: [Backward; 4] = [
@@ -152,7 +152,7 @@ impl Forward {
             .value(size(OP, pieces)?);
         filter
             .describe(call, self.n)?
-            .launch(LaunchConfig::linear(pieces.div_ceil(256) as u32, 256))?;
+            .launch(LaunchConfig::linear(pieces.div_ceil(256).min(SMS) as u32, 256))?;
         Ok(packed)
     }
 }
@@ -224,7 +224,7 @@ impl Backward {
         let call = halos(call, inputs, channels, grid, BACKWARD_PLANES)?;
         sizes(call, grid, channels)?.value(size(OP, out)?).value(size(OP, each)?).launch(
             LaunchConfig {
-                grid: [(parts * self.tiles(conv)) as u32, 1, 1],
+                grid: [1, self.tiles(conv) as u32, parts as u32],
                 block: [384, 1, 1],
                 shared_bytes: self.shared_bytes(),
             },
